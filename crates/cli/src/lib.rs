@@ -1,0 +1,3 @@
+//! The command line: an API client with Docker's commands, flags, output and exit codes.
+
+#![forbid(unsafe_code)]

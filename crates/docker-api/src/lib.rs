@@ -1,0 +1,3 @@
+//! Docker's Engine API: wire types, versions, stream framing, and a blocking client.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Bridges, endpoints, addresses, NAT and published ports, by netlink only.
+
+#![forbid(unsafe_code)]

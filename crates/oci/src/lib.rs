@@ -1,0 +1,3 @@
+//! The vocabulary of the OCI specifications: digests, references, platforms, manifests, configurations. No I/O.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The client of OCI distribution registries: resolve, authenticate, pull.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The Engine API's front door: HTTP to engine calls and back.
+
+#![forbid(unsafe_code)]

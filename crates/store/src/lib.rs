@@ -1,0 +1,3 @@
+//! Images on disk: verified content, unpacked layers, references; crash-safe and synchronous.
+
+#![forbid(unsafe_code)]
