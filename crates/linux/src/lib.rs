@@ -1,3 +1,24 @@
 //! Typed, safe access to the Linux kernel; the only crate with unsafe code.
+//!
+//! What rustix has is used from rustix; what it lacks is here, in its shape: a safe function that takes
+//! borrowed file descriptors and returns owned ones, with the man page named beside it.
 
+pub mod path;
+pub mod xattr;
 
+pub mod mount;
+pub mod namespace;
+pub mod process;
+
+pub mod bpf;
+pub mod capability;
+pub mod seccomp;
+
+pub mod memfd;
+pub mod signal;
+pub mod tty;
+
+pub mod event;
+pub mod socket;
+
+pub mod netlink;

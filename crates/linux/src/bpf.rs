@@ -1,0 +1,1 @@
+//! eBPF device programs of cgroup v2.

@@ -1,0 +1,1 @@
+//! epoll, timerfd, signalfd and eventfd.

@@ -1,0 +1,1 @@
+//! Namespaces: kinds, joining, opening.

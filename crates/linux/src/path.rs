@@ -1,0 +1,1 @@
+//! Paths below a directory handle, resolved by the kernel and never outside of it.

@@ -1,0 +1,1 @@
+//! Creating and watching processes: clone3, pidfds, descriptors at exec.

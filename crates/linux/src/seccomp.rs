@@ -1,0 +1,1 @@
+//! Loading seccomp filters.

@@ -1,0 +1,1 @@
+//! Unix sockets: passing file descriptors and asking for the peer's credentials.
