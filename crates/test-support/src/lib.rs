@@ -1,3 +1,25 @@
 //! What the end-to-end tests share: a daemon with a root of its own, images made from nothing, a hostile registry, leak checks.
 
 #![forbid(unsafe_code)]
+
+/// A daemon with everything of its own, and the commands to drive it.
+pub mod daemon;
+mod leaks;
+/// Skips that are loud.
+pub mod skip;
+
+use std::time::{Duration, Instant};
+
+/// Polls until `condition` holds; whether it did within `limit`.
+pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
