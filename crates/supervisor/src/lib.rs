@@ -1,3 +1,39 @@
 //! The process beside each container: stdio, logs, exec, exit codes, and the protocol to drive it.
+//!
+//! One supervisor runs for each running container. It is spawned by the daemon, starts the container's init process as
+//! its own child through `palan-runtime`, and from then on needs nobody: the daemon is a client that may come and go.
+//!
+//! ```text
+//!            Start ok               Pause
+//! Waiting ─────────────▶ Running ◀────────▶ Paused
+//!    │ │                    │    Resume       │
+//!    │ └─ Start failed ──┐  └── init died ────┤
+//!    │                   ▼                    ▼
+//!    │                Finished ◀── drained ─ Draining
+//!    └─ connection lost before Start: exits at once, nothing was made
+//! ```
+//!
+//! - *Waiting*: connected to the daemon that spawned it; nothing exists yet but the run directory's files.
+//! - *Running*, *Paused*: init lives. Requests are served on any connection; the newest connection is the one that counts.
+//! - *Draining*: init was reaped; what the pipes still hold is read to the end (or for a short grace, where processes
+//!   outside of the container's pid namespace hold them open), execs are reaped, the cgroups are killed and removed, the
+//!   log is flushed and `exit` is appended to the journal.
+//! - *Finished*: what attached clients have not read yet is sent; then the process exits, with or without a daemon.
+//!
+//! Invariants:
+//! - One thread, one epoll instance, no blocking call but on local files and inside the runtime's create/start/exec.
+//! - A journal entry is on file before it is sent; its sequence number never repeats for the same container.
+//! - No client, no log device and no daemon can stop the container from being waited for; a slow client can make it wait
+//!   (back-pressure), a dead one can't.
+//! - If the supervisor dies, init gets SIGKILL from the kernel (parent-death signal).
 
 #![forbid(unsafe_code)]
+
+/// What daemon and supervisor say to each other: messages, framing, and the order in which they may come.
+pub mod protocol;
+
+/// The append-only file of what happened to the container, which the daemon commits to its database.
+pub mod journal;
+
+/// The daemon's side: spawn a supervisor, connect to one, send requests, receive messages.
+pub mod client;

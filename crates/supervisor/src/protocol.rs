@@ -1,0 +1,470 @@
+//! The protocol between the daemon and a supervisor.
+//!
+//! A connection is a unix stream socket: either the socketpair that the supervisor was spawned with, or one that the
+//! daemon made to `supervisor.sock` in the run directory (mode 0600; the peer must be root or have our user id). Only one
+//! connection counts at a time: a new one replaces the old one, which is closed.
+//!
+//! ## Frames
+//!
+//! `u32` length of the body, `u32` number of file descriptors, both little-endian, then the body: a JSON object. The
+//! descriptors travel with the frame's first byte (SCM_RIGHTS). A body is at most [`MAX_BODY`] bytes; anything larger is
+//! passed as a sealed memfd. Daemon → supervisor the body is a [`RequestFrame`], the other way a [`Message`].
+//!
+//! ## Steps
+//!
+//! 1. The daemon says [`Request::Hello`] with its version and the last journal sequence number that it has committed.
+//! 2. The supervisor answers [`Message::Welcome`] and then one [`Message::Journal`] for each entry after that number.
+//! 3. Requests and replies: every request gets exactly one [`Message::Reply`] with its id, in any order. Requests may be
+//!    sent before the answer to an earlier one came, also before `Welcome`.
+//! 4. Journal entries are sent as they happen. An entry that a request causes is sent before the reply to that request.
+//!    The daemon may say [`Request::AckJournal`] once it has committed them.
+//! 5. After the `exit` entry the supervisor closes the connection when it is done; the daemon sees the end of the stream.
+//!
+//! `Start` must come on the connection that the supervisor was spawned with. If that connection ends before, the
+//! supervisor exits and leaves nothing.
+//!
+//! ## Versions
+//!
+//! A daemon drives every supervisor of its own major protocol version: fields and requests are only added, with defaults
+//! that mean what was before. A supervisor answers a request that it does not know with [`FailureKind::Unsupported`].
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Entry;
+
+// Stand-ins until palan_oci::runtime_spec is there.
+type Spec = serde_json::Value;
+type Process = serde_json::Value;
+
+/// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
+pub const VERSION: u32 = 1;
+
+/// The largest body of a frame.
+pub const MAX_BODY: usize = 1024 * 1024;
+
+/// The length of a frame's header.
+pub const HEADER: usize = 8;
+
+/// Chosen by the daemon to find the reply to a request. Unique on its connection.
+pub type RequestId = u64;
+
+/// One request as it stands in a frame.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RequestFrame {
+    /// Comes back with the reply.
+    pub id: RequestId,
+    /// What to do.
+    pub request: Request,
+}
+
+/// What the daemon asks for. The descriptors that a request carries are listed with it, in their order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Opens the conversation. Any state.
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u32,
+        /// Journal entries after this number are replayed.
+        after_seq: u64,
+    },
+    /// Starts the container. Only in state *Waiting*.
+    ///
+    /// Descriptors: the [`Config`] as JSON in a regular file or memfd; then, if the flag is set, the seccomp program;
+    /// then, if the flag is set, the network namespace; then one socket for each of `attach`; then one for each of
+    /// `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind and step.
+    Start {
+        /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration.
+        seccomp: bool,
+        /// A descriptor of the network namespace to join follows.
+        network_namespace: bool,
+        /// Clients that are attached before the first byte of output.
+        #[serde(default)]
+        attach: Vec<AttachOptions>,
+        /// `/wait` connections to answer if the daemon can't.
+        #[serde(default)]
+        waits: Vec<WaitOptions>,
+    },
+    /// Attaches a client to the container's stdio. States *Waiting* (counts as part of `Start`) to *Paused*.
+    ///
+    /// Descriptor: the client's socket, whose response head has been written. Reply: [`Reply::Done`], after which the
+    /// supervisor alone owns the connection.
+    Attach(AttachOptions),
+    /// Keeps a `/wait` connection, to be answered if this connection to the daemon is lost before the daemon says
+    /// [`Request::ReleaseWait`]. Descriptor: the client's socket. Reply: [`Reply::Done`].
+    HoldWait(WaitOptions),
+    /// The daemon has answered the wait itself, or its client has gone: the descriptor is closed, nothing is written.
+    ReleaseWait {
+        /// As given in [`WaitOptions::key`].
+        key: u64,
+    },
+    /// Sends a signal to init.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Sends `signal` to init now, and SIGKILL when `timeout_ms` has passed without its end. Replies at once; the end is
+    /// told by the `exit` entry. A later `Stop` with an earlier deadline brings the deadline forward.
+    Stop {
+        /// The signal's number.
+        signal: i32,
+        /// How long to wait for init's end; `None` is for ever.
+        timeout_ms: Option<u64>,
+    },
+    /// Sets the size of the container's terminal.
+    Resize(TerminalSize),
+    /// Freezes every process of the container.
+    Pause,
+    /// Thaws them.
+    Resume,
+    /// Starts another process in the container. Descriptor: the client's socket, if `attach` is set.
+    /// Reply: [`Reply::ExecStarted`], or [`Failure`] (then nothing has been written to the client's socket).
+    Exec(Box<ExecOptions>),
+    /// Sets the size of an exec session's terminal.
+    ExecResize {
+        /// The session.
+        exec: String,
+        /// The new size.
+        size: TerminalSize,
+    },
+    /// Sends a signal to an exec session's process.
+    ExecSignal {
+        /// The session.
+        exec: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// The daemon has committed the journal up to here; what it covers may be dropped from the file.
+    AckJournal {
+        /// The last committed number.
+        seq: u64,
+    },
+    /// A request that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// How a client is attached.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AttachOptions {
+    /// Bytes from the client go to the process's stdin (if it has one).
+    pub stdin: bool,
+    /// The process's stdout goes to the client. A terminal's output counts as stdout.
+    pub stdout: bool,
+    /// The process's stderr goes to the client.
+    pub stderr: bool,
+    /// How output is framed.
+    pub framing: Framing,
+    /// The byte sequence in stdin that detaches the client, as Docker's `ctrl-p,ctrl-q` means `[16, 17]`; empty: none.
+    pub detach_keys: Bytes,
+    /// What was read from the client's connection before it was handed over: the beginning of stdin.
+    #[serde(default)]
+    pub buffered: Bytes,
+}
+
+/// How output is framed for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// As it comes; for terminals.
+    #[default]
+    Raw,
+    /// Each piece with a header of 8 bytes: stream (1 stdout, 2 stderr), three zeros, length (big-endian).
+    Multiplexed,
+}
+
+/// Bytes that JSON can't hold as text; written as hexadecimal digits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+/// A `/wait` connection that the supervisor answers if no daemon is left that could.
+///
+/// The response head is on its way already (`Transfer-Encoding: chunked`). What the supervisor writes is one chunk with
+/// `body_prefix`, the exit code in decimal and `body_suffix`, then the last chunk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WaitOptions {
+    /// Names the wait in [`Request::ReleaseWait`]; unique for this supervisor.
+    pub key: u64,
+    /// What comes before the exit code.
+    pub body_prefix: String,
+    /// What comes after it.
+    pub body_suffix: String,
+}
+
+/// One further process in the container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecOptions {
+    /// The session's id; unique for this supervisor.
+    pub exec: String,
+    /// Arguments, environment, working directory, capabilities, limits; `terminal` and `consoleSize` count.
+    pub process: Process,
+    /// The user as written (`name`, `uid:gid`, …), resolved in the container's own files; `None`: as in `process`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Whether the client's socket comes along, and how it is attached. `None`: stdio is `/dev/null`.
+    #[serde(default)]
+    pub attach: Option<AttachOptions>,
+    /// Whether a seccomp program as in `Start` comes along, before the client's socket.
+    #[serde(default)]
+    pub seccomp: bool,
+}
+
+/// Everything that the supervisor needs to know to run the container, without asking anybody again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Config {
+    /// The writer's [`VERSION`].
+    pub version: u32,
+    /// The container's id, for messages.
+    pub id: String,
+    /// The runtime specification; `process.terminal` and `process.consoleSize` decide on the terminal,
+    /// `linux.cgroupsPath` and `linux.resources` on the cgroup, an empty path for a new network namespace is replaced by the
+    /// descriptor in `Start`.
+    pub spec: Spec,
+    /// What becomes the container's `/`.
+    pub rootfs: RootfsConfig,
+    /// The image's or the caller's user as written, resolved in the root file system; `None`: as in the specification.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Create the working directory if the root file system lacks it.
+    #[serde(default)]
+    pub create_cwd: bool,
+    /// Run our init as process 1, which forwards signals and reaps.
+    #[serde(default)]
+    pub init: bool,
+    /// Where output is kept.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Whether stdin is a pipe that stays open without a client; else it is `/dev/null` (or the terminal).
+    #[serde(default)]
+    pub open_stdin: bool,
+    /// Close stdin when the first client that was attached to it goes.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// Used when the supervisor itself is told to end (SIGTERM), as at a host's shutdown.
+    pub stop_signal: i32,
+    /// The time between `stop_signal` and SIGKILL then.
+    pub stop_timeout_ms: u64,
+    /// Journal entries are numbered from here on, at least: what the daemon has committed of earlier runs.
+    #[serde(default)]
+    pub journal_after: u64,
+}
+
+/// What becomes the container's `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootfsConfig {
+    /// A directory as it is.
+    Directory(PathBuf),
+    /// An overlay, mounted for this container alone and visible nowhere else.
+    Overlay {
+        /// The read-only layers, uppermost first.
+        lowers: Vec<PathBuf>,
+        /// The container's own layer.
+        upper: PathBuf,
+        /// The overlay's work directory, on the same file system as `upper`.
+        work: PathBuf,
+        /// No sync of the upper layer: for containers that are removed when they end.
+        volatile: bool,
+    },
+}
+
+/// Where the container's output is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogConfig {
+    /// Nowhere.
+    #[default]
+    None,
+    /// As JSON lines, as Docker's `json-file` driver writes them.
+    JsonFile {
+        /// The current file; rotated ones get `.1`, `.2` … appended.
+        path: PathBuf,
+        /// Rotate when the file has this size; `None`: never.
+        max_size: Option<u64>,
+        /// How many files are kept in all; 1 truncates instead of rotating.
+        max_files: u32,
+        /// A JSON object that is written into each line as `attrs` (from the labels and variables that the user chose).
+        #[serde(default)]
+        attributes: Option<String>,
+    },
+}
+
+/// What a supervisor sends.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// The answer to [`Request::Hello`].
+    Welcome(Welcome),
+    /// Something happened.
+    Journal(Entry),
+    /// The answer to any other request.
+    Reply {
+        /// The request's id.
+        id: RequestId,
+        /// What came of it.
+        result: Result<Reply, Failure>,
+    },
+    /// A message that this version does not know; to be ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How things stand, for a daemon that has just connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The supervisor's [`VERSION`].
+    pub version: u32,
+    /// The supervisor's process id.
+    pub supervisor_pid: i32,
+    /// Its state.
+    pub state: State,
+    /// The number of the newest journal entry.
+    pub last_seq: u64,
+    /// The exec sessions that are running.
+    pub execs: Vec<ExecState>,
+}
+
+/// Where the container's life stands; see the crate's state machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Before `Start`.
+    Waiting,
+    /// Init lives.
+    Running {
+        /// Its process id on the host.
+        pid: i32,
+    },
+    /// Init lives and is frozen.
+    Paused {
+        /// Its process id on the host.
+        pid: i32,
+    },
+    /// Init has ended, or could not be started; the journal has or will have the rest.
+    Exited,
+}
+
+/// A running exec session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecState {
+    /// Its id.
+    pub exec: String,
+    /// Its process id on the host.
+    pub pid: i32,
+}
+
+/// A request's success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// It was done.
+    Done,
+    /// The container's program is being executed.
+    Started {
+        /// Init's process id on the host.
+        pid: i32,
+        /// When, in nanoseconds since the epoch.
+        time_ns: u64,
+    },
+    /// The exec session's program is being executed.
+    ExecStarted {
+        /// Its process id on the host.
+        pid: i32,
+    },
+}
+
+/// A request's failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind, to choose an exit code or status by.
+    pub kind: FailureKind,
+    /// Which step failed, in the runtime's words (`mount`, `exec`, …); empty where there are no steps.
+    #[serde(default)]
+    pub step: String,
+    /// The whole chain of causes.
+    pub message: String,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The program to execute does not exist (exit code 127).
+    NotFound,
+    /// The program may not be executed (exit code 126).
+    Permission,
+    /// The program to execute is a directory (exit code 126).
+    IsDirectory,
+    /// The program is no executable file of this machine (exit code 126).
+    ExecFormat,
+    /// The user or group to run as is not in the container's files.
+    UnknownUser,
+    /// No space left on a device.
+    NoSpace,
+    /// Not in this state: not running, running already, paused.
+    WrongState,
+    /// The exec session is not known, or has ended.
+    NoSuchExec,
+    /// The request is malformed, or lacks a descriptor.
+    Invalid,
+    /// This supervisor does not know the request.
+    Unsupported,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+impl FailureKind {
+    /// The exit code by which a shell, and Docker, tell why a program could not be executed.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::NotFound => 127,
+            Self::Permission | Self::IsDirectory | Self::ExecFormat => 126,
+            _ => 128,
+        }
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = String::with_capacity(self.0.len() * 2);
+        for byte in &self.0 {
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let digit = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+                .ok_or_else(|| serde::de::Error::custom("not a hexadecimal digit"))
+        };
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+            return Err(serde::de::Error::custom("an odd number of hexadecimal digits"));
+        };
+        pairs
+            .iter()
+            .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
