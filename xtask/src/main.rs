@@ -1,3 +1,52 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask TASK`.
 
-fn main() {}
+mod process;
+mod task_bench;
+mod task_demo;
+mod task_dist;
+mod task_prepush;
+mod task_test;
+mod task_tidy;
+
+use std::process::ExitCode;
+
+/// What a task ends with when it fails: a sentence for the person at the terminal.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const USAGE: &str = "\
+Usage: cargo xtask TASK
+
+  demo              build palan, start it on a private root, run two images made here, fetch a published port
+  test [FILTER]     install what the tests need from Debian, run everything, end with the counts
+  prepush           what CI runs: formatting, clippy, tidy, test
+  bench [SUBJECT]   our figures beside those of every installed peer and the kernel's floor, as ratios
+  tidy              the repository's own rules: module docs, crate edges, licences, unsafe
+  dist              one static, stripped binary with the supervisor embedded: target/dist/palan
+";
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "tasks talk to the person at the terminal")]
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let task = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let result = match task.as_str() {
+        "demo" => task_demo::run(),
+        "test" => task_test::run(&rest),
+        "prepush" => task_prepush::run(),
+        "bench" => task_bench::run(&rest),
+        "tidy" => task_tidy::run(),
+        "dist" => task_dist::run().map(|path| println!("{}", path.display())),
+        "" | "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("no task is called {other:?}\n\n{USAGE}").into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

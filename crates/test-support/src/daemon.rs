@@ -124,7 +124,7 @@ impl Daemon {
         std::fs::write(
             daemon.settings(),
             format!(
-                r#"{{"bridge-name": "{}", "bip": "{}", "cgroup-parent": "{}"{settings}}}"#,
+                r#"{{"bridge": "{}", "bip": "{}", "cgroup-parent": "{}"{settings}}}"#,
                 daemon.bridge, daemon.subnet, daemon.cgroup
             ),
         )

@@ -1,0 +1,31 @@
+//! A web server of one page, for the demonstration of published ports.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "its log is what `palan logs` shows")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+fn main() -> std::io::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", 8080))?;
+    println!("listening on port 8080");
+    for connection in listener.incoming() {
+        // A client that goes away is the client's business.
+        connection.and_then(answer).ok();
+    }
+    Ok(())
+}
+
+fn answer(mut connection: TcpStream) -> std::io::Result<()> {
+    let peer = connection.peer_addr()?;
+    let mut request = String::new();
+    let mut lines = BufReader::new(connection.try_clone()?).lines();
+    if let Some(line) = lines.next() {
+        request = line?;
+    }
+    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    println!("{request} from {}", peer.ip());
+    let page = "Hello from a container of Palan!\n";
+    write!(connection, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n", page.len())?;
+    write!(connection, "Connection: close\r\n\r\n{page}")
+}

@@ -1,0 +1,42 @@
+//! `cargo xtask dist`: one static, stripped binary with the supervisor embedded.
+//!
+//! The supervisor is built first, by itself, not relocatable: one runs for each container, so its start has no relocations
+//! to apply and its pages stay shared. The main binary then takes it in (see `palan/build.rs`).
+
+use std::path::PathBuf;
+
+use crate::Failure;
+use crate::process::{cargo, check, host_triple, root};
+
+/// Flags added to those of `.cargo/config.toml`: a fixed load address, so nothing is relocated when the program starts.
+fn static_position() -> String {
+    format!("target.{}.rustflags=[\"-C\",\"relocation-model=static\"]", host_triple())
+}
+
+/// Builds `target/dist/palan` and returns its path.
+pub(crate) fn run() -> Result<PathBuf, Failure> {
+    let target = root().join("target/dist-build");
+    check(
+        cargo()
+            .args(["build", "--locked", "--package", "palan-supervisor", "--bin", "palan-supervisor"])
+            .args(["--profile", "supervisor", "--config", &static_position()])
+            .arg("--target-dir")
+            .arg(&target),
+    )?;
+    let supervisor = target.join(host_triple()).join("supervisor/palan-supervisor");
+    check(
+        cargo()
+            .args(["build", "--locked", "--package", "palan", "--release", "--config", &static_position()])
+            .arg("--target-dir")
+            .arg(&target)
+            .env("PALAN_SUPERVISOR_ELF", &supervisor),
+    )?;
+    let dist = root().join("target/dist");
+    std::fs::create_dir_all(&dist)?;
+    let palan = dist.join("palan");
+    // Replaced by rename: a daemon that runs from the old file keeps its text.
+    let fresh = dist.join("palan.new");
+    std::fs::copy(target.join(host_triple()).join("release/palan"), &fresh)?;
+    std::fs::rename(&fresh, &palan)?;
+    Ok(palan)
+}

@@ -1,0 +1,153 @@
+//! `cargo xtask test [FILTER]`: installs what the tests need from Debian, runs everything, ends with the counts.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::process::{cargo, check, command, find, output, root};
+use crate::{Failure, task_dist};
+
+/// A Debian package and a program by which we see that it is installed.
+const PACKAGES: &[(&str, &str)] = &[
+    ("busybox-static", "busybox"),
+    ("docker-registry", "docker-registry"),
+    ("docker.io", "dockerd"),
+    ("iproute2", "ip"),
+    ("iptables", "iptables-nft"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("nftables", "nft"),
+    ("python3-venv", "python3"),
+    ("runc", "runc"),
+    ("tmux", "tmux"),
+    ("curl", "curl"),
+];
+
+/// The unmodified Python client of the Engine API, as an outside witness.
+const DOCKER_PY: &str = "docker==7.1.0";
+
+/// Runs all tests, or those whose name contains the filter.
+#[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
+pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
+    install_packages()?;
+    let python = python_client()?;
+    let palan = task_dist::run()?;
+    let skips = root().join("target/skipped.txt");
+    std::fs::remove_file(&skips).ok();
+
+    let mut counts = Counts::default();
+    let product = ["--workspace", "--exclude", "palan-tests"];
+    for (packages, threads) in [(&product[..], "2"), (&["--package", "palan-tests"][..], "4")] {
+        let mut tests = cargo();
+        tests
+            .args(["test", "--locked", "--no-fail-fast"])
+            .args(packages)
+            .arg("--")
+            .args(arguments)
+            .env("RUST_TEST_THREADS", threads)
+            .env("PALAN_BIN", &palan)
+            .env("PALAN_TEST_PYTHON", &python)
+            .env("PALAN_TEST_CACHE", root().join("target/test-cache"))
+            .env("PALAN_SKIP_LIST", &skips)
+            .stdout(Stdio::piped());
+        let mut child = tests.spawn()?;
+        let stdout = child.stdout.take().ok_or("cargo has no standard output")?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            counts.add(&line);
+            println!("{line}");
+        }
+        counts.broken |= !child.wait()?.success();
+    }
+
+    let skipped = std::fs::read_to_string(&skips).unwrap_or_default();
+    for line in skipped.lines() {
+        println!("skipped: {line}");
+    }
+    std::io::stdout().flush()?;
+    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, skipped.lines().count());
+    if counts.failed > 0 || counts.broken {
+        return Err("the tests failed".into());
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    broken: bool,
+}
+
+impl Counts {
+    /// Takes in a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
+    fn add(&mut self, line: &str) {
+        let Some((_, numbers)) = line.split_once("test result: ") else { return };
+        let number = |word: &str| -> u32 {
+            numbers
+                .split([';', '.'])
+                .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+                .unwrap_or_default()
+        };
+        self.passed += number("passed");
+        self.failed += number("failed");
+    }
+}
+
+/// Installs the packages that are missing, with the start of their services denied.
+#[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
+fn install_packages() -> Result<(), Failure> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, program)| find(program).is_none()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(format!("the tests need root, and these packages: {}", missing.join(" ")).into());
+    }
+    println!("installing {}", missing.join(" "));
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let own_policy = !policy.exists();
+    if own_policy {
+        std::fs::write(policy, "#!/bin/sh\nexit 101\n")?;
+        check(command("chmod").arg("0755").arg(policy))?;
+    }
+    let installed = check(command("apt-get").args(["update", "-qq"])).and_then(|()| {
+        check(
+            command("apt-get")
+                .args(["install", "-y", "-qq", "--no-install-recommends"])
+                .args(&missing)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .stdout(Stdio::null()),
+        )
+    });
+    if own_policy {
+        std::fs::remove_file(policy)?;
+    }
+    installed
+}
+
+/// A virtual environment with docker-py; returns its interpreter.
+fn python_client() -> Result<PathBuf, Failure> {
+    let environment = root().join("target/python");
+    let python = environment.join("bin/python");
+    if output(command(&python).args(["-c", "import docker"])).is_err() {
+        std::fs::remove_dir_all(&environment).ok();
+        check(command("python3").args(["-m", "venv"]).arg(&environment))?;
+        check(command(&python).args(["-m", "pip", "install", "--quiet", DOCKER_PY]))?;
+    }
+    Ok(python)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_the_harness_prints() {
+        let mut counts = Counts::default();
+        counts.add("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        counts.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        counts.add("test something ... ok");
+        assert_eq!((counts.passed, counts.failed), (15, 2));
+    }
+}
