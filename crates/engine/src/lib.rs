@@ -1,3 +1,29 @@
 //! The core: containers, images and volumes as objects with a lifecycle, durable across restarts.
+//!
+//! A front door (the HTTP server) translates its requests into calls of [`Engine`] and its answers back; it finds here
+//! no wire format. In reading order:
+//!
+//! - [`spec`]: what a caller asks a container to be;
+//! - [`container`]: what is known about one, and its life;
+//! - [`image`], [`volume`], [`network`], [`stats`], [`events`], [`info`]: the other objects and readings;
+//! - [`stream`]: streams in and out;
+//! - [`config`]: the settings; [`error`]: class and text of every failure.
 
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod container;
+mod engine;
+pub mod error;
+pub mod events;
+pub mod image;
+pub mod info;
+pub mod network;
+pub mod spec;
+pub mod stats;
+pub mod stream;
+pub mod volume;
+
+pub use config::{EngineConfig, FileConfig, SupervisorSource};
+pub use engine::{AttachTicket, Engine, ExecTicket, LogStream, WaitTicket};
+pub use error::{Class, Error, Result};
