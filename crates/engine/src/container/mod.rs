@@ -283,6 +283,10 @@ pub struct WaitOutcome {
 pub struct WaitHold {
     /// A duplicate of the client's socket (HTTP/1.1, chunked answer begun).
     pub socket: OwnedFd,
+    /// What the answer's body says before the exit code in decimal.
+    pub body_prefix: String,
+    /// What it says after the exit code.
+    pub body_suffix: String,
 }
 
 /// How output is framed on an attached connection.
