@@ -4,7 +4,11 @@
 
 /// A daemon with everything of its own, and the commands to drive it.
 pub mod daemon;
+/// Images made from nothing.
+pub mod image;
 mod leaks;
+/// A registry in this process, regular or hostile.
+pub mod registry;
 /// Skips that are loud.
 pub mod skip;
 
