@@ -4,15 +4,25 @@
 //! while [`Connection::wants_write`], writable) by whatever means it has, and then calls [`Connection::flush`] and
 //! [`Connection::try_receive`] until that returns `None`.
 
-#![allow(clippy::todo, unused_variables, reason = "the bodies follow")]
-
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::journal::Entry;
-use crate::protocol::{Config, Message, Request, RequestId};
+use palan_linux::process::{Program, Spawn};
+use palan_linux::{memfd, process, socket};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::journal::{self, Entry};
+use crate::protocol::frame::{FrameError, Frames};
+use crate::protocol::{Config, Message, Request, RequestFrame, RequestId, SOCKET_NAME};
+
+/// The name of the file in the run directory that takes what a supervisor has to complain about.
+pub const LOG_NAME: &str = "supervisor.log";
 
 /// The program that supervisors are executed from; one for the life of the daemon.
 #[derive(Debug)]
@@ -23,17 +33,17 @@ pub struct SupervisorProgram {
 impl SupervisorProgram {
     /// An ELF file that is embedded in this program: written to a sealed memfd, so that nothing can change it.
     pub fn embedded(elf: &[u8]) -> io::Result<Self> {
-        todo!()
+        Ok(Self { file: memfd::sealed_program("palan-supervisor", &mut io::Cursor::new(elf))? })
     }
 
     /// This very program, which must understand `supervisor` as its first argument.
     pub fn current_executable() -> io::Result<Self> {
-        todo!()
+        Self::open(Path::new("/proc/self/exe"))
     }
 
-    /// A program file; for tests.
+    /// A program file.
     pub fn open(path: &Path) -> io::Result<Self> {
-        todo!()
+        Ok(Self { file: File::open(path)?.into() })
     }
 }
 
@@ -44,7 +54,8 @@ pub struct SpawnRequest<'a> {
     pub program: &'a SupervisorProgram,
     /// The container's run directory (`<run root>/containers/<id>`); made with mode 0700 if it does not exist.
     pub run_dir: &'a Path,
-    /// Try to move the supervisor to this cgroup (a path below the hierarchy's root such as `/palan/supervisors`).
+    /// The cgroup for supervisors, below the root of each hierarchy: `/palan/supervisors`. A supervisor that can't make or
+    /// enter it stays where its daemon is.
     pub cgroup: Option<&'a str>,
 }
 
@@ -61,66 +72,153 @@ pub struct Spawned {
 
 /// Spawns a supervisor: own session, `/` as working directory, umask 0, an environment with nothing in it.
 pub fn spawn(request: &SpawnRequest<'_>) -> Result<Spawned, ClientError> {
-    todo!()
+    let failed = |source: io::Error| ClientError::Spawn { run_dir: request.run_dir.to_owned(), source };
+    palan_stdx::fs::create_dir(request.run_dir, 0o700).map_err(|error| failed(error.source))?;
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(request.run_dir.join(LOG_NAME))
+        .map_err(failed)?;
+    let (ours, theirs) = socket::pair().map_err(|errno| failed(errno.into()))?;
+    let mut arguments = vec![c"palan".to_owned(), c"supervisor".to_owned(), c"--run-dir".to_owned()];
+    arguments
+        .push(CString::new(request.run_dir.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?);
+    if let Some(cgroup) = request.cgroup {
+        arguments.push(c"--cgroup".to_owned());
+        arguments.push(CString::new(cgroup).map_err(|error| failed(error.into()))?);
+    }
+    let child = process::spawn(&Spawn {
+        program: Program::Fd(request.program.file.as_fd()),
+        arguments,
+        environment: Vec::new(),
+        descriptors: vec![null.as_fd(), null.as_fd(), log.as_fd(), theirs.as_fd()],
+        directory: c"/",
+        new_session: true,
+        cgroup_procs: None,
+        umask: 0,
+    })
+    .map_err(failed)?;
+    Ok(Spawned {
+        connection: Connection::new(ours).map_err(failed)?,
+        pidfd: child.pidfd,
+        pid: child.pid.as_raw_nonzero().get(),
+    })
 }
 
 /// Connects to the supervisor that serves `run_dir`. `ConnectionRefused` or `NotFound` in the error mean that none does.
 pub fn connect(run_dir: &Path) -> Result<Connection, ClientError> {
-    todo!()
+    let failed = |source: io::Error| ClientError::Connect { run_dir: run_dir.to_owned(), source };
+    let directory = File::open(run_dir).map_err(failed)?;
+    let socket = socket::connect_at(&directory, SOCKET_NAME).map_err(|errno| failed(errno.into()))?;
+    Connection::new(socket).map_err(failed)
 }
 
 /// Reads the journal's entries after `after_seq`; none if there is no journal.
 pub fn read_journal(run_dir: &Path, after_seq: u64) -> Result<Vec<Entry>, ClientError> {
-    todo!()
+    match std::fs::read(run_dir.join(journal::FILE_NAME)) {
+        Ok(text) => Ok(journal::parse(&text, after_seq)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(ClientError::Journal { run_dir: run_dir.to_owned(), source }),
+    }
 }
 
 /// Writes a configuration to a memfd, as [`Request::Start`] wants it.
 pub fn config_file(config: &Config) -> io::Result<OwnedFd> {
-    todo!()
+    memfd::sealed("palan-config", &serde_json::to_vec(config)?)
 }
 
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub struct Connection {
-    socket: OwnedFd,
+    frames: Frames,
+    next_id: RequestId,
 }
 
 impl Connection {
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { frames: Frames::new(socket)?, next_id: 1 })
+    }
+
     /// Queues a request and its descriptors, sends as much as the socket takes, and returns the request's id.
+    ///
+    /// [`Request::Hello`] is answered by [`Message::Welcome`] and by no reply.
     pub fn send(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Result<RequestId, ClientError> {
-        todo!()
+        let id = self.next_id;
+        self.next_id += 1;
+        let body = serde_json::to_vec(&RequestFrame { id, request })
+            .map_err(|error| ClientError::Malformed { reason: error.to_string() })?;
+        self.frames.queue(&body, descriptors)?;
+        self.flush()?;
+        Ok(id)
     }
 
     /// Whether something is queued that the socket did not take yet.
     pub fn wants_write(&self) -> bool {
-        todo!()
+        self.frames.wants_write()
     }
 
     /// Sends what is queued, as much as the socket takes.
     pub fn flush(&mut self) -> Result<(), ClientError> {
-        todo!()
+        Ok(self.frames.flush()?)
     }
 
     /// Takes the next message; `None`: there is none now. [`ClientError::Closed`]: there will be none.
     pub fn try_receive(&mut self) -> Result<Option<Message>, ClientError> {
-        todo!()
+        match self.frames.next()? {
+            None => Ok(None),
+            Some(frame) => Message::from_json(&frame.body)
+                .map(Some)
+                .map_err(|error| ClientError::Malformed { reason: error.to_string() }),
+        }
     }
 
     /// Waits for the next message, flushing meanwhile; `None`: it did not come in time. For callers without an event loop.
     pub fn receive_timeout(&mut self, timeout: Duration) -> Result<Option<Message>, ClientError> {
-        todo!()
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(message) = self.try_receive()? {
+                return Ok(Some(message));
+            }
+            self.flush()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, self.wants_write());
+            let wait = Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match rustix::event::poll(&mut [PollFd::new(&self.frames, flags)], Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(ClientError::Io { source: errno.into() }),
+            }
+        }
     }
 }
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.frames.as_fd()
     }
 }
 
 impl AsRawFd for Connection {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        self.frames.as_fd().as_raw_fd()
+    }
+}
+
+impl From<FrameError> for ClientError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Closed => Self::Closed,
+            FrameError::Io(errno) => Self::Io { source: errno.into() },
+            FrameError::Malformed(reason) => Self::Malformed { reason: reason.to_owned() },
+        }
     }
 }
 

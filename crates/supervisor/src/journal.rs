@@ -1,14 +1,23 @@
 //! The journal: what happened to the container, one JSON line for each entry, append-only, in the run directory.
 //!
 //! The supervisor appends an entry before it tells the daemon, without fsync: the run root does not survive a reboot, and
-//! neither does the container. Numbers rise by one and never repeat for a container, also over several runs, so that a
+//! neither does the container. Should the run root be full, the entry is sent all the same and written when there is room.
+//! Numbers rise by one and never repeat for a container, also over several runs, so that a
 //! daemon may commit entries as often as it sees them: it keeps the last number and skips what is not newer.
 //!
 //! A line that is torn (the disk was full half-way) or malformed is skipped by readers; the writer starts a new line
 //! after it.
 
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use palan_stdx::fs::{PathContext, PathError};
+use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::log::timestamp;
 use crate::protocol::FailureKind;
 
 /// The journal's name in the run directory.
@@ -96,6 +105,222 @@ pub enum Event {
         reason: String,
     },
     /// An event that this version does not know.
-    #[serde(other)]
+    #[serde(skip_serializing)]
     Unknown,
+}
+
+/// What every version of an entry has.
+#[derive(Deserialize)]
+struct Envelope {
+    seq: u64,
+    time_ns: u64,
+}
+
+impl Entry {
+    /// Reads one entry; an event of a later version becomes [`Event::Unknown`].
+    pub(crate) fn from_json(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok().or_else(|| {
+            let Envelope { seq, time_ns } = serde_json::from_slice(json).ok()?;
+            Some(Self { seq, time_ns, event: Event::Unknown })
+        })
+    }
+}
+
+/// Reads the entries after number `after` from the text of a journal.
+pub(crate) fn parse(text: &[u8], after: u64) -> Vec<Entry> {
+    text.split(|byte| *byte == b'\n').filter_map(Entry::from_json).filter(|entry| entry.seq > after).collect()
+}
+
+/// Once all is committed, a file of this size is emptied: a container may see millions of exec sessions.
+const EMPTIED_FROM: u64 = 64 * 1024;
+
+/// Space that is set aside at the beginning, so that `exit` finds room on a run root that is full.
+const RESERVED: u64 = 4096;
+
+/// The journal that this supervisor writes.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: File,
+    size: u64,
+    last_seq: u64,
+    /// Entries that the file had no room for.
+    unwritten: Vec<Entry>,
+}
+
+impl Journal {
+    /// Opens the journal in the run directory. Numbers go on after its last one.
+    pub(crate) fn open(run_dir: &Path) -> Result<Self, PathError> {
+        let path = run_dir.join(FILE_NAME);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .path_context("open the journal", &path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).path_context("read the journal", &path)?;
+        let last_seq = parse(&text, 0).last().map_or(0, |entry| entry.seq);
+        let mut journal = Self { file, size: text.len() as u64, last_seq, unwritten: Vec::new() };
+        if text.last().is_some_and(|byte| *byte != b'\n') {
+            journal.end_torn_line();
+        }
+        // Not every file system can set space aside; then there is none.
+        let _ = rustix::fs::fallocate(&journal.file, FallocateFlags::KEEP_SIZE, journal.size, RESERVED);
+        Ok(journal)
+    }
+
+    /// Numbers go on after `seq` at least.
+    pub(crate) fn continue_after(&mut self, seq: u64) {
+        self.last_seq = self.last_seq.max(seq);
+    }
+
+    /// The newest entry's number.
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Appends what has happened now.
+    pub(crate) fn append(&mut self, event: Event) -> Entry {
+        self.last_seq += 1;
+        let entry = Entry { seq: self.last_seq, time_ns: timestamp::now(), event };
+        self.unwritten.push(entry.clone());
+        self.write_unwritten();
+        entry
+    }
+
+    /// Whether every entry is in the file.
+    pub(crate) fn is_written(&self) -> bool {
+        self.unwritten.is_empty()
+    }
+
+    /// Tries again to write what the file had no room for.
+    pub(crate) fn write_unwritten(&mut self) {
+        while let Some(entry) = self.unwritten.first() {
+            let Ok(mut line) = serde_json::to_vec(entry) else {
+                self.unwritten.remove(0);
+                continue;
+            };
+            line.push(b'\n');
+            match self.file.write(&line) {
+                Ok(length) if length == line.len() => {
+                    self.size += line.len() as u64;
+                    self.unwritten.remove(0);
+                }
+                Ok(_) => {
+                    // Shortening needs no space; where it fails all the same, readers skip the torn line.
+                    if self.file.set_len(self.size).is_err() {
+                        self.end_torn_line();
+                    }
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+        self.unwritten = Vec::new();
+    }
+
+    /// The entries after number `after`, for a daemon that has just connected.
+    pub(crate) fn entries(&self, after: u64) -> Vec<Entry> {
+        let mut text = Vec::new();
+        let mut reader = &self.file;
+        if reader.seek(SeekFrom::Start(0)).is_err() || reader.read_to_end(&mut text).is_err() {
+            text.clear();
+        }
+        let mut entries = parse(&text, after);
+        entries.extend(self.unwritten.iter().filter(|entry| entry.seq > after).cloned());
+        entries
+    }
+
+    /// The daemon has committed all up to `seq`.
+    pub(crate) fn acknowledge(&mut self, seq: u64) {
+        if seq >= self.last_seq
+            && self.unwritten.is_empty()
+            && self.size >= EMPTIED_FROM
+            && self.file.set_len(0).is_ok()
+        {
+            self.size = 0;
+        }
+    }
+
+    fn end_torn_line(&mut self) {
+        if self.file.write_all(b"\n").is_ok() {
+            self.size = self.file.metadata().map_or(self.size, |metadata| metadata.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detach() -> Event {
+        Event::Detach { exec: None }
+    }
+
+    #[test]
+    fn the_lines_on_file_are_these() {
+        let entry = |event| serde_json::to_string(&Entry { seq: 3, time_ns: 5, event }).unwrap();
+        assert_eq!(entry(Event::Oom), r#"{"seq":3,"time_ns":5,"event":"oom"}"#);
+        assert_eq!(
+            entry(Event::Exit { code: 137, signal: Some(9), oom: true }),
+            r#"{"seq":3,"time_ns":5,"event":{"exit":{"code":137,"signal":9,"oom":true}}}"#
+        );
+    }
+
+    #[test]
+    fn numbers_go_on_after_a_reopen_and_a_torn_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path()).unwrap();
+        assert_eq!(journal.append(detach()).seq, 1);
+        assert_eq!(journal.append(Event::Oom).seq, 2);
+        journal.file.write_all(b"{\"seq\":3,\"tim").unwrap();
+        drop(journal);
+        let mut journal = Journal::open(directory.path()).unwrap();
+        assert_eq!(journal.append(detach()).seq, 3);
+        let seqs = |after| journal.entries(after).iter().map(|entry| entry.seq).collect::<Vec<_>>();
+        assert_eq!((seqs(0), seqs(2), seqs(3)), (vec![1, 2, 3], vec![3], vec![]));
+        journal.continue_after(10);
+        assert_eq!(journal.append(detach()).seq, 11);
+    }
+
+    #[test]
+    fn events_of_a_later_version_are_kept_as_unknown() {
+        let text = br#"{"seq":1,"time_ns":2,"event":{"melted":{"degrees":400}},"more":1}
+garbage
+{"seq":2,"time_ns":3,"event":"oom"}"#;
+        let events: Vec<_> = parse(text, 0).into_iter().map(|entry| entry.event).collect();
+        assert_eq!(events, [Event::Unknown, Event::Oom]);
+    }
+
+    #[test]
+    fn a_large_file_is_emptied_once_all_is_committed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path()).unwrap();
+        while journal.size < EMPTIED_FROM {
+            journal.append(detach());
+        }
+        let last = journal.last_seq();
+        journal.acknowledge(last - 1);
+        assert_eq!(journal.entries(last - 1).len(), 1);
+        journal.acknowledge(last);
+        assert_eq!(journal.entries(0).len(), 0);
+        assert_eq!(journal.append(detach()).seq, last + 1);
+        assert_eq!(journal.entries(0).len(), 1);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_kept_and_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path()).unwrap();
+        let full = OpenOptions::new().read(true).append(true).open("/dev/full").unwrap();
+        let good = std::mem::replace(&mut journal.file, full);
+        journal.append(Event::Oom);
+        journal.append(detach());
+        assert!(!journal.is_written());
+        journal.file = good;
+        journal.write_unwritten();
+        assert!(journal.is_written());
+        assert_eq!(journal.entries(0).len(), 2);
+    }
 }

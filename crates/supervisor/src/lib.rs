@@ -22,7 +22,7 @@
 //!
 //! Invariants:
 //! - One thread, one epoll instance, no blocking call but on local files and inside the runtime's create/start/exec.
-//! - A journal entry is on file before it is sent; its sequence number never repeats for the same container.
+//! - A journal entry is written before it is sent; its sequence number never repeats for the same container.
 //! - No client, no log device and no daemon can stop the container from being waited for; a slow client can make it wait
 //!   (back-pressure), a dead one can't.
 //! - If the supervisor dies, init gets SIGKILL from the kernel (parent-death signal).
@@ -37,3 +37,5 @@ pub mod journal;
 
 /// The daemon's side: spawn a supervisor, connect to one, send requests, receive messages.
 pub mod client;
+
+mod log;

@@ -28,18 +28,20 @@
 //! A daemon drives every supervisor of its own major protocol version: fields and requests are only added, with defaults
 //! that mean what was before. A supervisor answers a request that it does not know with [`FailureKind::Unsupported`].
 
+pub(crate) mod frame;
+
 use std::path::PathBuf;
 
+use palan_oci::runtime_spec::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Entry;
 
-// Stand-ins until palan_oci::runtime_spec is there.
-type Spec = serde_json::Value;
-type Process = serde_json::Value;
-
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 pub const VERSION: u32 = 1;
+
+/// The name of the listening socket in the run directory.
+pub const SOCKET_NAME: &str = "supervisor.sock";
 
 /// The largest body of a frame.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -141,9 +143,9 @@ pub enum Request {
         /// The last committed number.
         seq: u64,
     },
-    /// A request that this version does not know.
-    #[serde(other)]
-    Unknown,
+    /// Does nothing. Since an entry is sent before the reply to what follows it, the reply tells that all entries of what
+    /// happened before the request (say, the end of an exec session whose stream has ended) are here.
+    Sync,
 }
 
 /// Rows and columns.
@@ -316,7 +318,7 @@ pub enum Message {
         result: Result<Reply, Failure>,
     },
     /// A message that this version does not know; to be ignored.
-    #[serde(other)]
+    #[serde(skip_serializing)]
     Unknown,
 }
 
@@ -437,6 +439,28 @@ impl FailureKind {
     }
 }
 
+impl Message {
+    /// Reads the body of a frame; a message of a later version becomes [`Message::Unknown`].
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct JournalMessage<'a> {
+            #[serde(borrow)]
+            journal: &'a serde_json::value::RawValue,
+        }
+        let error = match serde_json::from_slice(json) {
+            Ok(message) => return Ok(message),
+            Err(error) => error,
+        };
+        if let Ok(JournalMessage { journal }) = serde_json::from_slice(json)
+            && let Some(entry) = Entry::from_json(journal.get().as_bytes())
+        {
+            return Ok(Self::Journal(entry));
+        }
+        // Anything that is JSON at all comes from a later version.
+        serde_json::from_slice::<serde::de::IgnoredAny>(json).map(|_| Self::Unknown).map_err(|_| error)
+    }
+}
+
 impl Serialize for Bytes {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -466,5 +490,51 @@ impl<'de> Deserialize<'de> for Bytes {
             .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_this_form() {
+        let json = |message: &Message| serde_json::to_string(message).unwrap();
+        let reply = Message::Reply { id: 7, result: Ok(Reply::Started { pid: 3, time_ns: 4 }) };
+        assert_eq!(json(&reply), r#"{"reply":{"id":7,"result":{"Ok":{"started":{"pid":3,"time_ns":4}}}}}"#);
+        let failure = Failure { kind: FailureKind::NotFound, step: "exec".into(), message: "m".into() };
+        assert_eq!(
+            json(&Message::Reply { id: 8, result: Err(failure) }),
+            r#"{"reply":{"id":8,"result":{"Err":{"kind":"not_found","step":"exec","message":"m"}}}}"#
+        );
+        let request = RequestFrame { id: 1, request: Request::Stop { signal: 15, timeout_ms: None } };
+        assert_eq!(
+            serde_json::to_string(&request).unwrap(),
+            r#"{"id":1,"request":{"stop":{"signal":15,"timeout_ms":null}}}"#
+        );
+    }
+
+    #[test]
+    fn what_a_later_version_says_is_not_an_error() {
+        let read = |text: &str| Message::from_json(text.as_bytes());
+        assert!(matches!(read(r#"{"weather":{"rain":true}}"#), Ok(Message::Unknown)));
+        assert!(read("{").is_err());
+        let Ok(Message::Journal(entry)) = read(r#"{"journal":{"seq":9,"time_ns":1,"event":{"new":1}}}"#)
+        else {
+            panic!("not a journal entry");
+        };
+        assert_eq!((entry.seq, entry.event), (9, crate::journal::Event::Unknown));
+        let failure: Failure = serde_json::from_str(r#"{"kind":"new","message":"m"}"#).unwrap();
+        assert_eq!(failure.kind, FailureKind::Other);
+    }
+
+    #[test]
+    fn bytes_are_written_as_digits() {
+        let bytes = Bytes(vec![0, 16, 17, 255]);
+        let json = serde_json::to_string(&bytes).unwrap();
+        assert_eq!(json, r#""001011ff""#);
+        assert_eq!(serde_json::from_str::<Bytes>(&json).unwrap(), bytes);
+        assert!(serde_json::from_str::<Bytes>(r#""0""#).is_err());
+        assert!(serde_json::from_str::<Bytes>(r#""0g""#).is_err());
     }
 }
