@@ -1,0 +1,128 @@
+//! Requests about images.
+
+use super::{Body, Client, Error, Query, Request, path_escape};
+use crate::auth;
+use crate::filters::Filters;
+use crate::stream::{JsonMessages, ProgressMessage};
+use crate::types::{AuthConfig, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary};
+use std::io::Read;
+
+/// Progress lines as they arrive.
+pub type Progress = JsonMessages<ProgressMessage, Body>;
+
+/// What `POST /images/create` pulls.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions<'a> {
+    /// The name without its tag.
+    pub image: &'a str,
+    /// The tag or digest; empty pulls every tag.
+    pub tag: &'a str,
+    /// `os/arch[/variant]`.
+    pub platform: Option<&'a str>,
+    /// Credentials of the registry.
+    pub auth: Option<&'a AuthConfig>,
+}
+
+/// What `POST /images/create` imports.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions<'a> {
+    /// `-` for the request's body, else a URL that the daemon fetches.
+    pub source: &'a str,
+    /// The name of the new image, may be empty.
+    pub repository: &'a str,
+    /// Its tag, may be empty.
+    pub tag: &'a str,
+    /// The comment of its history.
+    pub message: Option<&'a str>,
+    /// Dockerfile instructions to apply.
+    pub changes: &'a [String],
+    /// `os/arch[/variant]`.
+    pub platform: Option<&'a str>,
+}
+
+fn path(name: &str, rest: &str) -> String {
+    format!("/images/{}{rest}", path_escape(name))
+}
+
+impl Client {
+    /// `POST /images/create`.
+    pub fn pull_image(&self, options: &PullOptions<'_>) -> Result<Progress, Error> {
+        let query = Query::new()
+            .with("fromImage", options.image)
+            .with_some("tag", Some(options.tag))
+            .with_some("platform", options.platform);
+        let mut request = Request::new("POST", "/images/create", &query);
+        if let Some(auth) = options.auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
+    /// `POST /images/create?fromSrc=…`; `body` is sent when the source is `-`.
+    pub fn import_image(&self, options: &ImportOptions<'_>, body: &mut dyn Read) -> Result<Progress, Error> {
+        let mut query = Query::new()
+            .with("fromSrc", options.source)
+            .with_some("repo", Some(options.repository))
+            .with_some("tag", Some(options.tag))
+            .with_some("message", options.message)
+            .with_some("platform", options.platform);
+        for change in options.changes {
+            query = query.with("changes", change);
+        }
+        let mut request = Request::new("POST", "/images/create", &query);
+        if options.source == "-" {
+            request = request.stream(body, "application/x-tar");
+        }
+        Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
+    /// `POST /images/load`.
+    pub fn load_images(
+        &self,
+        tar: &mut dyn Read,
+        quiet: bool,
+        platform: Option<&str>,
+    ) -> Result<Progress, Error> {
+        let query = Query::new().with("quiet", if quiet { "1" } else { "0" }).with_some("platform", platform);
+        let request = Request::new("POST", "/images/load", &query).stream(tar, "application/x-tar");
+        Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
+    /// `GET /images/json`.
+    pub fn list_images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>, Error> {
+        let query = Query::new().with_flag("all", all).with_some("filters", filters.to_json().as_deref());
+        self.fetch(Request::new("GET", "/images/json", &query))
+    }
+
+    /// `GET /images/{name}/json`.
+    pub fn inspect_image(&self, name: &str) -> Result<ImageInspect, Error> {
+        self.fetch(Request::new("GET", path(name, "/json"), &Query::new()))
+    }
+
+    /// The same as the daemon sent it.
+    pub fn inspect_image_raw(&self, name: &str) -> Result<Vec<u8>, Error> {
+        self.fetch_bytes(Request::new("GET", path(name, "/json"), &Query::new()))
+    }
+
+    /// `GET /images/{name}/history`.
+    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>, Error> {
+        self.fetch(Request::new("GET", path(name, "/history"), &Query::new()))
+    }
+
+    /// `POST /images/{name}/tag`.
+    pub fn tag_image(&self, name: &str, repository: &str, tag: &str) -> Result<(), Error> {
+        let query = Query::new().with("repo", repository).with_some("tag", Some(tag));
+        self.execute(Request::new("POST", path(name, "/tag"), &query))
+    }
+
+    /// `DELETE /images/{name}`.
+    pub fn remove_image(
+        &self,
+        name: &str,
+        force: bool,
+        no_prune: bool,
+    ) -> Result<Vec<ImageDeleteItem>, Error> {
+        let query = Query::new().with_flag("force", force).with_flag("noprune", no_prune);
+        self.fetch(Request::new("DELETE", path(name, ""), &query))
+    }
+}

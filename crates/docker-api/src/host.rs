@@ -1,0 +1,104 @@
+//! Where a daemon listens: `unix:///path` or `tcp://address:port`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The address of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// Plain TCP: host (name or IP, brackets removed) and port.
+    Tcp {
+        /// A name or an IP address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// The port of plain TCP when none is written.
+pub const DEFAULT_TCP_PORT: u16 = 2375;
+
+/// Why a text is no usable address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseHostError {
+    /// No such scheme, or none at all.
+    #[error("unable to parse docker host `{0}`: use unix:///path/to.sock or tcp://address:port")]
+    Malformed(String),
+    /// A scheme that Docker knows and we do not speak.
+    #[error("cannot use host {0}: the {1} protocol is not supported, use unix:// or tcp://")]
+    UnsupportedScheme(String, String),
+}
+
+impl FromStr for Host {
+    type Err = ParseHostError;
+
+    fn from_str(text: &str) -> Result<Self, ParseHostError> {
+        let malformed = || ParseHostError::Malformed(text.to_owned());
+        let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
+        match scheme {
+            "unix" if !rest.is_empty() => Ok(Self::Unix(PathBuf::from(rest))),
+            "tcp" | "http" => parse_tcp(rest).ok_or_else(malformed),
+            "ssh" | "npipe" | "fd" | "https" => {
+                Err(ParseHostError::UnsupportedScheme(text.to_owned(), scheme.to_owned()))
+            }
+            _ => Err(malformed()),
+        }
+    }
+}
+
+fn parse_tcp(rest: &str) -> Option<Host> {
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains('/') {
+        return None;
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (host, port.strip_prefix(':').unwrap_or(port))
+        }
+        None => authority.rsplit_once(':').unwrap_or((authority, "")),
+    };
+    let port = if port.is_empty() { DEFAULT_TCP_PORT } else { port.parse().ok()? };
+    let host = if host.is_empty() { "localhost" } else { host };
+    Some(Host::Tcp { host: host.to_owned(), port })
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &str) {
+        assert_eq!(text.parse::<Host>().unwrap().to_string(), expected);
+    }
+
+    #[test]
+    fn parses() {
+        check("unix:///run/x.sock", "unix:///run/x.sock");
+        check("tcp://127.0.0.1:2375", "tcp://127.0.0.1:2375");
+        check("tcp://127.0.0.1", "tcp://127.0.0.1:2375");
+        check("tcp://:80/", "tcp://localhost:80");
+        check("tcp://[::1]:80", "tcp://[::1]:80");
+        check("tcp://[::1]", "tcp://[::1]:2375");
+    }
+
+    #[test]
+    fn refuses() {
+        for text in ["", "/run/x.sock", "unix://", "tcp://a:b", "tcp://a:1/x", "tcp://[::1", "gopher://x"] {
+            assert!(matches!(text.parse::<Host>(), Err(ParseHostError::Malformed(_))), "{text}");
+        }
+        assert!(matches!("ssh://u@h".parse::<Host>(), Err(ParseHostError::UnsupportedScheme(..))));
+    }
+}
