@@ -1,7 +1,7 @@
 //! One connection: the socket, the bytes read ahead, request writing and head parsing.
 
 use super::response::Head;
-use super::{Error, Request, RequestBody, resolve};
+use super::{ClientError, Request, RequestBody, resolve};
 use crate::host::Host;
 use std::fmt::Write as _;
 use std::io::{self, IoSlice, Read, Write};
@@ -97,12 +97,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(host: &Host) -> Result<Self, Error> {
+    pub(super) fn open(host: &Host) -> Result<Self, ClientError> {
         let socket = match host {
             Host::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
             Host::Tcp { host, port } => connect_tcp(&resolve::addresses(host, *port)?).map(Socket::Tcp),
         };
-        let socket = socket.map_err(|source| Error::Connect { host: host.clone(), source })?;
+        let socket = socket.map_err(|source| ClientError::Connect { host: host.clone(), source })?;
         Ok(Self { socket, buffer: Vec::new(), start: 0 })
     }
 
@@ -136,10 +136,10 @@ impl Connection {
         request: &mut Request<'_>,
         host: &Host,
         user_agent: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<(), ClientError> {
         let head = request_head(prefix, request, host, user_agent);
         let name = request.name();
-        let failed = |source| Error::Send { request: name.clone(), source };
+        let failed = |source| ClientError::Send { request: name.clone(), source };
         match &mut request.body {
             RequestBody::Empty => self.socket.write_all(head.as_bytes()).map_err(failed),
             RequestBody::Json(body) => {
@@ -153,7 +153,7 @@ impl Connection {
                     let n = match reader.read(&mut buffer) {
                         Ok(n) => n,
                         Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                        Err(e) => return Err(Error::Upload(e)),
+                        Err(e) => return Err(ClientError::Upload(e)),
                     };
                     let size = format!("{n:x}\r\n");
                     let chunk = [size.as_bytes(), &buffer[..n], b"\r\n"].concat();
@@ -167,7 +167,7 @@ impl Connection {
     }
 
     /// Reads the head of the answer, skipping `100 Continue`.
-    pub(super) fn read_head(&mut self, request: &Request<'_>) -> Result<Head, Error> {
+    pub(super) fn read_head(&mut self, request: &Request<'_>) -> Result<Head, ClientError> {
         let name = || request.name();
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -182,7 +182,7 @@ impl Connection {
                     return Ok(head);
                 }
                 Ok(httparse::Status::Partial) if self.buffer.len() - self.start > MAX_HEAD => {
-                    return Err(Error::Protocol {
+                    return Err(ClientError::Protocol {
                         request: name(),
                         problem: "its head is too long".to_owned(),
                     });
@@ -190,12 +190,12 @@ impl Connection {
                 Ok(httparse::Status::Partial) => match self.fill() {
                     Ok(0) => {
                         let source = io::ErrorKind::UnexpectedEof.into();
-                        return Err(Error::Receive { request: name(), source });
+                        return Err(ClientError::Receive { request: name(), source });
                     }
                     Ok(_) => {}
-                    Err(source) => return Err(Error::Receive { request: name(), source }),
+                    Err(source) => return Err(ClientError::Receive { request: name(), source }),
                 },
-                Err(e) => return Err(Error::Protocol { request: name(), problem: e.to_string() }),
+                Err(e) => return Err(ClientError::Protocol { request: name(), problem: e.to_string() }),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Requests about containers.
 
-use super::{Body, Client, Error, Query, Request, Upgraded, path_escape};
+use super::{Body, Client, ClientError, Query, Request, Upgraded, path_escape};
 use crate::filters::Filters;
 use crate::json;
 use crate::stream::JsonMessages;
@@ -100,7 +100,7 @@ fn path(id: &str, rest: &str) -> String {
 
 impl Client {
     /// `GET /containers/json`.
-    pub fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>, Error> {
+    pub fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>, ClientError> {
         let query = Query::new()
             .with_flag("all", options.all)
             .with_flag("size", options.size)
@@ -115,29 +115,34 @@ impl Client {
         name: Option<&str>,
         platform: Option<&str>,
         request: &CreateContainerRequest,
-    ) -> Result<CreateContainerResponse, Error> {
+    ) -> Result<CreateContainerResponse, ClientError> {
         let query = Query::new().with_some("name", name).with_some("platform", platform);
         self.fetch(Request::new("POST", "/containers/create", &query).json(request))
     }
 
     /// `GET /containers/{id}/json`.
-    pub fn inspect_container(&self, id: &str, size: bool) -> Result<ContainerInspect, Error> {
+    pub fn inspect_container(&self, id: &str, size: bool) -> Result<ContainerInspect, ClientError> {
         self.fetch(Request::new("GET", path(id, "/json"), &Query::new().with_flag("size", size)))
     }
 
     /// The same as the daemon sent it.
-    pub fn inspect_container_raw(&self, id: &str, size: bool) -> Result<Vec<u8>, Error> {
+    pub fn inspect_container_raw(&self, id: &str, size: bool) -> Result<Vec<u8>, ClientError> {
         self.fetch_bytes(Request::new("GET", path(id, "/json"), &Query::new().with_flag("size", size)))
     }
 
     /// `POST /containers/{id}/start`.
-    pub fn start_container(&self, id: &str, detach_keys: Option<&str>) -> Result<(), Error> {
+    pub fn start_container(&self, id: &str, detach_keys: Option<&str>) -> Result<(), ClientError> {
         let query = Query::new().with_some("detachKeys", detach_keys);
         self.execute(Request::new("POST", path(id, "/start"), &query))
     }
 
     /// `POST /containers/{id}/stop`.
-    pub fn stop_container(&self, id: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<(), Error> {
+    pub fn stop_container(
+        &self,
+        id: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/stop"), &stop_query(signal, timeout)))
     }
 
@@ -147,32 +152,32 @@ impl Client {
         id: &str,
         signal: Option<&str>,
         timeout: Option<i64>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/restart"), &stop_query(signal, timeout)))
     }
 
     /// `POST /containers/{id}/kill`.
-    pub fn kill_container(&self, id: &str, signal: Option<&str>) -> Result<(), Error> {
+    pub fn kill_container(&self, id: &str, signal: Option<&str>) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/kill"), &Query::new().with_some("signal", signal)))
     }
 
     /// `POST /containers/{id}/pause`.
-    pub fn pause_container(&self, id: &str) -> Result<(), Error> {
+    pub fn pause_container(&self, id: &str) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/pause"), &Query::new()))
     }
 
     /// `POST /containers/{id}/unpause`.
-    pub fn unpause_container(&self, id: &str) -> Result<(), Error> {
+    pub fn unpause_container(&self, id: &str) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/unpause"), &Query::new()))
     }
 
     /// `POST /containers/{id}/rename`.
-    pub fn rename_container(&self, id: &str, name: &str) -> Result<(), Error> {
+    pub fn rename_container(&self, id: &str, name: &str) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/rename"), &Query::new().with("name", name)))
     }
 
     /// `DELETE /containers/{id}`.
-    pub fn remove_container(&self, id: &str, options: RemoveOptions) -> Result<(), Error> {
+    pub fn remove_container(&self, id: &str, options: RemoveOptions) -> Result<(), ClientError> {
         let query = Query::new()
             .with_flag("force", options.force)
             .with_flag("v", options.volumes)
@@ -181,12 +186,12 @@ impl Client {
     }
 
     /// `POST /containers/{id}/resize`.
-    pub fn resize_container(&self, id: &str, height: u16, width: u16) -> Result<(), Error> {
+    pub fn resize_container(&self, id: &str, height: u16, width: u16) -> Result<(), ClientError> {
         self.execute(Request::new("POST", path(id, "/resize"), &size_query(height, width)))
     }
 
     /// `POST /containers/{id}/attach`. The session starts at once; the container may be started after it.
-    pub fn attach_container(&self, id: &str, options: &AttachOptions) -> Result<Upgraded, Error> {
+    pub fn attach_container(&self, id: &str, options: &AttachOptions) -> Result<Upgraded, ClientError> {
         let query = Query::new()
             .with_flag("stream", options.stream)
             .with_flag("stdin", options.stdin)
@@ -198,7 +203,7 @@ impl Client {
     }
 
     /// `POST /containers/{id}/wait`: returns when the daemon has registered the wait; [`PendingWait::finish`] blocks.
-    pub fn wait_container(&self, id: &str, condition: WaitCondition) -> Result<PendingWait, Error> {
+    pub fn wait_container(&self, id: &str, condition: WaitCondition) -> Result<PendingWait, ClientError> {
         let request =
             Request::new("POST", path(id, "/wait"), &Query::new().with("condition", condition.as_str()));
         let name = request.name();
@@ -206,7 +211,7 @@ impl Client {
     }
 
     /// `GET /containers/{id}/logs`. Without a terminal the body is multiplexed ([`crate::stream::copy`]).
-    pub fn container_logs(&self, id: &str, options: &LogsOptions) -> Result<Body, Error> {
+    pub fn container_logs(&self, id: &str, options: &LogsOptions) -> Result<Body, ClientError> {
         let query = Query::new()
             .with_flag("follow", options.follow)
             .with_flag("stdout", options.stdout)
@@ -225,14 +230,14 @@ impl Client {
         id: &str,
         stream: bool,
         one_shot: bool,
-    ) -> Result<JsonMessages<StatsResponse, Body>, Error> {
+    ) -> Result<JsonMessages<StatsResponse, Body>, ClientError> {
         let stream = if stream { "1" } else { "0" };
         let query = Query::new().with("stream", stream).with_flag("one-shot", one_shot);
         Ok(JsonMessages::new(self.send(Request::new("GET", path(id, "/stats"), &query))?.into_body()))
     }
 
     /// `GET /containers/{id}/top`.
-    pub fn container_top(&self, id: &str, ps_args: Option<&str>) -> Result<TopResponse, Error> {
+    pub fn container_top(&self, id: &str, ps_args: Option<&str>) -> Result<TopResponse, ClientError> {
         self.fetch(Request::new("GET", path(id, "/top"), &Query::new().with_some("ps_args", ps_args)))
     }
 }
@@ -254,18 +259,18 @@ pub struct PendingWait {
 
 impl PendingWait {
     /// Blocks until the condition is met.
-    pub fn finish(mut self) -> Result<WaitResponse, Error> {
+    pub fn finish(mut self) -> Result<WaitResponse, ClientError> {
         let mut bytes = Vec::new();
         let read = self.body.read_to_end(&mut bytes);
         // The exit code counts even if the connection broke right behind it (a daemon that died meanwhile).
         match (json::from_slice(&bytes), read) {
             (Ok(answer), _) => Ok(answer),
-            (Err(_), Err(source)) => Err(Error::Receive { request: self.request, source }),
+            (Err(_), Err(source)) => Err(ClientError::Receive { request: self.request, source }),
             (Err(_), Ok(_)) if bytes.is_empty() => {
                 let source = std::io::ErrorKind::UnexpectedEof.into();
-                Err(Error::Receive { request: self.request, source })
+                Err(ClientError::Receive { request: self.request, source })
             }
-            (Err(source), Ok(_)) => Err(Error::Decode { request: self.request, source }),
+            (Err(source), Ok(_)) => Err(ClientError::Decode { request: self.request, source }),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Requests about images.
 
-use super::{Body, Client, Error, Query, Request, path_escape};
+use super::{Body, Client, ClientError, Query, Request, path_escape};
 use crate::auth;
 use crate::filters::Filters;
 use crate::stream::{JsonMessages, ProgressMessage};
@@ -46,7 +46,7 @@ fn path(name: &str, rest: &str) -> String {
 
 impl Client {
     /// `POST /images/create`.
-    pub fn pull_image(&self, options: &PullOptions<'_>) -> Result<Progress, Error> {
+    pub fn pull_image(&self, options: &PullOptions<'_>) -> Result<Progress, ClientError> {
         let query = Query::new()
             .with("fromImage", options.image)
             .with_some("tag", Some(options.tag))
@@ -59,7 +59,11 @@ impl Client {
     }
 
     /// `POST /images/create?fromSrc=…`; `body` is sent when the source is `-`.
-    pub fn import_image(&self, options: &ImportOptions<'_>, body: &mut dyn Read) -> Result<Progress, Error> {
+    pub fn import_image(
+        &self,
+        options: &ImportOptions<'_>,
+        body: &mut dyn Read,
+    ) -> Result<Progress, ClientError> {
         let mut query = Query::new()
             .with("fromSrc", options.source)
             .with_some("repo", Some(options.repository))
@@ -82,35 +86,35 @@ impl Client {
         tar: &mut dyn Read,
         quiet: bool,
         platform: Option<&str>,
-    ) -> Result<Progress, Error> {
+    ) -> Result<Progress, ClientError> {
         let query = Query::new().with("quiet", if quiet { "1" } else { "0" }).with_some("platform", platform);
         let request = Request::new("POST", "/images/load", &query).stream(tar, "application/x-tar");
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }
 
     /// `GET /images/json`.
-    pub fn list_images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>, Error> {
+    pub fn list_images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>, ClientError> {
         let query = Query::new().with_flag("all", all).with_some("filters", filters.to_json().as_deref());
         self.fetch(Request::new("GET", "/images/json", &query))
     }
 
     /// `GET /images/{name}/json`.
-    pub fn inspect_image(&self, name: &str) -> Result<ImageInspect, Error> {
+    pub fn inspect_image(&self, name: &str) -> Result<ImageInspect, ClientError> {
         self.fetch(Request::new("GET", path(name, "/json"), &Query::new()))
     }
 
     /// The same as the daemon sent it.
-    pub fn inspect_image_raw(&self, name: &str) -> Result<Vec<u8>, Error> {
+    pub fn inspect_image_raw(&self, name: &str) -> Result<Vec<u8>, ClientError> {
         self.fetch_bytes(Request::new("GET", path(name, "/json"), &Query::new()))
     }
 
     /// `GET /images/{name}/history`.
-    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>, Error> {
+    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>, ClientError> {
         self.fetch(Request::new("GET", path(name, "/history"), &Query::new()))
     }
 
     /// `POST /images/{name}/tag`.
-    pub fn tag_image(&self, name: &str, repository: &str, tag: &str) -> Result<(), Error> {
+    pub fn tag_image(&self, name: &str, repository: &str, tag: &str) -> Result<(), ClientError> {
         let query = Query::new().with("repo", repository).with_some("tag", Some(tag));
         self.execute(Request::new("POST", path(name, "/tag"), &query))
     }
@@ -121,7 +125,7 @@ impl Client {
         name: &str,
         force: bool,
         no_prune: bool,
-    ) -> Result<Vec<ImageDeleteItem>, Error> {
+    ) -> Result<Vec<ImageDeleteItem>, ClientError> {
         let query = Query::new().with_flag("force", force).with_flag("noprune", no_prune);
         self.fetch(Request::new("DELETE", path(name, ""), &query))
     }

@@ -42,7 +42,7 @@ const MAX_IDLE: usize = 4;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ClientError {
     /// Nobody listens there, or we may not connect.
     #[error("cannot connect to the daemon at {host}")]
     Connect {
@@ -99,7 +99,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ClientError {
     /// The HTTP status, when the daemon answered.
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -297,8 +297,8 @@ impl Client {
         locked(&self.inner.version).current
     }
 
-    /// Sends a request and reads the head of the answer. An answer of 400 and above is an [`Error::Api`].
-    pub fn send(&self, mut request: Request<'_>) -> Result<Response, Error> {
+    /// Sends a request and reads the head of the answer. An answer of 400 and above is an [`ClientError::Api`].
+    pub fn send(&self, mut request: Request<'_>) -> Result<Response, ClientError> {
         if matches!(request.body, RequestBody::Stream { .. }) && !locked(&self.inner.version).confirmed {
             self.ping()?;
         }
@@ -308,7 +308,7 @@ impl Client {
             let prefix = if request.versioned { format!("/v{}", version.current) } else { String::new() };
             let sent =
                 connection.write_request(&prefix, &mut request, &self.inner.host, &self.inner.user_agent);
-            if let Err(error @ Error::Upload(_)) = sent {
+            if let Err(error @ ClientError::Upload(_)) = sent {
                 // The daemon still waits for the rest; the dropped connection tells it that none comes.
                 return Err(error);
             }
@@ -349,35 +349,35 @@ impl Client {
     }
 
     /// Sends a request and decodes the JSON of the answer.
-    pub fn fetch<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T, Error> {
+    pub fn fetch<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<T, ClientError> {
         let name = request.name();
         let bytes = self.fetch_bytes(request)?;
-        json::from_slice(&bytes).map_err(|source| Error::Decode { request: name, source })
+        json::from_slice(&bytes).map_err(|source| ClientError::Decode { request: name, source })
     }
 
     /// Sends a request and returns the body of the answer as it came.
-    pub fn fetch_bytes(&self, request: Request<'_>) -> Result<Vec<u8>, Error> {
+    pub fn fetch_bytes(&self, request: Request<'_>) -> Result<Vec<u8>, ClientError> {
         let name = request.name();
         let mut bytes = Vec::new();
         let body = self.send(request)?.into_body();
         let read = body.take(MAX_JSON_BODY).read_to_end(&mut bytes);
-        read.map_err(|source| Error::Receive { request: name, source })?;
+        read.map_err(|source| ClientError::Receive { request: name, source })?;
         Ok(bytes)
     }
 
     /// Sends a request whose answer says nothing, and reads it to the end so that the connection can be used again.
-    pub fn execute(&self, request: Request<'_>) -> Result<(), Error> {
+    pub fn execute(&self, request: Request<'_>) -> Result<(), ClientError> {
         self.fetch_bytes(request).map(drop)
     }
 
     /// Sends a request that turns the connection into a raw duplex stream (attach, exec start).
-    pub fn upgrade(&self, request: Request<'_>) -> Result<Upgraded, Error> {
+    pub fn upgrade(&self, request: Request<'_>) -> Result<Upgraded, ClientError> {
         let mut request = request.header("Connection", "Upgrade").header("Upgrade", "tcp");
         request.upgrade = true;
         Ok(self.send(request)?.into_upgraded())
     }
 
-    fn connection(&self) -> Result<Connection, Error> {
+    fn connection(&self) -> Result<Connection, ClientError> {
         loop {
             let idle = locked(&self.inner.idle).pop();
             match idle {

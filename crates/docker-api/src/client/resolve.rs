@@ -1,10 +1,10 @@
 //! Addresses of TCP hosts without the C library's resolver, which a static binary must not call.
 
-use super::Error;
+use super::ClientError;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The addresses to try for a host.
-pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, ClientError> {
     let with_port = |ip| SocketAddr::new(ip, port);
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![with_port(ip)]);
@@ -14,7 +14,7 @@ pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error>
     if found.is_empty() && host.eq_ignore_ascii_case("localhost") {
         found.push(with_port(Ipv4Addr::LOCALHOST.into()));
     }
-    if found.is_empty() { Err(Error::UnknownHost(host.to_owned())) } else { Ok(found) }
+    if found.is_empty() { Err(ClientError::UnknownHost(host.to_owned())) } else { Ok(found) }
 }
 
 fn in_hosts_file<'a>(file: &'a str, host: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
@@ -36,7 +36,7 @@ mod tests {
         assert_eq!(find("box"), ["10.0.0.1"]);
         assert_eq!(find("localhost"), ["127.0.0.1", "::1"]);
         assert!(find("box2").is_empty());
-        assert!(matches!(addresses("no-such-host.invalid", 1), Err(Error::UnknownHost(_))));
+        assert!(matches!(addresses("no-such-host.invalid", 1), Err(ClientError::UnknownHost(_))));
         assert_eq!(addresses("::1", 80).unwrap(), ["[::1]:80".parse().unwrap()]);
     }
 }

@@ -1,7 +1,7 @@
 //! Answers: the head, the body as a `Read`, and the raw stream after an upgrade.
 
 use super::connection::{Connection, Socket};
-use super::{Error, Inner, MAX_ERROR_BODY, error_message};
+use super::{ClientError, Inner, MAX_ERROR_BODY, error_message};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -89,12 +89,12 @@ impl Response {
     }
 
     /// Reads an error answer.
-    pub(super) fn into_error(self) -> Error {
+    pub(super) fn into_error(self) -> ClientError {
         let mut bytes = Vec::new();
         // What can't be read any more is not worth hiding the status for.
         let _ = self.body.take(MAX_ERROR_BODY).read_to_end(&mut bytes);
         let Head { status, reason, .. } = self.head;
-        Error::Api { status, message: error_message(status, &reason, &bytes) }
+        ClientError::Api { status, message: error_message(status, &reason, &bytes) }
     }
 
     pub(super) fn into_upgraded(mut self) -> Upgraded {

@@ -1,6 +1,6 @@
 //! Requests about the daemon itself.
 
-use super::{Body, Client, Error, Query, Request};
+use super::{Body, Client, ClientError, Query, Request};
 use crate::filters::Filters;
 use crate::stream::JsonMessages;
 use crate::types::{AuthConfig, AuthResponse, EventMessage, SystemInfo, VersionResponse};
@@ -8,7 +8,7 @@ use crate::version::ApiVersion;
 
 impl Client {
     /// `HEAD /_ping`: whether the daemon answers; learns its version. Needed only to test for a daemon.
-    pub fn ping(&self) -> Result<ApiVersion, Error> {
+    pub fn ping(&self) -> Result<ApiVersion, ClientError> {
         let mut request = Request::new("HEAD", "/_ping", &Query::new());
         request.versioned = false;
         let response = self.send(request)?;
@@ -23,12 +23,12 @@ impl Client {
     }
 
     /// `GET /version`.
-    pub fn server_version(&self) -> Result<VersionResponse, Error> {
+    pub fn server_version(&self) -> Result<VersionResponse, ClientError> {
         self.fetch(Request::new("GET", "/version", &Query::new()))
     }
 
     /// `GET /info`.
-    pub fn info(&self) -> Result<SystemInfo, Error> {
+    pub fn info(&self) -> Result<SystemInfo, ClientError> {
         self.fetch(Request::new("GET", "/info", &Query::new()))
     }
 
@@ -38,7 +38,7 @@ impl Client {
         since: Option<&str>,
         until: Option<&str>,
         filters: &Filters,
-    ) -> Result<JsonMessages<EventMessage, Body>, Error> {
+    ) -> Result<JsonMessages<EventMessage, Body>, ClientError> {
         let query = Query::new()
             .with_some("since", since)
             .with_some("until", until)
@@ -47,7 +47,7 @@ impl Client {
     }
 
     /// `POST /auth`: asks the registry whether it takes these credentials.
-    pub fn check_auth(&self, auth: &AuthConfig) -> Result<AuthResponse, Error> {
+    pub fn check_auth(&self, auth: &AuthConfig) -> Result<AuthResponse, ClientError> {
         self.fetch(Request::new("POST", "/auth", &Query::new()).json(auth))
     }
 }

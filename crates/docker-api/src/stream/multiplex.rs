@@ -53,7 +53,7 @@ impl<R: Read> Demultiplexer<R> {
     pub fn next_frame(&mut self) -> io::Result<Option<Frame>> {
         while self.remaining > 0 {
             let mut scrap = [0; 4096];
-            self.read(&mut scrap)?;
+            let _skipped = self.read(&mut scrap)?;
         }
         let mut head = [0; HEADER_LENGTH];
         let mut have = 0;

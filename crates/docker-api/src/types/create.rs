@@ -342,12 +342,10 @@ struct CreateParts {
 }
 
 impl CreateContainerRequest {
-    /// Decodes the body. `None` when the host part is missing: Docker then takes the defaults, but old clients relied on
-    /// sending it with start.
+    /// Decodes the body.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, json::DecodeError> {
         // Two passes, because serde's `flatten` hides the field names that case-insensitive matching needs.
-        let value: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|e| <json::DecodeError as serde::de::Error>::custom(e))?;
+        let value: serde_json::Value = json::parse(bytes)?;
         let parts: CreateParts = json::from_value(value.clone())?;
         Ok(Self {
             config: json::from_value(value)?,
