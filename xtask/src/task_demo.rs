@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use palan_test_support::image::{ImageSpec, docker_archive};
+use palan_test_support::image::ImageBuilder;
 use palan_test_support::wait_until;
 
 use crate::process::{cargo, check, command, host_triple, output, root};
@@ -47,12 +47,12 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 fn image(name: &str, program: &[u8]) -> Vec<u8> {
-    let path = format!("/{name}");
-    let spec = ImageSpec::new(&format!("demo/{name}:latest"))
-        .layer(|layer| layer.file(path.trim_start_matches('/'), 0o755, program))
-        .entrypoint(&[&path])
-        .exposed_port("8080/tcp");
-    docker_archive(&[spec])
+    ImageBuilder::new()
+        .file(name, 0o755, program)
+        .config("Entrypoint", serde_json::json!([format!("/{name}")]))
+        .config("ExposedPorts", serde_json::json!({"8080/tcp": {}}))
+        .build()
+        .docker_archive(&[&format!("demo/{name}:latest")])
 }
 
 fn megabytes(path: &Path) -> Result<f64, Failure> {

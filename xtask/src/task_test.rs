@@ -145,7 +145,9 @@ mod tests {
     #[test]
     fn counts_what_the_harness_prints() {
         let mut counts = Counts::default();
-        counts.add("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        counts.add(
+            "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        );
         counts.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
         counts.add("test something ... ok");
         assert_eq!((counts.passed, counts.failed), (15, 2));

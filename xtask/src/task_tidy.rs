@@ -66,7 +66,8 @@ pub(crate) fn run() -> Result<(), Failure> {
     for path in &sources {
         let text = std::fs::read_to_string(path)?;
         let name = path.strip_prefix(root()).unwrap_or(path);
-        breaches.extend(check_source(name, &text).into_iter().map(|rule| format!("{}: {rule}", name.display())));
+        breaches
+            .extend(check_source(name, &text).into_iter().map(|rule| format!("{}: {rule}", name.display())));
     }
     check_graph(&mut breaches)?;
     if breaches.is_empty() {
@@ -104,7 +105,11 @@ fn check_source(name: &Path, text: &str) -> Vec<String> {
     let may_be_unsafe = name.starts_with("crates/linux");
     for (index, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
-        if !may_be_unsafe && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| code.contains(word)) {
+        if !may_be_unsafe
+            && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|word| code.contains(word))
+        {
             breaches.push(format!("line {}: `unsafe` outside of crates/linux", index + 1));
         }
         for word in ["TODO", "FIXME", "XXX:", "todo!(", "unimplemented!(", "#[ignore"] {
@@ -124,7 +129,9 @@ fn check_graph(breaches: &mut Vec<String>) -> Result<(), Failure> {
         metadata["workspace_members"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let allowed: BTreeMap<&str, BTreeSet<String>> = EDGES
         .iter()
-        .map(|(from, to)| (*from, to.iter().chain(&["oci", "stdx"]).map(|name| format!("palan-{name}")).collect()))
+        .map(|(from, to)| {
+            (*from, to.iter().chain(&["oci", "stdx"]).map(|name| format!("palan-{name}")).collect())
+        })
         .collect();
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
@@ -140,7 +147,12 @@ fn check_graph(breaches: &mut Vec<String>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_edges(name: &str, package: &Value, allowed: &BTreeMap<&str, BTreeSet<String>>, breaches: &mut Vec<String>) {
+fn check_edges(
+    name: &str,
+    package: &Value,
+    allowed: &BTreeMap<&str, BTreeSet<String>>,
+    breaches: &mut Vec<String>,
+) {
     if DEVELOPMENT.contains(&name) {
         return;
     }

@@ -1,0 +1,407 @@
+//! `palan daemon`: reads flags and `daemon.json`, opens the sockets, starts the engine, serves, and leaves in order.
+//!
+//! A flag is a key of `daemon.json` written on the command line, so there is one reader of settings (the engine's). As in
+//! Docker, a key that is given in both places is an error: nobody should have to guess which one wins.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use palan_engine::{Engine, EngineConfig, FileConfig, SupervisorSource};
+use palan_server::{Listeners, Settings};
+use palan_stdx::{error_chain, fs};
+use serde_json::Value;
+
+/// Where the settings are read from unless `--config-file` says otherwise.
+const SETTINGS: &str = "/etc/palan/daemon.json";
+/// The API's socket unless `-H` or `hosts` says otherwise.
+const SOCKET: &str = "unix:///run/palan/palan.sock";
+/// Where Docker's clients look by themselves.
+const DOCKER_SOCKET: &str = "unix:///run/docker.sock";
+
+/// The program that supervisors run: the small ELF that `cargo xtask dist` embedded.
+#[cfg(embedded_supervisor)]
+fn supervisor_program() -> std::io::Result<SupervisorSource> {
+    static PROGRAM: &[u8] = include_bytes!(env!("PALAN_SUPERVISOR_ELF"));
+    Ok(SupervisorSource::Embedded(PROGRAM))
+}
+
+/// The program that supervisors run: in a development build, this one with another first argument.
+#[cfg(not(embedded_supervisor))]
+fn supervisor_program() -> std::io::Result<SupervisorSource> {
+    Ok(SupervisorSource::File(std::env::current_exe()?, vec!["supervisor".to_owned()]))
+}
+
+const USAGE: &str = "\
+Usage:  palan daemon [OPTIONS]
+
+The container engine. Each option but the first four is a key of daemon.json.
+
+Options:
+      --config-file string             Settings file (default \"/etc/palan/daemon.json\")
+      --docker-socket                  Listen on /run/docker.sock too
+      --validate                       Check the settings and exit
+      --help                           Print usage
+      --bip string                     Address and prefix length of the default bridge
+      --bridge string                  Name of the default bridge (default \"palan0\")
+      --cgroup-parent string           cgroup below which the containers' lie (default \"/palan\")
+      --data-root string               Images, containers, volumes (default \"/var/lib/palan\")
+  -D, --debug                          Log more
+      --dns list                       DNS server for containers
+      --dns-opt list                   DNS option for containers
+      --dns-search list                DNS search domain for containers
+      --firewall-integration string    \"auto\", or \"none\" to leave other tables alone
+      --fixed-cidr string              Part of the default bridge's subnet to take addresses from
+      --group string                   Group that may use the socket (default \"palan\")
+  -H, --host list                      Where to listen (default \"unix:///run/palan/palan.sock\")
+      --init                           Run an init in every container
+      --insecure-registry list         Registries to be reached without verified TLS
+      --label list                     Label of this daemon
+      --log-driver string              Default log driver (default \"json-file\")
+      --log-opt map                    Default option of the log driver
+  -l, --log-level string               debug, info, warn, error (default \"info\")
+      --max-concurrent-downloads int   Layers downloaded at once (default 3)
+      --mtu int                        MTU of the default bridge (default: the default route's)
+      --no-new-privileges              Set no_new_privs in every container
+  -p, --pidfile string                 File for the daemon's process id
+      --registry-mirror list           Mirror of Docker Hub
+      --run-root string                Sockets and journals (default \"/run/palan\")
+      --seccomp-profile string         File with another default profile
+";
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Switch,
+    Number,
+    List,
+    Map,
+}
+
+/// Flag, short form, key of `daemon.json`, kind of its value.
+const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
+    ("bip", None, "bip", Kind::Text),
+    ("bridge", None, "bridge", Kind::Text),
+    ("cgroup-parent", None, "cgroup-parent", Kind::Text),
+    ("data-root", None, "data-root", Kind::Text),
+    ("debug", Some('D'), "debug", Kind::Switch),
+    ("dns", None, "dns", Kind::List),
+    ("dns-opt", None, "dns-opts", Kind::List),
+    ("dns-search", None, "dns-search", Kind::List),
+    ("exec-root", None, "run-root", Kind::Text),
+    ("firewall-integration", None, "firewall-integration", Kind::Text),
+    ("fixed-cidr", None, "fixed-cidr", Kind::Text),
+    ("group", None, "group", Kind::Text),
+    ("host", Some('H'), "hosts", Kind::List),
+    ("init", None, "init", Kind::Switch),
+    ("insecure-registry", None, "insecure-registries", Kind::List),
+    ("label", None, "labels", Kind::List),
+    ("log-driver", None, "log-driver", Kind::Text),
+    ("log-level", Some('l'), "log-level", Kind::Text),
+    ("log-opt", None, "log-opts", Kind::Map),
+    ("max-concurrent-downloads", None, "max-concurrent-downloads", Kind::Number),
+    ("mtu", None, "mtu", Kind::Number),
+    ("no-new-privileges", None, "no-new-privileges", Kind::Switch),
+    ("pidfile", Some('p'), "pidfile", Kind::Text),
+    ("registry-mirror", None, "registry-mirrors", Kind::List),
+    ("run-root", None, "run-root", Kind::Text),
+    ("seccomp-profile", None, "seccomp-profile", Kind::Text),
+];
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Object = serde_json::Map<String, Value>;
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Arguments {
+    config_file: Option<PathBuf>,
+    docker_socket: bool,
+    validate: bool,
+    help: bool,
+    settings: Object,
+}
+
+/// Runs the daemon to its end.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the daemon's command line talks to whoever starts it")]
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = match parse(arguments) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("palan daemon: {problem}\nSee 'palan daemon --help'.");
+            return ExitCode::from(125);
+        }
+    };
+    if arguments.help {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("palan daemon: {}", error_chain::to_string(&*failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let file = read_settings(&arguments)?;
+    let supervisor = supervisor_program()?;
+    let config = EngineConfig::resolve(&file, env!("CARGO_PKG_VERSION"), supervisor)?;
+    if arguments.validate {
+        writeln!(std::io::stdout(), "configuration OK")?;
+        return Ok(());
+    }
+    init_logging(file.debug.unwrap_or(false), file.log_level.as_deref());
+    let mut hosts = file.hosts.clone().unwrap_or_default();
+    if hosts.is_empty() {
+        hosts.push(SOCKET.to_owned());
+    }
+    if arguments.docker_socket {
+        hosts.push(DOCKER_SOCKET.to_owned());
+    }
+    let listeners = Listeners::bind(&hosts, file.group.as_deref())?;
+    let _pid_file = file.pid_file.as_deref().map(PidFile::create).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(config, listeners))
+}
+
+async fn serve(config: EngineConfig, listeners: Listeners) -> Result<(), Failure> {
+    let engine = Engine::start(config).await?;
+    tracing::info!("the daemon is ready");
+    palan_server::notify_ready();
+    palan_server::serve(Arc::clone(&engine), listeners, Settings::default(), end_signal()).await?;
+    engine.shutdown().await;
+    Ok(())
+}
+
+async fn end_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Reads flags in pflag's manner: `--key value`, `--key=value`, `-k value`, `-kvalue`.
+fn parse(arguments: Vec<OsString>) -> Result<Arguments, String> {
+    let mut parsed = Arguments::default();
+    let mut rest = arguments.into_iter();
+    while let Some(argument) = rest.next() {
+        let argument = argument.into_string().map_err(|raw| format!("an argument is not UTF-8: {}", raw.display()))?;
+        let (name, mut value) = match argument.strip_prefix("--") {
+            Some(long) => match long.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (long.to_owned(), None),
+            },
+            None => short(&argument)?,
+        };
+        let mut next = |value: &mut Option<String>| {
+            value.take().map_or_else(
+                || {
+                    let next = rest.next().ok_or(format!("flag needs an argument: --{name}"))?;
+                    next.into_string().map_err(|raw| format!("an argument is not UTF-8: {}", raw.display()))
+                },
+                Ok,
+            )
+        };
+        match name.as_str() {
+            "help" => parsed.help = true,
+            "validate" => parsed.validate = switch(&name, value)?,
+            "docker-socket" => parsed.docker_socket = switch(&name, value)?,
+            "config-file" => parsed.config_file = Some(next(&mut value)?.into()),
+            _ => {
+                let Some((_, _, key, kind)) = FLAGS.iter().find(|(flag, ..)| *flag == name) else {
+                    return Err(format!("unknown flag: --{name}"));
+                };
+                let text = match kind {
+                    Kind::Switch => {
+                        parsed.settings.insert((*key).to_owned(), switch(&name, value)?.into());
+                        continue;
+                    }
+                    _ => next(&mut value)?,
+                };
+                store(&mut parsed.settings, key, *kind, text)
+                    .map_err(|problem| format!("invalid argument for \"--{name}\" flag: {problem}"))?;
+            }
+        }
+    }
+    Ok(parsed)
+}
+
+fn short(argument: &str) -> Result<(String, Option<String>), String> {
+    let mut letters = argument.strip_prefix('-').unwrap_or_default().chars();
+    let letter = letters.next().ok_or(format!("unknown argument: {argument:?}"))?;
+    if letter == 'h' {
+        return Ok(("help".to_owned(), None));
+    }
+    let (name, ..) = FLAGS
+        .iter()
+        .find(|(_, short, ..)| *short == Some(letter))
+        .ok_or(format!("unknown shorthand flag: '{letter}' in {argument}"))?;
+    let value = letters.as_str();
+    let value = value.strip_prefix('=').unwrap_or(value);
+    Ok(((*name).to_owned(), (!value.is_empty()).then(|| value.to_owned())))
+}
+
+fn switch(name: &str, value: Option<String>) -> Result<bool, String> {
+    match value.as_deref() {
+        None | Some("true" | "1" | "t") => Ok(true),
+        Some("false" | "0" | "f") => Ok(false),
+        Some(other) => Err(format!("invalid argument {other:?} for \"--{name}\" flag: it takes true or false")),
+    }
+}
+
+fn store(settings: &mut Object, key: &str, kind: Kind, text: String) -> Result<(), String> {
+    match kind {
+        Kind::Text | Kind::Switch => {
+            settings.insert(key.to_owned(), text.into());
+        }
+        Kind::Number => {
+            let number: u32 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+            settings.insert(key.to_owned(), number.into());
+        }
+        Kind::List => {
+            if let Value::Array(items) = settings.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+                items.push(text.into());
+            }
+        }
+        Kind::Map => {
+            let (name, value) = text.split_once('=').ok_or(format!("{text:?} is not key=value"))?;
+            if let Value::Object(items) = settings.entry(key).or_insert_with(|| Value::Object(Object::new())) {
+                items.insert(name.to_owned(), value.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The settings of the file and of the flags together.
+fn read_settings(arguments: &Arguments) -> Result<FileConfig, Failure> {
+    let path = arguments.config_file.as_deref();
+    let text = match path {
+        // A file that was named must be there.
+        Some(path) => fs::read_to_string(path)?,
+        None => fs::read_to_string_if_exists(Path::new(SETTINGS))?.unwrap_or_default(),
+    };
+    let path = path.unwrap_or(Path::new(SETTINGS));
+    let in_file = |error: palan_engine::Error| format!("{}: {}", path.display(), error_chain::to_string(&error));
+    if arguments.settings.is_empty() {
+        return FileConfig::parse(&text).map_err(|error| in_file(error).into());
+    }
+    FileConfig::parse(&text).map_err(in_file)?;
+    let mut merged: Object = if text.trim().is_empty() { Object::new() } else { serde_json::from_str(&text)? };
+    for (key, value) in &arguments.settings {
+        if let Some(other) = merged.insert(key.clone(), value.clone()) {
+            return Err(format!(
+                "unable to configure the daemon with file {}: the following directives are specified both as a flag \
+                 and in the configuration file: {key}: (from flag: {value}, from file: {other})",
+                path.display()
+            )
+            .into());
+        }
+    }
+    Ok(FileConfig::parse(&serde_json::to_string(&merged)?)?)
+}
+
+fn init_logging(debug: bool, level: Option<&str>) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match level {
+        _ if debug => LevelFilter::DEBUG,
+        Some("debug") => LevelFilter::DEBUG,
+        Some("warn") => LevelFilter::WARN,
+        Some("error" | "fatal") => LevelFilter::ERROR,
+        _ => LevelFilter::INFO,
+    };
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colour).init();
+}
+
+/// The file that names the daemon's process; removed when the daemon leaves in order.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        if let Some(text) = fs::read_to_string_if_exists(path)? {
+            let pid = text.trim();
+            if !pid.is_empty() && Path::new("/proc").join(pid).exists() && pid != std::process::id().to_string() {
+                return Err(format!(
+                    "process with PID {pid} is still running; if it is not a daemon, delete {}",
+                    path.display()
+                )
+                .into());
+            }
+        }
+        fs::write(path, std::process::id().to_string())?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::warn!("{}", error_chain::to_string(&error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Arguments, String> {
+        parse(arguments.iter().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let arguments = parsed(&[
+            "--data-root", "/d", "-H", "unix:///a", "-Hunix:///b", "--host=unix:///c", "-D", "--init=false", "--mtu", "1400",
+            "--log-opt", "max-size=1m", "--docker-socket",
+        ]);
+        let arguments = arguments.unwrap();
+        assert!(arguments.docker_socket);
+        let settings = serde_json::to_string(&arguments.settings).unwrap();
+        assert_eq!(
+            settings,
+            r#"{"data-root":"/d","debug":true,"hosts":["unix:///a","unix:///b","unix:///c"],"init":false,"log-opts":{"max-size":"1m"},"mtu":1400}"#
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_by_name() {
+        let check = |arguments: &[&str], text: &str| {
+            assert_eq!(parsed(arguments).err().unwrap_or_default(), text);
+        };
+        check(&["--flavour", "x"], "unknown flag: --flavour");
+        check(&["-x"], "unknown shorthand flag: 'x' in -x");
+        check(&["--bip"], "flag needs an argument: --bip");
+        check(&["--mtu", "large"], "invalid argument for \"--mtu\" flag: \"large\" is not a number");
+        check(&["run"], "unknown argument: \"run\"");
+    }
+
+    #[test]
+    fn a_key_in_both_places_is_an_error() {
+        let directory = std::env::temp_dir().join(format!("palan-settings-{}", std::process::id()));
+        fs::create_dir_all(&directory, 0o700).unwrap();
+        let path = directory.join("daemon.json");
+        fs::write(&path, r#"{"bip": "10.1.0.1/24"}"#).unwrap();
+        let mut arguments = parsed(&["--bip", "10.2.0.1/24"]).unwrap();
+        arguments.config_file = Some(path);
+        let problem = read_settings(&arguments).unwrap_err().to_string();
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(problem.contains("specified both as a flag and in the configuration file: bip"), "{problem}");
+    }
+}
