@@ -40,8 +40,8 @@ pub struct ContainerConfig {
     /// Deprecated since 1.44: the endpoint's is used.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mac_address: String,
-    #[serde(serialize_with = "null_when_empty")]
-    pub on_build: Vec<String>,
+    #[serde(skip_serializing_if = "ListOrNull::is_left_out")]
+    pub on_build: ListOrNull,
     pub labels: StringMap,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,

@@ -136,7 +136,8 @@ pub type MapOrNull = OrNull<StringMap>;
 pub type SetOrNull = OrNull<StringSet>;
 
 impl<T: crate::json::Emptiness> OrNull<T> {
-    fn is_left_out(&self) -> bool {
+    /// Whether the field is not printed.
+    pub fn is_left_out(&self) -> bool {
         self.items.has_none() && !self.keep
     }
 }

@@ -1,3 +1,126 @@
-//! What older API versions answered: each module takes an answer of the version after it and makes it the older one's.
+//! What older API versions answered.
 //!
-//! Handlers build the newest types; the functions here take them down step by step to what the client speaks.
+//! Handlers build the newest types. The functions here take an answer down to what the client speaks, newest step
+//! first; each module below holds what its version (and every older one) had differently.
+
+mod v1_27;
+mod v1_42;
+mod v1_43;
+mod v1_44;
+mod v1_45;
+mod v1_46;
+mod v1_47;
+mod v1_48;
+mod v1_49;
+mod v1_51;
+
+use crate::types::{
+    ContainerInspect, ContainerSummary, EventMessage, ImageInspect, ImageSummary, Network, SystemInfo,
+};
+use crate::version::ApiVersion;
+
+fn up_to(version: ApiVersion, minor: u16) -> bool {
+    version <= ApiVersion::v1(minor)
+}
+
+/// `GET /containers/json`.
+pub fn container_summary(answer: &mut ContainerSummary, version: ApiVersion) {
+    if up_to(version, 51) {
+        v1_51::container_summary(answer);
+    }
+    if up_to(version, 47) {
+        v1_47::container_summary(answer);
+    }
+    if up_to(version, 45) {
+        v1_45::container_summary(answer);
+    }
+}
+
+/// `GET /containers/{id}/json`.
+pub fn container_inspect(answer: &mut ContainerInspect, version: ApiVersion) {
+    if up_to(version, 51) {
+        v1_51::container_inspect(answer);
+    }
+    if up_to(version, 47) {
+        v1_47::container_inspect(answer);
+    }
+}
+
+/// `GET /images/json`.
+pub fn image_summary(answer: &mut ImageSummary, version: ApiVersion) {
+    if up_to(version, 50) {
+        answer.containers = -1;
+    }
+    if up_to(version, 47) {
+        v1_47::image_summary(answer);
+    }
+    if up_to(version, 43) {
+        v1_43::image_summary(answer);
+    }
+    if up_to(version, 42) {
+        v1_42::image_summary(answer);
+    }
+}
+
+/// `GET /images/{name}/json`.
+pub fn image_inspect(answer: &mut ImageInspect, version: ApiVersion) {
+    if up_to(version, 51) {
+        v1_51::image_inspect(answer);
+    }
+    if up_to(version, 49) {
+        v1_49::image_inspect(answer);
+    }
+    if up_to(version, 47) {
+        v1_47::image_inspect(answer);
+    }
+    if up_to(version, 44) {
+        v1_44::image_inspect(answer);
+    }
+    if up_to(version, 43) {
+        v1_43::image_inspect(answer);
+    }
+}
+
+/// One message of `GET /events`; false when the version doesn't have it at all.
+pub fn event(message: &mut EventMessage, version: ApiVersion) -> bool {
+    if up_to(version, 51) {
+        v1_51::event(message);
+    }
+    !up_to(version, 45) || v1_45::has_event(message)
+}
+
+/// `GET /info`.
+pub fn info(answer: &mut SystemInfo, version: ApiVersion) {
+    if up_to(version, 49) {
+        v1_49::info(answer);
+    }
+    if up_to(version, 48) {
+        v1_48::info(answer);
+    }
+    if up_to(version, 46) {
+        v1_46::info(answer);
+    }
+    if up_to(version, 43) {
+        v1_43::info(answer);
+    }
+}
+
+/// `GET /networks`.
+pub fn networks(answer: &mut [Network], version: ApiVersion) {
+    if up_to(version, 27) {
+        v1_27::networks(answer);
+    }
+}
+
+/// Whether `POST /containers/{id}/wait` waits for more than the end of the process and answers its head at once.
+pub fn has_wait_conditions(version: ApiVersion) -> bool {
+    !up_to(version, 29)
+}
+
+/// Whether streams of attach, exec and logs tell their framing by their media type.
+pub fn has_multiplexed_media_type(version: ApiVersion) -> bool {
+    !up_to(version, 41)
+}
+
+#[cfg(test)]
+mod tests;

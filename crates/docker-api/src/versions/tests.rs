@@ -1,0 +1,89 @@
+//! One answer seen by clients of several versions.
+
+use super::*;
+use crate::types::{EventActor, ImageConfig, OrNull};
+use serde_json::{Value, json};
+
+fn image(version: u16) -> Value {
+    let config = ImageConfig { cmd: OrNull::from(vec!["sh".to_owned()]), ..ImageConfig::default() };
+    let mut answer = ImageInspect { id: "sha256:1".into(), size: 5, config, ..ImageInspect::default() };
+    image_inspect(&mut answer, ApiVersion::v1(version));
+    serde_json::to_value(answer).unwrap()
+}
+
+#[test]
+fn image_inspect_by_version() {
+    let newest = image(56);
+    assert_eq!(newest["Config"], json!({"Cmd": ["sh"]}));
+    for name in
+        ["Parent", "Comment", "Author", "DockerVersion", "VirtualSize", "Container", "ContainerConfig"]
+    {
+        assert_eq!(newest.get(name), None, "{name}");
+    }
+    assert_eq!(
+        image(51)["Config"],
+        json!({"Cmd": ["sh"], "Entrypoint": null, "Env": null, "Labels": null, "OnBuild": null, "User": "",
+               "Volumes": null, "WorkingDir": ""})
+    );
+    assert_eq!(image(51)["Parent"], "");
+    assert_eq!(image(49)["Config"]["Tty"], false);
+    assert_eq!(image(45).get("Container"), None);
+    assert_eq!(image(44)["Container"], "");
+    assert_eq!(image(44)["ContainerConfig"]["Cmd"], Value::Null);
+    assert_eq!(image(44).get("VirtualSize"), None);
+    assert_eq!(image(43)["VirtualSize"], 5);
+    assert_eq!(image(43)["Created"], "0001-01-01T00:00:00Z");
+}
+
+#[test]
+fn events_by_version() {
+    let message = |kind: &str, action: &str| EventMessage {
+        kind: kind.into(),
+        action: action.into(),
+        actor: EventActor { id: "1".into(), attributes: [("image".to_owned(), "i".to_owned())].into() },
+        ..EventMessage::default()
+    };
+    let seen = |mut message: EventMessage, version| {
+        event(&mut message, ApiVersion::v1(version)).then(|| serde_json::to_value(message).unwrap())
+    };
+    let newest = seen(message("container", "start"), 52).unwrap();
+    assert_eq!(newest.get("status"), None);
+    let old = seen(message("container", "start"), 51).unwrap();
+    assert_eq!((&old["status"], &old["id"], &old["from"]), (&json!("start"), &json!("1"), &json!("i")));
+    assert_eq!(seen(message("image", "tag"), 51).unwrap().get("from"), None);
+    assert_eq!(seen(message("network", "connect"), 51).unwrap().get("status"), None);
+    assert_eq!(seen(message("image", "create"), 45), None);
+    assert!(seen(message("image", "create"), 46).is_some());
+}
+
+#[test]
+fn container_inspect_by_version() {
+    let seen = |version| {
+        let mut answer = ContainerInspect::default();
+        answer.network_settings.ip_address = Some("172.17.0.2".into());
+        container_inspect(&mut answer, ApiVersion::v1(version));
+        serde_json::to_value(answer).unwrap()
+    };
+    let newest = seen(56);
+    assert_eq!(newest["NetworkSettings"]["IPAddress"], "172.17.0.2");
+    assert_eq!(newest["NetworkSettings"].get("Bridge"), None);
+    assert_eq!(newest["Config"].get("OnBuild"), None);
+    let old = seen(51);
+    assert_eq!(old["NetworkSettings"]["IPAddress"], "172.17.0.2");
+    assert_eq!(old["NetworkSettings"]["SecondaryIPAddresses"], Value::Null);
+    assert!(old["NetworkSettings"].as_object().unwrap().contains_key("SecondaryIPAddresses"));
+    assert_eq!(old["NetworkSettings"]["Gateway"], "");
+    assert!(old["Config"].as_object().unwrap().contains_key("OnBuild"));
+}
+
+#[test]
+fn unnamed_images_by_version() {
+    let seen = |version| {
+        let mut answer = ImageSummary { containers: 2, ..ImageSummary::default() };
+        image_summary(&mut answer, ApiVersion::v1(version));
+        (answer.containers, answer.repo_tags)
+    };
+    assert_eq!(seen(51), (2, vec![]));
+    assert_eq!(seen(43), (-1, vec![]));
+    assert_eq!(seen(42), (-1, vec!["<none>:<none>".to_owned()]));
+}

@@ -1,0 +1,9 @@
+//! Up to 1.46: `info` has the registries for non-distributable layers.
+
+use crate::types::SystemInfo;
+use serde_json::Value;
+
+pub(super) fn info(answer: &mut SystemInfo) {
+    answer.registry_config.allow_nondistributable_artifacts_cidrs = Some(Value::Null);
+    answer.registry_config.allow_nondistributable_artifacts_hostnames = Some(Value::Null);
+}
