@@ -1,6 +1,6 @@
 //! What creates a container: `Config`, `HostConfig`, and the request that joins them.
 
-use super::{Empty, EndpointSettings, PortMap, StringMap, StringSet};
+use super::{Empty, EndpointSettings, ListOrNull, PortMap, StringMap, StringSet};
 use crate::json::{self, is_zero, null_when_empty};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
