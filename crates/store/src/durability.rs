@@ -1,0 +1,1 @@
+//! What survives a power loss, and why no pull waits for the disk.
