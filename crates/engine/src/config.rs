@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use palan_stdx::size;
 use serde_json::Value;
 
 use crate::spec::{LogConfig, Ulimit};
@@ -43,8 +44,6 @@ pub struct FileConfig {
     pub bip: Option<String>,
     /// `bridge`.
     pub bridge: Option<String>,
-    /// `fixed-cidr`.
-    pub fixed_cidr: Option<String>,
     /// `default-address-pools`.
     pub default_address_pools: Option<Vec<AddressPool>>,
     /// `mtu`.
@@ -132,8 +131,6 @@ pub struct EngineConfig {
     pub bip: Option<String>,
     /// Name of the default bridge.
     pub bridge: String,
-    /// Part of the bridge's subnet that containers get addresses from.
-    pub fixed_cidr: Option<String>,
     /// Pools; Docker's when empty.
     pub default_address_pools: Vec<AddressPool>,
     /// MTU of the default bridge; 0 means 1500.
@@ -175,18 +172,406 @@ pub enum SupervisorSource {
     File(PathBuf, Vec<String>),
 }
 
+/// Keys that Docker knows and this version does not act on. Accepting them silently would be a lie.
+const UNSUPPORTED: &[&str] = &[
+    "allow-direct-routing",
+    "api-cors-header",
+    "authorization-plugins",
+    "bip6",
+    "bridge-accept-fwmark",
+    "builder",
+    "cdi-spec-dirs",
+    "cluster-advertise",
+    "cluster-store",
+    "cluster-store-opts",
+    "containerd",
+    "containerd-namespace",
+    "containerd-plugin-namespace",
+    "cpu-rt-period",
+    "cpu-rt-runtime",
+    "default-cgroupns-mode",
+    "default-gateway",
+    "default-gateway-v6",
+    "default-ipc-mode",
+    "default-network-opts",
+    "default-runtime",
+    "deprecated-key-path",
+    "exec-opts",
+    "experimental",
+    "features",
+    "firewall-backend",
+    "fixed-cidr",
+    "fixed-cidr-v6",
+    "host-gateway-ip",
+    "host-gateway-ips",
+    "http-proxy",
+    "https-proxy",
+    "icc",
+    "ip",
+    "ip-forward",
+    "ip-forward-no-drop",
+    "ip-masq",
+    "ip6tables",
+    "iptables",
+    "ipv6",
+    "log-format",
+    "max-concurrent-uploads",
+    "metrics-addr",
+    "min-api-version",
+    "network-control-plane-mtu",
+    "no-proxy",
+    "node-generic-resources",
+    "oom-score-adjust",
+    "proxies",
+    "raw-logs",
+    "rootless",
+    "runtimes",
+    "selinux-enabled",
+    "storage-opts",
+    "swarm-default-advertise-addr",
+    "userland-proxy",
+    "userland-proxy-path",
+    "userns-remap",
+    "validate",
+];
+
 impl FileConfig {
     /// Reads `daemon.json`. `text` may be empty.
     pub fn parse(text: &str) -> Result<Self> {
-        let _ = text;
-        todo!()
+        let mut config = Self::default();
+        if text.trim().is_empty() {
+            return Ok(config);
+        }
+        let value: Value = serde_json::from_str(text).map_err(|source| {
+            Error::invalid("the configuration file is not valid JSON").with_source(source)
+        })?;
+        let Value::Object(keys) = value else {
+            return Err(Error::invalid("the configuration file must hold one JSON object"));
+        };
+        for (key, value) in &keys {
+            config.set(&Setting { key, value })?;
+        }
+        Ok(config)
+    }
+
+    fn set(&mut self, setting: &Setting<'_>) -> Result<()> {
+        match setting.key {
+            "data-root" | "graph" => self.data_root = Some(setting.path()?),
+            "exec-root" | "run-root" => self.run_root = Some(setting.path()?),
+            "hosts" => self.hosts = Some(setting.strings()?),
+            "group" => self.group = Some(setting.string()?),
+            "pidfile" => self.pid_file = Some(setting.path()?),
+            "debug" => self.debug = Some(setting.boolean()?),
+            "log-level" => {
+                self.log_level = Some(setting.one_of(&["debug", "info", "warn", "error", "fatal"])?)
+            }
+            "labels" => self.labels = Some(setting.strings()?),
+            "registry-mirrors" => self.registry_mirrors = Some(setting.strings()?),
+            "insecure-registries" => self.insecure_registries = Some(setting.strings()?),
+            "max-concurrent-downloads" => self.max_concurrent_downloads = Some(setting.count()?),
+            "max-download-attempts" => self.max_download_attempts = Some(setting.count()?),
+            "bip" => self.bip = Some(setting.string()?),
+            "bridge" => self.bridge = Some(setting.string()?),
+            "default-address-pools" => self.default_address_pools = Some(setting.pools()?),
+            "mtu" => self.mtu = Some(setting.count()?),
+            "dns" => self.dns = Some(setting.addresses()?),
+            "dns-opts" => self.dns_options = Some(setting.strings()?),
+            "dns-search" => self.dns_search = Some(setting.strings()?),
+            "log-driver" => self.log_driver = Some(setting.one_of(&["json-file", "none"])?),
+            "log-opts" => self.log_options = Some(setting.string_map()?),
+            "default-ulimits" => self.default_ulimits = Some(setting.ulimits()?),
+            "default-shm-size" => self.default_shm_size = Some(setting.bytes()?),
+            "init" => self.init = Some(setting.boolean()?),
+            "shutdown-timeout" => self.shutdown_timeout = Some(setting.integer()?),
+            "cgroup-parent" => self.cgroup_parent = Some(setting.string()?),
+            "seccomp-profile" => self.seccomp_profile = Some(setting.string()?),
+            "no-new-privileges" => self.no_new_privileges = Some(setting.boolean()?),
+            "firewall-integration" => self.firewall_integration = Some(setting.one_of(&["auto", "none"])?),
+            "firewall-table" => self.firewall_table = Some(setting.string()?),
+            "tls" => self.tls.enabled = Some(setting.boolean()?),
+            "tlsverify" => self.tls.verify = Some(setting.boolean()?),
+            "tlscacert" => self.tls.ca = Some(setting.path()?),
+            "tlscert" => self.tls.certificate = Some(setting.path()?),
+            "tlskey" => self.tls.key = Some(setting.path()?),
+            "live-restore" if !setting.boolean()? => {
+                return Err(Error::invalid(
+                    "live-restore: containers always outlive the daemon, it can't be turned off; remove the key",
+                ));
+            }
+            "live-restore" => {}
+            "storage-driver" => drop(setting.one_of(&["overlay2", "overlayfs"])?),
+            known if UNSUPPORTED.contains(&known) => {
+                return Err(Error::invalid(format!(
+                    "the configuration key {known:?} is not supported by this version; remove it"
+                )));
+            }
+            unknown => {
+                return Err(Error::invalid(format!(
+                    "the following directives don't match any configuration option: {unknown}"
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
 impl EngineConfig {
     /// Fills the defaults in and checks what can be checked without the host.
     pub fn resolve(file: &FileConfig, version: &str, supervisor: SupervisorSource) -> Result<Self> {
-        let _ = (file, version, supervisor, Value::Null, Error::system(""));
-        todo!()
+        let absolute = |key: &str, given: &Option<PathBuf>, default: &str| match given {
+            Some(path) if !path.is_absolute() => {
+                Err(Error::invalid(format!("{key}: the path {path:?} must be absolute")))
+            }
+            Some(path) => Ok(path.clone()),
+            None => Ok(PathBuf::from(default)),
+        };
+        let labels = file.labels.clone().unwrap_or_default();
+        if let Some(label) = labels.iter().find(|label| !label.contains('=')) {
+            return Err(Error::invalid(format!("bad attribute format: {label}")));
+        }
+        let log = LogConfig {
+            driver: file.log_driver.clone().unwrap_or_else(|| "json-file".into()),
+            options: file.log_options.clone().unwrap_or_default(),
+        };
+        crate::container::logging::check(&log)?;
+        let positive = |key: &str, value: Option<u32>, default: u32| match value {
+            Some(0) => Err(Error::invalid(format!("{key}: must be greater than 0"))),
+            value => Ok(value.unwrap_or(default)),
+        };
+        let bridge = file.bridge.clone().unwrap_or_else(|| "palan0".into());
+        check_bridge_name(&bridge)?;
+        if let Some(bip) = &file.bip {
+            check_cidr("bip", bip)?;
+        }
+        Ok(Self {
+            data_root: absolute("data-root", &file.data_root, "/var/lib/palan")?,
+            run_root: absolute("run-root", &file.run_root, "/run/palan")?,
+            version: version.into(),
+            labels,
+            debug: file.debug.unwrap_or_default(),
+            registry_mirrors: file.registry_mirrors.clone().unwrap_or_default(),
+            insecure_registries: file.insecure_registries.clone().unwrap_or_default(),
+            certs_dirs: vec!["/etc/palan/certs.d".into(), "/etc/docker/certs.d".into()],
+            max_concurrent_downloads: positive("max-concurrent-downloads", file.max_concurrent_downloads, 3)?,
+            max_download_attempts: positive("max-download-attempts", file.max_download_attempts, 5)?,
+            bip: file.bip.clone(),
+            bridge,
+            default_address_pools: file.default_address_pools.clone().unwrap_or_default(),
+            mtu: file.mtu.unwrap_or_default(),
+            firewall_table: file.firewall_table.clone().unwrap_or_else(|| "palan".into()),
+            firewall_integration: file.firewall_integration.as_deref() != Some("none"),
+            dns: file.dns.clone().unwrap_or_default(),
+            dns_options: file.dns_options.clone().unwrap_or_default(),
+            dns_search: file.dns_search.clone().unwrap_or_default(),
+            log,
+            default_ulimits: file.default_ulimits.clone().unwrap_or_default(),
+            default_shm_size: file.default_shm_size.unwrap_or(64 << 20),
+            init: file.init.unwrap_or_default(),
+            cgroup_parent: file.cgroup_parent.clone().unwrap_or_else(|| "/palan".into()),
+            seccomp_profile: file.seccomp_profile.clone().unwrap_or_else(|| "builtin".into()),
+            no_new_privileges: file.no_new_privileges.unwrap_or_default(),
+            supervisor,
+        })
+    }
+}
+
+fn check_bridge_name(name: &str) -> Result<()> {
+    let fine = !name.is_empty()
+        && name.len() < 16
+        && !matches!(name, "." | ".." | "none")
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+    if fine {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("bridge: {name:?} can't be the name of an interface (1 to 15 characters)")))
+}
+
+fn check_cidr(key: &str, text: &str) -> Result<()> {
+    let parsed = text.split_once('/').and_then(|(address, prefix)| {
+        let address: std::net::Ipv4Addr = address.parse().ok()?;
+        let prefix: u8 = prefix.parse().ok()?;
+        (prefix <= 30 && prefix > 0).then_some(address)
+    });
+    match parsed {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(format!(
+            "{key}: {text:?} is not an IPv4 address with prefix, such as 172.20.0.1/16"
+        ))),
+    }
+}
+
+/// One key of the file with its value; the methods are the types.
+struct Setting<'a> {
+    key: &'a str,
+    value: &'a Value,
+}
+
+impl Setting<'_> {
+    fn wrong(&self, wanted: &str) -> Error {
+        Error::invalid(format!("the configuration key {:?} must be {wanted}, not {}", self.key, self.value))
+    }
+
+    fn string(&self) -> Result<String> {
+        self.value.as_str().map(str::to_owned).ok_or_else(|| self.wrong("a string"))
+    }
+
+    fn path(&self) -> Result<PathBuf> {
+        self.string().map(PathBuf::from)
+    }
+
+    fn boolean(&self) -> Result<bool> {
+        self.value.as_bool().ok_or_else(|| self.wrong("true or false"))
+    }
+
+    fn integer(&self) -> Result<i64> {
+        self.value.as_i64().ok_or_else(|| self.wrong("an integer"))
+    }
+
+    fn count(&self) -> Result<u32> {
+        let count = self.value.as_u64().and_then(|count| u32::try_from(count).ok());
+        count.ok_or_else(|| self.wrong("a non-negative integer"))
+    }
+
+    fn strings(&self) -> Result<Vec<String>> {
+        let list = self.value.as_array().ok_or_else(|| self.wrong("an array of strings"))?;
+        list.iter()
+            .map(|item| item.as_str().map(str::to_owned))
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong("an array of strings"))
+    }
+
+    fn addresses(&self) -> Result<Vec<String>> {
+        let list = self.strings()?;
+        match list.iter().find(|item| item.parse::<std::net::IpAddr>().is_err()) {
+            Some(item) => Err(Error::invalid(format!("{}: {item} is not an ip address", self.key))),
+            None => Ok(list),
+        }
+    }
+
+    fn one_of(&self, accepted: &[&str]) -> Result<String> {
+        let text = self.string()?;
+        if accepted.contains(&text.as_str()) {
+            return Ok(text);
+        }
+        Err(Error::invalid(format!(
+            "the configuration key {:?} has the value {text:?}; this version supports {}",
+            self.key,
+            accepted.join(", ")
+        )))
+    }
+
+    fn string_map(&self) -> Result<BTreeMap<String, String>> {
+        let map = self.value.as_object().ok_or_else(|| self.wrong("an object of strings"))?;
+        map.iter()
+            .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong("an object of strings"))
+    }
+
+    /// A number of bytes, or a size such as `64M`.
+    fn bytes(&self) -> Result<i64> {
+        let bytes = match self.value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => size::parse_memory(text).ok().and_then(|bytes| i64::try_from(bytes).ok()),
+            _ => None,
+        };
+        bytes.filter(|bytes| *bytes > 0).ok_or_else(|| self.wrong("a size such as \"64M\""))
+    }
+
+    fn pools(&self) -> Result<Vec<AddressPool>> {
+        let wrong = || self.wrong("an array of {\"base\": \"10.10.0.0/16\", \"size\": 24}");
+        let list = self.value.as_array().ok_or_else(wrong)?;
+        let mut pools = Vec::with_capacity(list.len());
+        for item in list {
+            let object = item.as_object().filter(|object| object.len() == 2).ok_or_else(wrong)?;
+            let base = object.get("base").and_then(Value::as_str).ok_or_else(wrong)?;
+            let size = object.get("size").and_then(Value::as_u64).ok_or_else(wrong)?;
+            check_cidr(self.key, base)?;
+            let prefix: u64 = base.rsplit('/').next().and_then(|prefix| prefix.parse().ok()).unwrap_or(32);
+            let fitting = u8::try_from(size).ok().filter(|_| (prefix..=30).contains(&size));
+            let size = fitting.ok_or_else(|| {
+                Error::invalid(format!("{}: size {size} does not fit the pool {base}", self.key))
+            })?;
+            pools.push(AddressPool { base: base.into(), size });
+        }
+        Ok(pools)
+    }
+
+    fn ulimits(&self) -> Result<BTreeMap<String, Ulimit>> {
+        let wrong = || self.wrong("an object such as {\"nofile\": {\"Hard\": 64000, \"Soft\": 64000}}");
+        let mut ulimits = BTreeMap::new();
+        for (name, value) in self.value.as_object().ok_or_else(wrong)? {
+            let field = |wanted: &str| {
+                let object = value.as_object()?;
+                object.iter().find(|(key, _)| key.eq_ignore_ascii_case(wanted))?.1.as_i64()
+            };
+            let ulimit = Ulimit {
+                name: name.clone(),
+                hard: field("hard").ok_or_else(wrong)?,
+                soft: field("soft").ok_or_else(wrong)?,
+            };
+            crate::container::validate::ulimit(&ulimit)?;
+            ulimits.insert(name.clone(), ulimit);
+        }
+        Ok(ulimits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(text: &str) -> Result<EngineConfig> {
+        EngineConfig::resolve(&FileConfig::parse(text)?, "1", SupervisorSource::Embedded(b""))
+    }
+
+    fn refused(text: &str, expected: &str) {
+        let report = resolved(text).expect_err("refused").report();
+        assert!(report.contains(expected), "{report:?} does not say {expected:?}");
+    }
+
+    #[test]
+    fn defaults() {
+        let config = resolved("").expect("an empty file");
+        assert_eq!(config.data_root, PathBuf::from("/var/lib/palan"));
+        assert_eq!(config.log.driver, "json-file");
+        assert_eq!(config.default_shm_size, 64 << 20);
+        assert!(config.firewall_integration);
+        resolved("{\"live-restore\": true}").expect("accepted, it is always on");
+    }
+
+    #[test]
+    fn keys_are_read() {
+        let config = resolved(
+            r#"{"data-root": "/srv/p", "exec-root": "/run/p", "default-shm-size": "128M", "bip": "10.9.0.1/24",
+                "default-address-pools": [{"base": "10.10.0.0/16", "size": 24}], "log-opts": {"max-size": "10m"},
+                "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 32000}},
+                "dns": ["10.0.0.2"], "registry-mirrors": ["http://127.0.0.1:5000"], "firewall-integration": "none"}"#,
+        )
+        .expect("all keys are known");
+        assert_eq!(config.run_root, PathBuf::from("/run/p"));
+        assert_eq!(config.default_shm_size, 128 << 20);
+        assert_eq!(config.default_ulimits["nofile"].soft, 32000);
+        assert_eq!(config.default_address_pools, [AddressPool { base: "10.10.0.0/16".into(), size: 24 }]);
+        assert!(!config.firewall_integration);
+    }
+
+    #[test]
+    fn wrong_keys_are_named() {
+        refused("{\"colour\": 1}", "don't match any configuration option: colour");
+        refused("{\"userns-remap\": \"default\"}", "\"userns-remap\" is not supported");
+        refused("{\"debug\": \"yes\"}", "\"debug\" must be true or false");
+        refused("{\"hosts\": \"unix:///x\"}", "\"hosts\" must be an array of strings");
+        refused("{\"live-restore\": false}", "live-restore");
+        refused("{\"log-driver\": \"syslog\"}", "syslog");
+        refused("{\"log-opts\": {\"max-sze\": \"1\"}}", "unknown log opt 'max-sze' for json-file log driver");
+        refused("{\"data-root\": \"srv\"}", "must be absolute");
+        refused("[]", "one JSON object");
+        refused("{", "not valid JSON");
+        refused(
+            "{\"default-ulimits\": {\"nofle\": {\"Hard\": 1, \"Soft\": 1}}}",
+            "invalid ulimit type: nofle",
+        );
+        refused("{\"bip\": \"172.17.0.1\"}", "bip");
     }
 }

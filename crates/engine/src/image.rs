@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-/// The configuration of an image.
-pub type ImageConfig = serde_json::Value;
+pub use palan_oci::ImageConfig;
 
 use crate::spec::Filters;
 

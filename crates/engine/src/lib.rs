@@ -13,11 +13,15 @@
 
 pub mod config;
 pub mod container;
+mod db;
 mod engine;
 pub mod error;
 pub mod events;
+mod host;
+mod identifier;
 pub mod image;
 pub mod info;
+mod names;
 pub mod network;
 pub mod spec;
 pub mod stats;

@@ -73,7 +73,7 @@ pub struct BlockIo {
     /// Minor number of the device.
     pub minor: u64,
     /// `read` or `write`.
-    pub operation: &'static str,
+    pub operation: String,
     /// Bytes.
     pub bytes: u64,
     /// Requests.

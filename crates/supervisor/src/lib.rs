@@ -39,3 +39,6 @@ pub mod journal;
 pub mod client;
 
 mod log;
+
+/// The runtime, for readers of what it makes: cgroup figures, seccomp programs.
+pub use palan_runtime as runtime;

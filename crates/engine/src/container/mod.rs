@@ -1,6 +1,13 @@
 //! Containers: what is known about one ([`Details`]), what a list shows ([`Summary`]), and the requests about them.
 //! The life of one is driven by `driver`; the steps stand beside it, one file each.
 
+pub(crate) mod logging;
+pub(crate) mod merge;
+pub(crate) mod mounts;
+pub(crate) mod oci;
+pub(crate) mod security;
+pub(crate) mod validate;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 

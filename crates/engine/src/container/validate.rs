@@ -1,0 +1,619 @@
+//! Checks of what a caller asks, with the texts that Docker's clients know. Pure: what depends on the host is handed in.
+
+use crate::host::HostFacts;
+use crate::spec::{Config, ContainerSpec, HostConfig, Resources, Ulimit};
+use crate::{Class, Error, Result};
+
+/// The smallest memory limit in which a process can start.
+const MINIMUM_MEMORY: i64 = 6 << 20;
+
+/// Characters of container and volume names.
+pub(crate) const NAME_CHARACTERS: &str = "[a-zA-Z0-9][a-zA-Z0-9_.-]";
+
+/// Longest list of variables, labels, mounts … that one container may have.
+const MAX_ITEMS: usize = 10_000;
+
+/// Whether a text fits `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
+pub(crate) fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    name.len() > 1
+        && name.len() <= 255
+        && bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+/// A container's name without its slash.
+pub(crate) fn name(name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("Invalid container name ({name}), only {NAME_CHARACTERS} are allowed")))
+}
+
+/// All that can be said without the image.
+pub(crate) fn spec(spec: &ContainerSpec, host: &HostFacts) -> Result<()> {
+    if let Some(wanted) = &spec.name {
+        name(wanted)?;
+    }
+    config(&spec.config)?;
+    host_config(&spec.host)?;
+    resources(&spec.host.resources, host)?;
+    for (network, endpoint) in &spec.endpoints {
+        let asked = [
+            ("an IPv6 address", !endpoint.ipv6_address.is_empty()),
+            ("legacy links", !endpoint.links.is_empty()),
+            ("driver options", !endpoint.driver_options.is_empty()),
+        ];
+        if let Some((what, _)) = asked.iter().find(|(_, is_asked)| *is_asked) {
+            return Err(unsupported(format!("{what} on network {network}")));
+        }
+        if !endpoint.ipv4_address.is_empty() {
+            return Err(Error::invalid(
+                "invalid config for network bridge: invalid endpoint settings:\n\
+                 user specified IP address is supported on user defined networks only",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is known and not done here.
+pub(crate) fn unsupported(what: impl std::fmt::Display) -> Error {
+    Error::invalid(format!("{what} is not supported by this version"))
+}
+
+fn config(config: &Config) -> Result<()> {
+    if config.env.len() + config.labels.len() + config.volumes.len() + config.exposed_ports.len() > MAX_ITEMS
+    {
+        return Err(Error::invalid(format!("more than {MAX_ITEMS} variables, labels, volumes and ports")));
+    }
+    let texts = config
+        .env
+        .iter()
+        .chain(config.cmd.iter().flatten())
+        .chain(config.entrypoint.iter().flatten())
+        .chain([&config.hostname, &config.domainname, &config.user, &config.working_dir, &config.image]);
+    for text in texts {
+        if text.contains('\0') {
+            return Err(Error::invalid(format!("{text:?} contains a NUL byte")));
+        }
+    }
+    for variable in &config.env {
+        if variable.is_empty() || variable.starts_with('=') {
+            return Err(Error::invalid(format!("invalid environment variable: {variable}")));
+        }
+    }
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
+    }
+    if let Some(text) = config.stop_signal.as_deref().filter(|text| !text.is_empty()) {
+        signal(text)?;
+    }
+    for port in &config.exposed_ports {
+        exposed_port(port)?;
+    }
+    let check = config.healthcheck.as_ref().and_then(|check| check.test.first());
+    if check.is_some_and(|kind| kind != "NONE") {
+        return Err(unsupported("a health check"));
+    }
+    host_name(&config.hostname)
+}
+
+fn host_name(text: &str) -> Result<()> {
+    let fine = text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+    if fine {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("invalid hostname format: {text}")))
+}
+
+/// `80`, `80/tcp`: the port's number and protocol.
+pub(crate) fn exposed_port(text: &str) -> Result<(u16, &str)> {
+    let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let invalid = |reason: &str| Error::invalid(format!("invalid port specification: \"{text}\"{reason}"));
+    let number: u16 = number.parse().map_err(|_| invalid(""))?;
+    match protocol {
+        "tcp" | "udp" => Ok((number, protocol)),
+        "sctp" => Err(invalid(": protocol sctp is not supported by this version")),
+        _ => Err(invalid(": the protocol must be tcp or udp")),
+    }
+}
+
+fn host_config(host: &HostConfig) -> Result<()> {
+    restart_policy(host)?;
+    if !(-1000..=1000).contains(&host.oom_score_adj) {
+        let value = host.oom_score_adj;
+        return Err(Error::invalid(format!(
+            "Invalid value {value}, range for oom score adj is [-1000, 1000]"
+        )));
+    }
+    if host.shm_size < 0 {
+        return Err(Error::invalid("SHM size can not be less than 0"));
+    }
+    if !matches!(host.runtime.as_str(), "" | "palan") {
+        return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    }
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
+    }
+    if !matches!(host.volume_driver.as_str(), "" | "local") {
+        return Err(Error::not_found(format!(
+            "error looking up volume plugin {0}: plugin \"{0}\" not found",
+            host.volume_driver
+        )));
+    }
+    let refused = [
+        ("a cgroup of another container", !host.cgroup.is_empty()),
+        ("a legacy link (--link)", !host.links.is_empty()),
+        ("a storage option", !host.storage_opt.is_empty()),
+    ];
+    if let Some((what, _)) = refused.iter().find(|(_, asked)| *asked) {
+        return Err(unsupported(what));
+    }
+    let modes = [
+        ("IPC", &host.ipc_mode, &["", "private", "shareable", "none", "host"][..]),
+        ("PID", &host.pid_mode, &["", "host", "private"][..]),
+        ("UTS", &host.uts_mode, &["", "host"][..]),
+        ("cgroup namespace", &host.cgroupns_mode, &["", "private", "host"][..]),
+        ("user namespace", &host.userns_mode, &["", "host"][..]),
+    ];
+    for (what, mode, known) in modes {
+        if mode.starts_with("container:") {
+            return Err(unsupported(format!("joining the {what} namespace of another container ({mode})")));
+        }
+        if !known.contains(&mode.as_str()) {
+            return Err(Error::invalid(format!("invalid {what} mode: {mode}")));
+        }
+    }
+    network_mode(host)?;
+    for address in &host.dns {
+        if address.parse::<std::net::IpAddr>().is_err() {
+            return Err(Error::invalid(format!("bad parameter: {address} is not an ip address")));
+        }
+    }
+    for line in &host.extra_hosts {
+        extra_host(line)?;
+    }
+    for (key, value) in &host.sysctls {
+        sysctl(key, value, host)?;
+    }
+    for limit in &host.resources.ulimits {
+        ulimit(limit)?;
+    }
+    for group in &host.group_add {
+        if group.is_empty() || group.contains(['\0', ':']) {
+            return Err(Error::invalid(format!("invalid group: {group:?}")));
+        }
+    }
+    Ok(())
+}
+
+fn restart_policy(host: &HostConfig) -> Result<()> {
+    match host.restart_policy.name.as_str() {
+        "" | "no" if host.restart_policy.maximum_retry_count != 0 => Err(Error::invalid(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        )),
+        "" | "no" => Ok(()),
+        "always" | "unless-stopped" | "on-failure" if host.auto_remove => {
+            Err(Error::invalid("can't create 'AutoRemove' container with restart policy"))
+        }
+        known @ ("always" | "unless-stopped" | "on-failure") => {
+            Err(unsupported(format!("restart policy '{known}'")))
+        }
+        other => Err(Error::invalid(format!(
+            "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        ))),
+    }
+}
+
+fn network_mode(host: &HostConfig) -> Result<()> {
+    match host.network_mode.as_str() {
+        "" | "default" | "bridge" | "none" => Ok(()),
+        "host" if host.uts_mode == "host" || host.port_bindings.is_empty() => Ok(()),
+        // Docker discards published ports with the host's network; the CLI warns about them.
+        "host" => Ok(()),
+        shared if shared.starts_with("container:") => {
+            Err(unsupported("joining the network namespace of another container"))
+        }
+        other => Err(Error::not_found(format!("network {other} not found"))),
+    }
+}
+
+fn extra_host(line: &str) -> Result<()> {
+    let (name, address) = line.split_once([':', '=']).unwrap_or((line, ""));
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    if name.is_empty() || name.contains(char::is_whitespace) || address.is_empty() {
+        return Err(Error::invalid(format!("bad format for add-host: \"{line}\"")));
+    }
+    if bare != "host-gateway" && bare.parse::<std::net::IpAddr>().is_err() {
+        return Err(Error::invalid(format!("invalid IP address in add-host: \"{bare}\"")));
+    }
+    Ok(())
+}
+
+fn sysctl(key: &str, value: &str, host: &HostConfig) -> Result<()> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    if value.contains(['\0', '\n']) || key.contains("..") {
+        return Err(Error::invalid(format!("invalid value for sysctl '{key}'")));
+    }
+    let dotted = key.replace('/', ".");
+    let private = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+        host.ipc_mode != "host"
+    } else {
+        dotted.starts_with("net.") && host.network_mode != "host"
+    };
+    if private {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("sysctl \"{key}\" is not in a separate kernel namespace")))
+}
+
+/// Name and values of one resource limit.
+pub(crate) fn ulimit(limit: &Ulimit) -> Result<()> {
+    const NAMES: [&str; 16] = [
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+    if !NAMES.contains(&limit.name.as_str()) {
+        return Err(Error::invalid(format!("invalid ulimit type: {}", limit.name)));
+    }
+    let unlimited_soft = limit.soft == -1 && limit.hard != -1;
+    if limit.hard != -1 && limit.soft > limit.hard || unlimited_soft || limit.soft < -1 || limit.hard < -1 {
+        return Err(Error::invalid(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {} > {}",
+            limit.soft, limit.hard
+        )));
+    }
+    Ok(())
+}
+
+fn resources(wanted: &Resources, host: &HostFacts) -> Result<()> {
+    memory(wanted)?;
+    processors(wanted, host)?;
+    if wanted.blkio_weight != 0 && !(10..=1000).contains(&wanted.blkio_weight) {
+        return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
+    }
+    if wanted.device_requests != 0 {
+        return Err(Error::invalid(
+            "could not select device driver \"\" with capabilities: [[gpu]]: device requests are not supported by this version",
+        ));
+    }
+    for rule in &wanted.device_cgroup_rules {
+        device_rule(rule)?;
+    }
+    Ok(())
+}
+
+fn memory(wanted: &Resources) -> Result<()> {
+    if wanted.memory != 0 && wanted.memory < MINIMUM_MEMORY {
+        return Err(Error::invalid("Minimum memory limit allowed is 6MB"));
+    }
+    if wanted.memory > 0 && wanted.memory_swap > 0 && wanted.memory_swap < wanted.memory {
+        return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
+    }
+    if wanted.memory == 0 && wanted.memory_swap > 0 {
+        return Err(Error::invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ));
+    }
+    if let Some(swappiness) = wanted.memory_swappiness.filter(|value| !(-1..=100).contains(value)) {
+        return Err(Error::invalid(format!(
+            "Invalid value: {swappiness}, valid memory swappiness range is 0-100"
+        )));
+    }
+    if wanted.memory_reservation != 0 && wanted.memory_reservation < MINIMUM_MEMORY {
+        return Err(Error::invalid("Minimum memory reservation allowed is 6MB"));
+    }
+    if wanted.memory > 0 && wanted.memory_reservation > wanted.memory {
+        return Err(Error::invalid(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        ));
+    }
+    Ok(())
+}
+
+fn processors(wanted: &Resources, host: &HostFacts) -> Result<()> {
+    if wanted.nano_cpus > 0 && wanted.cpu_period > 0 {
+        return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
+    }
+    if wanted.nano_cpus > 0 && wanted.cpu_quota > 0 {
+        return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
+    }
+    let most = i64::try_from(host.cpus).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+    if wanted.nano_cpus < 0 || wanted.nano_cpus > most || (1..10_000_000).contains(&wanted.nano_cpus) {
+        return Err(Error::invalid(format!(
+            "range of CPUs is from 0.01 to {0}.00, as there are only {0} CPUs available",
+            host.cpus
+        )));
+    }
+    if wanted.cpu_shares < 0 {
+        return Err(Error::invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            wanted.cpu_shares
+        )));
+    }
+    if wanted.cpu_period != 0 && !(1000..=1_000_000).contains(&wanted.cpu_period) {
+        return Err(Error::invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ));
+    }
+    if wanted.cpu_quota > 0 && wanted.cpu_quota < 1000 {
+        return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
+    }
+    if wanted.cpu_realtime_period != 0 || wanted.cpu_realtime_runtime != 0 {
+        return Err(unsupported("real-time scheduling (--cpu-rt-period, --cpu-rt-runtime)"));
+    }
+    cpu_set("cpus", &wanted.cpuset_cpus, &host.cpu_list)?;
+    cpu_set("mems", &wanted.cpuset_mems, &host.memory_node_list)
+}
+
+fn cpu_set(what: &str, wanted: &str, available: &str) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let ranges = parse_list(wanted)
+        .ok_or_else(|| Error::invalid(format!("Invalid value {wanted} for cpuset {what}")))?;
+    let present = parse_list(available).unwrap_or_default();
+    let inside = |number: u32| present.iter().any(|range| range.contains(&number));
+    if ranges.iter().all(|range| range.clone().all(inside)) {
+        return Ok(());
+    }
+    let noun = if what == "cpus" { "CPUs" } else { "memory nodes" };
+    Err(Error::invalid(format!(
+        "Requested {noun} are not available - requested {wanted}, available: {available}"
+    )))
+}
+
+fn parse_list(text: &str) -> Option<Vec<std::ops::RangeInclusive<u32>>> {
+    const LARGEST: u32 = 8191;
+    text.trim()
+        .split(',')
+        .map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last && last <= LARGEST).then_some(first..=last)
+        })
+        .collect()
+}
+
+/// `c 1:3 rwm`: kind, major, minor, access; `None` stands for `*`.
+pub(crate) fn device_rule(rule: &str) -> Result<(char, Option<i64>, Option<i64>, &str)> {
+    let parsed = (|| {
+        let mut words = rule.split(' ');
+        let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
+        if words.next().is_some() || access.is_empty() || !access.chars().all(|letter| "rwm".contains(letter))
+        {
+            return None;
+        }
+        let kind = kind.chars().next().filter(|letter| kind.len() == 1 && "abc".contains(*letter))?;
+        let (major, minor) = numbers.split_once(':')?;
+        let number = |text: &str| match text {
+            "*" => Some(None),
+            digits => digits.parse::<u32>().ok().map(|number| Some(i64::from(number))),
+        };
+        Some((kind, number(major)?, number(minor)?, access))
+    })();
+    parsed.ok_or_else(|| Error::invalid(format!("invalid device cgroup rule format: '{rule}'")))
+}
+
+/// A signal by name (with or without `SIG`) or number.
+pub(crate) fn signal(text: &str) -> Result<i32> {
+    const NAMES: [(&str, i32); 34] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("IOT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("STKFLT", 16),
+        ("CHLD", 17),
+        ("CLD", 17),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("TSTP", 20),
+        ("TTIN", 21),
+        ("TTOU", 22),
+        ("URG", 23),
+        ("XCPU", 24),
+        ("XFSZ", 25),
+        ("VTALRM", 26),
+        ("PROF", 27),
+        ("WINCH", 28),
+        ("IO", 29),
+        ("POLL", 29),
+        ("PWR", 30),
+        ("SYS", 31),
+    ];
+    const FIRST_REAL_TIME: i32 = 34;
+    const LAST_REAL_TIME: i32 = 64;
+    let unknown = || Error::new(Class::InvalidParameter, format!("invalid signal: {text}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=LAST_REAL_TIME).contains(&number) { Ok(number) } else { Err(unknown()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some((_, number)) = NAMES.iter().find(|(name, _)| *name == short) {
+        return Ok(*number);
+    }
+    let offset = |text: &str, sign: char| {
+        let digits = text.strip_prefix(sign)?;
+        digits.parse::<i32>().ok().filter(|number| (0..=30).contains(number))
+    };
+    let number = match (short, short.strip_prefix("RTMIN"), short.strip_prefix("RTMAX")) {
+        ("RTMIN", ..) => Some(FIRST_REAL_TIME),
+        ("RTMAX", ..) => Some(LAST_REAL_TIME),
+        (_, Some(rest), _) => offset(rest, '+').map(|number| FIRST_REAL_TIME + number),
+        (_, _, Some(rest)) => offset(rest, '-').map(|number| LAST_REAL_TIME - number),
+        _ => None,
+    };
+    number.ok_or_else(unknown)
+}
+
+/// The detach keys as bytes: `ctrl-p,ctrl-q` is `[16, 17]`.
+pub(crate) fn detach_keys(text: &str) -> Result<Vec<u8>> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unknown = |key: &str| {
+        Error::invalid(format!("Invalid detach keys ({text}) provided: Unknown character: '{key}'"))
+    };
+    text.split(',')
+        .map(|key| match (key.strip_prefix("ctrl-"), key.as_bytes()) {
+            (Some(rest), _) => match rest.as_bytes() {
+                [letter @ b'a'..=b'z'] => Ok(letter - b'a' + 1),
+                [b'@'] => Ok(0),
+                [b'['] => Ok(27),
+                [b'\\'] => Ok(28),
+                [b']'] => Ok(29),
+                [b'^'] => Ok(30),
+                [b'_'] => Ok(31),
+                _ => Err(unknown(key)),
+            },
+            (None, [single]) => Ok(*single),
+            (None, _) if key.eq_ignore_ascii_case("del") => Ok(127),
+            _ => Err(unknown(key)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> HostFacts {
+        HostFacts { cpus: 2, cpu_list: "0-1".into(), memory_node_list: "0".into(), ..HostFacts::default() }
+    }
+
+    fn check(change: impl FnOnce(&mut ContainerSpec), expected: &str) {
+        let mut asked = ContainerSpec::default();
+        change(&mut asked);
+        match spec(&asked, &host()) {
+            Ok(()) => assert_eq!(expected, "", "was accepted"),
+            Err(error) => assert_eq!(error.report(), expected),
+        }
+    }
+
+    #[test]
+    fn names() {
+        check(|spec| spec.name = Some("web-1.x_y".into()), "");
+        check(
+            |spec| spec.name = Some("-x".into()),
+            "Invalid container name (-x), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+        );
+        check(
+            |spec| spec.name = Some("a".into()),
+            "Invalid container name (a), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+        );
+    }
+
+    #[test]
+    fn limits() {
+        check(|spec| spec.host.resources.memory = 1024, "Minimum memory limit allowed is 6MB");
+        check(
+            |spec| {
+                spec.host.resources.memory = 64 << 20;
+                spec.host.resources.memory_swap = 32 << 20;
+            },
+            "Minimum memoryswap limit should be larger than memory limit, see usage",
+        );
+        check(
+            |spec| spec.host.resources.memory_swap = 32 << 20,
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        );
+        check(
+            |spec| spec.host.resources.nano_cpus = 3_000_000_000,
+            "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
+        );
+        check(|spec| spec.host.resources.nano_cpus = 1_500_000_000, "");
+        check(
+            |spec| spec.host.resources.cpuset_cpus = "0-7".into(),
+            "Requested CPUs are not available - requested 0-7, available: 0-1",
+        );
+        check(|spec| spec.host.resources.cpuset_cpus = "a".into(), "Invalid value a for cpuset cpus");
+        check(|spec| spec.host.shm_size = -1, "SHM size can not be less than 0");
+    }
+
+    #[test]
+    fn the_rest() {
+        check(
+            |spec| spec.config.working_dir = "tmp".into(),
+            "the working directory 'tmp' is invalid, it needs to be an absolute path",
+        );
+        check(|spec| spec.config.env = vec!["=x".into()], "invalid environment variable: =x");
+        check(|spec| spec.config.stop_signal = Some("SIGFOO".into()), "invalid signal: SIGFOO");
+        check(|spec| spec.host.network_mode = "front".into(), "network front not found");
+        check(|spec| spec.host.dns = vec!["x".into()], "bad parameter: x is not an ip address");
+        check(
+            |spec| spec.host.restart_policy.name = "sometimes".into(),
+            "invalid restart policy: unknown policy 'sometimes'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
+        );
+        check(
+            |spec| drop(spec.host.sysctls.insert("kernel.panic".into(), "1".into())),
+            "sysctl \"kernel.panic\" is not in a separate kernel namespace",
+        );
+    }
+
+    #[test]
+    fn signals() {
+        assert_eq!(signal("SIGTERM").ok(), Some(15));
+        assert_eq!(signal("kill").ok(), Some(9));
+        assert_eq!(signal("RTMIN+3").ok(), Some(37));
+        assert_eq!(signal("9").ok(), Some(9));
+        assert!(
+            signal("0").is_err()
+                && signal("65").is_err()
+                && signal("").is_err()
+                && signal("RTMIN+31").is_err()
+        );
+    }
+
+    #[test]
+    fn keys_that_detach() {
+        assert_eq!(detach_keys("ctrl-p,ctrl-q").ok(), Some(vec![16, 17]));
+        assert_eq!(detach_keys("a,b").ok(), Some(vec![b'a', b'b']));
+        assert!(detach_keys("ctrl-1").is_err());
+    }
+
+    #[test]
+    fn device_rules() {
+        assert_eq!(device_rule("c 1:* rw").ok(), Some(('c', Some(1), None, "rw")));
+        assert!(device_rule("c 1:3 rwx").is_err());
+        assert!(device_rule("cc 1:3 r").is_err());
+    }
+}

@@ -1,0 +1,509 @@
+//! `palan.db`: containers, volumes and events, in SQLite.
+//!
+//! One thread owns the writing connection and carries out one [`Change`] after another, each in a transaction of its own
+//! together with its events; so the order of commits is the order in which subscribers see events. Commits don't sync (WAL,
+//! `synchronous=NORMAL`): after a power loss the last moments may be missing, never half of a change. Checkpoints, which do
+//! sync, run on a second thread with a connection of its own.
+//!
+//! Space is reserved in the file `reserve`: when a commit finds the disk full, the reserve is given up and the commit tried
+//! again, so that containers can be stopped and removed with 0 bytes free. It is made again after a later checkpoint.
+//!
+//! Bodies are JSON with a version of their own; columns exist only for what SQL must look at.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use palan_stdx::fs;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::container::Details;
+use crate::error::Context;
+use crate::events::Event;
+use crate::volume::Volume;
+use crate::{Error, Result};
+
+const SCHEMA_VERSION: i64 = 1;
+/// Stored events; older ones are deleted.
+const EVENT_CAP: i64 = 10_000;
+/// Events that a subscriber may be behind before it loses some.
+const SUBSCRIBER_CAP: usize = 1024;
+const RESERVE_BYTES: u64 = 4 << 20;
+/// Commits between two checkpoints; about 1,000 pages of log.
+const CHECKPOINT_INTERVAL: u32 = 250;
+
+/// What one transaction does.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    operations: Vec<Operation>,
+    events: Vec<Event>,
+}
+
+#[derive(Debug)]
+enum Operation {
+    PutContainer(Arc<Details>),
+    DeleteContainer(String),
+    PutVolume(Volume),
+    DeleteVolume(String),
+}
+
+impl Change {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Inserts or replaces a container's row.
+    pub(crate) fn put_container(mut self, details: Arc<Details>) -> Self {
+        self.operations.push(Operation::PutContainer(details));
+        self
+    }
+
+    /// Deletes a container's row.
+    pub(crate) fn delete_container(mut self, id: &str) -> Self {
+        self.operations.push(Operation::DeleteContainer(id.into()));
+        self
+    }
+
+    /// Inserts or replaces a volume's row.
+    pub(crate) fn put_volume(mut self, volume: Volume) -> Self {
+        self.operations.push(Operation::PutVolume(volume));
+        self
+    }
+
+    /// Deletes a volume's row.
+    pub(crate) fn delete_volume(mut self, name: &str) -> Self {
+        self.operations.push(Operation::DeleteVolume(name.into()));
+        self
+    }
+
+    /// Records an event with the change.
+    pub(crate) fn event(mut self, event: Event) -> Self {
+        self.events.push(event);
+        self
+    }
+
+    /// Records several events with the change.
+    pub(crate) fn events(mut self, events: impl IntoIterator<Item = Event>) -> Self {
+        self.events.extend(events);
+        self
+    }
+}
+
+/// An event with its place in the journal.
+pub(crate) type Numbered = (i64, Arc<Event>);
+
+enum Job {
+    Commit(Change, oneshot::Sender<Result<()>>),
+    ReadEvents { from_ns: i64, until_ns: i64, reply: oneshot::Sender<Result<Vec<Numbered>>> },
+    Stop,
+}
+
+/// All rows, as read at start.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// Containers.
+    pub(crate) containers: Vec<Details>,
+    /// Volumes.
+    pub(crate) volumes: Vec<Volume>,
+    /// Random identity of this data root, 64 hexadecimal digits.
+    pub(crate) daemon_id: String,
+}
+
+/// The database. Dropping it ends its threads.
+#[derive(Debug)]
+pub(crate) struct Database {
+    jobs: mpsc::Sender<Job>,
+    subscribers: broadcast::Sender<Numbered>,
+    threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Database {
+    /// Opens or makes the database below the data root and reads it.
+    pub(crate) fn open(data_root: &Path) -> Result<(Self, Contents)> {
+        let path = data_root.join("palan.db");
+        let mut connection = open_connection(&path)?;
+        migrate(&mut connection, &path)?;
+        let contents =
+            read_all(&connection).context(|| format!("cannot read the database {}", path.display()))?;
+        let (jobs, queue) = mpsc::channel();
+        let (subscribers, _) = broadcast::channel(SUBSCRIBER_CAP);
+        let (wake, woken) = mpsc::sync_channel(1);
+        let reserve = Reserve { path: data_root.join("reserve") };
+        reserve.make();
+        let checkpointer = open_connection(&path)?;
+        let checkpoints =
+            spawn("palan-checkpoint", move || checkpoint_loop(&checkpointer, &woken, &reserve))?;
+        let reserve = Reserve { path: data_root.join("reserve") };
+        let mut writer = Writer { connection, reserve, subscribers: subscribers.clone(), wake, commits: 0 };
+        let writes = spawn("palan-database", move || writer.run(&queue))?;
+        let threads = std::sync::Mutex::new(vec![writes, checkpoints]);
+        Ok((Self { jobs, subscribers, threads }, contents))
+    }
+
+    /// Carries out a change. When this returns, the change is there and its events were sent.
+    pub(crate) async fn commit(&self, change: Change) -> Result<()> {
+        let (reply, outcome) = oneshot::channel();
+        self.jobs.send(Job::Commit(change, reply)).map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
+    }
+
+    /// Stored events between two times.
+    pub(crate) async fn read_events(&self, from_ns: i64, until_ns: i64) -> Result<Vec<Numbered>> {
+        let (reply, outcome) = oneshot::channel();
+        self.jobs.send(Job::ReadEvents { from_ns, until_ns, reply }).map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
+    }
+
+    /// Events from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Numbered> {
+        self.subscribers.subscribe()
+    }
+
+    /// How many subscribers there are.
+    pub(crate) fn subscriber_count(&self) -> usize {
+        self.subscribers.receiver_count()
+    }
+
+    /// Ends the threads after all that was asked before.
+    pub(crate) fn close(&self) {
+        // The writer may have ended already.
+        let _ = self.jobs.send(Job::Stop);
+        let threads = match self.threads.lock() {
+            Ok(mut threads) => std::mem::take(&mut *threads),
+            Err(_) => return,
+        };
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the database panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn closed() -> Error {
+    Error::new(crate::Class::Unavailable, "the daemon is shutting down")
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .stack_size(512 * 1024)
+        .spawn(body)
+        .context(|| format!("cannot start the thread {name}"))
+}
+
+fn open_connection(path: &Path) -> Result<Connection> {
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        // Rows are read once, at start: a large page cache would only cost memory.
+        connection.pragma_update(None, "cache_size", -256)?;
+        Ok(connection)
+    };
+    open().context(|| format!("cannot open the database {}", path.display()))
+}
+
+/// Brings the schema to this version. A newer database is refused: it may hold what this version would destroy.
+fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
+    let what = || format!("cannot prepare the database {}", path.display());
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).context(what)?;
+    if version > SCHEMA_VERSION {
+        return Err(Error::system(format!(
+            "the database {} was written by a newer version (schema {version}, this version knows {SCHEMA_VERSION})",
+            path.display()
+        )));
+    }
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).context(what)?;
+    transaction
+        .execute_batch(
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+             CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
+             CREATE TABLE volumes (name TEXT PRIMARY KEY, body TEXT NOT NULL);
+             CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, body TEXT NOT NULL);",
+        )
+        .context(what)?;
+    transaction
+        .execute("INSERT INTO meta VALUES ('daemon-id', ?1)", [crate::identifier::new_id()])
+        .context(what)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION).context(what)?;
+    transaction.commit().context(what)
+}
+
+fn read_all(connection: &Connection) -> rusqlite::Result<Contents> {
+    let daemon_id = connection
+        .query_row("SELECT value FROM meta WHERE key = 'daemon-id'", [], |row| row.get(0))
+        .optional()?
+        .unwrap_or_default();
+    Ok(Contents {
+        containers: read_bodies(connection, "SELECT id, body FROM containers")?,
+        volumes: read_bodies(connection, "SELECT name, body FROM volumes")?,
+        daemon_id,
+    })
+}
+
+/// A row that can't be read is left where it is and reported: one bad row must not keep the others from running.
+fn read_bodies<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    query: &str,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement = connection.prepare(query)?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut values = Vec::new();
+    for row in rows {
+        let (key, body) = row?;
+        match serde_json::from_str(&body) {
+            Ok(value) => values.push(value),
+            Err(error) => tracing::error!(key, %error, "a row of the database can't be read; it is left out"),
+        }
+    }
+    Ok(values)
+}
+
+struct Writer {
+    connection: Connection,
+    reserve: Reserve,
+    subscribers: broadcast::Sender<Numbered>,
+    wake: mpsc::SyncSender<()>,
+    commits: u32,
+}
+
+impl Writer {
+    fn run(&mut self, queue: &mpsc::Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                Job::Commit(change, reply) => {
+                    let outcome = self.commit(change);
+                    // The caller may have gone; the change stands.
+                    let _ = reply.send(outcome);
+                }
+                Job::ReadEvents { from_ns, until_ns, reply } => {
+                    let events = read_events(&self.connection, from_ns, until_ns);
+                    let _ = reply.send(events.context(|| "cannot read the events of the database".into()));
+                }
+                Job::Stop => return,
+            }
+        }
+    }
+
+    fn commit(&mut self, change: Change) -> Result<()> {
+        let mut outcome = carry_out(&mut self.connection, &change);
+        if outcome.as_ref().is_err_and(is_disk_full) && self.reserve.give_up() {
+            tracing::warn!("the disk is full, the database uses its reserve");
+            outcome = carry_out(&mut self.connection, &change);
+        }
+        let numbers = outcome.context(|| "cannot write to the database".into())?;
+        for (number, event) in numbers.into_iter().zip(change.events) {
+            // No subscriber is no failure.
+            let _ = self.subscribers.send((number, Arc::new(event)));
+        }
+        self.commits += 1;
+        if self.commits >= CHECKPOINT_INTERVAL {
+            self.commits = 0;
+            // Full means that a checkpoint is on its way already.
+            let _ = self.wake.try_send(());
+        }
+        Ok(())
+    }
+}
+
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+}
+
+fn carry_out(connection: &mut Connection, change: &Change) -> rusqlite::Result<Vec<i64>> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for operation in &change.operations {
+        match operation {
+            Operation::PutContainer(details) => {
+                let body = to_json(&**details)?;
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO containers VALUES (?1, ?2, ?3)
+                         ON CONFLICT (id) DO UPDATE SET name = excluded.name, body = excluded.body",
+                    )?
+                    .execute(params![details.id, details.name, body])?;
+            }
+            Operation::DeleteContainer(id) => {
+                transaction.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute([id])?;
+            }
+            Operation::PutVolume(volume) => {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO volumes VALUES (?1, ?2)")?
+                    .execute(params![volume.name, to_json(volume)?])?;
+            }
+            Operation::DeleteVolume(name) => {
+                transaction.prepare_cached("DELETE FROM volumes WHERE name = ?1")?.execute([name])?;
+            }
+        }
+    }
+    let mut numbers = Vec::with_capacity(change.events.len());
+    for event in &change.events {
+        let time = nanoseconds(event.time);
+        transaction
+            .prepare_cached("INSERT INTO events (time, body) VALUES (?1, ?2)")?
+            .execute(params![time, to_json(event)?])?;
+        numbers.push(transaction.last_insert_rowid());
+    }
+    if let Some(last) = numbers.last() {
+        transaction.prepare_cached("DELETE FROM events WHERE seq <= ?1")?.execute([last - EVENT_CAP])?;
+    }
+    transaction.commit()?;
+    Ok(numbers)
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// Nanoseconds since the epoch; times beyond the year 2262 are cut there.
+pub(crate) fn nanoseconds(time: jiff::Timestamp) -> i64 {
+    i64::try_from(time.as_nanosecond()).unwrap_or(if time.as_second() < 0 { i64::MIN } else { i64::MAX })
+}
+
+fn read_events(connection: &Connection, from_ns: i64, until_ns: i64) -> rusqlite::Result<Vec<Numbered>> {
+    let mut statement = connection
+        .prepare_cached("SELECT seq, body FROM events WHERE time BETWEEN ?1 AND ?2 ORDER BY seq")?;
+    let rows = statement
+        .query_map([from_ns, until_ns], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+    let mut events = Vec::new();
+    for row in rows {
+        let (number, body) = row?;
+        if let Ok(event) = serde_json::from_str(&body) {
+            events.push((number, Arc::new(event)));
+        }
+    }
+    Ok(events)
+}
+
+/// Disk space set aside for a full disk.
+#[derive(Debug)]
+struct Reserve {
+    path: PathBuf,
+}
+
+impl Reserve {
+    /// Makes the file with its blocks, if it is not there. Without space there is no reserve; that is no error.
+    fn make(&self) {
+        if self.path.exists() {
+            return;
+        }
+        let Ok(file) = fs::create_new(&self.path, 0o600) else { return };
+        let flags = rustix::fs::FallocateFlags::empty();
+        if rustix::fs::fallocate(file.as_fd(), flags, 0, RESERVE_BYTES).is_err() {
+            // Nothing or too little was reserved: the next checkpoint tries again.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Gives the space back; false when there was none.
+    fn give_up(&self) -> bool {
+        self.path.exists() && fs::remove_file(&self.path).is_ok()
+    }
+}
+
+fn checkpoint_loop(connection: &Connection, woken: &mpsc::Receiver<()>, reserve: &Reserve) {
+    while woken.recv().is_ok() {
+        let outcome = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        match outcome {
+            Ok(()) => reserve.make(),
+            Err(error) => {
+                tracing::warn!(%error, "a checkpoint of the database failed, the next one will catch up")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::events::ObjectKind;
+
+    fn event(action: &str) -> Event {
+        Event {
+            time: Timestamp::now(),
+            kind: ObjectKind::Container,
+            action: action.into(),
+            actor: "a".into(),
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    fn container(id: &str, name: &str) -> Arc<Details> {
+        Arc::new(Details { id: id.into(), name: name.into(), ..Details::default() })
+    }
+
+    #[tokio::test]
+    async fn a_change_and_its_events_are_there_after_a_restart() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (database, contents) = Database::open(root.path()).expect("a new database");
+        assert!(contents.containers.is_empty());
+        let mut events = database.subscribe();
+        let change =
+            Change::new().put_container(container("1", "x")).event(event("create")).event(event("start"));
+        database.commit(change).await.expect("committed");
+        assert_eq!(events.try_recv().expect("sent").1.action, "create");
+        let taken = Change::new().put_container(container("2", "x")).event(event("create"));
+        database.commit(taken).await.expect_err("the name is taken");
+        assert_eq!(events.try_recv().expect("sent").1.action, "start");
+        assert!(events.try_recv().is_err(), "a failed change has no event");
+        drop(database);
+
+        let (database, again) = Database::open(root.path()).expect("the same database");
+        assert_eq!(again.containers.len(), 1);
+        assert_eq!(again.daemon_id, contents.daemon_id);
+        assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 2);
+        database.commit(Change::new().delete_container("1")).await.expect("deleted");
+        database.commit(Change::new().put_container(container("2", "x"))).await.expect("the name is free");
+    }
+
+    #[tokio::test]
+    async fn old_events_are_dropped() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (database, _) = Database::open(root.path()).expect("a new database");
+        let cap = usize::try_from(EVENT_CAP).expect("fits");
+        database.commit(Change::new().events((0..cap + 10).map(|_| event("x")))).await.expect("committed");
+        assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), cap);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let root = tempfile::tempdir().expect("a directory");
+        drop(Database::open(root.path()).expect("a new database"));
+        let connection = Connection::open(root.path().join("palan.db")).expect("opens");
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION + 1).expect("set");
+        drop(connection);
+        let error = Database::open(root.path()).expect_err("refused");
+        assert!(error.report().contains("newer version"));
+    }
+
+    #[test]
+    fn the_reserve_is_made_and_given_up() {
+        let root = tempfile::tempdir().expect("a directory");
+        let reserve = Reserve { path: root.path().join("reserve") };
+        reserve.make();
+        assert_eq!(fs::metadata(&reserve.path).expect("there").len(), RESERVE_BYTES);
+        assert!(reserve.give_up());
+        assert!(!reserve.give_up());
+    }
+}

@@ -1,0 +1,93 @@
+//! Facts about the host, read once at start: processors, memory, which cgroup controllers there are.
+
+use palan_stdx::fs;
+use std::path::Path;
+
+/// What the host offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct HostFacts {
+    /// Processors that this process may use.
+    pub(crate) cpus: usize,
+    /// Processors online, as a list such as `0-3`.
+    pub(crate) cpu_list: String,
+    /// Memory nodes online, as a list.
+    pub(crate) memory_node_list: String,
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+    /// 1 or 2.
+    pub(crate) cgroup_version: u8,
+    /// The memory controller is there.
+    pub(crate) memory_limit: bool,
+    /// Swap is accounted, so that memory and swap can be limited.
+    pub(crate) swap_limit: bool,
+    /// The OOM killer can be turned off for a cgroup.
+    pub(crate) oom_kill_disable: bool,
+    /// The cpu controller is there.
+    pub(crate) cpu: bool,
+    /// The cpu controller has quotas.
+    pub(crate) cpu_quota: bool,
+    /// The cpuset controller is there.
+    pub(crate) cpuset: bool,
+    /// The pids controller is there.
+    pub(crate) pids: bool,
+    /// AppArmor is active.
+    pub(crate) app_armor: bool,
+    /// SELinux is active.
+    pub(crate) selinux: bool,
+}
+
+impl HostFacts {
+    /// Reads them.
+    pub(crate) fn read() -> Self {
+        let cgroup = Path::new("/sys/fs/cgroup");
+        let unified = fs::read_to_string(&cgroup.join("cgroup.controllers")).ok();
+        let cpu_list = line("/sys/devices/system/cpu/online").unwrap_or_else(|| "0".into());
+        let memory_node_list = line("/sys/devices/system/node/online").unwrap_or_else(|| "0".into());
+        let mut facts = Self {
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu_list,
+            memory_node_list,
+            memory: memory_total(),
+            app_armor: line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y"),
+            selinux: exists("/sys/fs/selinux/enforce"),
+            ..Self::default()
+        };
+        if let Some(controllers) = unified {
+            let has = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
+            facts.cgroup_version = 2;
+            facts.memory_limit = has("memory");
+            facts.swap_limit = facts.memory_limit && exists("/proc/swaps");
+            facts.cpu = has("cpu");
+            facts.cpu_quota = facts.cpu;
+            facts.cpuset = has("cpuset");
+            facts.pids = has("pids");
+        } else {
+            let has = |file: &str| cgroup.join(file).exists();
+            facts.cgroup_version = 1;
+            facts.memory_limit = has("memory/memory.limit_in_bytes");
+            facts.swap_limit = has("memory/memory.memsw.limit_in_bytes");
+            facts.oom_kill_disable = has("memory/memory.oom_control");
+            facts.cpu = has("cpu/cpu.shares");
+            facts.cpu_quota = has("cpu/cpu.cfs_quota_us") || has("cpu,cpuacct/cpu.cfs_quota_us");
+            facts.cpuset = has("cpuset/cpuset.cpus");
+            facts.pids = has("pids");
+        }
+        facts
+    }
+}
+
+fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+fn line(path: &str) -> Option<String> {
+    fs::read_to_string(Path::new(path)).ok().map(|text| text.trim().to_owned())
+}
+
+fn memory_total() -> u64 {
+    let text = line("/proc/meminfo").unwrap_or_default();
+    let kibibytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
