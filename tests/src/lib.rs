@@ -1,1 +1,1 @@
-//! End-to-end tests; see `tests/` for the suites.
+//! The end-to-end tests live in `tests/e2e`; this package only carries them.

@@ -1,0 +1,19 @@
+//! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
+//!
+//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
+//! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`docker_cli`] and
+//! [`docker_py`] are outside witnesses; [`bad_input`] is everything that must fail well.
+
+mod archives;
+mod bad_input;
+mod docker_cli;
+mod docker_py;
+mod exec;
+mod images;
+mod lifecycle;
+mod logs;
+mod network;
+mod pull;
+mod restart;
+mod run;
+mod tty;
