@@ -19,7 +19,7 @@ pub struct ProgressMessage {
     /// How far it is.
     #[serde(rename = "progressDetail", skip_serializing_if = "Option::is_none")]
     pub progress_detail: Option<ProgressDetail>,
-    /// The bar as text, which Docker sends beside the numbers to clients before 1.54.
+    /// The bar as text, which old daemons send beside the numbers.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub progress: String,
     /// What it is done to: a layer's short digest, or the tag.

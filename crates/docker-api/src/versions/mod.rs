@@ -1,9 +1,11 @@
-//! What older API versions answered.
+//! What older API versions answered, and what they meant by their requests.
 //!
 //! Handlers build the newest types. The functions here take an answer down to what the client speaks, newest step
 //! first; each module below holds what its version (and every older one) had differently.
 
 mod v1_27;
+mod v1_39;
+mod v1_41;
 mod v1_42;
 mod v1_43;
 mod v1_44;
@@ -15,12 +17,52 @@ mod v1_49;
 mod v1_51;
 
 use crate::types::{
-    ContainerInspect, ContainerSummary, EventMessage, ImageInspect, ImageSummary, Network, SystemInfo,
+    ContainerInspect, ContainerSummary, CreateContainerRequest, EventMessage, ImageInspect, ImageSummary,
+    Network, SystemInfo,
 };
 use crate::version::ApiVersion;
 
 fn up_to(version: ApiVersion, minor: u16) -> bool {
     version <= ApiVersion::v1(minor)
+}
+
+/// A request that its version does not have, in Docker's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct VersionError(pub String);
+
+/// `POST /containers/create`: makes the request of an older client say what it meant in the newest version.
+pub fn create_container(
+    request: &mut CreateContainerRequest,
+    version: ApiVersion,
+) -> Result<(), VersionError> {
+    if up_to(version, 39) {
+        v1_39::create_container(request);
+    }
+    if up_to(version, 41) {
+        v1_41::create_container(request);
+    }
+    if up_to(version, 42) {
+        request.host_config.annotations.clear();
+    }
+    if up_to(version, 43) {
+        v1_43::create_container(request)?;
+    }
+    if up_to(version, 44) {
+        v1_44::create_container(request)?;
+    }
+    if up_to(version, 47) {
+        v1_47::create_container(request)?;
+    }
+    if up_to(version, 51) {
+        v1_51::create_container(request);
+    }
+    Ok(())
+}
+
+/// The `platform` of a create request, which was ignored before it existed.
+pub fn create_platform(platform: Option<String>, version: ApiVersion) -> Option<String> {
+    platform.filter(|_| !up_to(version, 40))
 }
 
 /// `GET /containers/json`.

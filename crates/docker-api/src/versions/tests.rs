@@ -87,3 +87,36 @@ fn unnamed_images_by_version() {
     assert_eq!(seen(43), (-1, vec![]));
     assert_eq!(seen(42), (-1, vec!["<none>:<none>".to_owned()]));
 }
+
+fn created(body: &Value, version: u16) -> Result<CreateContainerRequest, String> {
+    let mut request = CreateContainerRequest::from_slice(body.to_string().as_bytes()).unwrap();
+    create_container(&mut request, ApiVersion::v1(version)).map_err(|e| e.to_string())?;
+    Ok(request)
+}
+
+#[test]
+fn create_by_version() {
+    let mac =
+        json!({"Image": "i", "MacAddress": "02:00:00:00:00:01", "HostConfig": {"NetworkMode": "bridge"}});
+    let endpoints = |version| created(&mac, version).unwrap().networking_config.endpoints_config;
+    for version in [41, 44, 51] {
+        assert_eq!(
+            endpoints(version)["bridge"].as_ref().unwrap().mac_address,
+            "02:00:00:00:00:01",
+            "1.{version}"
+        );
+    }
+    assert!(endpoints(52).is_empty());
+
+    let two = json!({"NetworkingConfig": {"EndpointsConfig": {"a": null, "b": {}}}});
+    let message = "Container cannot be created with multiple network endpoints: a, b";
+    assert_eq!(created(&two, 43).unwrap_err(), message);
+    assert!(created(&two, 44).is_ok());
+
+    let subpath = json!({"HostConfig": {"Mounts": [{"Type": "volume", "VolumeOptions": {"Subpath": "x"}}]}});
+    assert_eq!(created(&subpath, 44).unwrap_err(), "VolumeOptions.Subpath needs API v1.45 or newer");
+    let image = json!({"HostConfig": {"Mounts": [{"Type": "image"}]}});
+    assert_eq!(created(&image, 47).unwrap_err(), r#"Mount type "Image" needs API v1.48 or newer"#);
+    assert_eq!(created(&json!({}), 39).unwrap().host_config.ipc_mode, "shareable");
+    assert_eq!(created(&json!({}), 40).unwrap().host_config.ipc_mode, "");
+}

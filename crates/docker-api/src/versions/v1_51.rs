@@ -1,6 +1,25 @@
 //! Up to 1.51: fields of the default bridge, legacy event fields, and empty image fields that are printed.
 
-use crate::types::{ContainerInspect, ContainerSummary, EventMessage, ImageConfig, ImageInspect};
+use crate::types::{
+    ContainerInspect, ContainerSummary, CreateContainerRequest, EventMessage, ImageConfig, ImageInspect,
+};
+
+/// The container's MAC address is that of its endpoint on the network that it is made with.
+pub(super) fn create_container(request: &mut CreateContainerRequest) {
+    let address = std::mem::take(&mut request.config.mac_address);
+    if address.is_empty() {
+        return;
+    }
+    let network = match request.host_config.network_mode.as_str() {
+        "" => "default",
+        mode => mode,
+    };
+    let endpoints = &mut request.networking_config.endpoints_config;
+    let endpoint = endpoints.entry(network.to_owned()).or_default().get_or_insert_default();
+    if endpoint.mac_address.is_empty() {
+        endpoint.mac_address = address;
+    }
+}
 
 pub(super) fn container_summary(answer: &mut ContainerSummary) {
     answer.health = None;
