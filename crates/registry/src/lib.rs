@@ -1,3 +1,48 @@
 //! The client of OCI distribution registries: resolve, authenticate, pull.
+//!
+//! A [`Client`] lives as long as the daemon. [`Client::pull`] brings one image into the store, [`Client::login`] checks
+//! credentials. What happens on a pull, in order:
+//!
+//! 1. `endpoint` lists where to ask: the mirrors of `docker.io`, then the registry itself by HTTPS, then by HTTP where
+//!    the host is insecure by configuration. The first that answers serves the whole pull; a later one is asked only
+//!    when an earlier one failed.
+//! 2. `repository` fetches the manifest (and, behind an index, the one for the platform), answering challenges of `auth`;
+//!    `transport` follows redirects by the rules of `guard`.
+//! 3. `flight` gives every missing layer one download in this process, whoever else wants it; `layer` streams it through
+//!    a bounded channel to a thread that owns the store's writer, and resumes it when the connection breaks.
+//! 4. `pull` records the image and its tag in the store.
+//!
+//! Invariants: no byte of a layer is kept in memory but what the channel's budget allows; nothing that a registry says
+//! is believed without its digest; credentials go to the registry and the token service it names, never elsewhere.
 
 #![forbid(unsafe_code)]
+
+mod address;
+mod auth;
+mod certificates;
+mod challenge;
+mod client;
+mod config;
+mod credentials;
+mod endpoint;
+mod error;
+mod flight;
+mod guard;
+mod layer;
+mod login;
+mod progress;
+mod proxy;
+mod pull;
+mod repository;
+mod resolver;
+mod retry;
+mod slots;
+mod transport;
+
+pub use client::Client;
+pub use config::{ClientConfig, ConfigError, Proxies, Timing};
+pub use credentials::Credentials;
+pub use error::{ApiError, Class, Error, RequestError};
+pub use login::LoginOutcome;
+pub use progress::{LayerStatus, ProgressEvent};
+pub use pull::{PullOutcome, PullRequest, PullStatus};

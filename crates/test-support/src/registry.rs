@@ -72,9 +72,16 @@ impl Request {
 #[derive(Debug, Clone)]
 enum Access {
     Anyone,
-    Basic { user: String, password: String },
+    Basic {
+        user: String,
+        password: String,
+    },
     /// Bearer tokens from `realm`, by default this server's own `/token`.
-    Token { realm: Option<String>, account: Option<(String, String)>, identity_token: Option<String> },
+    Token {
+        realm: Option<String>,
+        account: Option<(String, String)>,
+        identity_token: Option<String>,
+    },
 }
 
 struct Planted {
@@ -652,7 +659,8 @@ impl State {
             }
         }
         let query = request.path.split_once('?').map_or("", |(_, query)| query);
-        let scope = parameter(query, "scope").or_else(|| parameter(&request.body, "scope")).unwrap_or_default();
+        let scope =
+            parameter(query, "scope").or_else(|| parameter(&request.body, "scope")).unwrap_or_default();
         let token = format!("token-for-{}", scope.replace([':', '/'], "-"));
         let mut body = json!({"token": token, "access_token": token, "expires_in": 300});
         if query.contains("offline_token=true") {
@@ -733,7 +741,8 @@ fn tls_config() -> (rustls::ServerConfig, String) {
         .expect("the names are valid")
         .signed_by(&key, &issuer)
         .expect("the authority signs");
-    let private_key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key of PKCS #8");
+    let private_key =
+        rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key of PKCS #8");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -1,0 +1,305 @@
+//! One repository at one endpoint: authorised requests for manifests, blobs and tags.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palan_oci::{Digest, media_type};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LINK, WWW_AUTHENTICATE};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use crate::auth::{AuthKey, Authenticator};
+use crate::challenge::{self, Challenge};
+use crate::credentials::Credentials;
+use crate::endpoint::Endpoint;
+use crate::error::{ApiError, Error, RequestError};
+use crate::guard::same_origin;
+use crate::retry;
+use crate::transport::{Origin, Outgoing, Transport, api_error, read_document};
+
+/// What a manifest request accepts.
+const ACCEPT_MANIFESTS: &str = concat!(
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, ",
+    "application/vnd.docker.distribution.manifest.list.v2+json, ",
+    "application/vnd.docker.distribution.manifest.v2+json"
+);
+/// The most pages of a list of tags.
+const MOST_PAGES: usize = 1_000;
+/// The most tags of one repository.
+const MOST_TAGS: usize = 100_000;
+/// The most that one page of tags may have.
+const LONGEST_PAGE: u64 = 16 * 1024 * 1024;
+/// How often a document is asked for.
+const DOCUMENT_ATTEMPTS: u32 = 3;
+
+/// A repository to read from.
+#[derive(Debug, Clone)]
+pub(crate) struct Repository {
+    transport: Arc<Transport>,
+    authenticator: Arc<Authenticator>,
+    origin: Origin,
+    path: String,
+    credentials: Credentials,
+    key: AuthKey,
+}
+
+/// A manifest or index as it came.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) body: Bytes,
+    pub(crate) content_type: Option<String>,
+}
+
+impl Repository {
+    /// `path` at `endpoint`; an empty path is the registry as a whole.
+    pub(crate) fn new(
+        transport: Arc<Transport>,
+        authenticator: Arc<Authenticator>,
+        endpoint: &Endpoint,
+        path: &str,
+        credentials: &Credentials,
+    ) -> Self {
+        let credentials = if endpoint.mirror { Credentials::Anonymous } else { credentials.clone() };
+        let scope = if path.is_empty() { String::new() } else { format!("repository:{path}:pull") };
+        Self {
+            key: AuthKey {
+                origin: endpoint.origin.url.to_string(),
+                scope,
+                credentials: credentials.fingerprint(),
+            },
+            origin: endpoint.origin.clone(),
+            path: path.to_owned(),
+            transport,
+            authenticator,
+            credentials,
+        }
+    }
+
+    /// Who asks whom for what; equal sources give equal answers.
+    pub(crate) fn source(&self) -> &AuthKey {
+        &self.key
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// The digest that a tag has now, if the registry says it in a `HEAD` answer.
+    pub(crate) async fn digest_of(&self, tag: &str) -> Option<Digest> {
+        let mut outgoing = Outgoing::new(Method::HEAD, self.url(&format!("manifests/{tag}")).ok()?);
+        outgoing.accept = Some(ACCEPT_MANIFESTS);
+        let response = self.request(outgoing).await.ok()?;
+        response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
+    }
+
+    /// A manifest or index by tag or digest, not verified.
+    pub(crate) async fn manifest(&self, reference: &str) -> Result<Fetched, Error> {
+        let mut outgoing = Outgoing::new(Method::GET, self.url(&format!("manifests/{reference}"))?);
+        outgoing.accept = Some(ACCEPT_MANIFESTS);
+        self.document(outgoing, palan_oci::manifest::MAX_MANIFEST_SIZE).await
+    }
+
+    /// A small blob, not verified.
+    pub(crate) async fn small_blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, Error> {
+        let outgoing = Outgoing::new(Method::GET, self.url(&format!("blobs/{digest}"))?);
+        Ok(self.document(outgoing, limit).await?.body)
+    }
+
+    /// The answer to a request for a blob from `offset` on: 200, 206 or an error.
+    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, Error> {
+        let mut outgoing = Outgoing::new(Method::GET, self.url(&format!("blobs/{digest}"))?);
+        outgoing.from = offset;
+        self.request(outgoing).await
+    }
+
+    /// Something that a descriptor says lies elsewhere. No credentials go there.
+    pub(crate) async fn foreign(&self, url: &Url, offset: u64) -> Result<Response, Error> {
+        let mut outgoing = Outgoing::new(Method::GET, url.clone());
+        outgoing.from = offset;
+        let failed = |error| Error::request(&Method::GET, url, error);
+        let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let patience = self.transport.config().timing.stall;
+        Err(failed(RequestError::Api(api_error(response, patience).await)))
+    }
+
+    /// Asks for the root of the API, which needs no more than to be let in.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let url = self.base()?;
+        self.request(Outgoing::new(Method::GET, url)).await.map(drop)
+    }
+
+    /// All tags.
+    pub(crate) async fn tags(&self) -> Result<Vec<String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut tags = Vec::new();
+        let mut url = self.url("tags/list")?;
+        for _ in 0..MOST_PAGES {
+            let failed = |reason: &str| {
+                Error::request(&Method::GET, &url, RequestError::Malformed { reason: reason.to_owned() })
+            };
+            let response = self.request(Outgoing::new(Method::GET, url.clone())).await?;
+            let next = next_page(&response);
+            let body = read_document(response, LONGEST_PAGE, self.transport.config().timing.stall)
+                .await
+                .map_err(|error| Error::request(&Method::GET, &url, error))?;
+            let page: Page =
+                serde_json::from_slice(&body).map_err(|_| failed("a list of tags that is no JSON"))?;
+            tags.extend(page.tags.unwrap_or_default());
+            if tags.len() > MOST_TAGS {
+                return Err(failed("too many tags"));
+            }
+            match next {
+                // Pages are the same registry's; our token goes nowhere else.
+                Some(next) if same_origin(&next, &self.origin.url) => url = next,
+                _ => return Ok(tags),
+            }
+        }
+        Ok(tags)
+    }
+
+    async fn document(&self, outgoing: Outgoing, limit: u64) -> Result<Fetched, Error> {
+        let timing = &self.transport.config().timing;
+        let mut failed = 0;
+        loop {
+            let error = match self.document_once(&outgoing, limit).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => error,
+            };
+            failed += 1;
+            // Nobody there is told at once; an answer that broke or an overload is worth another try.
+            let hopeless = match &error {
+                Error::Request { source, .. } => {
+                    !source.is_transient() || matches!(source, RequestError::Connect { .. })
+                }
+                _ => true,
+            };
+            if hopeless || failed >= DOCUMENT_ATTEMPTS.min(timing.attempts) {
+                return Err(error);
+            }
+            tokio::time::sleep(retry::pause(timing, failed, error.retry_after())).await;
+        }
+    }
+
+    async fn document_once(&self, outgoing: &Outgoing, limit: u64) -> Result<Fetched, Error> {
+        let response = self.request(outgoing.clone()).await?;
+        let content_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map(|value| media_type::without_parameters(value).to_owned());
+        let body = read_document(response, limit, self.transport.config().timing.stall)
+            .await
+            .map_err(|error| Error::request(&outgoing.method, &outgoing.url, error))?;
+        Ok(Fetched { body, content_type })
+    }
+
+    /// Sends a request, answers a challenge once, and returns the head of a success.
+    pub(crate) async fn request(&self, mut outgoing: Outgoing) -> Result<Response, Error> {
+        let (method, url) = (outgoing.method.clone(), outgoing.url.clone());
+        let failed = |error| Error::request(&method, &url, error);
+        let patience = self.transport.config().timing.stall;
+        outgoing.authorization = self.authenticator.known(&self.key, &self.credentials).await;
+        let mut answered = matches!(self.credentials, Credentials::RegistryToken(_));
+        loop {
+            let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            let is_challenge = response.status() == StatusCode::UNAUTHORIZED
+                && same_origin(response.url(), &self.origin.url);
+            let challenges = if is_challenge { challenges(&response) } else { Vec::new() };
+            if answered || challenges.is_empty() {
+                let error = refusal(response, &challenges, patience).await;
+                return Err(failed(RequestError::Api(error)));
+            }
+            // The connection can be used again once the body is read.
+            drop(api_error(response, patience).await);
+            let header = self
+                .authenticator
+                .answer(
+                    &self.transport,
+                    &self.origin,
+                    &self.key,
+                    &self.credentials,
+                    &challenges,
+                    outgoing.authorization.as_ref(),
+                )
+                .await
+                .map_err(failed)?;
+            answered = true;
+            outgoing.authorization = Some(header);
+        }
+    }
+
+    /// The challenge of the registry's root, if it has one; for logins.
+    pub(crate) async fn challenge(&self) -> Result<Vec<Challenge>, Error> {
+        let url = self.base()?;
+        let outgoing = Outgoing::new(Method::GET, url.clone());
+        let failed = |error| Error::request(&Method::GET, &url, error);
+        let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
+        Ok(if response.status() == StatusCode::UNAUTHORIZED { challenges(&response) } else { Vec::new() })
+    }
+
+    /// Sends the request for the root with this authorization.
+    pub(crate) async fn ping_with(&self, authorization: HeaderValue) -> Result<(), Error> {
+        let url = self.base()?;
+        let failed = |error| Error::request(&Method::GET, &url, error);
+        let mut outgoing = Outgoing::new(Method::GET, url.clone());
+        outgoing.authorization = Some(authorization);
+        let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        let patience = self.transport.config().timing.stall;
+        Err(failed(RequestError::Api(api_error(response, patience).await)))
+    }
+
+    fn base(&self) -> Result<Url, Error> {
+        self.join("v2/")
+    }
+
+    fn url(&self, rest: &str) -> Result<Url, Error> {
+        self.join(&format!("v2/{}/{rest}", self.path))
+    }
+
+    fn join(&self, path: &str) -> Result<Url, Error> {
+        self.origin.url.join(path).map_err(|error| {
+            let reason = RequestError::Malformed { reason: error.to_string() };
+            Error::request(&Method::GET, &self.origin.url, reason)
+        })
+    }
+}
+
+fn challenges(response: &Response) -> Vec<Challenge> {
+    response
+        .headers()
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .take(4)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(challenge::parse)
+        .collect()
+}
+
+/// The registry's last word.
+async fn refusal(response: Response, challenges: &[Challenge], patience: std::time::Duration) -> ApiError {
+    let out_of_scope = challenges.iter().any(|challenge| {
+        challenge.scheme == "bearer" && challenge.parameter("error") == Some("insufficient_scope")
+    });
+    if out_of_scope { ApiError::insufficient_scope() } else { api_error(response, patience).await }
+}
+
+/// The target of `Link: </v2/…>; rel="next"`.
+fn next_page(response: &Response) -> Option<Url> {
+    let link = response.headers().get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    if !parameters.replace(['"', ' '], "").contains("rel=next") {
+        return None;
+    }
+    response.url().join(target).ok()
+}

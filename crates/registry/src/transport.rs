@@ -1,0 +1,377 @@
+//! Sends one request: picks the HTTP client with the right certificates, follows redirects by the guard's rules, and
+//! turns whatever went wrong into a [`RequestError`].
+//!
+//! Redirects are followed here and not by the HTTP library, because each step needs a decision: `Authorization` stays
+//! behind when the scheme, host or port changes, the target is checked ([`crate::guard`]), and places that the registry
+//! named get a client of their own, which resolves names under the guard and never shows the registry's client
+//! certificate.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+
+use crate::certificates::{self, Stamp};
+use crate::config::{ClientConfig, ConfigError, InsecureRegistries};
+use crate::error::{ApiError, RequestError};
+use crate::guard::{self, authority, literal_address, same_origin};
+use crate::proxy::ProxySettings;
+use crate::resolver::{ClientResolver, ResolveError, SystemResolver};
+
+/// The most redirects of one request.
+const MOST_REDIRECTS: usize = 8;
+/// The most HTTP clients kept; each has its own certificates and idle connections.
+const MOST_CLIENTS: usize = 32;
+/// The most that is read of an error's body.
+const LONGEST_ERROR_BODY: u64 = 64 * 1024;
+
+/// The HTTP clients of the process, and what they are made with.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    config: ClientConfig,
+    user_agent: HeaderValue,
+    insecure: InsecureRegistries,
+    proxies: ProxySettings,
+    proxy_hosts: Arc<[String]>,
+    resolver: Arc<SystemResolver>,
+    clients: Mutex<HashMap<ClientKey, Client>>,
+}
+
+/// What makes an HTTP client differ from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ClientKey {
+    trust: Trust,
+    guarded: bool,
+    /// The certificates of the host itself.
+    own: Stamp,
+    /// The authorities of the registry that named the host.
+    inherited: Stamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Trust {
+    /// Plain HTTP: nothing to verify, so the system's authorities need not be loaded.
+    Plain,
+    /// Valid certificates.
+    Verified,
+    /// Any certificate.
+    Any,
+}
+
+/// The registry that requests are made on behalf of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Its base URL.
+    pub(crate) url: Url,
+    /// Whether its certificate need not be valid.
+    pub(crate) insecure: bool,
+}
+
+/// A request before any redirect.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) accept: Option<&'static str>,
+    pub(crate) authorization: Option<HeaderValue>,
+    /// The offset to start at, where that is not the beginning.
+    pub(crate) from: u64,
+    /// A form to post.
+    pub(crate) form: Option<String>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        Self { method, url, accept: None, authorization: None, from: 0, form: None }
+    }
+}
+
+impl Transport {
+    pub(crate) fn new(config: ClientConfig) -> Result<Self, ConfigError> {
+        // Another part of the process may have installed the same provider before.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let proxies = ProxySettings::parse(&config.proxies)?;
+        let user_agent = HeaderValue::from_str(&config.user_agent)
+            .map_err(|_| ConfigError::UserAgent { user_agent: config.user_agent.clone() })?;
+        Ok(Self {
+            user_agent,
+            insecure: InsecureRegistries::parse(&config.insecure_registries)?,
+            proxy_hosts: proxies.hosts().into(),
+            proxies,
+            resolver: Arc::default(),
+            clients: Mutex::default(),
+            config,
+        })
+    }
+
+    pub(crate) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    /// Whether `host[:port]` may be spoken to without a valid certificate, or without TLS.
+    pub(crate) async fn is_insecure(&self, url: &Url) -> bool {
+        let Some(host) = url.host_str() else { return false };
+        if self.insecure.names(&authority(url)) || host == "localhost" {
+            return true;
+        }
+        if let Some(address) = literal_address(url) {
+            return self.insecure.covers(address);
+        }
+        if !self.insecure.has_networks() {
+            return false;
+        }
+        // As in Docker: one address of the name inside of a network is enough.
+        let addresses = self.resolver.lookup(host).await.unwrap_or_default();
+        addresses.into_iter().any(|address| self.insecure.covers(address))
+    }
+
+    /// Sends a request and returns the answer's head, whatever its status, after redirects.
+    pub(crate) async fn send(&self, origin: &Origin, outgoing: &Outgoing) -> Result<Response, RequestError> {
+        let mut url = outgoing.url.clone();
+        let mut authorization = outgoing.authorization.clone();
+        if !same_origin(&origin.url, &url) {
+            guard::check(&origin.url, &origin.url, &url)?;
+        }
+        for _ in 0..=MOST_REDIRECTS {
+            let response = self.send_once(origin, outgoing, &url, authorization.as_ref()).await?;
+            if !is_redirect(response.status()) || outgoing.method == Method::POST {
+                return Ok(response);
+            }
+            let next = redirect_target(&url, &response)?;
+            guard::check(&origin.url, &url, &next)?;
+            if !same_origin(&url, &next) {
+                authorization = None;
+            }
+            url = next;
+        }
+        Err(RequestError::TooManyRedirects { limit: MOST_REDIRECTS })
+    }
+
+    async fn send_once(
+        &self,
+        origin: &Origin,
+        outgoing: &Outgoing,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, RequestError> {
+        let client = self.client_for(origin, url).await?;
+        let mut request = client.request(outgoing.method.clone(), url.clone());
+        if let Some(accept) = outgoing.accept {
+            request = request.header(ACCEPT, accept);
+        }
+        if let Some(authorization) = authorization {
+            let mut authorization = authorization.clone();
+            authorization.set_sensitive(true);
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if outgoing.from > 0 {
+            request = request.header(RANGE, format!("bytes={}-", outgoing.from));
+        }
+        if let Some(form) = &outgoing.form {
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
+        }
+        let limit = self.config.timing.connect.max(self.config.timing.stall);
+        match tokio::time::timeout(limit, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(classify(&error, url)),
+            Err(_) => Err(RequestError::Stalled { authority: authority(url), waited: limit }),
+        }
+    }
+
+    async fn client_for(&self, origin: &Origin, url: &Url) -> Result<Client, RequestError> {
+        let own = same_origin(&origin.url, url);
+        let same_host = origin.url.host_str() == url.host_str();
+        let trust = if url.scheme() == "http" {
+            Trust::Plain
+        } else if (same_host && origin.insecure) || (!same_host && self.is_insecure(url).await) {
+            Trust::Any
+        } else {
+            Trust::Verified
+        };
+        let stamp = |url: &Url| match trust {
+            Trust::Plain => Stamp::new(),
+            _ => certificates::stamp(&self.config.certificate_directories, &authority(url)),
+        };
+        let key = ClientKey {
+            trust,
+            guarded: !same_host,
+            own: stamp(url),
+            inherited: if own { Stamp::new() } else { stamp(&origin.url) },
+        };
+        if let Some(client) = self.lock_clients().get(&key) {
+            return Ok(client.clone());
+        }
+        let client = self.make_client(&key)?;
+        let mut clients = self.lock_clients();
+        if clients.len() >= MOST_CLIENTS {
+            clients.clear();
+        }
+        Ok(clients.entry(key).or_insert(client).clone())
+    }
+
+    fn lock_clients(&self) -> std::sync::MutexGuard<'_, HashMap<ClientKey, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make_client(&self, key: &ClientKey) -> Result<Client, RequestError> {
+        let unusable = |reason: String| RequestError::Certificates { reason };
+        let own = certificates::load(&key.own)
+            .map_err(|error| unusable(palan_stdx::error_chain::to_string(&error)))?;
+        let inherited = certificates::load(&key.inherited)
+            .map_err(|error| unusable(palan_stdx::error_chain::to_string(&error)))?;
+        let mut builder = Client::builder()
+            .user_agent(self.user_agent.clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .connect_timeout(self.config.timing.connect)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(self.config.max_concurrent_downloads.max(1))
+            .http2_adaptive_window(true)
+            .dns_resolver(ClientResolver {
+                system: Arc::clone(&self.resolver),
+                guarded: key.guarded,
+                trusted: Arc::clone(&self.proxy_hosts),
+            });
+        builder = match key.trust {
+            Trust::Plain => builder.tls_certs_only([]),
+            Trust::Any => builder.tls_danger_accept_invalid_certs(true),
+            Trust::Verified => {
+                builder.tls_certs_merge(own.authorities.into_iter().chain(inherited.authorities))
+            }
+        };
+        if let Some(identity) = own.identity {
+            builder = builder.identity(identity);
+        }
+        for proxy in self.proxies.for_client().map_err(|error| unusable(innermost(&error)))? {
+            builder = builder.proxy(proxy);
+        }
+        builder.build().map_err(|error| unusable(innermost(&error)))
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn redirect_target(from: &Url, response: &Response) -> Result<Url, RequestError> {
+    let malformed = || RequestError::Malformed { reason: "a redirect without a usable Location".to_owned() };
+    let location =
+        response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(malformed)?;
+    let mut target = from.join(location).map_err(|_| malformed())?;
+    // Credentials of a registry's making would be sent as our own.
+    let _ = target.set_username("");
+    let _ = target.set_password(None);
+    Ok(target)
+}
+
+/// Turns an answer whose status is no success into its error, reading a little of the body.
+pub(crate) async fn api_error(response: Response, patience: Duration) -> ApiError {
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.trim().parse().ok())
+        .map(Duration::from_secs);
+    let body = read_some(response, LONGEST_ERROR_BODY, patience).await;
+    ApiError::new(status, &body, retry_after)
+}
+
+async fn read_some(mut response: Response, limit: u64, patience: Duration) -> Vec<u8> {
+    let mut body = Vec::new();
+    let reading = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 >= limit {
+                break;
+            }
+        }
+    };
+    // What came in time is enough for a text.
+    drop(tokio::time::timeout(patience, reading).await);
+    body
+}
+
+/// Reads a whole document of at most `limit` bytes.
+pub(crate) async fn read_document(
+    mut response: Response,
+    limit: u64,
+    patience: Duration,
+) -> Result<Bytes, RequestError> {
+    let url = response.url().clone();
+    if response.content_length().is_some_and(|length| length > limit) {
+        return Err(RequestError::TooLarge { limit });
+    }
+    let deadline = tokio::time::Instant::now() + patience.saturating_mul(4);
+    let mut body = Vec::new();
+    loop {
+        let next = tokio::time::timeout(patience, response.chunk());
+        match tokio::time::timeout_at(deadline, next).await {
+            Ok(Ok(Ok(Some(chunk)))) => body.extend_from_slice(&chunk),
+            Ok(Ok(Ok(None))) => return Ok(body.into()),
+            Ok(Ok(Err(error))) => return Err(classify(&error, &url)),
+            Ok(Err(_)) | Err(_) => {
+                return Err(RequestError::Stalled { authority: authority(&url), waited: patience });
+            }
+        }
+        if body.len() as u64 > limit {
+            return Err(RequestError::TooLarge { limit });
+        }
+    }
+}
+
+/// What a failure of the HTTP library means.
+pub(crate) fn classify(error: &reqwest::Error, url: &Url) -> RequestError {
+    let reason = innermost(error);
+    if let Some(tls) = find::<rustls::Error>(error) {
+        return match tls {
+            rustls::Error::InvalidMessage(_) => RequestError::PlainHttp,
+            _ => RequestError::Tls { reason },
+        };
+    }
+    if let Some(ResolveError::Refused(refused)) = find(error) {
+        return RequestError::Refused(refused.clone());
+    }
+    if error.is_connect() {
+        return RequestError::Connect { authority: authority(url), reason };
+    }
+    if error.is_builder() {
+        return RequestError::Malformed { reason };
+    }
+    RequestError::Interrupted { authority: authority(url), reason }
+}
+
+/// The text of the deepest cause, which is the only one that says something to a user.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(source) = next_cause(deepest) {
+        deepest = source;
+    }
+    if error.is_timeout() { "timed out".to_owned() } else { deepest.to_string() }
+}
+
+fn find<'a, T: std::error::Error + 'static>(error: &'a reqwest::Error) -> Option<&'a T> {
+    let mut current = error.source();
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        current = next_cause(error);
+    }
+    None
+}
+
+/// The next error in the chain; an I/O error hides its own cause behind `get_ref`.
+fn next_cause<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a (dyn std::error::Error + 'static)> {
+    if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return Some(inner);
+    }
+    error.source()
+}
