@@ -15,6 +15,7 @@ pub mod capability;
 pub mod seccomp;
 
 pub mod memfd;
+pub mod memory;
 pub mod signal;
 pub mod tty;
 

@@ -47,8 +47,6 @@ pub enum Event {
     StartFailed {
         /// Why.
         kind: FailureKind,
-        /// In which step.
-        step: String,
         /// The whole chain of causes.
         message: String,
     },

@@ -38,7 +38,68 @@ pub mod journal;
 /// The daemon's side: spawn a supervisor, connect to one, send requests, receive messages.
 pub mod client;
 
+mod control;
+mod requests;
+mod serve;
+
+mod launch;
+mod session;
+
+mod attach;
+mod detach_keys;
+mod wait;
+
 mod log;
+mod own_cgroup;
+mod watch;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serve::{ServeError, Supervisor};
+
+/// The number of the descriptor that leads to the daemon.
+const CONNECTION: u32 = 3;
+
+/// The process: `--run-dir DIRECTORY [--cgroup PATH]`, with the connection to the daemon as descriptor 3.
+///
+/// What goes wrong is written to stderr, which the daemon has made a file in the run directory.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match run(arguments.into_iter()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Error>> {
+    let (mut run_dir, mut cgroup) = (None, None);
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--run-dir") => run_dir = arguments.next().map(PathBuf::from),
+            Some("--cgroup") => cgroup = arguments.next().and_then(|path| path.into_string().ok()),
+            _ => return Err(format!("unknown argument {}", argument.display()).into()),
+        }
+    }
+    let run_dir =
+        run_dir.ok_or("--run-dir is missing: a supervisor is started by `palan daemon`, not by hand")?;
+    let connection =
+        palan_linux::process::inherited_descriptor(CONNECTION).map_err(ServeError::Connection)?;
+    palan_linux::process::set_close_at_exec(&connection, true).map_err(ServeError::Connection)?;
+    Ok(Supervisor::new(&run_dir, connection, cgroup)?.run()?)
+}
+
+/// Writes to the supervisor's own log what nobody else could be told.
+fn complain(error: &(dyn Error + 'static)) {
+    let text = palan_stdx::error_chain::to_string(error);
+    // There is nowhere else to complain.
+    let _ = writeln!(std::io::stderr(), "palan supervisor: {text}");
+}
 
 /// The runtime, for readers of what it makes: cgroup figures, seccomp programs.
 pub use palan_runtime as runtime;

@@ -33,6 +33,7 @@ pub(crate) mod frame;
 use std::path::PathBuf;
 
 use palan_oci::runtime_spec::{Process, Spec};
+pub use palan_runtime::Rootfs;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Entry;
@@ -76,7 +77,7 @@ pub enum Request {
     ///
     /// Descriptors: the [`Config`] as JSON in a regular file or memfd; then, if the flag is set, the seccomp program;
     /// then, if the flag is set, the network namespace; then one socket for each of `attach`; then one for each of
-    /// `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind and step.
+    /// `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
     Start {
         /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration.
         seccomp: bool,
@@ -234,7 +235,7 @@ pub struct Config {
     /// descriptor in `Start`.
     pub spec: Spec,
     /// What becomes the container's `/`.
-    pub rootfs: RootfsConfig,
+    pub rootfs: Rootfs,
     /// The image's or the caller's user as written, resolved in the root file system; `None`: as in the specification.
     #[serde(default)]
     pub user: Option<String>,
@@ -260,25 +261,6 @@ pub struct Config {
     /// Journal entries are numbered from here on, at least: what the daemon has committed of earlier runs.
     #[serde(default)]
     pub journal_after: u64,
-}
-
-/// What becomes the container's `/`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RootfsConfig {
-    /// A directory as it is.
-    Directory(PathBuf),
-    /// An overlay, mounted for this container alone and visible nowhere else.
-    Overlay {
-        /// The read-only layers, uppermost first.
-        lowers: Vec<PathBuf>,
-        /// The container's own layer.
-        upper: PathBuf,
-        /// The overlay's work directory, on the same file system as `upper`.
-        work: PathBuf,
-        /// No sync of the upper layer: for containers that are removed when they end.
-        volatile: bool,
-    },
 }
 
 /// Where the container's output is kept.
@@ -378,6 +360,9 @@ pub enum Reply {
         pid: i32,
         /// When, in nanoseconds since the epoch.
         time_ns: u64,
+        /// What was asked for and could not be had, one sentence each.
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     /// The exec session's program is being executed.
     ExecStarted {
@@ -392,9 +377,6 @@ pub enum Reply {
 pub struct Failure {
     /// What kind, to choose an exit code or status by.
     pub kind: FailureKind,
-    /// Which step failed, in the runtime's words (`mount`, `exec`, …); empty where there are no steps.
-    #[serde(default)]
-    pub step: String,
     /// The whole chain of causes.
     pub message: String,
 }
@@ -405,21 +387,15 @@ pub struct Failure {
 pub enum FailureKind {
     /// The program to execute does not exist (exit code 127).
     NotFound,
-    /// The program may not be executed (exit code 126).
-    Permission,
-    /// The program to execute is a directory (exit code 126).
-    IsDirectory,
-    /// The program is no executable file of this machine (exit code 126).
-    ExecFormat,
-    /// The user or group to run as is not in the container's files.
-    UnknownUser,
+    /// The program to execute is a directory, may not be executed, or is none of this machine (exit code 126).
+    NotExecutable,
     /// No space left on a device.
     NoSpace,
     /// Not in this state: not running, running already, paused.
     WrongState,
     /// The exec session is not known, or has ended.
     NoSuchExec,
-    /// The request is malformed, or lacks a descriptor.
+    /// What is asked for can't be had: an unknown user, a limit out of range, a missing descriptor.
     Invalid,
     /// This supervisor does not know the request.
     Unsupported,
@@ -433,7 +409,7 @@ impl FailureKind {
     pub fn exit_code(self) -> i32 {
         match self {
             Self::NotFound => 127,
-            Self::Permission | Self::IsDirectory | Self::ExecFormat => 126,
+            Self::NotExecutable => 126,
             _ => 128,
         }
     }
@@ -500,12 +476,16 @@ mod tests {
     #[test]
     fn messages_have_this_form() {
         let json = |message: &Message| serde_json::to_string(message).unwrap();
-        let reply = Message::Reply { id: 7, result: Ok(Reply::Started { pid: 3, time_ns: 4 }) };
-        assert_eq!(json(&reply), r#"{"reply":{"id":7,"result":{"Ok":{"started":{"pid":3,"time_ns":4}}}}}"#);
-        let failure = Failure { kind: FailureKind::NotFound, step: "exec".into(), message: "m".into() };
+        let reply =
+            Message::Reply { id: 7, result: Ok(Reply::Started { pid: 3, time_ns: 4, warnings: vec![] }) };
+        assert_eq!(
+            json(&reply),
+            r#"{"reply":{"id":7,"result":{"Ok":{"started":{"pid":3,"time_ns":4,"warnings":[]}}}}}"#
+        );
+        let failure = Failure { kind: FailureKind::NotFound, message: "m".into() };
         assert_eq!(
             json(&Message::Reply { id: 8, result: Err(failure) }),
-            r#"{"reply":{"id":8,"result":{"Err":{"kind":"not_found","step":"exec","message":"m"}}}}"#
+            r#"{"reply":{"id":8,"result":{"Err":{"kind":"not_found","message":"m"}}}}"#
         );
         let request = RequestFrame { id: 1, request: Request::Stop { signal: 15, timeout_ms: None } };
         assert_eq!(

@@ -1,0 +1,432 @@
+//! What the daemon asks for, carried out.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use palan_linux::event::Interest;
+use palan_linux::process;
+use palan_linux::signal::Signal;
+use palan_runtime::seccomp::Program;
+use serde::Deserialize;
+
+use crate::attach::Typed;
+use crate::journal::Event;
+use crate::launch;
+use crate::log::Log;
+use crate::protocol::frame::Frame;
+use crate::protocol::{
+    AttachOptions, Config, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request,
+    RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
+};
+use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
+use crate::session::{Ends, InputEnd, Session};
+use crate::watch::{INIT, Token};
+
+/// The largest configuration; the daemon's own limits are far below.
+const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+
+/// Descriptors that came with a request, taken in their order.
+struct Descriptors(VecDeque<OwnedFd>);
+
+impl Descriptors {
+    fn take(&mut self, what: &str) -> Result<OwnedFd, Failure> {
+        self.0
+            .pop_front()
+            .ok_or_else(|| Failure::new(FailureKind::Invalid, format!("the request lacks {what}")))
+    }
+}
+
+impl Supervisor {
+    /// Handles every request that has arrived.
+    pub(crate) fn serve_daemon(&mut self) {
+        while let Some(control) = &mut self.control {
+            match control.next() {
+                Ok(Some(frame)) => self.handle(frame),
+                Ok(None) => return,
+                Err(_) => self.lose_daemon(),
+            }
+        }
+    }
+
+    fn handle(&mut self, frame: Frame) {
+        let (id, result) = match serde_json::from_slice(&frame.body) {
+            Ok(RequestFrame { id, request: Request::Hello { after_seq, .. } }) => {
+                return self.hello(id, after_seq);
+            }
+            Ok(RequestFrame { id, request }) => {
+                (id, self.carry_out(request, Descriptors(frame.descriptors.into())))
+            }
+            Err(error) => match serde_json::from_slice(&frame.body) {
+                Ok(Numbered { id }) => {
+                    let message = format!("this supervisor does not understand the request: {error}");
+                    (id, Err(Failure::new(FailureKind::Unsupported, message)))
+                }
+                Err(_) => return self.lose_daemon(),
+            },
+        };
+        self.send(&Message::Reply { id, result });
+    }
+
+    /// Tells how things stand, and what the daemon has missed.
+    fn hello(&mut self, _id: RequestId, after_seq: u64) {
+        let running = |exec: &Exec| match exec.phase {
+            ExecPhase::Running { .. } => Some(ExecState { exec: exec.name.clone(), pid: exec.pid }),
+            ExecPhase::Draining { .. } | ExecPhase::Ended => None,
+        };
+        let welcome = Welcome {
+            version: VERSION,
+            supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),
+            state: self.state(),
+            last_seq: self.journal.last_seq(),
+            execs: self.execs.iter().filter_map(running).collect(),
+        };
+        self.send(&Message::Welcome(welcome));
+        for entry in self.journal.entries(after_seq) {
+            self.send(&Message::Journal(entry));
+        }
+        if let Some(control) = &mut self.control {
+            control.greeted = true;
+        }
+    }
+
+    fn state(&self) -> State {
+        match &self.life {
+            Life::Waiting => State::Waiting,
+            Life::Running(running) if running.paused => State::Paused { pid: running.container.pid },
+            Life::Running(running) => State::Running { pid: running.container.pid },
+            Life::Draining { .. } | Life::Finished(_) => State::Exited,
+        }
+    }
+
+    fn carry_out(&mut self, request: Request, mut descriptors: Descriptors) -> Result<Reply, Failure> {
+        match request {
+            Request::Hello { .. } | Request::Sync => {}
+            Request::Start { seccomp, network_namespace, attach, waits } => {
+                return self.start(seccomp, network_namespace, &attach, waits, descriptors);
+            }
+            Request::Attach(options) => self.attach(&options, descriptors)?,
+            Request::HoldWait(options) => self.hold_wait(descriptors.take("the connection")?, options),
+            Request::ReleaseWait { key } => self.waits.release(key),
+            Request::Signal { signal } => self.signal(number(signal)?)?,
+            Request::Stop { signal, timeout_ms } => {
+                self.stop(number(signal)?, timeout_ms.map(Duration::from_millis))?;
+            }
+            Request::Resize(size) => {
+                self.running()?;
+                resized(self.stdio.resize(size))?;
+            }
+            Request::Pause => self.pause()?,
+            Request::Resume => self.resume()?,
+            Request::Exec(options) => return self.exec(&options, descriptors),
+            Request::ExecResize { exec, size } => self.exec_resize(&exec, size)?,
+            Request::ExecSignal { exec, signal } => self.exec_signal(&exec, number(signal)?)?,
+            Request::AckJournal { seq } => self.journal.acknowledge(seq),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn running(&mut self) -> Result<&mut Running, Failure> {
+        match &mut self.life {
+            Life::Running(running) => Ok(running),
+            Life::Waiting | Life::Draining { .. } | Life::Finished(_) => {
+                Err(Failure::new(FailureKind::WrongState, "the container is not running"))
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        seccomp: bool,
+        network_namespace: bool,
+        attach: &[AttachOptions],
+        waits: Vec<WaitOptions>,
+        descriptors: Descriptors,
+    ) -> Result<Reply, Failure> {
+        if !matches!(self.life, Life::Waiting) {
+            return Err(Failure::new(FailureKind::WrongState, "the container has been started already"));
+        }
+        let started = self.try_start(seccomp, network_namespace, attach, waits, descriptors);
+        match &started {
+            Ok(Reply::Started { pid, .. }) => self.record(Event::Start { pid: *pid }),
+            Ok(_) => {}
+            Err(failure) => {
+                self.abandon_start();
+                self.record(Event::StartFailed { kind: failure.kind, message: failure.message.clone() });
+            }
+        }
+        started
+    }
+
+    fn try_start(
+        &mut self,
+        seccomp: bool,
+        network_namespace: bool,
+        attach: &[AttachOptions],
+        waits: Vec<WaitOptions>,
+        mut descriptors: Descriptors,
+    ) -> Result<Reply, Failure> {
+        let config = read_config(&descriptors.take("the configuration")?.into())?;
+        self.journal.continue_after(config.journal_after);
+        let seccomp =
+            if seccomp { Some(read_program(descriptors.take("the seccomp program")?)?) } else { None };
+        let namespace =
+            if network_namespace { Some(descriptors.take("the network namespace")?) } else { None };
+        let stop_signal = number(config.stop_signal)?;
+        self.log = Log::open(config.log.clone()).map_err(|error| Failure {
+            kind: if error.kind() == std::io::ErrorKind::StorageFull {
+                FailureKind::NoSpace
+            } else {
+                FailureKind::Other
+            },
+            message: palan_stdx::error_chain::to_string(&error),
+        })?;
+
+        let (created, ends) = launch::create_container(
+            &config,
+            &self.run_dir,
+            seccomp.as_ref(),
+            namespace.as_ref().map(AsFd::as_fd),
+        )?;
+        let terminal = ends.stdout.is_some() && ends.stderr.is_none();
+        let input_end = if config.stdin_once && !terminal { InputEnd::Closes } else { InputEnd::Detaches };
+        self.stdio.connect(ends, terminal, input_end)?;
+        for options in attach {
+            let client = descriptors.take("a client's connection")?;
+            self.attach_client(client, options)?;
+        }
+        for options in waits {
+            let connection = descriptors.take("a waiting connection")?;
+            self.hold_wait(connection, options);
+        }
+        self.epoll.add(&created.container.pidfd, Token::Process(INIT).encode(), Interest::READ)?;
+        let container = created.start()?;
+
+        let reply = Reply::Started {
+            pid: container.pid,
+            time_ns: crate::log::timestamp::now(),
+            warnings: container.warnings.clone(),
+        };
+        self.life = Life::Running(Box::new(Running {
+            container,
+            paused: false,
+            kill_at: None,
+            stop_signal,
+            stop_timeout: Duration::from_millis(config.stop_timeout_ms),
+            oom_kills: 0,
+        }));
+        self.idle_work = true;
+        Ok(reply)
+    }
+
+    fn attach(&mut self, options: &AttachOptions, mut descriptors: Descriptors) -> Result<(), Failure> {
+        self.running()?;
+        self.attach_client(descriptors.take("the client's connection")?, options)
+    }
+
+    fn attach_client(&mut self, client: OwnedFd, options: &AttachOptions) -> Result<(), Failure> {
+        if self.stdio.attach(client, options)? == Typed::Detached {
+            self.record(Event::Detach { exec: None });
+        }
+        Ok(())
+    }
+
+    fn hold_wait(&mut self, connection: OwnedFd, options: WaitOptions) {
+        if let Some(control) = &self.control {
+            self.waits.hold(connection, options, control.generation);
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
+        let running = self.running()?;
+        process::send_signal(&running.container.pidfd, signal)
+            .map_err(|error| failed("signal init", &error))?;
+        // What is frozen takes no signal; who kills wants an end now.
+        if signal == Signal::KILL && running.paused {
+            self.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Signals init and sets the time of its certain end.
+    pub(crate) fn stop(&mut self, signal: Signal, timeout: Option<Duration>) -> Result<(), Failure> {
+        if self.running()?.paused {
+            self.resume()?;
+        }
+        let running = self.running()?;
+        process::send_signal(&running.container.pidfd, signal)
+            .map_err(|error| failed("signal init", &error))?;
+        if let Some(kill_at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
+            running.kill_at = Some(running.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        let running = self.running()?;
+        if running.paused {
+            return Err(Failure::new(FailureKind::WrongState, "the container is paused already"));
+        }
+        if let Err(error) = running.container.cgroup.freeze() {
+            // Half frozen is worse than not at all.
+            let _ = running.container.cgroup.thaw();
+            return Err(failed("freeze the container", &error));
+        }
+        running.paused = true;
+        self.record(Event::Pause);
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), Failure> {
+        let running = self.running()?;
+        if !running.paused {
+            return Err(Failure::new(FailureKind::WrongState, "the container is not paused"));
+        }
+        running.container.cgroup.thaw().map_err(|error| failed("thaw the container", &error))?;
+        running.paused = false;
+        self.record(Event::Resume);
+        Ok(())
+    }
+
+    fn exec(&mut self, options: &ExecOptions, mut descriptors: Descriptors) -> Result<Reply, Failure> {
+        if self.running()?.paused {
+            return Err(Failure::new(FailureKind::WrongState, "the container is paused"));
+        }
+        if self.execs.iter().any(|exec| exec.name == options.exec) {
+            return Err(Failure::new(FailureKind::Invalid, "there is an exec session of this name already"));
+        }
+        let seccomp = if options.seccomp {
+            Some(read_program(descriptors.take("the seccomp program")?)?)
+        } else {
+            None
+        };
+        let client = match &options.attach {
+            Some(attach) => Some((descriptors.take("the client's connection")?, attach)),
+            None => None,
+        };
+        let Life::Running(running) = &self.life else {
+            return Err(Failure::new(FailureKind::WrongState, "the container is not running"));
+        };
+        let (execed, ends) = match launch::exec_process(&running.container, options, seccomp.as_ref()) {
+            Ok(started) => started,
+            Err(failure) => {
+                let (kind, message) = (failure.kind, failure.message.clone());
+                self.record(Event::ExecFailed { exec: options.exec.clone(), kind, message });
+                return Err(failure);
+            }
+        };
+        let pid = execed.pid;
+        self.record(Event::ExecStart { exec: options.exec.clone(), pid });
+        if let Err(failure) = self.adopt_exec(execed.pidfd, pid, ends, options, client) {
+            // Out of descriptors or memory, most likely: without its stdio the process is of no use. Its end is
+            // journaled as any other.
+            self.exec_signal(&options.exec, Signal::KILL)?;
+            return Err(failure);
+        }
+        self.idle_work = true;
+        Ok(Reply::ExecStarted { pid })
+    }
+
+    fn adopt_exec(
+        &mut self,
+        pidfd: OwnedFd,
+        pid: i32,
+        ends: Ends,
+        options: &ExecOptions,
+        client: Option<(OwnedFd, &AttachOptions)>,
+    ) -> Result<(), Failure> {
+        let id = self.next_session;
+        self.next_session += 1;
+        let watched = self.epoll.add(&pidfd, Token::Process(id).encode(), Interest::READ);
+        let session = Session::new(&self.epoll, id);
+        self.execs.push(Exec {
+            name: options.exec.clone(),
+            pid,
+            session,
+            phase: ExecPhase::Running { pidfd },
+        });
+        watched?;
+        let Some(Exec { session, .. }) = self.execs.last_mut() else { return Ok(()) };
+        let terminal = options.process.terminal;
+        session.connect(ends, terminal, if terminal { InputEnd::Detaches } else { InputEnd::Closes })?;
+        if let Some((client, attach)) = client
+            && session.attach(client, attach)? == Typed::Detached
+        {
+            self.record(Event::Detach { exec: Some(options.exec.clone()) });
+        }
+        Ok(())
+    }
+
+    fn exec_resize(&mut self, exec: &str, size: TerminalSize) -> Result<(), Failure> {
+        let (session, _) = self.running_exec(exec)?;
+        resized(session.resize(size))
+    }
+
+    fn exec_signal(&mut self, exec: &str, signal: Signal) -> Result<(), Failure> {
+        let (_, pidfd) = self.running_exec(exec)?;
+        process::send_signal(pidfd, signal).map_err(|error| failed("signal the exec session", &error))
+    }
+
+    fn running_exec(&self, name: &str) -> Result<(&Session, &OwnedFd), Failure> {
+        self.execs
+            .iter()
+            .filter(|exec| exec.name == name)
+            .find_map(|exec| match &exec.phase {
+                ExecPhase::Running { pidfd } => Some((&exec.session, pidfd)),
+                ExecPhase::Draining { .. } | ExecPhase::Ended => None,
+            })
+            .ok_or_else(|| {
+                Failure::new(FailureKind::NoSuchExec, format!("no exec session {name} is running"))
+            })
+    }
+}
+
+/// A request of which only the number can be understood.
+#[derive(Deserialize)]
+struct Numbered {
+    id: RequestId,
+}
+
+fn read_config(file: &File) -> Result<Config, Failure> {
+    let bytes = read_all(file).map_err(|error| failed("read the configuration", &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::new(FailureKind::Invalid, format!("cannot understand the configuration: {error}"))
+    })
+}
+
+fn read_program(descriptor: OwnedFd) -> Result<Program, Failure> {
+    let bytes = read_all(&descriptor.into()).map_err(|error| failed("read the seccomp program", &error))?;
+    Program::from_bytes(&bytes)
+        .map_err(|error| Failure::new(FailureKind::Invalid, palan_stdx::error_chain::to_string(&error)))
+}
+
+/// Reads a file by position: the offset is shared with the daemon, which may have handed it to others, too.
+fn read_all(file: &File) -> std::io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > MAX_CONFIG {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn number(signal: i32) -> Result<Signal, Failure> {
+    Signal::from_raw(signal).ok_or_else(|| {
+        Failure::new(FailureKind::Invalid, format!("there is no signal with the number {signal}"))
+    })
+}
+
+fn resized(result: Option<std::io::Result<()>>) -> Result<(), Failure> {
+    match result {
+        Some(result) => result.map_err(|error| failed("resize the terminal", &error)),
+        None => Err(Failure::new(FailureKind::Invalid, "the process has no terminal")),
+    }
+}
+
+fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let message = format!("cannot {what}: {}", palan_stdx::error_chain::to_string(error));
+    Failure::new(FailureKind::Other, message)
+}

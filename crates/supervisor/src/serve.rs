@@ -1,0 +1,492 @@
+//! The event loop: what is ready is dispatched, what has happened is journaled, what is due is done.
+//!
+//! A turn handles a batch of events and then, in this order: deadlines, the log, the daemon's connection, the clients. So
+//! the daemon hears of an exec session's end before that session's client sees the end of its stream.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use palan_linux::event::{Epoll, Interest, Ready, SignalFd};
+use palan_linux::process::{self, ExitStatus};
+use palan_linux::signal::Signal;
+use palan_linux::{memory, socket};
+use palan_runtime::Container;
+use palan_stdx::fs::{PathContext, PathError};
+
+use crate::control::Control;
+use crate::journal::{Event, Journal};
+use crate::log::Log;
+use crate::own_cgroup;
+use crate::protocol::frame::Frames;
+use crate::protocol::{Message, SOCKET_NAME};
+use crate::session::Session;
+use crate::wait::{Generation, HeldWaits};
+use crate::watch::{INIT, SessionId, Token};
+
+/// How long output is waited for after init has ended, where something still holds its pipes open.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// The same for an exec session, whose children may well live on.
+const EXEC_DRAIN_GRACE: Duration = Duration::from_millis(500);
+
+/// How long the daemon has after the end to read the journal and to answer its waits.
+const DAEMON_GRACE: Duration = Duration::from_secs(5);
+
+/// The longest that clients, even ones that read a little now and then, keep the supervisor alive after the end.
+const CLIENT_GRACE: Duration = Duration::from_secs(60);
+
+/// How often a journal that found no room is tried again.
+const JOURNAL_RETRY: Duration = Duration::from_millis(250);
+
+/// After this time without events, what can wait is done.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What makes a supervisor end before its time. The container is killed by the kernel then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The run directory can't be used.
+    #[error(transparent)]
+    RunDirectory(#[from] PathError),
+    /// Waiting for events does not work.
+    #[error("cannot watch for events")]
+    Events(#[source] std::io::Error),
+    /// The connection that the daemon should have left us is not there.
+    #[error("cannot use the daemon's connection")]
+    Connection(#[source] std::io::Error),
+}
+
+impl From<rustix::io::Errno> for ServeError {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::Events(errno.into())
+    }
+}
+
+/// All that a supervisor knows.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) run_dir: PathBuf,
+    pub(crate) epoll: Rc<Epoll>,
+    signals: SignalFd,
+    listener: OwnedFd,
+    pub(crate) control: Option<Control>,
+    generation: Generation,
+    pub(crate) journal: Journal,
+    pub(crate) life: Life,
+    /// The container's stdio.
+    pub(crate) stdio: Session,
+    pub(crate) execs: Vec<Exec>,
+    pub(crate) next_session: SessionId,
+    pub(crate) log: Option<Log>,
+    pub(crate) waits: HeldWaits,
+    /// The cgroup to move to once there is time.
+    cgroup: Option<String>,
+    /// There is something to do when nothing else is.
+    pub(crate) idle_work: bool,
+}
+
+/// Where the container's life stands; see the crate's state machine.
+#[derive(Debug)]
+pub(crate) enum Life {
+    Waiting,
+    Running(Box<Running>),
+    Draining { running: Box<Running>, status: ExitStatus, until: Instant },
+    Finished(Finished),
+}
+
+/// A container whose init lives, or has just ended.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) container: Container,
+    pub(crate) paused: bool,
+    /// When `Stop` turns to SIGKILL.
+    pub(crate) kill_at: Option<Instant>,
+    /// What SIGTERM to the supervisor means.
+    pub(crate) stop_signal: Signal,
+    pub(crate) stop_timeout: Duration,
+    /// Kills for lack of memory that are in the journal.
+    pub(crate) oom_kills: u64,
+}
+
+/// The container is gone.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// `None`: it never ran.
+    exit_code: Option<i32>,
+    at: Instant,
+}
+
+/// An exec session.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+    pub(crate) session: Session,
+    pub(crate) phase: ExecPhase,
+}
+
+/// The life of an exec session.
+#[derive(Debug)]
+pub(crate) enum ExecPhase {
+    Running { pidfd: OwnedFd },
+    Draining { status: ExitStatus, until: Instant },
+    Ended,
+}
+
+impl Supervisor {
+    /// Takes its place in the run directory. `connection` leads to the daemon that spawned it.
+    pub(crate) fn new(
+        run_dir: &Path,
+        connection: OwnedFd,
+        cgroup: Option<String>,
+    ) -> Result<Self, ServeError> {
+        let epoll = Rc::new(Epoll::new()?);
+        let directory = palan_stdx::fs::open(run_dir)?;
+        let listener =
+            socket::listen_at(&directory, SOCKET_NAME, 0o600).path_context("listen in", run_dir)?;
+        epoll.add(&listener, Token::Listener.encode(), Interest::READ)?;
+        let signals = SignalFd::new(&[Signal::TERM.as_raw()])?;
+        epoll.add(&signals, Token::Signals.encode(), Interest::READ)?;
+        let frames = Frames::new(connection).map_err(ServeError::Connection)?;
+        let control = Control::new(&epoll, frames, 1)?;
+        Ok(Self {
+            run_dir: run_dir.to_owned(),
+            stdio: Session::new(&epoll, INIT),
+            epoll,
+            signals,
+            listener,
+            control: Some(control),
+            generation: 1,
+            journal: Journal::open(run_dir)?,
+            life: Life::Waiting,
+            execs: Vec::new(),
+            next_session: INIT + 1,
+            log: None,
+            waits: HeldWaits::default(),
+            cgroup,
+            idle_work: false,
+        })
+    }
+
+    /// Serves until the container has ended and everybody has been told.
+    pub(crate) fn run(mut self) -> Result<(), ServeError> {
+        let mut ready = Vec::new();
+        while !self.is_done() {
+            let deadline = self.deadline();
+            let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = if self.idle_work {
+                Some(timeout.map_or(IDLE, |timeout| timeout.min(IDLE)))
+            } else {
+                timeout
+            };
+            self.epoll.wait(&mut ready, timeout)?;
+            if ready.is_empty() && self.idle_work && timeout == Some(IDLE) {
+                self.work_while_idle();
+            }
+            for event in ready.drain(..) {
+                self.dispatch(event)?;
+            }
+            self.end_turn()?;
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// Appends to the journal and tells the daemon.
+    pub(crate) fn record(&mut self, event: Event) {
+        let entry = self.journal.append(event);
+        if self.control.as_ref().is_some_and(|control| control.greeted) {
+            self.send(&Message::Journal(entry));
+        }
+    }
+
+    /// Queues a message for the daemon, if there is one.
+    pub(crate) fn send(&mut self, message: &Message) {
+        if let Some(control) = &mut self.control
+            && control.queue(message).is_err()
+        {
+            self.lose_daemon();
+        }
+    }
+
+    /// The daemon is gone, or talks nonsense.
+    pub(crate) fn lose_daemon(&mut self) {
+        self.control = None;
+        match &self.life {
+            Life::Waiting => self.life = Life::Finished(Finished { exit_code: None, at: Instant::now() }),
+            Life::Running(_) | Life::Draining { .. } => {}
+            Life::Finished(finished) => {
+                if let Some(exit_code) = finished.exit_code {
+                    self.waits.answer_orphans(exit_code, None);
+                }
+            }
+        }
+    }
+
+    /// The container could not be started.
+    pub(crate) fn abandon_start(&mut self) {
+        self.stdio = Session::new(&self.epoll, INIT);
+        self.waits.clear();
+        self.log = None;
+        self.life = Life::Finished(Finished { exit_code: None, at: Instant::now() });
+    }
+
+    fn dispatch(&mut self, event: Ready) -> Result<(), ServeError> {
+        match Token::decode(event.token) {
+            Some(Token::Control) => self.serve_daemon(),
+            Some(Token::Listener) => self.accept_daemon()?,
+            Some(Token::Signals) => self.take_signals(),
+            Some(Token::Process(INIT)) => self.init_ready()?,
+            Some(Token::Process(session)) => self.exec_ready(session)?,
+            Some(Token::Output(INIT, stream)) => {
+                self.idle_work = true;
+                self.stdio.read_output(stream, self.log.as_mut());
+            }
+            Some(Token::Output(session, stream)) => {
+                if let Some(exec) = self.exec_of(session) {
+                    exec.session.read_output(stream, None);
+                }
+            }
+            Some(Token::Input(session)) => {
+                if let Some(session) = self.session(session) {
+                    session.write_input();
+                }
+            }
+            Some(Token::Client(session, client)) => self.client_ready(session, client, event),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn session(&mut self, id: SessionId) -> Option<&mut Session> {
+        if id == INIT { Some(&mut self.stdio) } else { self.exec_of(id).map(|exec| &mut exec.session) }
+    }
+
+    fn exec_of(&mut self, session: SessionId) -> Option<&mut Exec> {
+        self.execs.iter_mut().find(|exec| exec.session.id == session)
+    }
+
+    fn client_ready(&mut self, session: SessionId, client: u32, event: Ready) {
+        let Some(session) = self.session(session) else { return };
+        let id = session.id;
+        if session.client_ready(client, event.read, event.closed) {
+            let exec = self.exec_of(id).map(|exec| exec.name.clone());
+            self.record(Event::Detach { exec });
+        }
+    }
+
+    /// A newer connection replaces the older one: its daemon is another one, or has lost track.
+    fn accept_daemon(&mut self) -> Result<(), ServeError> {
+        let Ok(connection) = socket::accept(&self.listener) else { return Ok(()) };
+        let ours = rustix::process::geteuid().as_raw();
+        let allowed =
+            socket::peer_credentials(&connection).is_ok_and(|peer| peer.uid == 0 || peer.uid == ours);
+        // Before the start only the daemon that spawned us counts.
+        if !allowed || matches!(self.life, Life::Waiting) {
+            return Ok(());
+        }
+        let Ok(frames) = Frames::new(connection) else { return Ok(()) };
+        self.control = None;
+        self.generation += 1;
+        self.control = Some(Control::new(&self.epoll, frames, self.generation)?);
+        if let Life::Finished(Finished { exit_code: Some(code), .. }) = self.life {
+            self.waits.answer_orphans(code, Some(self.generation));
+        }
+        Ok(())
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(_)) = self.signals.next() {
+            match &self.life {
+                Life::Waiting => self.lose_daemon(),
+                Life::Running(running) => {
+                    let (signal, timeout) = (running.stop_signal, running.stop_timeout);
+                    // Init may be ending just now.
+                    let _ = self.stop(signal, Some(timeout));
+                }
+                Life::Draining { .. } | Life::Finished(_) => {}
+            }
+        }
+    }
+
+    fn init_ready(&mut self) -> Result<(), ServeError> {
+        let Life::Running(running) = &self.life else { return Ok(()) };
+        let Some(status) = process::try_wait(&running.container.pidfd).map_err(ServeError::Events)? else {
+            return Ok(());
+        };
+        // The pidfd stays readable for ever.
+        self.epoll.remove(&running.container.pidfd)?;
+        let Life::Running(running) = std::mem::replace(&mut self.life, Life::Waiting) else { return Ok(()) };
+        // With a pid namespace of its own everything has died with init; else the rest dies now.
+        let _ = running.container.cgroup.kill();
+        self.life = Life::Draining { running, status, until: Instant::now() + DRAIN_GRACE };
+        self.stdio.drain(self.log.as_mut());
+        Ok(())
+    }
+
+    fn exec_ready(&mut self, session: SessionId) -> Result<(), ServeError> {
+        let epoll = Rc::clone(&self.epoll);
+        let Some(exec) = self.exec_of(session) else { return Ok(()) };
+        let ExecPhase::Running { pidfd } = &exec.phase else { return Ok(()) };
+        let Some(status) = process::try_wait(pidfd).map_err(ServeError::Events)? else { return Ok(()) };
+        epoll.remove(pidfd)?;
+        exec.phase = ExecPhase::Draining { status, until: Instant::now() + EXEC_DRAIN_GRACE };
+        exec.session.drain(None);
+        if status.code() == 128 + Signal::KILL.as_raw() {
+            self.note_oom_kills();
+        }
+        Ok(())
+    }
+
+    /// Journals kills for lack of memory that have happened since the last look. `true`: there were some at any time.
+    fn note_oom_kills(&mut self) -> bool {
+        let (Life::Running(running) | Life::Draining { running, .. }) = &mut self.life else { return false };
+        let kills = running.container.cgroup.oom_kills().unwrap_or(0);
+        let new = kills > running.oom_kills;
+        running.oom_kills = kills;
+        if new {
+            self.record(Event::Oom);
+        }
+        kills > 0
+    }
+
+    fn end_turn(&mut self) -> Result<(), ServeError> {
+        let now = Instant::now();
+        self.kill_if_due(now);
+        self.finish_execs(now);
+        self.finish_container_if_drained(now);
+        if let Some(lost) = self.log.as_mut().and_then(Log::flush) {
+            self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
+        }
+        self.journal.write_unwritten();
+        if self.control.as_mut().is_some_and(|control| control.flush().is_err()) {
+            self.lose_daemon();
+        }
+        self.stdio.end_turn(now)?;
+        for exec in &mut self.execs {
+            exec.session.end_turn(now)?;
+        }
+        self.execs.retain(|exec| !matches!(exec.phase, ExecPhase::Ended) || exec.session.has_clients());
+        Ok(())
+    }
+
+    fn kill_if_due(&mut self, now: Instant) {
+        if let Life::Running(running) = &mut self.life
+            && running.kill_at.is_some_and(|kill_at| kill_at <= now)
+        {
+            running.kill_at = None;
+            // It may have ended just now.
+            let _ = process::send_signal(&running.container.pidfd, Signal::KILL);
+        }
+    }
+
+    fn finish_execs(&mut self, now: Instant) {
+        let mut ended = Vec::new();
+        for exec in &mut self.execs {
+            if let ExecPhase::Draining { status, until } = exec.phase
+                && (exec.session.is_drained() || until <= now)
+            {
+                exec.phase = ExecPhase::Ended;
+                exec.session.finish(None);
+                ended.push(Event::ExecExit {
+                    exec: exec.name.clone(),
+                    code: status.code(),
+                    signal: signal_of(status),
+                });
+            }
+        }
+        for event in ended {
+            self.record(event);
+        }
+    }
+
+    fn finish_container_if_drained(&mut self, now: Instant) {
+        let Life::Draining { status, until, .. } = self.life else { return };
+        let execs_ended = self.execs.iter().all(|exec| matches!(exec.phase, ExecPhase::Ended));
+        if until > now && !(self.stdio.is_drained() && execs_ended) {
+            return;
+        }
+        self.stdio.finish(self.log.as_mut());
+        if let Some(lost) = self.log.take().as_mut().and_then(Log::close) {
+            self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
+        }
+        let oom = self.note_oom_kills();
+        self.record(Event::Exit { code: status.code(), signal: signal_of(status), oom });
+        let life = std::mem::replace(
+            &mut self.life,
+            Life::Finished(Finished { exit_code: Some(status.code()), at: now }),
+        );
+        // The daemon goes on while the cgroups are removed.
+        if self.control.as_mut().is_some_and(|control| control.flush().is_err()) {
+            self.control = None;
+        }
+        self.waits.answer_orphans(status.code(), self.control.as_ref().map(|control| control.generation));
+        if let Err(error) = self.stdio.end_turn(now) {
+            crate::complain(&ServeError::from(error));
+        }
+        if let Life::Draining { running, .. } = life
+            && let Err(error) = running.container.cgroup.remove()
+        {
+            crate::complain(&error);
+        }
+    }
+
+    /// The nearest point in time at which something is due.
+    fn deadline(&self) -> Option<Instant> {
+        let life = match &self.life {
+            Life::Waiting => None,
+            Life::Running(running) => running.kill_at,
+            Life::Draining { until, .. } => Some(*until),
+            Life::Finished(finished) => {
+                let daemon = finished.at + DAEMON_GRACE;
+                Some(if self.daemon_is_done() { finished.at + CLIENT_GRACE } else { daemon })
+            }
+        };
+        let execs = self.execs.iter().filter_map(|exec| match exec.phase {
+            ExecPhase::Draining { until, .. } => Some(until),
+            ExecPhase::Running { .. } | ExecPhase::Ended => None,
+        });
+        let journal = (!self.journal.is_written()).then(|| Instant::now() + JOURNAL_RETRY);
+        let log = self.log.as_ref().and_then(Log::deadline);
+        let clients =
+            self.execs.iter().map(|exec| &exec.session).chain([&self.stdio]).filter_map(Session::deadline);
+        execs.chain(life).chain(journal).chain(log).chain(clients).min()
+    }
+
+    fn daemon_is_done(&self) -> bool {
+        self.waits.is_empty()
+            && self.journal.is_written()
+            && self.control.as_ref().is_none_or(Control::is_flushed)
+    }
+
+    fn is_done(&self) -> bool {
+        let Life::Finished(finished) = &self.life else { return false };
+        let passed = finished.at.elapsed();
+        let clients_done = !self.stdio.has_clients() && self.execs.is_empty();
+        (clients_done || passed >= CLIENT_GRACE) && (self.daemon_is_done() || passed >= DAEMON_GRACE)
+    }
+
+    /// Does what no start shall wait for.
+    fn work_while_idle(&mut self) {
+        self.idle_work = false;
+        if let Some(cgroup) = self.cgroup.take() {
+            own_cgroup::join(&cgroup);
+        }
+        memory::trim();
+    }
+
+    /// Leaves nothing but the journal: that is the daemon's to read and to remove.
+    fn leave(self) {
+        // A daemon that looks for a supervisor shall not find the socket of one that has gone.
+        let _ = palan_stdx::fs::remove_file(&self.run_dir.join(SOCKET_NAME));
+    }
+}
+
+/// The signal that ended a process.
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    match status {
+        ExitStatus::Exited(_) => None,
+        ExitStatus::Signaled { signal, .. } => Some(signal.as_raw()),
+    }
+}

@@ -1,0 +1,157 @@
+//! A descriptor that the event loop watches, and the tokens by which the loop knows what is ready.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use palan_linux::event::{Epoll, Interest};
+
+use crate::log::Stream;
+
+/// Names a process and its stdio: 0 is the container's init, every exec session gets the next number.
+pub(crate) type SessionId = u32;
+
+/// Names a client within its session. Numbers are not used again, so an event for one that has gone finds nobody.
+pub(crate) type ClientId = u32;
+
+/// The container's own session.
+pub(crate) const INIT: SessionId = 0;
+
+/// What a descriptor is to the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// The connection to the daemon.
+    Control,
+    /// The listening socket.
+    Listener,
+    /// The signalfd.
+    Signals,
+    /// The pidfd of a session's process.
+    Process(SessionId),
+    /// An output of a session's process.
+    Output(SessionId, Stream),
+    /// The input of a session's process.
+    Input(SessionId),
+    /// A client's socket.
+    Client(SessionId, ClientId),
+}
+
+const KIND_SHIFT: u32 = 60;
+const CLIENT_SHIFT: u32 = 32;
+const CLIENT_MASK: u64 = (1 << (KIND_SHIFT - CLIENT_SHIFT)) - 1;
+
+impl Token {
+    /// As epoll keeps it: 4 bits kind, 28 bits client, 32 bits session.
+    pub(crate) fn encode(self) -> u64 {
+        let (kind, client, session) = match self {
+            Self::Control => (0, 0, 0),
+            Self::Listener => (1, 0, 0),
+            Self::Signals => (2, 0, 0),
+            Self::Process(session) => (3, 0, session),
+            Self::Output(session, Stream::Stdout) => (4, 0, session),
+            Self::Output(session, Stream::Stderr) => (5, 0, session),
+            Self::Input(session) => (6, 0, session),
+            Self::Client(session, client) => (7, client, session),
+        };
+        kind << KIND_SHIFT | (u64::from(client) & CLIENT_MASK) << CLIENT_SHIFT | u64::from(session)
+    }
+
+    /// The reverse of [`Self::encode`].
+    pub(crate) fn decode(token: u64) -> Option<Self> {
+        let session = u32::try_from(token & u64::from(u32::MAX)).ok()?;
+        let client = u32::try_from(token >> CLIENT_SHIFT & CLIENT_MASK).ok()?;
+        Some(match token >> KIND_SHIFT {
+            0 => Self::Control,
+            1 => Self::Listener,
+            2 => Self::Signals,
+            3 => Self::Process(session),
+            4 => Self::Output(session, Stream::Stdout),
+            5 => Self::Output(session, Stream::Stderr),
+            6 => Self::Input(session),
+            7 => Self::Client(session, client),
+            _ => return None,
+        })
+    }
+}
+
+/// An owned descriptor and what is waited for on it.
+///
+/// It is taken out of the epoll instance before it is closed: another process may hold the same open file (the daemon a
+/// client's connection), and epoll would go on reporting it.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    descriptor: OwnedFd,
+    epoll: Rc<Epoll>,
+    token: Token,
+    interest: Option<Interest>,
+}
+
+impl Watched {
+    /// Takes `descriptor` over without waiting for anything yet.
+    pub(crate) fn new(epoll: &Rc<Epoll>, descriptor: OwnedFd, token: Token) -> Self {
+        Self { descriptor, epoll: Rc::clone(epoll), token, interest: None }
+    }
+
+    /// Changes what is waited for. `None` is nothing at all; [`Interest::NONE`] still reports a hang-up.
+    pub(crate) fn set(&mut self, interest: Option<Interest>) -> rustix::io::Result<()> {
+        match (self.interest, interest) {
+            (old, new) if old == new => return Ok(()),
+            (None, Some(new)) => self.epoll.add(&self.descriptor, self.token.encode(), new)?,
+            (Some(_), Some(new)) => self.epoll.modify(&self.descriptor, self.token.encode(), new)?,
+            (Some(_), None) => self.epoll.remove(&self.descriptor)?,
+            (None, None) => {}
+        }
+        self.interest = interest;
+        Ok(())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // It can only fail for a descriptor that is not watched.
+        let _ = self.set(None);
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        for token in [
+            Token::Control,
+            Token::Listener,
+            Token::Signals,
+            Token::Process(5),
+            Token::Output(u32::MAX, Stream::Stdout),
+            Token::Output(1, Stream::Stderr),
+            Token::Input(7),
+            Token::Client(u32::MAX, 0x0fff_ffff),
+            Token::Client(INIT, 1),
+        ] {
+            assert_eq!(Token::decode(token.encode()), Some(token));
+        }
+        assert_eq!(Token::decode(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_closed_descriptor_is_not_reported_although_another_copy_lives() {
+        let epoll = Rc::new(Epoll::new().unwrap());
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let copy = reader.try_clone().unwrap();
+        let mut watched = Watched::new(&epoll, reader, Token::Control);
+        watched.set(Some(Interest::READ)).unwrap();
+        rustix::io::write(&writer, b"x").unwrap();
+        drop(watched);
+        let mut ready = Vec::new();
+        epoll.wait(&mut ready, Some(std::time::Duration::ZERO)).unwrap();
+        assert!(ready.is_empty());
+        drop(copy);
+    }
+}
