@@ -4,6 +4,8 @@
 //! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`docker_cli`] and
 //! [`docker_py`] are outside witnesses; [`bad_input`] is everything that must fail well.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 mod archives;
 mod bad_input;
 mod docker_cli;

@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask TASK`.
 
 mod process;
+mod task_bench;
 mod task_demo;
 mod task_dist;
 mod task_prepush;
@@ -18,6 +19,7 @@ Usage: cargo xtask TASK
   demo              build palan, start it on a private root, run two images made here, fetch a published port
   test [FILTER]     install what the tests need from Debian, run everything, end with the counts
   prepush           what CI runs: formatting, clippy, tidy, test
+  bench [SUBJECT]   our figures beside those of every installed peer and the kernel's floor, as ratios
   tidy              the repository's own rules: module docs, crate edges, licences, unsafe
   dist              one static, stripped binary with the supervisor embedded: target/dist/palan
 ";
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         "demo" => task_demo::run(),
         "test" => task_test::run(&rest),
         "prepush" => task_prepush::run(),
+        "bench" => task_bench::run(&rest),
         "tidy" => task_tidy::run(),
         "dist" => task_dist::run().map(|path| println!("{}", path.display())),
         "" | "help" | "--help" | "-h" => {

@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nftables", "nft"),
     ("python3-venv", "python3"),
     ("runc", "runc"),
+    ("skopeo", "skopeo"),
     ("tmux", "tmux"),
     ("curl", "curl"),
 ];

@@ -1,0 +1,213 @@
+//! Palan's daemon and the peers, each on a private root; ended and removed when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use palan_test_support::image::{ImageBuilder, TarBuilder};
+use palan_test_support::wait_until;
+
+use crate::Failure;
+use crate::process::{check, command, find, output};
+
+/// Everything that is measured.
+pub(crate) struct Bench {
+    pub(crate) directory: PathBuf,
+    pub(crate) palan: PathBuf,
+    /// A bundle whose process is `true`.
+    pub(crate) bundle: PathBuf,
+    daemon: Child,
+    docker: Option<Docker>,
+}
+
+/// A Docker daemon in a network namespace of its own.
+struct Docker {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Bench {
+    pub(crate) fn set_up(palan: PathBuf) -> Result<Self, Failure> {
+        let directory = std::env::temp_dir().join(format!("palan-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        let archive = directory.join("bb.tar");
+        std::fs::write(&archive, busybox()?.build().docker_archive(&["bb:latest"]))?;
+        let daemon = start_palan(&palan, &directory)?;
+        let bundle = make_bundle(&directory)?;
+        let mut bench = Self { directory, palan, bundle, daemon, docker: None };
+        bench.wait_for(&mut || bench_answers(&bench.palan, &bench.directory))?;
+        check(bench.ours(&["load", "-q", "-i"]).arg(&archive).stdout(Stdio::null()))?;
+        if find("dockerd").is_some() && find("docker").is_some() {
+            let docker = start_docker(&bench.directory)?;
+            let socket = docker.socket.clone();
+            bench.docker = Some(docker);
+            bench.wait_for(&mut || output(docker_command(&socket).arg("version")).is_ok())?;
+            check(docker_command(&socket).args(["load", "-q", "-i"]).arg(&archive).stdout(Stdio::null()))?;
+        }
+        if find("podman").is_some() {
+            let loaded = check(bench.podman(&["load", "-q", "-i"]).arg(&archive).stdout(Stdio::null()));
+            if let Err(failure) = loaded {
+                super::report::say(&format!("podman takes no part: {failure}"))?;
+            }
+        }
+        Ok(bench)
+    }
+
+    fn wait_for(&self, answers: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
+        if wait_until(Duration::from_secs(20), answers) {
+            return Ok(());
+        }
+        let log = |name: &str| std::fs::read_to_string(self.directory.join(name)).unwrap_or_default();
+        Err(format!("a daemon does not answer:\n{}\n{}", log("palan.log"), log("docker.log")).into())
+    }
+
+    /// `palan` against our daemon.
+    pub(crate) fn ours(&self, arguments: &[&str]) -> Command {
+        let mut command = command(&self.palan);
+        command.env("PALAN_HOST", format!("unix://{}/palan.sock", self.directory.display())).args(arguments);
+        command
+    }
+
+    /// Docker's CLI against its daemon, if it is installed.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Option<Command> {
+        let docker = self.docker.as_ref()?;
+        let mut command = docker_command(&docker.socket);
+        command.args(arguments);
+        Some(command)
+    }
+
+    /// Podman on a private root.
+    pub(crate) fn podman(&self, arguments: &[&str]) -> Command {
+        let mut command = command("podman");
+        command
+            .arg("--root")
+            .arg(self.directory.join("podman"))
+            .arg("--runroot")
+            .arg(self.directory.join("podman-run"));
+        command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]).args(arguments);
+        command
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.id()
+    }
+}
+
+fn bench_answers(palan: &Path, directory: &Path) -> bool {
+    let host = format!("unix://{}/palan.sock", directory.display());
+    output(command(palan).env("PALAN_HOST", host).arg("version")).is_ok()
+}
+
+fn busybox() -> Result<ImageBuilder, Failure> {
+    let program = std::fs::read("/usr/bin/busybox").or_else(|_| std::fs::read("/bin/busybox"))?;
+    let mut tar = TarBuilder::new()
+        .directory("bin/", 0o755)
+        .directory("etc/", 0o755)
+        .file("etc/passwd", 0o644, "root:x:0:0:root:/:/bin/sh\n")
+        .file("bin/busybox", 0o755, program);
+    for applet in ["cat", "echo", "seq", "sh", "sleep", "true", "yes"] {
+        tar = tar.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    Ok(ImageBuilder::new()
+        .layer(tar.finish())
+        .config("Env", serde_json::json!(["PATH=/bin"]))
+        .config("Cmd", serde_json::json!(["true"])))
+}
+
+fn start_palan(palan: &Path, directory: &Path) -> Result<Child, Failure> {
+    let settings = directory.join("daemon.json");
+    std::fs::write(&settings, r#"{"bridge": "palanbench0", "cgroup-parent": "/palan-bench"}"#)?;
+    let log = std::fs::File::create(directory.join("palan.log"))?;
+    Ok(command(palan)
+        .args(["daemon", "--data-root"])
+        .arg(directory.join("data"))
+        .arg("--run-root")
+        .arg(directory.join("run"))
+        .arg("--config-file")
+        .arg(&settings)
+        .args(["-H", &format!("unix://{}/palan.sock", directory.display())])
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?)
+}
+
+fn docker_command(socket: &Path) -> Command {
+    let mut command = command("docker");
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    command
+}
+
+fn start_docker(directory: &Path) -> Result<Docker, Failure> {
+    let socket = directory.join("docker.sock");
+    let log = std::fs::File::create(directory.join("docker.log"))?;
+    let child = command("unshare")
+        .args(["--net", "--mount", "--", "dockerd", "--data-root"])
+        .arg(directory.join("docker"))
+        .arg("--exec-root")
+        .arg(directory.join("docker-run"))
+        .arg("--pidfile")
+        .arg(directory.join("docker.pid"))
+        .args(["--cgroup-parent", "/docker-bench", "--storage-driver", "overlay2"])
+        .args(["-H", &format!("unix://{}", socket.display())])
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    Ok(Docker { child, socket })
+}
+
+/// A bundle as `runc spec` makes it, with Docker's default seccomp profile absent in all alike and no terminal.
+fn make_bundle(directory: &Path) -> Result<PathBuf, Failure> {
+    let bundle = directory.join("bundle");
+    let bin = bundle.join("rootfs/bin");
+    std::fs::create_dir_all(&bin)?;
+    std::fs::copy("/usr/bin/busybox", bin.join("busybox"))?;
+    for applet in ["true", "sh"] {
+        std::os::unix::fs::symlink("busybox", bin.join(applet))?;
+    }
+    if find("runc").is_some() {
+        check(command("runc").arg("spec").current_dir(&bundle))?;
+        let path = bundle.join("config.json");
+        let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        spec["process"]["terminal"] = false.into();
+        spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+        // An rlimit above the hard limit is refused where root lacks CAP_SYS_RESOURCE.
+        spec["process"]["rlimits"] = serde_json::json!([]);
+        std::fs::write(&path, serde_json::to_vec(&spec)?)?;
+    }
+    Ok(bundle)
+}
+
+fn end(child: &mut Child, patience: Duration) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+    if !wait_until(patience, || matches!(child.try_wait(), Ok(Some(_)))) {
+        child.kill().ok();
+        child.wait().ok();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let left = output(&mut self.ours(&["ps", "-aq"])).unwrap_or_default();
+        for id in left.split_whitespace() {
+            output(&mut self.ours(&["rm", "-f", id])).ok();
+        }
+        end(&mut self.daemon, Duration::from_secs(10));
+        if let Some(mut docker) = self.docker.take() {
+            let left = output(docker_command(&docker.socket).args(["ps", "-aq"])).unwrap_or_default();
+            for id in left.split_whitespace() {
+                output(docker_command(&docker.socket).args(["rm", "-f", id])).ok();
+            }
+            end(&mut docker.child, Duration::from_secs(20));
+        }
+        if find("podman").is_some() {
+            output(&mut self.podman(&["rm", "-af"])).ok();
+            output(&mut self.podman(&["unshare", "true"])).ok();
+        }
+        for path in ["podman/overlay", "docker/overlay2"] {
+            rustix::mount::unmount(self.directory.join(path), rustix::mount::UnmountFlags::DETACH).ok();
+        }
+        std::fs::remove_dir_all(&self.directory).ok();
+    }
+}

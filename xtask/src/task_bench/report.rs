@@ -1,0 +1,112 @@
+//! Samples, their medians, and the tables.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::process::root;
+
+/// One contender: a name and what is timed.
+pub(crate) struct Contender<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) action: Box<dyn FnMut() -> Result<(), Failure> + 'a>,
+    /// Runs before each sample, untimed.
+    pub(crate) before: Option<Box<dyn FnMut() -> Result<(), Failure> + 'a>>,
+}
+
+impl<'a> Contender<'a> {
+    pub(crate) fn new(name: &'a str, action: impl FnMut() -> Result<(), Failure> + 'a) -> Self {
+        Self { name, action: Box::new(action), before: None }
+    }
+
+    pub(crate) fn before(mut self, before: impl FnMut() -> Result<(), Failure> + 'a) -> Self {
+        self.before = Some(Box::new(before));
+        self
+    }
+}
+
+/// Everything that was measured.
+pub(crate) struct Report {
+    raw: Vec<Value>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self { raw: Vec::new() }
+    }
+
+    /// Measures the contenders in turn, `rounds` times each after one round of warm-up, and prints a table with the
+    /// first contender as the measure of the others.
+    pub(crate) fn compare(
+        &mut self,
+        title: &str,
+        rounds: usize,
+        mut contenders: Vec<Contender<'_>>,
+    ) -> Result<(), Failure> {
+        let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
+        for round in 0..=rounds {
+            for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
+                if let Some(before) = &mut contender.before {
+                    before()?;
+                }
+                let begun = Instant::now();
+                (contender.action)().map_err(|failure| format!("{title}, {}: {failure}", contender.name))?;
+                if round > 0 {
+                    samples.push(begun.elapsed());
+                }
+            }
+        }
+        say(&format!("| {title} | median | minimum | ratio of medians |\n|---|---|---|---|"))?;
+        let ours = median(&samples[0]);
+        for (contender, samples) in contenders.iter().zip(&samples) {
+            let (middle, least) = (median(samples), samples.iter().min().copied().unwrap_or_default());
+            let ratio = middle.as_secs_f64() / ours.as_secs_f64();
+            say(&format!("| {} | {} | {} | {ratio:.2} |", contender.name, show(middle), show(least)))?;
+            let milliseconds: Vec<f64> = samples.iter().map(|sample| sample.as_secs_f64() * 1e3).collect();
+            self.raw.push(json!({"title": title, "contender": contender.name, "milliseconds": milliseconds}));
+        }
+        say("")
+    }
+
+    /// Prints and keeps a figure that is no duration.
+    pub(crate) fn figure(
+        &mut self,
+        title: &str,
+        value: f64,
+        unit: &str,
+        budget: &str,
+    ) -> Result<(), Failure> {
+        self.raw.push(json!({"title": title, "value": value, "unit": unit}));
+        say(&format!("- {title}: {value:.2} {unit} (budget {budget})"))
+    }
+
+    /// Writes the raw results.
+    pub(crate) fn save(&self) -> Result<(), Failure> {
+        let directory = root().join("target/bench");
+        std::fs::create_dir_all(&directory)?;
+        let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let path = directory.join(format!("{seconds}.json"));
+        std::fs::write(&path, serde_json::to_vec_pretty(&self.raw)?)?;
+        say(&format!("raw results: target/bench/{seconds}.json"))
+    }
+}
+
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()?;
+    Ok(())
+}
+
+fn median(samples: &[Duration]) -> Duration {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+fn show(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds >= 1.0 { format!("{seconds:.2} s") } else { format!("{:.2} ms", seconds * 1e3) }
+}

@@ -1,0 +1,329 @@
+//! What is measured.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use palan_test_support::image::{ImageBuilder, TarBuilder};
+use palan_test_support::registry::Registry;
+use palan_test_support::wait_until;
+
+use super::floor::Floor;
+use super::peers::Bench;
+use super::report::{Contender, Report, say};
+use crate::Failure;
+use crate::process::{check, command, find, output};
+
+type Subject = fn(&Bench, &mut Report) -> Result<(), Failure>;
+
+/// All subjects, in the order in which they run.
+pub(crate) const ALL: &[(&str, Subject)] =
+    &[("runtime", runtime), ("run", run), ("commands", commands), ("pull", pull), ("memory", memory)];
+
+fn quietly(mut command: std::process::Command) -> Result<(), Failure> {
+    command.stdout(Stdio::null());
+    let result = command.stderr(Stdio::piped()).output()?;
+    if result.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&result.stderr).trim()).into())
+}
+
+/// `run` of a bundle whose process is `true`: ours, runc's, crun's, and the floor with the same cgroups.
+fn runtime(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let scratch = bench.directory.join("floor");
+    let rootfs = bench.bundle.join("rootfs");
+    for name in ["proc", "dev", "sys"] {
+        std::fs::create_dir_all(rootfs.join(name))?;
+    }
+    let number = RefCell::new(0u32);
+    let next = || {
+        *number.borrow_mut() += 1;
+        format!("palan-bench-{}-{}", std::process::id(), number.borrow())
+    };
+    let run = |program: &Path, first: &[&str], root: &str| {
+        let mut run = command(program);
+        run.args(first)
+            .arg("--root")
+            .arg(bench.directory.join(root))
+            .arg("run")
+            .arg("--bundle")
+            .arg(&bench.bundle);
+        run.arg(next());
+        quietly(run)
+    };
+    let mut contenders =
+        vec![Contender::new("palan runtime", || run(&bench.palan, &["runtime"], "runtime-palan"))];
+    let peers: Vec<(&str, PathBuf)> =
+        ["runc", "crun"].into_iter().filter_map(|name| Some((name, find(name)?))).collect();
+    for (name, path) in &peers {
+        let works = run(path, &[], &format!("runtime-{name}"));
+        match works {
+            Ok(()) => contenders.push(Contender::new(name, || run(path, &[], &format!("runtime-{name}")))),
+            Err(failure) => say(&format!("{name} takes no part: {failure}"))?,
+        }
+    }
+    let floors = [
+        ("floor: namespaces, netns, overlay, pivot, exec, cgroups", Floor { network: true, cgroups: true }),
+        ("floor without cgroups", Floor { network: true, cgroups: false }),
+        ("floor without cgroups and netns", Floor { network: false, cgroups: false }),
+    ];
+    for (name, floor) in floors {
+        contenders.push(Contender::new(name, || floor.run(&rootfs, &scratch)));
+    }
+    report.compare("OCI runtime: run `true`", 40, contenders)
+}
+
+/// `run --rm` of `true`, without a network and on the bridge.
+fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    for (title, network) in
+        [("run --rm --network none bb true", &["--network", "none"][..]), ("run --rm bb true (bridge)", &[])]
+    {
+        let arguments: Vec<&str> =
+            ["run", "--rm"].iter().chain(network).chain(&["bb", "true"]).copied().collect();
+        let mut contenders = vec![Contender::new("palan", || quietly(bench.ours(&arguments)))];
+        if let Some(works) = bench.docker(&arguments) {
+            quietly(works)?;
+            contenders
+                .push(Contender::new("docker", || quietly(bench.docker(&arguments).ok_or("no docker")?)));
+        }
+        // Podman's bridge would put rules into the host's tables.
+        if find("podman").is_some() && !network.is_empty() {
+            match quietly(bench.podman(&arguments)) {
+                Ok(()) => contenders.push(Contender::new("podman", || quietly(bench.podman(&arguments)))),
+                Err(failure) => say(&format!("podman takes no part: {failure}"))?,
+            }
+        }
+        report.compare(title, 20, contenders)?;
+    }
+    Ok(())
+}
+
+/// The commands of a working day.
+fn commands(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let sleeper = ["run", "-d", "--network", "none", "bb", "sleep", "1000"];
+    let ours: RefCell<VecDeque<String>> = RefCell::default();
+    let theirs: RefCell<VecDeque<String>> = RefCell::default();
+    let start_ours = || -> Result<(), Failure> {
+        ours.borrow_mut().push_back(output(&mut bench.ours(&sleeper))?.trim().to_owned());
+        Ok(())
+    };
+    let start_theirs = || -> Result<(), Failure> {
+        let mut start = bench.docker(&sleeper).ok_or("no docker")?;
+        theirs.borrow_mut().push_back(output(&mut start)?.trim().to_owned());
+        Ok(())
+    };
+    let has_docker = bench.docker(&[]).is_some();
+    let rounds = 15;
+
+    let mut contenders = vec![Contender::new("palan", start_ours)];
+    if has_docker {
+        contenders.push(Contender::new("docker", start_theirs));
+    }
+    report.compare("run -d --network none bb sleep", rounds, contenders)?;
+
+    let first_ours = ours.borrow().front().cloned().unwrap_or_default();
+    let first_theirs = theirs.borrow().front().cloned().unwrap_or_default();
+    for (title, arguments) in
+        [("exec C true", &["exec", "", "true"][..]), ("ps", &["ps"]), ("inspect C", &["inspect", ""])]
+    {
+        let filled = |id: &str| -> Vec<String> {
+            arguments
+                .iter()
+                .map(|word| if word.is_empty() { id.to_owned() } else { (*word).to_owned() })
+                .collect()
+        };
+        let (mine, other) = (filled(&first_ours), filled(&first_theirs));
+        let mine: Vec<&str> = mine.iter().map(String::as_str).collect();
+        let other: Vec<&str> = other.iter().map(String::as_str).collect();
+        let mut contenders = vec![Contender::new("palan", || quietly(bench.ours(&mine)))];
+        if has_docker {
+            contenders.push(Contender::new("docker", || quietly(bench.docker(&other).ok_or("no docker")?)));
+        }
+        report.compare(title, rounds, contenders)?;
+    }
+
+    let last = |ids: &RefCell<VecDeque<String>>| ids.borrow().back().cloned().unwrap_or_default();
+    let mut contenders =
+        vec![Contender::new("palan", || quietly(bench.ours(&["rm", "-f", &last(&ours)]))).before(start_ours)];
+    if has_docker {
+        let remove = || quietly(bench.docker(&["rm", "-f", &last(&theirs)]).ok_or("no docker")?);
+        contenders.push(Contender::new("docker", remove).before(start_theirs));
+    }
+    report.compare("rm -f C", rounds, contenders)?;
+
+    let polite = ["run", "-d", "--network", "none", "--init", "bb", "sleep", "1000"];
+    let plain = RefCell::new(String::new());
+    let plain_theirs = RefCell::new(String::new());
+    let stop_ours = || quietly(bench.ours(&["stop", &plain.borrow()]));
+    let mut contenders = vec![Contender::new("palan", stop_ours).before(|| {
+        *plain.borrow_mut() = output(&mut bench.ours(&polite))?.trim().to_owned();
+        Ok(())
+    })];
+    if has_docker && find("docker-init").is_some() {
+        let stop_theirs = || quietly(bench.docker(&["stop", &plain_theirs.borrow()]).ok_or("no docker")?);
+        contenders.push(Contender::new("docker", stop_theirs).before(|| {
+            let mut start = bench.docker(&polite).ok_or("no docker")?;
+            *plain_theirs.borrow_mut() = output(&mut start)?.trim().to_owned();
+            Ok(())
+        }));
+    }
+    report.compare("stop C (with --init)", rounds.min(8), contenders)?;
+
+    clear(bench)
+}
+
+fn clear(bench: &Bench) -> Result<(), Failure> {
+    let mine = output(&mut bench.ours(&["ps", "-aq"]))?;
+    let mine: Vec<&str> = ["rm", "-f"].into_iter().chain(mine.split_whitespace()).collect();
+    if mine.len() > 2 {
+        quietly(bench.ours(&mine))?;
+    }
+    if let Some(mut list) = bench.docker(&["ps", "-aq"]) {
+        let other = output(&mut list)?;
+        let other: Vec<&str> = ["rm", "-f"].into_iter().chain(other.split_whitespace()).collect();
+        if other.len() > 2 {
+            quietly(bench.docker(&other).ok_or("no docker")?)?;
+        }
+    }
+    Ok(())
+}
+
+/// A six-layer image of about 500 MB from a registry on the loopback. Docker takes part with a daemon in the host's
+/// network namespace, without a bridge and without rules.
+fn pull(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let registry = Registry::start();
+    let image = (0..6u64).fold(ImageBuilder::new(), |image, number| image.layer(layer(number)));
+    registry.push("bench/six", "latest", &image.build());
+    let name = format!("{}/bench/six:latest", registry.host());
+    let ours = || quietly(bench.ours(&["pull", "-q", &name]));
+    let forget_ours = || {
+        quietly(bench.ours(&["rmi", "-f", &name])).ok();
+        Ok(())
+    };
+    let mut contenders = vec![Contender::new("palan", ours).before(forget_ours)];
+    let docker = PullDocker::start(bench)?;
+    if let Some(docker) = &docker {
+        let theirs = || quietly(docker.command(&["pull", "-q", &name]));
+        let forget = || {
+            quietly(docker.command(&["rmi", "-f", &name])).ok();
+            Ok(())
+        };
+        contenders.push(Contender::new("docker", theirs).before(forget));
+    }
+    report.compare("pull, six layers, 524 MB unpacked, loopback", 5, contenders)?;
+    let mut again = vec![Contender::new("palan", || quietly(bench.ours(&["pull", "-q", &name])))];
+    if let Some(docker) = &docker {
+        again.push(Contender::new("docker", || quietly(docker.command(&["pull", "-q", &name]))));
+    }
+    report.compare("pull again, up to date", 10, again)?;
+    quietly(bench.ours(&["rmi", "-f", &name]))
+}
+
+/// About 87 MB in 2,000 files that compress to a bit less than half.
+fn layer(number: u64) -> Vec<u8> {
+    let mut tar = TarBuilder::new().directory(&format!("layer{number}/"), 0o755);
+    for file in 0..2000u64 {
+        let mut content = palan_test_support::image::noise(16_000, number * 10_000 + file);
+        content.extend(std::iter::repeat_n(b"all work and no play ".as_slice(), 1320).flatten());
+        tar = tar.file(&format!("layer{number}/{file}"), 0o644, content);
+    }
+    tar.finish()
+}
+
+struct PullDocker {
+    child: std::process::Child,
+    socket: PathBuf,
+}
+
+impl PullDocker {
+    fn start(bench: &Bench) -> Result<Option<Self>, Failure> {
+        if find("dockerd").is_none() || find("docker").is_none() {
+            return Ok(None);
+        }
+        let root = bench.directory.join("docker-pull");
+        std::fs::create_dir_all(&root)?;
+        let socket = root.join("docker.sock");
+        let log = std::fs::File::create(root.join("log"))?;
+        let child = command("unshare")
+            .args(["--mount", "--", "dockerd", "--bridge=none", "--iptables=false", "--ip-forward=false"])
+            .arg("--data-root")
+            .arg(root.join("data"))
+            .arg("--exec-root")
+            .arg(root.join("run"))
+            .arg("--pidfile")
+            .arg(root.join("pid"))
+            .args(["--storage-driver", "overlay2", "-H", &format!("unix://{}", socket.display())])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let docker = Self { child, socket };
+        if wait_until(Duration::from_secs(20), || {
+            output(docker.command(&["version"]).stderr(Stdio::null())).is_ok()
+        }) {
+            return Ok(Some(docker));
+        }
+        Err("Docker's daemon for pulling does not answer".into())
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut docker = command("docker");
+        docker.env("DOCKER_HOST", format!("unix://{}", self.socket.display())).args(arguments);
+        docker
+    }
+}
+
+impl Drop for PullDocker {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Memory of the daemon and of the supervisors, and the size of the binary.
+fn memory(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    for _ in 0..100 {
+        quietly(bench.ours(&["run", "--rm", "--network", "none", "bb", "true"]))?;
+    }
+    report.figure("daemon after 100 runs, PSS", pss(bench.daemon_pid())?, "MiB", "15")?;
+    for _ in 0..20 {
+        quietly(bench.ours(&["run", "-d", "--network", "none", "bb", "sleep", "1000"]))?;
+    }
+    let supervisors = supervisors(bench)?;
+    let mut sum = 0.0;
+    for pid in &supervisors {
+        sum += pss(*pid)?;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "twenty")]
+    let mean = sum / supervisors.len() as f64;
+    report.figure(&format!("supervisor, PSS, mean of {}", supervisors.len()), mean, "MiB", "0.35")?;
+    #[expect(clippy::cast_precision_loss, reason = "printed with two digits")]
+    let size = std::fs::metadata(&bench.palan)?.len() as f64 / 1e6;
+    report.figure("the binary", size, "MB", "25")?;
+    check(bench.ours(&["version", "--format", "{{.Client.Version}}"]).stdout(Stdio::null()))?;
+    clear(bench)
+}
+
+/// The children of the daemon.
+fn supervisors(bench: &Bench) -> Result<Vec<u32>, Failure> {
+    let pid = bench.daemon_pid();
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let children = std::fs::read_to_string(task?.path().join("children"))?;
+        found.extend(children.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+    }
+    if found.is_empty() { Err("the daemon has no supervisors".into()) } else { Ok(found) }
+}
+
+/// Proportional set size in MiB.
+fn pss(pid: u32) -> Result<f64, Failure> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kilobytes: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .ok_or_else(|| format!("no Pss of process {pid}"))?;
+    Ok(kilobytes / 1024.0)
+}
