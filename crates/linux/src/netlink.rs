@@ -15,13 +15,12 @@
 //! An rtnetlink batch goes on after a refused message: the caller undoes what it may have done. An nftables batch
 //! (between `BATCH_BEGIN` and `BATCH_END`, see [`nftables::Transaction`]) is all or nothing.
 //!
-//! A socket belongs to the network namespace in which it was opened and stays there, whatever its thread does later:
-//! [`namespace::create`] uses that to hand out a door into a namespace without anybody having to enter it.
+//! A socket belongs to the network namespace in which it was opened and stays there, whatever its thread does later: it
+//! is a door into a namespace that nobody has to enter again.
 
 pub mod conntrack;
 pub mod link;
 mod message;
-pub mod namespace;
 pub mod nftables;
 pub mod route;
 mod socket;

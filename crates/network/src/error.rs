@@ -212,3 +212,8 @@ pub enum AttachError {
         source: KernelError,
     },
 }
+
+/// Adds the operation to a netlink error.
+pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(netlink::Error) -> KernelError {
+    move |source| KernelError::Netlink { operation: operation.into(), source }
+}

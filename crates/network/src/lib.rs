@@ -11,12 +11,19 @@
 
 #![forbid(unsafe_code)]
 
+mod bridge;
 pub mod config;
+mod endpoint;
 mod error;
 pub mod files;
+mod firewall;
+mod ipam;
+mod namespace;
 mod network;
+mod publish;
 pub mod record;
 mod subnet;
+mod sysctl;
 
 pub use config::{AddressPool, FirewallIntegration, NetworkConfig};
 pub use error::{AddressError, AttachError, KernelError, NetworkError, PublishError};

@@ -1,15 +1,72 @@
 //! The front door: a daemon's default bridge network, from opening it to removing it.
+//!
+//! ```text
+//! open ──▶ restore ──▶ attach ⇄ detach … ──▶ (the daemon ends: everything stays) ──▶ open …
+//!                                        └──▶ remove_all
+//! ```
+//!
+//! Locks are taken in the order `state`, `firewall`, `links`, each for a few system calls at most; the making of a
+//! namespace, the longest step of an attachment, needs none.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::record::{EndpointId, EndpointRecord, MacAddress, Mode, PortBinding};
-use crate::{AttachError, NetworkConfig, NetworkError, Subnet};
+use palan_linux::netlink::conntrack::{self, Flow};
+use palan_linux::netlink::link::{self, Target};
+use palan_linux::netlink::{Batch, Protocol, Socket, route};
+use palan_stdx::error_chain::Chain;
+use rustix::io::Errno;
+
+use crate::bridge::{self, Bridge};
+use crate::endpoint::{self, Plan};
+use crate::error::netlink;
+use crate::firewall::table::Publication;
+use crate::firewall::watch::Watch;
+use crate::firewall::{Table, foreign, watch};
+use crate::ipam::Leases;
+use crate::namespace::Namespace;
+use crate::publish::Ports;
+use crate::record::{
+    self, BridgeEndpoint, EndpointId, EndpointRecord, MacAddress, Mode, PortBinding, PublishedPort,
+};
+use crate::{AttachError, FirewallIntegration, KernelError, NetworkConfig, NetworkError, Subnet, namespace};
 
 /// The default bridge network of one daemon. Methods may be called from several threads at once.
 #[derive(Debug)]
-pub struct Network {}
+pub struct Network {
+    config: NetworkConfig,
+    bridge: Bridge,
+    table: Table,
+    state: Mutex<State>,
+    /// nftables and conntrack. One socket for all changes, as the watch knows ours by its port.
+    firewall: Mutex<Socket>,
+    /// Interfaces, addresses, routes.
+    links: Mutex<Socket>,
+    /// Names of interfaces that a thread removes: the kernel takes its time for it.
+    removals: Sender<String>,
+    /// Ends its thread with the network.
+    _watch: Mutex<Option<Watch>>,
+}
+
+/// What changes while containers come and go.
+#[derive(Debug)]
+struct State {
+    leases: Leases,
+    ports: Ports,
+    endpoints: HashMap<EndpointId, Endpoint>,
+    /// Whether [`Network::restore`] has written the table; before that it is the previous daemon's.
+    restored: bool,
+    other_bridges: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    address: Ipv4Addr,
+    ports: Vec<PublishedPort>,
+}
 
 /// What a container wants of the network.
 #[derive(Debug, Clone)]
@@ -48,6 +105,8 @@ pub struct Restored {
     pub lost: Vec<(EndpointId, String)>,
     /// Interfaces of ours that belonged to no record and were removed.
     pub orphans: Vec<String>,
+    /// What an administrator should know about endpoints that were kept, in sentences.
+    pub warnings: Vec<String>,
 }
 
 /// The counters of a container's interface, as the container sees them.
@@ -69,66 +128,473 @@ impl Network {
     /// nftables table isn't touched before [`Network::restore`], so that published ports of running containers keep
     /// working meanwhile.
     pub fn open(config: NetworkConfig) -> Result<Arc<Self>, NetworkError> {
-        let _ = config;
-        todo!()
+        bridge::check_name("table", &config.table)?;
+        let mut links = open_socket(Protocol::Route)?;
+        let mut firewall = open_socket(Protocol::Netfilter)?;
+        let bridge = bridge::ensure(&mut links, &config)?;
+        let table = Table::new(&config, bridge.gateway);
+        let own_port = firewall.port();
+        let intact = table.is_intact(&mut firewall);
+        if !intact.map_err(netlink(format!("read the nftables table ip {}", config.table)))? {
+            bridge::set_route_localnet(&bridge.name, false)?;
+        }
+        let state = State {
+            leases: Leases::new(bridge.gateway),
+            ports: Ports::new(config.host_address)?,
+            endpoints: HashMap::new(),
+            restored: false,
+            other_bridges: Vec::new(),
+        };
+        let network = Arc::new(Self {
+            config,
+            bridge,
+            table,
+            state: Mutex::new(state),
+            firewall: Mutex::new(firewall),
+            links: Mutex::new(links),
+            removals: start_remover()?,
+            _watch: Mutex::new(None),
+        });
+        let weak = Arc::downgrade(&network);
+        let watch =
+            watch::start(own_port, move || weak.upgrade().is_some_and(|network| network.look_again()))?;
+        *lock(&network._watch) = Some(watch);
+        Ok(network)
     }
 
     /// Takes back the endpoints of containers that still run: reserves their addresses and ports again, drops interfaces
     /// of ours that belong to no record, and writes the whole table in one transaction. Working endpoints are not
     /// disturbed. Call it once after [`Network::open`], with an empty slice if nothing runs.
     pub fn restore(&self, live: &[EndpointRecord]) -> Result<Restored, NetworkError> {
-        let _ = live;
-        todo!()
+        let mut restored = Restored::default();
+        let present = self.own_interfaces()?;
+        let mut state = lock(&self.state);
+        for record in live {
+            let Some(endpoint) = &record.bridge else { continue };
+            if state.endpoints.contains_key(&record.endpoint_id) {
+                continue;
+            }
+            match self.readopt(&mut state, record, endpoint, &present) {
+                Ok(unreserved) => restored.warnings.extend(unreserved.iter().map(|port| {
+                    format!(
+                        "port {}:{}/{} of container {} is also used by another process on the host",
+                        port.host_address, port.host_port, port.protocol, record.container_id
+                    )
+                })),
+                Err(reason) => restored.lost.push((record.endpoint_id.clone(), reason)),
+            }
+        }
+        for (id, name) in present {
+            if !EndpointId::try_from(id).is_ok_and(|id| state.endpoints.contains_key(&id)) {
+                self.remove_interface(&name);
+                restored.orphans.push(name);
+            }
+        }
+        state.restored = true;
+        self.write_firewall(&mut state)?;
+        Ok(restored)
     }
 
     /// Connects a container: makes its network namespace, and on the bridge its interface, address, routes and ports.
     /// Nothing is left behind on an error.
     pub fn attach(&self, request: &AttachRequest<'_>) -> Result<Attachment, AttachError> {
-        let _ = request;
-        todo!()
+        let (netns, bridge) = match request.mode {
+            Mode::Host => (None, None),
+            Mode::None => (Some(namespace::create()?.fd), None),
+            Mode::Bridge => {
+                let (namespace, endpoint) = self.attach_to_bridge(request)?;
+                (Some(namespace.fd), Some(endpoint))
+            }
+        };
+        let record = EndpointRecord {
+            version: EndpointRecord::VERSION,
+            mode: request.mode,
+            endpoint_id: request.endpoint_id.clone(),
+            container_id: request.container_id.to_owned(),
+            bridge,
+        };
+        Ok(Attachment { netns, record })
     }
 
     /// Undoes [`Network::attach`]; doing it twice or for a container that is gone is no error. The address and the ports are
     /// free when it returns; the interface is removed in the background.
     pub fn detach(&self, record: &EndpointRecord) -> Result<(), NetworkError> {
-        let _ = record;
-        todo!()
+        let Some(endpoint) = &record.bridge else { return Ok(()) };
+        self.release(&record.endpoint_id)?;
+        self.remove_interface(&endpoint.host_interface);
+        Ok(())
     }
 
     /// Removes everything: interfaces, rules in our and in other tables, the bridge. For tests and for uninstalling.
     pub fn remove_all(&self) -> Result<(), NetworkError> {
-        todo!()
+        let mut state = lock(&self.state);
+        state.restored = false;
+        bridge::set_route_localnet(&self.bridge.name, false)?;
+        {
+            let mut socket = lock(&self.firewall);
+            foreign::reconcile(&mut socket, &self.bridge.name, false)
+                .map_err(netlink("remove our rules from other nftables tables"))?;
+            self.table
+                .remove(&mut socket)
+                .map_err(netlink(format!("remove the nftables table ip {}", self.table.name())))?;
+        }
+        for endpoint in std::mem::take(&mut state.endpoints).into_values() {
+            state.ports.release(&endpoint.ports);
+            state.leases.release(endpoint.address);
+        }
+        let interfaces = self.own_interfaces()?;
+        let mut links = lock(&self.links);
+        for name in interfaces.into_values() {
+            remove_link(&mut links, &name)?;
+        }
+        bridge::remove(&mut links, &self.bridge)
     }
 
     /// Puts our table and our rules in other tables back where somebody removed them. The watching thread does this
     /// when the ruleset's generation changes; callers only need it to be certain of the moment.
     pub fn on_ruleset_change(&self) -> Result<(), NetworkError> {
-        todo!()
+        let mut state = lock(&self.state);
+        if !state.restored {
+            return Ok(());
+        }
+        let intact = self
+            .table
+            .is_intact(&mut lock(&self.firewall))
+            .map_err(netlink(format!("read the nftables table ip {}", self.table.name())))?;
+        if intact && state.other_bridges == self.find_other_bridges()? {
+            return self.reconcile_foreign();
+        }
+        if !intact {
+            // First of all: without the guard chain this setting would open the host's loopback to containers.
+            bridge::set_route_localnet(&self.bridge.name, false)?;
+        }
+        self.write_firewall(&mut state)
     }
 
     /// The counters of a container's interface; `None` without an interface on the bridge.
     pub fn statistics(&self, record: &EndpointRecord) -> Result<Option<Statistics>, NetworkError> {
-        let _ = record;
-        todo!()
+        let Some(endpoint) = &record.bridge else { return Ok(None) };
+        let name = &endpoint.host_interface;
+        let host = link::statistics(&mut lock(&self.links), Target::Name(name))
+            .map_err(netlink(format!("read the counters of the interface {name}")))?;
+        // What the host's end received, the container sent.
+        Ok(host.map(|host| Statistics {
+            rx_bytes: host.tx_bytes,
+            rx_packets: host.tx_packets,
+            rx_errors: host.tx_errors,
+            rx_dropped: host.tx_dropped,
+            tx_bytes: host.rx_bytes,
+            tx_packets: host.rx_packets,
+            tx_errors: host.rx_errors,
+            tx_dropped: host.rx_dropped,
+        }))
     }
 
     /// The bridge's name.
+    #[must_use]
     pub fn bridge(&self) -> &str {
-        todo!()
+        &self.bridge.name
     }
 
     /// The bridge's own address, with the prefix length of the subnet.
+    #[must_use]
     pub fn gateway(&self) -> Subnet {
-        todo!()
+        self.bridge.gateway
     }
 
     /// The MTU of the bridge and of new containers' interfaces.
+    #[must_use]
     pub fn mtu(&self) -> u32 {
-        todo!()
+        self.bridge.mtu
     }
 
     /// What an administrator should know, in sentences: a firewall that would drop our traffic and can't be told not to.
+    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        todo!()
+        if self.config.firewall_integration == FirewallIntegration::None {
+            return Vec::new();
+        }
+        foreign::warnings(&mut lock(&self.firewall), self.table.name()).unwrap_or_else(|error| {
+            vec![format!(
+                "the nftables ruleset can't be read, so that nothing is known about other firewalls: {error}"
+            )]
+        })
+    }
+
+    /// The steps on the bridge; the namespace is made while the address, the ports and the rules are prepared.
+    fn attach_to_bridge(
+        &self,
+        request: &AttachRequest<'_>,
+    ) -> Result<(Namespace, BridgeEndpoint), AttachError> {
+        let maker = namespace::start()?;
+        let (address, ports) = self.lease(request)?;
+        let mac = request.mac.unwrap_or_else(|| MacAddress::from_ipv4(address));
+        let plan = Plan {
+            id: &request.endpoint_id,
+            bridge: &self.bridge,
+            address,
+            mac,
+            inter_container: self.config.inter_container,
+        };
+        let connected = maker.finish().map_err(AttachError::from).and_then(|mut namespace| {
+            let host_interface = endpoint::connect(&mut lock(&self.links), &mut namespace, &plan)?;
+            Ok((namespace, host_interface))
+        });
+        let (namespace, host_interface) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                if let Err(error) = self.release(&request.endpoint_id) {
+                    tracing::warn!(%error, "cannot undo a failed attachment");
+                }
+                return Err(error);
+            }
+        };
+        self.forget_udp_flows(&ports, address);
+        let gateway = self.bridge.gateway;
+        let endpoint = BridgeEndpoint {
+            host_interface,
+            address,
+            prefix: gateway.prefix(),
+            gateway: gateway.address(),
+            mac,
+            ports,
+        };
+        Ok((namespace, endpoint))
+    }
+
+    /// Takes an address and ports for an endpoint, and lets the ports' traffic through.
+    fn lease(&self, request: &AttachRequest<'_>) -> Result<(Ipv4Addr, Vec<PublishedPort>), AttachError> {
+        let publish_error = |source| AttachError::Publish {
+            container_name: request.container_name.to_owned(),
+            endpoint_id: request.endpoint_id.clone(),
+            source,
+        };
+        let mut state = lock(&self.state);
+        let address = state.leases.take(request.address).map_err(|source| AttachError::Address { source })?;
+        let ports = match state.ports.reserve(request.ports) {
+            Ok(ports) => ports,
+            Err(source) => {
+                state.leases.release(address);
+                return Err(publish_error(source));
+            }
+        };
+        let endpoint = Endpoint { address, ports: ports.clone() };
+        state.endpoints.insert(request.endpoint_id.clone(), endpoint);
+        let opened = self.publish(&mut state, &ports, address);
+        if let Err(error) = opened {
+            state.endpoints.remove(&request.endpoint_id);
+            state.ports.release(&ports);
+            state.leases.release(address);
+            return Err(publish_error(error.into()));
+        }
+        Ok((address, ports))
+    }
+
+    fn publish(
+        &self,
+        state: &mut State,
+        ports: &[PublishedPort],
+        address: Ipv4Addr,
+    ) -> Result<(), KernelError> {
+        if !state.restored {
+            state.restored = true;
+            return self.write_table(state);
+        }
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let added = self.table.publish(&mut lock(&self.firewall), &publications(ports, address));
+        match added {
+            Ok(()) => self.set_route_localnet(state),
+            // Somebody removed the table, and the watch hasn't come to it yet.
+            Err(error) if error.errno() == Some(Errno::NOENT) => self.write_table(state),
+            Err(error) => Err(netlink("publish ports by nftables")(error)),
+        }
+    }
+
+    /// Frees what [`Network::lease`] took.
+    fn release(&self, id: &EndpointId) -> Result<(), NetworkError> {
+        let mut state = lock(&self.state);
+        let Some(endpoint) = state.endpoints.remove(id) else { return Ok(()) };
+        let mut neighbour = Batch::new();
+        route::delete_neighbour(&mut neighbour, self.bridge.index, endpoint.address);
+        // It isn't there if the attachment failed half-way.
+        let _ = lock(&self.links).execute(&mut neighbour);
+        let closed = self.withdraw(&mut state, &endpoint);
+        state.ports.release(&endpoint.ports);
+        state.leases.release(endpoint.address);
+        drop(state);
+        self.forget_udp_flows(&endpoint.ports, endpoint.address);
+        Ok(closed?)
+    }
+
+    fn withdraw(&self, state: &mut State, endpoint: &Endpoint) -> Result<(), KernelError> {
+        if endpoint.ports.is_empty() || !state.restored {
+            return Ok(());
+        }
+        self.set_route_localnet(state)?;
+        let published = publications(&endpoint.ports, endpoint.address);
+        let removed = self.table.withdraw(&mut lock(&self.firewall), &published);
+        match removed {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno() == Some(Errno::NOENT) => self.write_table(state),
+            Err(error) => Err(netlink("withdraw published ports by nftables")(error)),
+        }
+    }
+
+    /// Takes an endpoint back after a restart. Returns ports that couldn't be reserved, or why it is lost.
+    fn readopt(
+        &self,
+        state: &mut State,
+        record: &EndpointRecord,
+        endpoint: &BridgeEndpoint,
+        present: &HashMap<String, String>,
+    ) -> Result<Vec<PublishedPort>, String> {
+        if record.version > EndpointRecord::VERSION {
+            return Err(format!(
+                "its record has the version {}, which is newer than this program",
+                record.version
+            ));
+        }
+        if present.get(record.endpoint_id.as_str()) != Some(&endpoint.host_interface) {
+            return Err(format!("the interface {} is gone", endpoint.host_interface));
+        }
+        if endpoint.gateway != self.bridge.gateway.address() {
+            return Err(format!(
+                "it uses the gateway {}, but the bridge {} now has the address {}",
+                endpoint.gateway, self.bridge.name, self.bridge.gateway
+            ));
+        }
+        state.leases.take(Some(endpoint.address)).map_err(|error| error.to_string())?;
+        let unreserved = state.ports.readopt(&endpoint.ports);
+        let known = Endpoint { address: endpoint.address, ports: endpoint.ports.clone() };
+        state.endpoints.insert(record.endpoint_id.clone(), known);
+        Ok(unreserved)
+    }
+
+    /// Our interfaces on the bridge: endpoint ids and interface names.
+    fn own_interfaces(&self) -> Result<HashMap<String, String>, KernelError> {
+        let links = link::list(&mut lock(&self.links)).map_err(netlink("list the network interfaces"))?;
+        let prefix = endpoint::alias(&self.bridge.name, "");
+        let own = links.into_iter().filter(|link| link.master == Some(self.bridge.index));
+        Ok(own.filter_map(|link| Some((link.alias.strip_prefix(&prefix)?.to_owned(), link.name))).collect())
+    }
+
+    /// The table and our rules in other tables.
+    fn write_firewall(&self, state: &mut State) -> Result<(), NetworkError> {
+        self.write_table(state)?;
+        self.reconcile_foreign()
+    }
+
+    /// The whole table, and then the kernel setting that depends on it.
+    fn write_table(&self, state: &mut State) -> Result<(), KernelError> {
+        state.other_bridges = self.find_other_bridges()?;
+        let published: Vec<Publication> = state
+            .endpoints
+            .values()
+            .flat_map(|endpoint| publications(&endpoint.ports, endpoint.address))
+            .collect();
+        self.table
+            .write(&mut lock(&self.firewall), &published, &state.other_bridges)
+            .map_err(netlink(format!("write the nftables table ip {}", self.table.name())))?;
+        self.set_route_localnet(state)
+    }
+
+    fn reconcile_foreign(&self) -> Result<(), NetworkError> {
+        if self.config.firewall_integration == FirewallIntegration::None {
+            return Ok(());
+        }
+        let changed = foreign::reconcile(&mut lock(&self.firewall), &self.bridge.name, true);
+        Ok(changed.map_err(netlink("add accept rules for the bridge to the host's nftables tables"))?)
+    }
+
+    fn find_other_bridges(&self) -> Result<Vec<String>, KernelError> {
+        let links = link::list(&mut lock(&self.links)).map_err(netlink("list the network interfaces"))?;
+        let bridges = links.iter().filter(|link| link.kind == "bridge" && link.index != self.bridge.index);
+        Ok(foreign::docker_bridges(bridges.map(|link| link.name.as_str())))
+    }
+
+    /// On exactly while a port is published on a loopback address; called with the table in force.
+    fn set_route_localnet(&self, state: &State) -> Result<(), KernelError> {
+        let mut ports = state.endpoints.values().flat_map(|endpoint| &endpoint.ports);
+        let wanted = ports.any(|port| port.host_address.is_unspecified() || port.host_address.is_loopback());
+        bridge::set_route_localnet(&self.bridge.name, wanted)
+    }
+
+    /// The kernel would go on sending datagrams of known flows to where they went before the ports changed.
+    fn forget_udp_flows(&self, ports: &[PublishedPort], container: Ipv4Addr) {
+        let udp: Vec<&PublishedPort> =
+            ports.iter().filter(|port| port.protocol == record::Protocol::Udp).collect();
+        if udp.is_empty() {
+            return;
+        }
+        let mut socket = lock(&self.firewall);
+        let is_stale =
+            |flow: &Flow| flow.responder == container || udp.iter().any(|port| port.host_port == flow.port);
+        let forgotten = conntrack::udp_flows(&mut socket).and_then(|mut flows| {
+            flows.retain(is_stale);
+            flows.iter().try_for_each(|flow| conntrack::delete(&mut socket, flow))
+        });
+        if let Err(error) = forgotten {
+            // Not worth failing for: the flows end by themselves after 30 seconds of silence.
+            tracing::warn!(%error, "cannot forget the UDP flows of changed ports");
+        }
+    }
+
+    fn remove_interface(&self, name: &str) {
+        // The receiver lives as long as this sender.
+        let _ = self.removals.send(name.to_owned());
+    }
+
+    /// The watch's call; false ends the watch.
+    fn look_again(&self) -> bool {
+        if let Err(error) = self.on_ruleset_change() {
+            tracing::error!(error = %Chain(&error), "cannot restore the firewall rules");
+        }
+        true
+    }
+}
+
+fn publications(ports: &[PublishedPort], container: Ipv4Addr) -> Vec<Publication> {
+    ports.iter().map(|port| (*port, container)).collect()
+}
+
+fn open_socket(protocol: Protocol) -> Result<Socket, KernelError> {
+    Socket::open(protocol).map_err(netlink("open a netlink socket"))
+}
+
+/// A poisoned lock is taken anyway: what it guards is changed in steps that leave it usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the thread that removes interfaces; it ends with the sender.
+fn start_remover() -> Result<Sender<String>, KernelError> {
+    const THREAD: &str = "palan-links";
+    let mut socket = open_socket(Protocol::Route)?;
+    let (sender, receiver) = mpsc::channel::<String>();
+    std::thread::Builder::new()
+        .name(THREAD.into())
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            for name in receiver {
+                if let Err(error) = remove_link(&mut socket, &name) {
+                    tracing::warn!(%error, "an interface stays behind until the next start");
+                }
+            }
+        })
+        .map_err(|source| KernelError::Thread { name: THREAD, source })?;
+    Ok(sender)
+}
+
+/// Removes an interface; one that is gone already, with its container's namespace, is no error.
+fn remove_link(socket: &mut Socket, name: &str) -> Result<(), KernelError> {
+    let mut batch = Batch::new();
+    link::delete(&mut batch, Target::Name(name));
+    match socket.execute(&mut batch) {
+        Err(error) if error.errno() != Some(Errno::NODEV) => {
+            Err(netlink(format!("remove the interface {name}"))(error))
+        }
+        _ => Ok(()),
     }
 }

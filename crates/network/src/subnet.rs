@@ -25,6 +25,11 @@ impl Subnet {
         Self { address, prefix: prefix.min(32) }
     }
 
+    /// The same for constants, where the prefix is known to be right.
+    pub(crate) const fn constant(address: Ipv4Addr, prefix: u8) -> Self {
+        Self { address, prefix }
+    }
+
     /// The address as it was given, host bits included.
     #[must_use]
     pub fn address(self) -> Ipv4Addr {

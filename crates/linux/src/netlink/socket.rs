@@ -68,6 +68,12 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether notifications were lost because nobody read them in time.
+    #[must_use]
+    pub fn is_overrun(&self) -> bool {
+        matches!(self, Self::Socket { source, .. } if source.raw_os_error() == Some(libc::ENOBUFS))
+    }
 }
 
 fn socket_error(step: &'static str) -> impl Fn(Errno) -> Error {
