@@ -303,3 +303,178 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::Framing;
+
+    /// A session whose process is the test: the other ends of its streams.
+    struct Fixture {
+        session: Session,
+        epoll: Rc<Epoll>,
+        stdin: std::fs::File,
+        stdout: Option<std::fs::File>,
+    }
+
+    fn fixture(input_end: InputEnd) -> Fixture {
+        let epoll = Rc::new(Epoll::new().unwrap());
+        let mut session = Session::new(&epoll, 1);
+        let (stdin, ours_in) = rustix::pipe::pipe().unwrap();
+        let (ours_out, stdout) = rustix::pipe::pipe().unwrap();
+        let ends = Ends { stdin: Some(ours_in), stdout: Some(ours_out), stderr: None };
+        session.connect(ends, false, input_end).unwrap();
+        Fixture { session, epoll, stdin: stdin.into(), stdout: Some(stdout.into()) }
+    }
+
+    impl Fixture {
+        fn attach(&mut self, stdin: bool) -> UnixStream {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let options = AttachOptions { stdin, stdout: true, framing: Framing::Raw, ..Default::default() };
+            self.session.attach(ours.into(), &options).unwrap();
+            theirs
+        }
+
+        /// Turns of the loop until nothing is ready.
+        fn settle(&mut self) {
+            loop {
+                self.session.end_turn(Instant::now()).unwrap();
+                let mut ready = Vec::new();
+                self.epoll.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+                if ready.is_empty() {
+                    return;
+                }
+                for event in ready {
+                    match Token::decode(event.token).unwrap() {
+                        Token::Output(_, stream) => self.session.read_output(stream, None),
+                        Token::Input(_) => self.session.write_input(),
+                        Token::Client(_, id) => {
+                            self.session.client_ready(id, event.read, event.closed);
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+
+        fn say(&mut self, text: &[u8]) {
+            self.stdout.as_mut().unwrap().write_all(text).unwrap();
+            self.settle();
+        }
+    }
+
+    fn read(peer: &mut UnixStream) -> String {
+        peer.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 100];
+        match peer.read(&mut bytes) {
+            Ok(length) => String::from_utf8_lossy(&bytes[..length]).into_owned(),
+            Err(error) => error.kind().to_string(),
+        }
+    }
+
+    #[test]
+    fn all_clients_get_the_output_and_then_the_end() {
+        let mut fixture = fixture(InputEnd::Detaches);
+        let (mut one, mut two) = (fixture.attach(false), fixture.attach(true));
+        fixture.say(b"hello");
+        assert_eq!((read(&mut one), read(&mut two)), ("hello".into(), "hello".into()));
+        fixture.stdout = None;
+        fixture.session.drain(None);
+        assert!(fixture.session.is_drained());
+        fixture.session.finish(None);
+        fixture.settle();
+        assert!(!fixture.session.has_clients());
+        assert_eq!((read(&mut one), read(&mut two)), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn the_end_of_a_clients_stdin_closes_it_or_detaches_the_client() {
+        for (input_end, attached) in [(InputEnd::Closes, true), (InputEnd::Detaches, false)] {
+            let mut fixture = fixture(input_end);
+            let mut peer = fixture.attach(true);
+            peer.write_all(b"typed").unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            fixture.settle();
+            assert_eq!(fixture.session.has_clients(), attached);
+            rustix::io::ioctl_fionbio(&fixture.stdin, true).unwrap();
+            let mut typed = Vec::new();
+            let end = fixture.stdin.read_to_end(&mut typed);
+            assert_eq!((typed.as_slice(), end.is_ok()), (&b"typed"[..], attached));
+        }
+    }
+
+    #[test]
+    fn a_client_without_stdin_may_close_its_side() {
+        let mut fixture = fixture(InputEnd::Closes);
+        let mut peer = fixture.attach(false);
+        peer.shutdown(Shutdown::Write).unwrap();
+        fixture.settle();
+        fixture.say(b"still here");
+        assert_eq!(read(&mut peer), "still here");
+        drop(peer);
+        fixture.settle();
+        assert!(!fixture.session.has_clients());
+        fixture.say(b"to nobody");
+    }
+
+    #[test]
+    fn what_is_typed_waits_until_the_process_reads() {
+        let mut fixture = fixture(InputEnd::Closes);
+        let mut peer = fixture.attach(true);
+        let typed: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let expected = typed.clone();
+        let writer = std::thread::spawn(move || {
+            peer.write_all(&typed).unwrap();
+            peer
+        });
+        let mut received = Vec::new();
+        rustix::io::ioctl_fionbio(&fixture.stdin, true).unwrap();
+        while received.len() < expected.len() {
+            fixture.settle();
+            assert!(fixture.session.input_queue.len() <= INPUT_LIMIT * 2);
+            let _ = fixture.stdin.read_to_end(&mut received);
+        }
+        assert!(received == expected);
+        drop(writer.join().unwrap());
+    }
+
+    #[test]
+    fn a_process_that_closed_its_stdin_is_left_in_peace() {
+        let mut fixture = fixture(InputEnd::Detaches);
+        let mut peer = fixture.attach(true);
+        fixture.stdin = std::fs::File::open("/dev/null").unwrap();
+        for _ in 0..3 {
+            peer.write_all(b"x").unwrap();
+            fixture.settle();
+        }
+        fixture.say(b"fine");
+        assert_eq!(read(&mut peer), "fine");
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_holds_the_process_and_one_that_vanished_does_not() {
+        let mut fixture = fixture(InputEnd::Detaches);
+        let slow = fixture.attach(false);
+        let stdout = fixture.stdout.take().unwrap();
+        rustix::io::ioctl_fionbio(&stdout, true).unwrap();
+        let fill = |fixture: &mut Fixture| {
+            let mut total = 0;
+            while let Ok(written) = rustix::io::write(&stdout, &[0; 4096]) {
+                total += written;
+                fixture.settle();
+            }
+            total
+        };
+        let total = fill(&mut fixture);
+        assert!((1 << 20..4 << 20).contains(&total), "{total}");
+        assert_eq!(fill(&mut fixture), 0);
+        drop(slow);
+        fixture.settle();
+        rustix::io::write(&stdout, &[0; 4096]).unwrap();
+    }
+}

@@ -1,0 +1,111 @@
+//! What happens when the daemon goes and comes.
+
+use std::io::Write;
+
+use palan_supervisor::client;
+use palan_supervisor::journal::Event;
+use palan_supervisor::protocol::{Framing, Request, State, WaitOptions};
+
+use crate::support::{all_streams, client_socket, container, is_alive, retry};
+
+fn wait_options(key: u64) -> WaitOptions {
+    WaitOptions { key, body_prefix: "{\"StatusCode\":".into(), body_suffix: "}\n".into() }
+}
+
+const ANSWER_5: &[u8] = b"11\r\n{\"StatusCode\":5}\n\r\n0\r\n\r\n";
+
+#[test]
+fn without_a_daemon_all_goes_on_and_the_next_one_learns_of_it() {
+    let mut container =
+        container("while read line; do echo \"got $line\"; [ \"$line\" = end ] && exit 5; done");
+    container.config.open_stdin = true;
+    let (socket, mut client) = client_socket();
+    let pid = container.start(vec![(socket, all_streams(Framing::Raw))]);
+    client.0.write_all(b"with\n").unwrap();
+    client.read_until("got with");
+    container.lose_daemon();
+    client.0.write_all(b"without\n").unwrap();
+    client.read_until("got without");
+    assert!(is_alive(pid));
+
+    let welcome = container.reconnect(0);
+    assert_eq!(welcome.state, State::Running { pid });
+    assert_eq!(container.event(|_| true), Event::Start { pid });
+    let (second, mut other) = client_socket();
+    container.request(Request::Attach(all_streams(Framing::Raw)), vec![second]).unwrap();
+
+    container.lose_daemon();
+    client.0.write_all(b"end\n").unwrap();
+    assert_eq!(client.rest(), b"got end\n");
+    assert_eq!(other.rest(), b"got end\n");
+    container.assert_clean_end();
+    assert_eq!(container.log("stdout"), "got with\ngot without\ngot end\n");
+    let events: Vec<_> =
+        client::read_journal(&container.run_dir(), 1).unwrap().into_iter().map(|entry| entry.event).collect();
+    assert_eq!(events, [Event::Exit { code: 5, signal: None, oom: false }]);
+}
+
+#[test]
+fn a_newer_connection_replaces_the_older() {
+    let mut container = container("read line");
+    container.config.open_stdin = true;
+    container.start(vec![]);
+    let newer = client::connect(&container.run_dir()).unwrap();
+    let old = std::mem::replace(&mut container.connection, newer);
+    container.hello(0);
+    container.connection = old;
+    container.drain_connection();
+    container.reconnect(u64::MAX);
+    container.request(Request::Signal { signal: 9 }, vec![]).unwrap();
+    container.exit();
+    container.assert_clean_end();
+}
+
+#[test]
+fn a_held_wait_is_answered_only_when_its_daemon_is_gone() {
+    let mut container = container("read line; exit 5");
+    container.config.open_stdin = true;
+    let (stdin, mut typist) = client_socket();
+    let (first, mut kept) = client_socket();
+    let (second, mut released) = client_socket();
+    let (third, mut adopted) = client_socket();
+    let attach = vec![(stdin, all_streams(Framing::Raw))];
+    container.try_start(attach, vec![(first, wait_options(1)), (second, wait_options(2))]).unwrap();
+    container.request(Request::ReleaseWait { key: 2 }, vec![]).unwrap();
+    assert_eq!(released.rest(), b"");
+    container.lose_daemon();
+    container.reconnect(0);
+    container.request(Request::HoldWait(wait_options(3)), vec![third]).unwrap();
+    typist.0.write_all(b"\n").unwrap();
+    container.exit();
+    assert_eq!(kept.rest(), ANSWER_5);
+    container.request(Request::ReleaseWait { key: 3 }, vec![]).unwrap();
+    assert_eq!(adopted.rest(), b"");
+    container.assert_clean_end();
+}
+
+#[test]
+fn a_daemon_that_dies_between_the_exit_and_its_answer_is_stood_in_for() {
+    let mut container = container("exit 5");
+    let (socket, mut waiter) = client_socket();
+    container.try_start(vec![], vec![(socket, wait_options(1))]).unwrap();
+    container.exit();
+    container.lose_daemon();
+    assert_eq!(waiter.rest(), ANSWER_5);
+    container.assert_clean_end();
+}
+
+#[test]
+fn nonsense_on_the_connection_does_not_touch_the_container() {
+    let mut container = container("read line");
+    container.config.open_stdin = true;
+    let pid = container.start(vec![]);
+    let directory = std::fs::File::open(container.run_dir()).unwrap();
+    let socket = palan_linux::socket::connect_at(&directory, "supervisor.sock").unwrap();
+    rustix::io::write(&socket, &[0xff; 64]).unwrap();
+    let mut byte = [0];
+    assert!(retry(|| matches!(rustix::io::read(&socket, &mut byte), Ok(0) | Err(_))));
+    assert!(is_alive(pid));
+    let welcome = container.reconnect(0);
+    assert_eq!(welcome.state, State::Running { pid });
+}

@@ -1,0 +1,13 @@
+//! Real supervisors with real containers: a busybox, a private run directory, private cgroups. Needs root.
+
+#[cfg(test)]
+mod support;
+
+#[cfg(test)]
+mod daemon;
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod stdio;
