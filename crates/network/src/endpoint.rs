@@ -13,7 +13,7 @@ use crate::bridge::Bridge;
 use crate::error::netlink;
 use crate::namespace::Namespace;
 use crate::record::MacAddress;
-use crate::{AttachError, EndpointId, KernelError};
+use crate::{AttachError, EndpointId, KernelError, sysctl};
 
 /// The interface's name inside, as in Docker.
 pub(crate) const CONTAINER_INTERFACE: &str = "eth0";
@@ -95,6 +95,7 @@ fn configure_inside(socket: &mut Socket, plan: &Plan<'_>) -> Result<(), KernelEr
     let gateway = plan.bridge.gateway;
     let mut batch = Batch::new();
     let address = Address { index: CONTAINER_INDEX, address: plan.address, prefix: gateway.prefix() };
+    link::set_up(&mut batch, Target::Index(CONTAINER_INDEX));
     route::add_address(&mut batch, address);
     route::add_default_route(&mut batch, gateway.address(), CONTAINER_INDEX);
     route::add_neighbour(&mut batch, CONTAINER_INDEX, gateway.address(), plan.bridge.mac.0);
@@ -104,9 +105,11 @@ fn configure_inside(socket: &mut Socket, plan: &Plan<'_>) -> Result<(), KernelEr
 /// Switches the host side on, as the last step: from here on there is traffic.
 fn start(host: &mut Socket, name: &str, plan: &Plan<'_>) -> Result<(), KernelError> {
     let mut batch = Batch::new();
-    // With bridge-nf-call-iptables a packet of a container to its own published port turns round inside the
-    // bridge, hence the hairpin. Isolation keeps containers apart also where bridged packets pass no firewall.
-    let port = BridgePort { hairpin: true, isolated: !plan.inter_container };
+    // Where bridged packets pass the firewall (br_netfilter), one of a container to its own published port turns round
+    // inside the bridge, hence the hairpin. There the firewall keeps containers apart, and isolation would keep
+    // them off each other's published ports, too; elsewhere isolation must do it.
+    let filtered = || Ok::<_, KernelError>(sysctl::read(sysctl::BRIDGED_FILTER)?.as_deref() == Some("1"));
+    let port = BridgePort { hairpin: true, isolated: !plan.inter_container && !filtered()? };
     link::start_bridge_port(&mut batch, name, &alias(&plan.bridge.name, plan.id.as_str()), port);
     route::add_neighbour(&mut batch, plan.bridge.index, plan.address, plan.mac.0);
     host.execute(&mut batch).map_err(netlink(format!("switch the interface {name} on")))

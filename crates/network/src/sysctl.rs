@@ -11,6 +11,9 @@ pub(crate) const FORWARDING: &str = "net/ipv4/ip_forward";
 /// The ports that the kernel gives to sockets which ask for none.
 pub(crate) const EPHEMERAL_PORTS: &str = "net/ipv4/ip_local_port_range";
 
+/// Whether packets that pass a bridge pass the firewall's IPv4 chains; exists while `br_netfilter` is loaded.
+pub(crate) const BRIDGED_FILTER: &str = "net/bridge/bridge-nf-call-iptables";
+
 /// A setting's value without the line's end; `None` where the kernel doesn't have it (no IPv6, say).
 pub(crate) fn read(name: &str) -> Result<Option<String>, KernelError> {
     let value = fs::read_to_string_if_exists(&path(name)).map_err(|source| failed("read", name, source))?;

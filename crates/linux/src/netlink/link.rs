@@ -98,7 +98,8 @@ pub struct VethPair<'a, Fd> {
     pub peer_mac: [u8; 6],
 }
 
-/// Adds the creation of a veth pair. The end here joins its bridge and stays down; the other end is up at once.
+/// Adds the creation of a veth pair. The end here joins its bridge; both stay down, as the kernel refuses to start an end
+/// before the pair is complete.
 ///
 /// Both have one queue: there is no queueing discipline on a veth, so more would only cost kernel objects.
 pub fn add_veth<Fd: AsFd>(batch: &mut Batch, pair: &VethPair<'_, Fd>) {
@@ -113,7 +114,7 @@ pub fn add_veth<Fd: AsFd>(batch: &mut Batch, pair: &VethPair<'_, Fd>) {
         common(link, pair.name);
         link.u32(libc::IFLA_MASTER, pair.master).nested(libc::IFLA_LINKINFO, |kind| {
             kind.text(libc::IFLA_INFO_KIND, "veth").nested(libc::IFLA_INFO_DATA, |veth| {
-                veth.nested_after(VETH_INFO_PEER, &info(pair.peer_index, UP, UP), |peer| {
+                veth.nested_after(VETH_INFO_PEER, &info(pair.peer_index, 0, 0), |peer| {
                     common(peer, pair.peer_name);
                     peer.bytes(libc::IFLA_ADDRESS, &pair.peer_mac).u32(libc::IFLA_NET_NS_FD, namespace);
                 });

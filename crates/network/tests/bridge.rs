@@ -1,0 +1,170 @@
+//! Containers on the bridge: their interfaces, addresses, and whom they reach.
+
+mod lab;
+
+use std::net::Ipv4Addr;
+
+use lab::{HOST, LAN, attach, fetch, is_closed, open, request, run, sysctl, with_host};
+use palan_network::{AttachError, Mode, Network, NetworkConfig, NetworkError};
+
+#[test]
+fn containers_reach_each_other_the_host_and_the_lan() {
+    with_host(|lab| {
+        let network = open(NetworkConfig::default());
+        let (one, two) = (attach(&network, 1, &[]), attach(&network, 2, &[]));
+        assert_eq!(one.address(), Ipv4Addr::new(172, 17, 0, 2));
+        assert_eq!(two.address(), Ipv4Addr::new(172, 17, 0, 3));
+        two.serve_tcp(80, "two");
+        let address = two.address();
+        assert_eq!(one.inside(move || fetch(address, 80)), "two 172.17.0.2");
+        assert_eq!(fetch(address, 80), "two 172.17.0.1", "from the host");
+
+        lab::inside(&lab.lan, || {
+            let listener = std::net::TcpListener::bind((LAN, 80)).unwrap();
+            std::thread::spawn(move || {
+                let (stream, peer) = listener.accept().unwrap();
+                std::io::Write::write_all(&mut &stream, format!("lan {}", peer.ip()).as_bytes()).unwrap();
+            });
+        });
+        assert_eq!(one.inside(|| fetch(LAN, 80)), format!("lan {HOST}"), "masqueraded");
+
+        network.detach(&one.attachment.record).unwrap();
+        network.detach(&one.attachment.record).unwrap();
+        network.remove_all().unwrap();
+        drop((one, two));
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn what_a_container_sees() {
+    with_host(|_| {
+        let network = open(NetworkConfig::default());
+        assert_eq!(network.mtu(), 1400, "that of the default route");
+        let container = attach(&network, 0xab, &[]);
+        let record = container.attachment.record.bridge.clone().unwrap();
+        assert_eq!(record.host_interface, "vethabababa");
+        assert_eq!(record.mac.to_string(), "02:42:ac:11:00:02");
+        let (link, address, routes, neighbours) = container.inside(|| {
+            let ip = |arguments: &[&str]| run("ip", arguments);
+            (
+                ip(&["-o", "link"]),
+                ip(&["-o", "address"]),
+                ip(&["route"]),
+                ip(&["neighbour", "show", "nud", "permanent"]),
+            )
+        });
+        assert!(link.contains("eth0") && link.contains("mtu 1400") && link.contains("02:42:ac:11:00:02"), "{link}");
+        assert!(address.contains("172.17.0.2/16 brd 172.17.255.255"), "{address}");
+        assert!(!address.contains("fe80"), "no IPv6 on eth0: {address}");
+        assert_eq!(
+            routes.split_whitespace().collect::<Vec<_>>().join(" "),
+            "default via 172.17.0.1 dev eth0 172.17.0.0/16 dev eth0 proto kernel scope link src 172.17.0.2"
+        );
+        assert!(neighbours.contains("172.17.0.1 dev eth0 lladdr 02:42:ac:11:00:01 PERMANENT"), "{neighbours}");
+        assert_eq!(sysctl("ipv4/conf/palan0/route_localnet"), "0");
+        assert_eq!(sysctl("ipv6/conf/palan0/disable_ipv6"), "1");
+        assert_eq!(sysctl("ipv4/ip_forward"), "1");
+        let port = run("ip", &["-d", "link", "show", "vethabababa"]);
+        assert!(port.contains("hairpin on") && port.contains("master palan0"), "{port}");
+        assert!(port.contains("state UP"), "{port}");
+    });
+}
+
+#[test]
+fn modes_without_the_bridge() {
+    with_host(|_| {
+        let network = open(NetworkConfig::default());
+        let none = network.attach(&lab::AttachRequest { mode: Mode::None, ..request(1, &[]) }).unwrap();
+        let seen = lab::inside(none.netns.as_ref().unwrap(), || run("ip", &["-o", "link"]));
+        assert_eq!(seen.lines().count(), 1);
+        assert!(seen.contains("lo:") && seen.contains("UP"), "{seen}");
+        let host = network.attach(&lab::AttachRequest { mode: Mode::Host, ..request(2, &[]) }).unwrap();
+        assert!(host.netns.is_none() && host.record.bridge.is_none());
+        network.detach(&none.record).unwrap();
+        network.detach(&host.record).unwrap();
+    });
+}
+
+#[test]
+fn a_network_without_communication_between_containers() {
+    with_host(|_| {
+        let network = open(NetworkConfig { inter_container: false, ..NetworkConfig::default() });
+        let one = attach(&network, 1, &[]);
+        let two = attach(&network, 2, &[lab::tcp(8080, 80)]);
+        two.serve_tcp(80, "two");
+        let address = two.address();
+        assert!(one.inside(move || is_closed(address, 80)));
+        assert_eq!(fetch(address, 80), "two 172.17.0.1", "the host may");
+        assert_ne!(one.inside(|| fetch(HOST, 8080)), "", "published ports are for all");
+    });
+}
+
+#[test]
+fn addresses_run_out_and_can_be_wished_for() {
+    with_host(|_| {
+        let address = Some("10.9.0.1/29".parse().unwrap());
+        let network = open(NetworkConfig { address, ..NetworkConfig::default() });
+        let wish = lab::AttachRequest { address: Some(Ipv4Addr::new(10, 9, 0, 4)), ..request(1, &[]) };
+        let wished = network.attach(&wish).unwrap();
+        assert_eq!(wished.record.bridge.as_ref().unwrap().address, Ipv4Addr::new(10, 9, 0, 4));
+        let error = network.attach(&wish).unwrap_err();
+        assert!(matches!(error, AttachError::Address { .. }), "{error:?}");
+        let others: Vec<_> = (2..6).map(|id| attach(&network, id, &[])).collect();
+        let error = network.attach(&request(9, &[])).unwrap_err();
+        assert_eq!(
+            palan_stdx::error_chain::to_string(&error),
+            "failed to set up container networking: \
+             no available IPv4 addresses on this network's address pools: bridge (10.9.0.0/29)"
+        );
+        network.detach(&others[0].attachment.record).unwrap();
+        assert_eq!(attach(&network, 9, &[]).address(), others[0].address());
+    });
+}
+
+#[test]
+fn a_subnet_that_the_host_uses_is_skipped() {
+    with_host(|_| {
+        run("ip", &["route", "add", "172.17.128.0/24", "dev", "eth0"]);
+        run("ip", &["address", "add", "172.18.0.9/32", "dev", "lo"]);
+        let network = open(NetworkConfig::default());
+        assert_eq!(network.gateway().to_string(), "172.19.0.1/16");
+        let second = open(NetworkConfig::for_bridge("second"));
+        assert_eq!(second.gateway().to_string(), "172.20.0.1/16");
+        let inner = attach(&network, 1, &[]);
+        let outer = attach(&second, 2, &[]);
+        inner.serve_tcp(80, "inner");
+        let address = inner.address();
+        assert!(outer.inside(move || is_closed(address, 80)), "networks are apart");
+    });
+}
+
+#[test]
+fn settings_that_cannot_work() {
+    with_host(|_| {
+        let error = Network::open(NetworkConfig::for_bridge("a/b")).unwrap_err();
+        assert!(matches!(error, NetworkError::Setting { .. }), "{error}");
+        let error = Network::open(NetworkConfig::for_bridge("eth0")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the interface eth0 exists and is no bridge (it is a veth): remove it or configure another bridge name"
+        );
+    });
+}
+
+#[test]
+fn counters_are_those_the_container_sees() {
+    with_host(|_| {
+        let network = open(NetworkConfig::default());
+        let container = attach(&network, 1, &[]);
+        container.serve_tcp(80, "hello");
+        fetch(container.address(), 80);
+        let seen = container.inside(|| run("ip", &["-s", "-s", "link", "show", "eth0"]));
+        let numbers: Vec<u64> = seen.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let statistics = network.statistics(&container.attachment.record).unwrap().unwrap();
+        assert!(numbers.contains(&statistics.rx_bytes) && numbers.contains(&statistics.tx_bytes), "{seen}");
+        assert!(statistics.rx_packets > 0 && statistics.tx_bytes > statistics.rx_bytes, "{statistics:?}");
+        network.detach(&container.attachment.record).unwrap();
+        assert!(lab::eventually(|| network.statistics(&container.attachment.record).unwrap().is_none()));
+    });
+}

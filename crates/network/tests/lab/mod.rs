@@ -1,0 +1,274 @@
+//! A host of one's own for each test: a network namespace with an uplink to a second one that plays the LAN.
+//!
+//! ```text
+//!   LAN namespace                    host namespace (the test's thread)
+//!   198.51.100.9 eth0 ─────────────── eth0 198.51.100.1, MTU 1400      palan0 ─── containers
+//! ```
+//! Threads belong to namespaces, so all of a test runs in one process, side by side with other tests.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use palan_linux::namespace::{self, Kind, Kinds};
+use palan_linux::netlink::link::{self, Link, Target, VethPair};
+use palan_linux::netlink::route::{self, Address};
+use palan_linux::netlink::{Batch, Protocol, Socket};
+pub(crate) use palan_network::AttachRequest;
+use palan_network::{
+    Attachment, EndpointId, Mode, Network, NetworkConfig, PortBinding, Protocol as Transport,
+};
+
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub(crate) const LAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
+const PATIENCE: Duration = Duration::from_secs(3);
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
+/// Runs a test on a fresh host; `None` skips nothing: the tests need root and say so by failing.
+pub(crate) fn with_host(test: impl FnOnce(&Lab) + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        namespace::unshare(Kinds::NETWORK).expect("these tests need root");
+        let lab = Lab::build();
+        test(&lab);
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The surroundings of the host.
+pub(crate) struct Lab {
+    pub(crate) lan: OwnedFd,
+    /// What the host has before Palan comes.
+    links: Vec<String>,
+}
+
+impl Lab {
+    fn build() -> Self {
+        let lan = std::thread::spawn(|| {
+            namespace::unshare(Kinds::NETWORK).unwrap();
+            up("lo");
+            this_namespace()
+        })
+        .join()
+        .unwrap();
+        up("lo");
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        // The uplink is enslaved to nothing: index 0 as master means none.
+        let mut batch = Batch::new();
+        let uplink = VethPair {
+            name: "eth0",
+            mtu: 1400,
+            master: 0,
+            peer_namespace: &lan,
+            peer_name: "eth0",
+            peer_index: 2,
+            peer_mac: [2, 0, 0, 0, 0, 9],
+        };
+        link::add_veth(&mut batch, &uplink);
+        link::set_up(&mut batch, Target::Name("eth0"));
+        socket.execute(&mut batch).unwrap();
+        let index = link::get(&mut socket, Target::Name("eth0")).unwrap().unwrap().index;
+        let mut batch = Batch::new();
+        route::add_address(&mut batch, Address { index, address: HOST, prefix: 24 });
+        socket.execute(&mut batch).unwrap();
+        inside(&lan, || {
+            let mut batch = Batch::new();
+            link::set_up(&mut batch, Target::Index(2));
+            route::add_address(&mut batch, Address { index: 2, address: LAN, prefix: 24 });
+            Socket::open(Protocol::Route).unwrap().execute(&mut batch).unwrap();
+        });
+        let mut batch = Batch::new();
+        route::add_default_route(&mut batch, LAN, index);
+        socket.execute(&mut batch).unwrap();
+        Self { lan, links: link_names() }
+    }
+
+    /// Nothing but what was there before Palan came.
+    pub(crate) fn assert_clean(&self) {
+        let clean = eventually(|| link_names() == self.links);
+        assert!(clean, "links left behind: {:?}", link_names());
+        let ruleset = run("nft", &["list", "ruleset"]);
+        assert!(!ruleset.contains("palan"), "rules left behind: {ruleset}");
+    }
+}
+
+/// The bridge is named as by default: each test has its own host.
+pub(crate) fn open(config: NetworkConfig) -> Arc<Network> {
+    let network = Network::open(config).unwrap();
+    let restored = network.restore(&[]).unwrap();
+    assert!(restored.lost.is_empty() && restored.orphans.is_empty());
+    network
+}
+
+/// A container that consists of nothing but its network.
+pub(crate) struct Container {
+    pub(crate) attachment: Attachment,
+}
+
+impl Container {
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.attachment.record.bridge.as_ref().unwrap().address
+    }
+
+    pub(crate) fn host_port(&self, index: usize) -> u16 {
+        self.attachment.record.bridge.as_ref().unwrap().ports[index].host_port
+    }
+
+    pub(crate) fn inside<T: Send + 'static>(&self, action: impl FnOnce() -> T + Send + 'static) -> T {
+        inside(self.attachment.netns.as_ref().unwrap(), action)
+    }
+
+    /// Answers every TCP connection to `port` with `greeting` and the peer's address.
+    pub(crate) fn serve_tcp(&self, port: u16, greeting: &'static str) {
+        let listener = self.inside(move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+        std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = listener.accept() {
+                let _ = stream.write_all(format!("{greeting} {}", peer.ip()).as_bytes());
+            }
+        });
+    }
+
+    /// Answers every datagram to `port` with `greeting`.
+    pub(crate) fn serve_udp(&self, port: u16, greeting: &'static str) {
+        let socket = self.inside(move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(greeting.as_bytes(), peer);
+            }
+        });
+    }
+}
+
+pub(crate) fn request<'a>(id: u8, ports: &'a [PortBinding]) -> AttachRequest<'a> {
+    AttachRequest {
+        mode: Mode::Bridge,
+        container_id: "0123456789ab",
+        container_name: "web",
+        endpoint_id: EndpointId::from([id; 32]),
+        address: None,
+        mac: None,
+        ports,
+    }
+}
+
+pub(crate) fn attach(network: &Network, id: u8, ports: &[PortBinding]) -> Container {
+    Container { attachment: network.attach(&request(id, ports)).unwrap() }
+}
+
+pub(crate) fn binding(transport: Transport, address: &str, host_port: u16, container_port: u16) -> PortBinding {
+    PortBinding {
+        container_port,
+        protocol: transport,
+        host_address: address.to_owned(),
+        host_port,
+        host_port_last: None,
+    }
+}
+
+pub(crate) fn tcp(host_port: u16, container_port: u16) -> PortBinding {
+    binding(Transport::Tcp, "", host_port, container_port)
+}
+
+/// What a TCP server says; empty if there is none within a moment.
+pub(crate) fn fetch(address: Ipv4Addr, port: u16) -> String {
+    fetch_within(address, port, PATIENCE)
+}
+
+/// The same where nothing is expected.
+pub(crate) fn is_closed(address: Ipv4Addr, port: u16) -> bool {
+    fetch_within(address, port, IMPATIENCE).is_empty()
+}
+
+fn fetch_within(address: Ipv4Addr, port: u16, patience: Duration) -> String {
+    let address = SocketAddr::V4(SocketAddrV4::new(address, port));
+    let mut text = String::new();
+    if let Ok(mut stream) = TcpStream::connect_timeout(&address, patience) {
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let _ = stream.read_to_string(&mut text);
+    }
+    text
+}
+
+/// What a UDP server answers.
+pub(crate) fn ask(address: Ipv4Addr, port: u16) -> String {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    ask_from(&socket, address, port)
+}
+
+pub(crate) fn ask_from(socket: &UdpSocket, address: Ipv4Addr, port: u16) -> String {
+    socket.set_read_timeout(Some(IMPATIENCE)).unwrap();
+    let mut buffer = [0; 64];
+    for _ in 0..3 {
+        if socket.send_to(b"?", (address, port)).is_err() {
+            continue;
+        }
+        if let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            return String::from_utf8_lossy(&buffer[..length]).into_owned();
+        }
+    }
+    String::new()
+}
+
+/// Runs `action` on a thread inside a network namespace.
+pub(crate) fn inside<T: Send + 'static>(netns: &OwnedFd, action: impl FnOnce() -> T + Send + 'static) -> T {
+    let netns = netns.try_clone().unwrap();
+    let thread = std::thread::spawn(move || {
+        namespace::join(&netns, Kind::Network).unwrap();
+        action()
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+pub(crate) fn this_namespace() -> OwnedFd {
+    std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
+}
+
+/// Runs a program in the calling thread's namespace and returns its output; it must succeed.
+#[expect(clippy::disallowed_methods, reason = "the tests look at the result with the tools an administrator has")]
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Moves an interface of the calling thread's namespace into another one.
+pub(crate) fn move_link(name: &str, netns: &OwnedFd) {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(netns);
+    let path = format!("/proc/{}/fd/{fd}", std::process::id());
+    // `ip` takes the path of a namespace file for its name if it is absolute.
+    run("ip", &["link", "set", name, "netns", &path]);
+}
+
+pub(crate) fn sysctl(name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap().trim().to_owned()
+}
+
+pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
+    (0..300).any(|_| {
+        condition() || {
+            std::thread::sleep(Duration::from_millis(10));
+            false
+        }
+    })
+}
+
+pub(crate) fn links() -> Vec<Link> {
+    link::list(&mut Socket::open(Protocol::Route).unwrap()).unwrap()
+}
+
+fn link_names() -> Vec<String> {
+    links().into_iter().map(|link| link.name).collect()
+}
+
+fn up(name: &str) {
+    let mut batch = Batch::new();
+    link::set_up(&mut batch, Target::Name(name));
+    Socket::open(Protocol::Route).unwrap().execute(&mut batch).unwrap();
+}
