@@ -253,6 +253,15 @@ pub struct TopResponse {
     pub titles: Vec<String>,
 }
 
+/// `POST /containers/prune`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ContainersPruned {
+    #[serde(serialize_with = "null_when_empty")]
+    pub containers_deleted: Vec<String>,
+    pub space_reclaimed: u64,
+}
+
 /// Docker takes `"Cmd": "a b"` (one word, not split) as well as a list.
 pub(super) fn string_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(optional_string_or_list(from)?.unwrap_or_default())

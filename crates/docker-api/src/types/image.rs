@@ -203,3 +203,12 @@ pub struct HistoryItem {
     #[serde(serialize_with = "null_when_empty")]
     pub tags: Vec<String>,
 }
+
+/// `POST /images/prune`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ImagesPruned {
+    #[serde(serialize_with = "null_when_empty")]
+    pub images_deleted: Vec<ImageDeleteItem>,
+    pub space_reclaimed: u64,
+}

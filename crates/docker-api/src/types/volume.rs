@@ -55,3 +55,12 @@ pub struct VolumeCreateRequest {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
 }
+
+/// `POST /volumes/prune`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct VolumesPruned {
+    #[serde(serialize_with = "null_when_empty")]
+    pub volumes_deleted: Vec<String>,
+    pub space_reclaimed: u64,
+}

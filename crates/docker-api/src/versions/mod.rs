@@ -18,7 +18,7 @@ mod v1_51;
 
 use crate::types::{
     ContainerInspect, ContainerSummary, CreateContainerRequest, EventMessage, ImageInspect, ImageSummary,
-    Network, SystemInfo,
+    Network, StatsResponse, SystemInfo,
 };
 use crate::version::ApiVersion;
 
@@ -90,7 +90,7 @@ pub fn container_inspect(answer: &mut ContainerInspect, version: ApiVersion) {
 
 /// `GET /images/json`.
 pub fn image_summary(answer: &mut ImageSummary, version: ApiVersion) {
-    if up_to(version, 50) {
+    if !counts_containers(version) {
         answer.containers = -1;
     }
     if up_to(version, 47) {
@@ -157,6 +157,33 @@ pub fn networks(answer: &mut [Network], version: ApiVersion) {
 /// Whether `POST /containers/{id}/wait` waits for more than the end of the process and answers its head at once.
 pub fn has_wait_conditions(version: ApiVersion) -> bool {
     !up_to(version, 29)
+}
+
+/// One sample of `GET /containers/{id}/stats`.
+pub fn stats(answer: &mut StatsResponse, version: ApiVersion) {
+    if up_to(version, 51) {
+        answer.os_type.clear();
+    }
+}
+
+/// Whether stop and restart take a signal.
+pub fn has_stop_signal(version: ApiVersion) -> bool {
+    !up_to(version, 41)
+}
+
+/// Whether an exec session can be given the size of its terminal at once.
+pub fn has_exec_console_size(version: ApiVersion) -> bool {
+    !up_to(version, 41)
+}
+
+/// Whether the list of images says how many containers use each.
+pub fn counts_containers(version: ApiVersion) -> bool {
+    !up_to(version, 50)
+}
+
+/// Whether the media type of the event stream tells that it is a stream.
+pub fn has_json_lines(version: ApiVersion) -> bool {
+    !up_to(version, 51)
 }
 
 /// Whether streams of attach, exec and logs tell their framing by their media type.
