@@ -1,1 +1,107 @@
 //! What survives a power loss, and why no pull waits for the disk.
+//!
+//! A kill needs no care: what a process wrote is in the page cache and stays. Against a power loss, content must be on
+//! the disk before anything trusts it. Waiting for that costs seconds for a large image, so it happens behind
+//! the user's back:
+//!
+//! 1. Layers and blobs are written and renamed; the record is committed with `synced = 0`. The image can be used.
+//! 2. In the background one `syncfs` writes out everything, files and database alike, and then `synced` becomes 1.
+//! 3. At the next open the kernel's boot id is compared. In the same boot nothing was lost, and step 2 is done again.
+//!    In another boot, records that are not synced, and all that depends on them, are dropped: they are not
+//!    half there, they are gone, and the next pull brings them. Their blobs become parts, whose digest is checked from the first
+//!    byte again.
+//!
+//! A removal goes the other way round: its transaction is synced (`synchronous = FULL`) before a file is deleted, so
+//! that no power loss brings back the record of an image whose files are gone.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+
+use crate::store::{Inner, remove_tree};
+use crate::{Result, Store, database};
+
+/// Work behind the user's back, done by a thread that lives while there is some.
+#[derive(Debug, Default)]
+pub(crate) struct Background {
+    work: Mutex<Work>,
+    done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    sync: bool,
+    trash: bool,
+    running: bool,
+}
+
+impl Background {
+    pub(crate) fn schedule(&self, inner: &Arc<Inner>, sync: bool, trash: bool) {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.sync |= sync;
+        work.trash |= trash;
+        if work.running || !(work.sync || work.trash) {
+            return;
+        }
+        let inner = Arc::clone(inner);
+        let started = thread::Builder::new().name("store".to_owned()).spawn(move || inner.background.run(&inner));
+        match started {
+            Ok(_) => work.running = true,
+            Err(error) => tracing::warn!(%error, "cannot start the store's background thread; the next change tries again"),
+        }
+    }
+
+    fn run(&self, inner: &Inner) {
+        loop {
+            let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+            let (sync, trash) = (std::mem::take(&mut work.sync), std::mem::take(&mut work.trash));
+            if !sync && !trash {
+                work.running = false;
+                self.done.notify_all();
+                return;
+            }
+            drop(work);
+            if trash {
+                report("empty the trash", inner.empty_trash());
+            }
+            if sync {
+                report("write images to the disk", inner.sync());
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.done.wait_while(work, |work| work.running));
+    }
+}
+
+impl Store {
+    /// Waits until everything that was committed is on the disk and everything that was removed is gone. For an orderly
+    /// shutdown, and for tests.
+    pub fn settle(&self) {
+        self.inner.background.wait();
+    }
+}
+
+impl Inner {
+    fn sync(&self) -> Result<()> {
+        let unsynced = database::unsynced(&self.lock().db)?;
+        let root = palan_stdx::fs::open(&self.root)?;
+        rustix::fs::syncfs(&root)
+            .map_err(|error| palan_stdx::fs::PathError::new("sync the file system of", &self.root, error))?;
+        database::mark_synced(&mut self.lock().db, &unsynced)
+    }
+
+    fn empty_trash(&self) -> Result<()> {
+        for name in self.names_in(&self.layers)?.iter().filter(|name| name.starts_with(".trash-")) {
+            remove_tree(&self.layers.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+fn report(action: &'static str, result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(error = %palan_stdx::error_chain::to_string(&error), "cannot {action}");
+    }
+}

@@ -108,6 +108,14 @@ pub enum Error {
         /// The layer.
         diff_id: Digest,
     },
+    /// The lowest layer needs one below it.
+    #[error("layer {diff_id}, the lowest of image {image}, has a hard link to a file that is in no layer")]
+    IncompleteBottom {
+        /// The image.
+        image: Digest,
+        /// The layer.
+        diff_id: Digest,
+    },
     /// An archive given to `load` or `import` is refused.
     #[error(transparent)]
     Archive(#[from] crate::archive::ArchiveError),

@@ -1,15 +1,22 @@
 //! Images: a configuration, the layers it names, and the names that people gave it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use palan_linux::mount::{OverlayOptions, overlay};
 use palan_linux::path::RootDir;
 use palan_oci::digest::DigestError;
 use palan_oci::{ChainId, Digest, ImageConfig, Reference};
 
-use crate::{Lease, Result, Store};
+use crate::database::ImageRow;
+use crate::store::{EMPTY_LAYER, Inner, State};
+use crate::{Error, Result, Store, database};
+
+mod commit;
+mod remove;
 
 /// The digest of an image's configuration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,72 +164,218 @@ pub struct HistoryItem {
 }
 
 impl Store {
-    /// Records an image whose layers were all brought under `lease`. Checks that manifest and configuration are
-    /// sound and agree, unpacks over their parents the layers that are not self-contained, then writes the record and
-    /// the names in one transaction.
-    pub fn commit_image(&self, commit: &ImageCommit, lease: &Lease) -> Result<Image> {
-        todo!()
-    }
-
     /// The image with this id.
     pub fn image(&self, id: &ImageId) -> Result<Option<Image>> {
-        todo!()
+        let state = self.inner.lock();
+        let Some(row) = database::image(&state.db, id)? else { return Ok(None) };
+        let names = database::names_of(&state.db, id)?;
+        drop(state);
+        self.assemble(row, &names).map(Some)
     }
 
-    /// The image that exactly this name (with a tag or a digest) leads to.
+    /// The image that exactly this name (with a tag or a digest) leads to. With both, the digest decides.
     pub fn find(&self, reference: &Reference) -> Result<Option<ImageId>> {
-        todo!()
+        database::name(&self.inner.lock().db, &stored_name(reference))
     }
 
     /// The image that a user means: a name, an id, or the unique start of an id, in Docker's order.
     pub fn resolve(&self, name: &str) -> Result<Image> {
-        todo!()
+        let id = self.resolve_id(name)?;
+        self.image(&id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })
     }
 
     /// All images, newest first.
     pub fn images(&self) -> Result<Vec<Image>> {
-        todo!()
+        let state = self.inner.lock();
+        let rows = database::images(&state.db)?;
+        let names = database::names(&state.db)?;
+        drop(state);
+        let mut images = Vec::with_capacity(rows.len());
+        for row in rows {
+            let own = names.iter().filter(|(_, image)| *image == row.id);
+            let own: Vec<String> = own.map(|(name, _)| name.clone()).collect();
+            images.push(self.assemble(row, &own)?);
+        }
+        images.sort_by(|one, other| other.config.created.cmp(&one.config.created).then(one.id.cmp(&other.id)));
+        Ok(images)
     }
 
     /// Gives an image one more name, taking it from another image that has it. Returns that other image.
     pub fn tag(&self, id: &ImageId, name: &Reference) -> Result<Option<ImageId>> {
-        todo!()
-    }
-
-    /// Removes a name or an image, as `docker rmi` does. `users` tells which containers use an image; it is called
-    /// without any lock held.
-    pub fn remove_image(
-        &self,
-        name: &str,
-        force: bool,
-        users: &dyn Fn(&ImageId) -> Vec<ImageUser>,
-    ) -> Result<Vec<Removed>> {
-        todo!()
+        if name.digest().is_some() {
+            return Err(Error::TagWithDigest);
+        }
+        let name = name.clone().or_latest();
+        let mut state = self.inner.lock();
+        if database::image(&state.db, id)?.is_none() {
+            return Err(Error::NoSuchImage { name: id.to_string() });
+        }
+        database::write(&mut state.db, "tag an image", |transaction| {
+            database::set_last_tagged(transaction, id, now())?;
+            database::set_name(transaction, &name.to_string(), id)
+        })
     }
 
     /// How an image came to be, newest first.
     pub fn history(&self, id: &ImageId) -> Result<Vec<HistoryItem>> {
-        todo!()
+        let image = self.image(id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
+        let mut sizes = self.layer_sizes(id)?.into_iter().map(|(_, size)| size);
+        let entries = image.config.history.iter().map(|entry| HistoryItem {
+            id: None,
+            created: entry.created.clone(),
+            created_by: entry.created_by.clone(),
+            tags: Vec::new(),
+            size: if entry.empty_layer { 0 } else { sizes.next().unwrap_or(0) },
+            comment: entry.comment.clone(),
+        });
+        let mut history: Vec<HistoryItem> = entries.collect();
+        history.reverse();
+        if let Some(newest) = history.first_mut() {
+            newest.id = Some(*id);
+            newest.tags.clone_from(&image.tags);
+        }
+        Ok(history)
     }
 
     /// The directories of an image's layers, topmost first, as overlay wants them; never empty. A layer that occurs
     /// twice is named once, and nothing below an opaque root is named.
     pub fn lower_dirs(&self, id: &ImageId) -> Result<Vec<PathBuf>> {
-        todo!()
+        let keys = self.inner.lock().stack(id)?;
+        Ok(self.inner.directories(&keys))
     }
 
     /// The image's file system, read-only, as a detached mount that dies with the handle.
     pub fn view(&self, id: &ImageId) -> Result<RootDir> {
-        todo!()
+        let mut lowers = self.lower_dirs(id)?;
+        if lowers.len() == 1 {
+            // Without an upper directory overlay wants two.
+            lowers.push(self.inner.layers.join(EMPTY_LAYER));
+        }
+        lowers.dedup();
+        if lowers.len() == 1 {
+            return Ok(RootDir::open(&lowers[0])?);
+        }
+        let mount = overlay(&OverlayOptions { lowers, ..OverlayOptions::default() });
+        let mount = mount.map_err(|source| Error::Mount { image: id.digest(), source })?;
+        Ok(RootDir::from_fd(mount))
     }
 
     /// The chain ids and sizes of an image's layers, bottom first.
     pub fn layer_sizes(&self, id: &ImageId) -> Result<Vec<(ChainId, u64)>> {
-        todo!()
+        let image = self.image(id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
+        let state = self.inner.lock();
+        let Some(row) = database::image(&state.db, id)? else {
+            return Err(Error::NoSuchImage { name: id.to_string() });
+        };
+        let chain = image.config.chain_ids();
+        let mut sizes = Vec::with_capacity(chain.len());
+        for (chain, key) in chain.into_iter().zip(&row.layers) {
+            let layer = database::layer(&state.db, key)?;
+            sizes.push((chain, layer.map_or(0, |layer| layer.size)));
+        }
+        Ok(sizes)
     }
 
     /// Bytes of all unpacked layers, each counted once (`system df`, `info`).
     pub fn layers_size(&self) -> Result<u64> {
-        todo!()
+        database::layers_size(&self.inner.lock().db)
+    }
+
+    fn resolve_id(&self, name: &str) -> Result<ImageId> {
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let state = self.inner.lock();
+        if let Ok(digest) = Digest::from_hex(hex) {
+            let id = ImageId(digest);
+            return match database::image(&state.db, &id)? {
+                Some(_) => Ok(id),
+                None => Err(Error::NoSuchImage { name: id.to_string() }),
+            };
+        }
+        let reference = Reference::parse(name)?.or_latest();
+        if let Some(id) = database::name(&state.db, &stored_name(&reference))? {
+            return Ok(id);
+        }
+        let no_such_image = || Error::NoSuchImage { name: reference.familiar() };
+        if hex.is_empty() || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(no_such_image());
+        }
+        match database::ids_with_prefix(&state.db, hex)?[..] {
+            [] => Err(no_such_image()),
+            [id] => Ok(id),
+            [first, ..] => Err(Error::AmbiguousId { prefix: name.to_owned(), first: first.digest() }),
+        }
+    }
+
+    fn assemble(&self, row: ImageRow, names: &[String]) -> Result<Image> {
+        let content = self.read_blob(&row.id.digest())?;
+        let config = ImageConfig::parse(&content)
+            .map_err(|source| Error::Config { digest: row.id.digest(), source })?;
+        let (digests, tags) = names
+            .iter()
+            .filter_map(|name| Reference::parse(name).ok())
+            .partition(|name| name.digest().is_some());
+        Ok(Image {
+            id: row.id,
+            config: Arc::new(config),
+            manifest: row.manifest,
+            size: row.size,
+            tags,
+            digests,
+            last_tagged: row.last_tagged,
+        })
     }
 }
+
+impl State {
+    /// The names of an image's layer directories as they are stacked, topmost first.
+    pub(crate) fn stack(&self, id: &ImageId) -> Result<Vec<String>> {
+        let Some(row) = database::image(&self.db, id)? else {
+            return Err(Error::NoSuchImage { name: id.to_string() });
+        };
+        let opaque = |key: &str| Ok(database::layer(&self.db, key)?.is_some_and(|layer| layer.opaque_root));
+        stack(&row.layers, opaque)
+    }
+}
+
+impl Inner {
+    pub(crate) fn directories(&self, keys: &[String]) -> Vec<PathBuf> {
+        keys.iter().map(|key| self.layers.join(key)).collect()
+    }
+}
+
+/// Turns layers, bottom first, into what overlay is given, topmost first.
+///
+/// Overlay refuses a directory that occurs twice. Leaving out its lower occurrence changes nothing: whatever it has, the upper
+/// occurrence shows or hides first.
+fn stack(layers: &[String], opaque: impl Fn(&str) -> Result<bool>) -> Result<Vec<String>> {
+    let mut seen = HashSet::new();
+    let mut stack = Vec::with_capacity(layers.len());
+    for key in layers.iter().rev() {
+        if seen.insert(key) {
+            stack.push(key.clone());
+        }
+        if opaque(key)? {
+            break;
+        }
+    }
+    if stack.is_empty() {
+        stack.push(EMPTY_LAYER.to_owned());
+    }
+    Ok(stack)
+}
+
+/// How a name is stored: in full, and by its digest alone if it has one.
+fn stored_name(reference: &Reference) -> String {
+    match reference.digest() {
+        Some(digest) => reference.with_digest(digest).to_string(),
+        None => reference.to_string(),
+    }
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use palan_oci::Digest;
 
 use crate::image::ImageId;
-use crate::{Result, Store};
+use crate::{Result, Store, database};
 
 /// Protects blobs and layers from removal while it lives.
 #[derive(Debug)]
@@ -55,27 +55,38 @@ impl Leases {
 impl Store {
     /// A new lease that protects nothing yet.
     pub fn lease(&self) -> Lease {
-        todo!()
+        self.inner.leases.create()
     }
 
     /// Keeps the layers of `image` for `owner` (a container id, say) until [`Store::release`], also across restarts and
     /// a forced removal of the image. An earlier hold of the same owner is replaced. Cheap: one row, no fsync.
     pub fn hold(&self, owner: &str, image: &ImageId) -> Result<()> {
-        todo!()
+        let mut state = self.inner.lock();
+        let layers = state.stack(image)?;
+        database::set_hold(&mut state.db, owner, image, &layers)
     }
 
     /// Ends a hold; unknown owners are fine. Layers that nothing else needs are removed in the background.
     pub fn release(&self, owner: &str) -> Result<()> {
-        todo!()
+        let mut state = self.inner.lock();
+        let Some(layers) = database::hold_layers(&state.db, owner)? else { return Ok(()) };
+        database::delete_hold(&mut state.db, owner)?;
+        if state.remove_unneeded(&self.inner, &layers, &[])? {
+            drop(state);
+            self.inner.background.schedule(&self.inner, false, true);
+        }
+        Ok(())
     }
 
     /// All holds: owner and image.
     pub fn holds(&self) -> Result<Vec<(String, ImageId)>> {
-        todo!()
+        let holds = database::holds(&self.inner.lock().db)?;
+        Ok(holds.into_iter().map(|(owner, image, _)| (owner, image)).collect())
     }
 
     /// The layer directories that a hold keeps, topmost first: what `lower_dirs` said when the hold was made.
     pub fn held_lower_dirs(&self, owner: &str) -> Result<Option<Vec<PathBuf>>> {
-        todo!()
+        let layers = database::hold_layers(&self.inner.lock().db, owner)?;
+        Ok(layers.map(|layers| self.inner.directories(&layers)))
     }
 }

@@ -1,0 +1,605 @@
+//! Applies a layer's entries to a directory, which nothing in the layer can leave.
+//!
+//! Two forms of the same thing:
+//!
+//! - **Alone:** the directory holds this layer only. Whiteouts become overlay's marks (character device 0/0,
+//!   `trusted.overlay.opaque`). An entry whose parent directory the layer does not contain gets a plain one (0755,
+//!   root), and the layer counts as not self-contained; a hard link to a file that it does not contain makes it
+//!   incomplete.
+//! - **Merged:** the directory is an overlay mount of the parents with this layer on top. Whiteouts remove, and the
+//!   kernel writes the marks.
+//!
+//! Where an entry meets an earlier one, Docker's rule holds: a directory over a directory keeps the content, all else
+//! replaces. What was whited out or replaced before it becomes a directory again is opaque: the lower layers' content is gone.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use palan_linux::path::{Directory, FileKind, RootDir, Time};
+use palan_linux::xattr;
+use rustix::fs::{Mode, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::Error;
+use super::name::{Meaning, Name, meaning};
+use super::tar::{Entry, Kind, Reader, Segment, lossy};
+use crate::Limits;
+
+/// How the directory relates to the layers below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Alone,
+    Merged,
+}
+
+/// What a layer turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Applied {
+    /// Bytes of its files: each inode once, without directories.
+    pub(crate) size: u64,
+    /// A parent directory was missing and made up.
+    pub(crate) made_up_parents: bool,
+    /// Why it can't be applied alone at all; the directory is worthless then.
+    pub(crate) incomplete: Option<String>,
+    /// Nothing of the lower layers shows through anywhere.
+    pub(crate) opaque_root: bool,
+}
+
+const OPAQUE: &str = "trusted.overlay.opaque";
+/// Directory handles that are kept open along the current path.
+const MAX_HANDLES: usize = 32;
+
+/// Reads a layer's tar to its end and applies it to `root`.
+pub(crate) fn apply(source: impl Read, root: &RootDir, form: Form, limits: &Limits) -> Result<Applied, Error> {
+    let mut reader = Reader::new(source, limits);
+    let mut applier = Applier::new(root, form, limits);
+    let mut entries = 0;
+    while let Some(entry) = reader.next_entry()? {
+        entries += 1;
+        if entries > limits.entries {
+            return Err(Error::Entries { limit: limits.entries });
+        }
+        if applier.applied.incomplete.is_none() {
+            applier.entry(&entry, &mut reader)?;
+        }
+    }
+    reader.drain()?;
+    applier.finish()
+}
+
+struct Applier<'a> {
+    root: &'a RootDir,
+    form: Form,
+    limits: &'a Limits,
+    applied: Applied,
+    /// Handles of directories along the path in use, outermost first. Emptied whenever something is removed, since a
+    /// name may lead elsewhere then.
+    handles: Vec<(Vec<u8>, Directory)>,
+    /// Directories whose times are set at the end, when nothing is created in them any more.
+    directories: Vec<(Name, Time, Vec<(Vec<u8>, Vec<u8>)>)>,
+    /// Merged form: what this layer wrote, which its own whiteouts don't hide.
+    written: HashSet<Vec<u8>>,
+    /// Directories that were made opaque already: doing it again for each of a million markers must cost nothing.
+    opaque: HashSet<Vec<u8>>,
+    remembered: usize,
+    /// An entry replaced another: the sum of sizes is wrong and is taken from the tree instead.
+    replaced: bool,
+}
+
+impl<'a> Applier<'a> {
+    fn new(root: &'a RootDir, form: Form, limits: &'a Limits) -> Self {
+        Self {
+            root,
+            form,
+            limits,
+            applied: Applied::default(),
+            handles: Vec::new(),
+            directories: Vec::new(),
+            written: HashSet::new(),
+            opaque: HashSet::new(),
+            remembered: 0,
+            replaced: false,
+        }
+    }
+
+    fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<'_, R>) -> Result<(), Error> {
+        let name = Name::parse(&entry.path, self.limits)?;
+        if name.is_root() {
+            return self.root_entry(entry);
+        }
+        let (parent, last) = name.split();
+        match meaning(parent, last) {
+            Meaning::Bookkeeping => return Ok(()),
+            Meaning::Invalid => return Err(Error::InvalidWhiteout { entry: lossy(&entry.path) }),
+            Meaning::Opaque => return self.opaque(entry, parent),
+            Meaning::Whiteout(hidden) => return self.whiteout(entry, parent, hidden),
+            Meaning::Plain => {}
+        }
+        match entry.kind {
+            Kind::Directory => self.directory(entry, &name)?,
+            Kind::Regular => self.regular(entry, &name, reader)?,
+            Kind::HardLink => self.hard_link(entry, &name)?,
+            Kind::Symlink => self.symlink(entry, &name)?,
+            Kind::CharacterDevice if entry.device == (0, 0) => return self.whiteout(entry, parent, last),
+            Kind::CharacterDevice => self.node(entry, &name, FileKind::CharacterDevice)?,
+            Kind::BlockDevice => self.node(entry, &name, FileKind::BlockDevice)?,
+            Kind::Fifo => self.node(entry, &name, FileKind::Fifo)?,
+        }
+        if self.form == Form::Merged {
+            self.remember(name.as_bytes().len())?;
+            self.written.insert(name.as_bytes().to_vec());
+        }
+        Ok(())
+    }
+
+    // --- One method for each kind -----------------------------------------------------------------------------
+
+    fn root_entry(&mut self, entry: &Entry) -> Result<(), Error> {
+        if entry.kind != Kind::Directory {
+            return Err(Error::RootNotDirectory { entry: lossy(&entry.path) });
+        }
+        let root = self.root.as_directory().try_clone().map_err(failed(entry, "open the layer's root for"))?;
+        dress(&root, entry).map_err(failed(entry, "set the attributes of"))?;
+        self.set_times_at_the_end(Name::parse(b"", self.limits)?, entry)
+    }
+
+    fn directory(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+        let (parent_path, last) = name.split();
+        let last = OsStr::from_bytes(last);
+        let parent = self.parent(entry, parent_path)?;
+        let (mut created, mut replaces) = (true, false);
+        match parent.create_dir(last, 0o700) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let old = parent.metadata(last).map_err(failed(entry, "inspect"))?;
+                created = !old.is_dir();
+                if created {
+                    self.make_room(entry, parent_path, last)?;
+                    let parent = self.parent(entry, parent_path)?;
+                    parent.create_dir(last, 0o700).map_err(failed(entry, "create directory"))?;
+                    replaces = true;
+                }
+            }
+            Err(error) => return Err(failed(entry, "create directory")(error)),
+        }
+        let parent = self.parent(entry, parent_path)?;
+        let directory = parent.open_dir(last).map_err(failed(entry, "open directory"))?;
+        if created && replaces && self.form == Form::Alone {
+            xattr::set(&directory, OPAQUE, b"y").map_err(failed(entry, "make opaque"))?;
+        }
+        dress(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
+        self.keep_handle(name.as_bytes(), directory);
+        self.set_times_at_the_end(name.clone(), entry)
+    }
+
+    fn regular<R: Read>(
+        &mut self,
+        entry: &Entry,
+        name: &Name,
+        reader: &mut Reader<'_, R>,
+    ) -> Result<(), Error> {
+        let file = self.create(entry, name, "create", |parent, last| parent.create_file(last, 0o600))?;
+        match &entry.sparse {
+            None => {
+                while let Some(chunk) = reader.next_chunk()? {
+                    io::Write::write_all(&mut &file, chunk).map_err(failed(entry, "write"))?;
+                }
+            }
+            Some(segments) => {
+                write_segments(&file, segments, entry, reader)?;
+                file.set_len(entry.size).map_err(failed(entry, "set the size of"))?;
+            }
+        }
+        self.applied.size = self.applied.size.saturating_add(entry.size);
+        dress(&file, entry).map_err(failed(entry, "set the attributes of"))?;
+        rustix::fs::futimens(&file, &timestamps(entry.modified))
+            .map_err(|error| failed(entry, "set the times of")(error.into()))
+    }
+
+    fn hard_link(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+        let target = Name::parse(&entry.link, self.limits).map_err(|_| Error::HardLinkOutside {
+            entry: lossy(&entry.path),
+            target: lossy(&entry.link),
+        })?;
+        let missing = || format!("hard link {:?} leads to {:?}", lossy(&entry.path), lossy(&entry.link));
+        if target.is_root() || target == *name {
+            return Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
+        }
+        let path = Path::new(OsStr::from_bytes(target.as_bytes()));
+        let source = match self.root.parent_of(path) {
+            Ok((directory, last)) => match directory.metadata_if_exists(&last) {
+                Ok(found) => found.filter(|found| !found.is_whiteout()).map(|found| (directory, last, found)),
+                Err(error) => return Err(failed(entry, "inspect the target of")(error)),
+            },
+            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => None,
+            Err(error) => return Err(failed(entry, "find the target of")(error.source)),
+        };
+        let Some((directory, last, found)) = source else {
+            return match self.form {
+                Form::Alone => {
+                    self.applied.incomplete = Some(missing());
+                    Ok(())
+                }
+                Form::Merged => Err(Error::HardLinkTarget {
+                    entry: lossy(&entry.path),
+                    target: lossy(&entry.link),
+                }),
+            };
+        };
+        if found.is_dir() {
+            return Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
+        }
+        self.create(entry, name, "create hard link", |parent, own| parent.create_hard_link(own, &directory, &last))
+    }
+
+    fn symlink(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+        let target = OsStr::from_bytes(&entry.link);
+        self.create(entry, name, "create symlink", |parent, last| parent.create_symlink(last, target))?;
+        self.applied.size = self.applied.size.saturating_add(entry.link.len() as u64);
+        self.dress_at(entry, name)
+    }
+
+    fn node(&mut self, entry: &Entry, name: &Name, kind: FileKind) -> Result<(), Error> {
+        self.create(entry, name, "create special file", |parent, last| {
+            parent.create_node(last, kind, 0o600, entry.device)
+        })?;
+        self.dress_at(entry, name)
+    }
+
+    fn whiteout(&mut self, entry: &Entry, parent_path: &[u8], hidden: &[u8]) -> Result<(), Error> {
+        let last = OsStr::from_bytes(hidden);
+        if self.form == Form::Merged {
+            return self.whiteout_merged(entry, parent_path, hidden);
+        }
+        let parent = self.parent(entry, parent_path)?;
+        match parent.create_node(last, FileKind::CharacterDevice, 0, (0, 0)) {
+            Ok(()) => Ok(()),
+            // Only what is below is hidden, not what this layer brings itself: a directory shows its own content
+            // alone, anything else hides what is below by being there.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !parent.metadata(last).map_err(failed(entry, "inspect"))?.is_dir() {
+                    return Ok(());
+                }
+                let directory = parent.open_dir(last).map_err(failed(entry, "open directory"))?;
+                xattr::set(&directory, OPAQUE, b"y").map_err(failed(entry, "make opaque"))
+            }
+            Err(error) => Err(failed(entry, "create whiteout")(error)),
+        }
+    }
+
+    fn whiteout_merged(&mut self, entry: &Entry, parent_path: &[u8], hidden: &[u8]) -> Result<(), Error> {
+        let path = join(parent_path, hidden);
+        let last = OsStr::from_bytes(hidden);
+        if self.written.contains(&path) {
+            let parent = self.parent(entry, parent_path)?;
+            if parent.metadata(last).map_err(failed(entry, "inspect"))?.is_dir() {
+                return self.opaque(entry, &path);
+            }
+            return Ok(());
+        }
+        let parent = self.parent(entry, parent_path)?;
+        if parent.metadata_if_exists(last).map_err(failed(entry, "inspect"))?.is_some() {
+            self.make_room(entry, parent_path, last)?;
+        }
+        Ok(())
+    }
+
+    fn opaque(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Error> {
+        if self.opaque.contains(path) {
+            return Ok(());
+        }
+        if path.is_empty() {
+            self.applied.opaque_root = true;
+        }
+        match self.form {
+            Form::Alone if path.is_empty() => {}
+            Form::Alone => {
+                let directory = self.parent(entry, path)?;
+                xattr::set(directory, OPAQUE, b"y").map_err(failed(entry, "make opaque"))?;
+            }
+            Form::Merged => self.remove_unwritten(entry, path)?,
+        }
+        self.remember(path.len())?;
+        self.opaque.insert(path.to_vec());
+        Ok(())
+    }
+
+    /// Removes what the lower layers show in a directory; what this layer wrote stays, with what it wrote below.
+    fn remove_unwritten(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Error> {
+        let mut pending = vec![path.to_vec()];
+        self.handles.clear();
+        while let Some(path) = pending.pop() {
+            let relative = Path::new(OsStr::from_bytes(&path));
+            let directory = self.root.open_dir(relative).map_err(|error| failed(entry, "open")(error.source))?;
+            for child in directory.entries().map_err(failed(entry, "list"))? {
+                let below = join(&path, child.name.as_bytes());
+                if !self.written.contains(&below) {
+                    directory.remove_all(&child.name).map_err(failed(entry, "make opaque"))?;
+                } else if child.kind == FileKind::Directory {
+                    pending.push(below);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // --- What they share ----------------------------------------------------------------------------------------
+
+    /// Creates an entry that is not a directory; whatever is in the way gives way.
+    fn create<T>(
+        &mut self,
+        entry: &Entry,
+        name: &Name,
+        action: &'static str,
+        mut create: impl FnMut(&Directory, &OsStr) -> io::Result<T>,
+    ) -> Result<T, Error> {
+        let (parent_path, last) = name.split();
+        let last = OsStr::from_bytes(last);
+        let parent = self.parent(entry, parent_path)?;
+        match create(parent, last) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map_err(failed(entry, action)),
+        }
+        self.make_room(entry, parent_path, last)?;
+        let parent = self.parent(entry, parent_path)?;
+        create(parent, last).map_err(failed(entry, action))
+    }
+
+    fn make_room(&mut self, entry: &Entry, parent_path: &[u8], last: &OsStr) -> Result<(), Error> {
+        let parent = self.parent(entry, parent_path)?;
+        parent.remove_all(last).map_err(failed(entry, "replace"))?;
+        self.handles.clear();
+        self.replaced = true;
+        Ok(())
+    }
+
+    /// The directory at `path`, from the handles at hand, resolved inside the root, or made up.
+    fn parent(&mut self, entry: &Entry, path: &[u8]) -> Result<&Directory, Error> {
+        if path.is_empty() {
+            return Ok(self.root.as_directory());
+        }
+        while self.handles.last().is_some_and(|(open, _)| !is_at_or_above(open, path)) {
+            self.handles.pop();
+        }
+        if self.handles.last().is_none_or(|(open, _)| open != path) {
+            let directory = self.resolve_parent(entry, path)?;
+            self.keep_handle(path, directory);
+        }
+        match self.handles.last() {
+            Some((_, directory)) => Ok(directory),
+            None => Ok(self.root.as_directory()),
+        }
+    }
+
+    fn keep_handle(&mut self, path: &[u8], directory: Directory) {
+        while self.handles.last().is_some_and(|(open, _)| !is_at_or_above(open, path) || open == path) {
+            self.handles.pop();
+        }
+        if self.handles.len() >= MAX_HANDLES {
+            self.handles.clear();
+        }
+        self.handles.push((path.to_vec(), directory));
+    }
+
+    fn resolve_parent(&mut self, entry: &Entry, path: &[u8]) -> Result<Directory, Error> {
+        let relative = Path::new(OsStr::from_bytes(path));
+        match self.root.open_dir(relative) {
+            Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => {}
+            other => return other.map_err(|error| failed(entry, "open the parent of")(error.source)),
+        }
+        self.applied.made_up_parents = true;
+        if self.form == Form::Alone {
+            self.lift_whiteouts(entry, path)?;
+        }
+        let plain = |directory: &Directory| Ok(rustix::fs::fchmod(directory, Mode::from_raw_mode(0o755))?);
+        self.root
+            .create_dir_all_with(relative, 0o755, plain)
+            .map_err(|error| failed(entry, "create the parent of")(error.source))
+    }
+
+    /// Something is created below a name that this layer has whited out: the name becomes an opaque directory.
+    fn lift_whiteouts(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Error> {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
+        for end in ends.chain(std::iter::once(path.len())) {
+            let prefix = Path::new(OsStr::from_bytes(&path[..end]));
+            let Ok((directory, last)) = self.root.parent_of(prefix) else { return Ok(()) };
+            match directory.metadata_if_exists(&last) {
+                Ok(Some(found)) if found.is_whiteout() => {
+                    let lift = || {
+                        directory.remove_file(&last)?;
+                        directory.create_dir(&last, 0o755)?;
+                        let created = directory.open_dir(&last)?;
+                        rustix::fs::fchmod(&created, Mode::from_raw_mode(0o755))?;
+                        xattr::set(&created, OPAQUE, b"y")
+                    };
+                    lift().map_err(failed(entry, "create the parent of"))?;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Owner, attributes, mode and times of an entry that can't be opened.
+    fn dress_at(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+        let (parent_path, last) = name.split();
+        let last = OsStr::from_bytes(last);
+        let parent = self.parent(entry, parent_path)?;
+        let dress = || {
+            parent.set_owner(last, entry.uid, entry.gid)?;
+            for (attribute, value) in kept_xattrs(entry) {
+                let set = xattr::set_at(parent, last, OsStr::from_bytes(attribute), value);
+                tolerate_unsupported(set, attribute)?;
+            }
+            if entry.kind != Kind::Symlink {
+                parent.set_mode(last, entry.mode)?;
+            }
+            parent.set_times(last, entry.modified, entry.modified)
+        };
+        dress().map_err(failed(entry, "set the attributes of"))
+    }
+
+    /// Times, and the access lists that new entries would inherit.
+    fn set_times_at_the_end(&mut self, name: Name, entry: &Entry) -> Result<(), Error> {
+        let inherited: Vec<_> = kept_xattrs(entry).filter(|(name, _)| is_inherited(name)).cloned().collect();
+        self.remember(name.as_bytes().len() + size_of::<(Name, Time)>() + inherited.iter().map(|(_, value)| value.len()).sum::<usize>())?;
+        self.directories.push((name, entry.modified, inherited));
+        Ok(())
+    }
+
+    fn remember(&mut self, bytes: usize) -> Result<(), Error> {
+        self.remembered += bytes + 64;
+        if self.remembered > self.limits.remembered_bytes {
+            return Err(Error::Directories { limit: self.limits.remembered_bytes });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Applied, Error> {
+        if self.applied.incomplete.is_some() {
+            return Ok(self.applied);
+        }
+        self.handles.clear();
+        for (name, modified, inherited) in &self.directories {
+            let path = Path::new(OsStr::from_bytes(name.as_bytes()));
+            // What was replaced since by something else has its own times.
+            let Ok(found) = self.root.symlink_metadata(path) else { continue };
+            if !found.is_dir() {
+                continue;
+            }
+            let finish = || {
+                let directory = self.root.open_dir(path)?;
+                for (attribute, value) in inherited {
+                    let name = String::from_utf8_lossy(attribute);
+                    tolerate_unsupported(xattr::set(&directory, &name, value), attribute)?;
+                }
+                Ok(rustix::fs::futimens(&directory, &timestamps(*modified))?)
+            };
+            finish().map_err(|source: io::Error| Error::Entry {
+                action: "set the times of",
+                entry: lossy(name.as_bytes()),
+                source,
+            })?;
+        }
+        if self.replaced && self.form == Form::Alone {
+            self.applied.size = tree_size(self.root.as_directory())?;
+        }
+        Ok(self.applied)
+    }
+}
+
+/// Bytes of the files in a tree: each inode once, without directories, as Docker counts a layer.
+pub(crate) fn tree_size(root: &Directory) -> Result<u64, Error> {
+    let at = |source| Error::Entry { action: "measure", entry: "/".to_owned(), source };
+    let mut seen = HashSet::new();
+    let mut size = 0u64;
+    let mut pending = vec![root.try_clone().map_err(at)?];
+    while let Some(directory) = pending.pop() {
+        for child in directory.entries().map_err(at)? {
+            if child.kind == FileKind::Directory {
+                pending.push(directory.open_dir(&child.name).map_err(at)?);
+                continue;
+            }
+            let metadata = directory.metadata(&child.name).map_err(at)?;
+            if metadata.links < 2 || seen.insert(metadata.inode) {
+                size = size.saturating_add(metadata.size);
+            }
+        }
+    }
+    Ok(size)
+}
+
+fn write_segments<R: Read>(
+    file: &File,
+    segments: &[Segment],
+    entry: &Entry,
+    reader: &mut Reader<'_, R>,
+) -> Result<(), Error> {
+    let mut places = segments.iter().filter(|segment| segment.length > 0);
+    let mut place = places.next().copied();
+    while let Some(mut chunk) = reader.next_chunk()? {
+        while let (Some(segment), false) = (place.as_mut(), chunk.is_empty()) {
+            let length = usize::try_from(segment.length.min(chunk.len() as u64)).unwrap_or(chunk.len());
+            let (now, later) = chunk.split_at(length);
+            file.write_all_at(now, segment.offset).map_err(failed(entry, "write"))?;
+            chunk = later;
+            segment.offset += length as u64;
+            segment.length -= length as u64;
+            if segment.length == 0 {
+                place = places.next().copied();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Owner first: changing it clears set-id bits and capabilities.
+fn dress(file: &impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(entry.uid), rustix::fs::Gid::from_raw(entry.gid));
+    rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    for (attribute, value) in kept_xattrs(entry) {
+        if entry.kind == Kind::Directory && is_inherited(attribute) {
+            continue;
+        }
+        let name = OsStr::from_bytes(attribute);
+        let set = rustix::fs::fsetxattr(file, name, value, rustix::fs::XattrFlags::empty());
+        tolerate_unsupported(set.map_err(io::Error::from), attribute)?;
+    }
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?)
+}
+
+/// Overlay's own attributes would let a layer redirect lookups or hide files: only we set them.
+fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = &(Vec<u8>, Vec<u8>)> {
+    entry
+        .xattrs
+        .iter()
+        .filter(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."))
+}
+
+fn is_inherited(attribute: &[u8]) -> bool {
+    attribute == b"system.posix_acl_default"
+}
+
+/// A file system or kernel without an attribute's kind loses it, as in Docker; a capability must not get lost.
+fn tolerate_unsupported(set: io::Result<()>, attribute: &[u8]) -> io::Result<()> {
+    let Err(error) = set else { return Ok(()) };
+    let unsupported = match Errno::from_io_error(&error) {
+        Some(Errno::OPNOTSUPP) => true,
+        // `user.` exists on files and directories only.
+        Some(Errno::PERM) => attribute.starts_with(b"user."),
+        // No policy that knows the label.
+        Some(Errno::INVAL | Errno::ACCESS) => attribute.starts_with(b"security.selinux"),
+        _ => false,
+    };
+    if unsupported && attribute != b"security.capability" {
+        tracing::debug!(attribute = %lossy(attribute), "an extended attribute of a layer can't be kept");
+        return Ok(());
+    }
+    Err(error)
+}
+
+fn timestamps(time: Time) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn is_at_or_above(open: &[u8], path: &[u8]) -> bool {
+    path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+fn join(parent: &[u8], last: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { last.to_vec() } else { [parent, b"/", last].concat() }
+}
+
+fn failed<'e>(entry: &'e Entry, action: &'static str) -> impl Fn(io::Error) -> Error + 'e {
+    move |source| Error::Entry { action, entry: lossy(&entry.path), source }
+}
+
+#[cfg(test)]
+mod tests;
