@@ -33,7 +33,9 @@ impl Store {
     /// Opens a blob for reading. It was verified when it came.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         match fs::open(&self.inner.blob_path(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoSuchBlob { digest: *digest }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::NoSuchBlob { digest: *digest })
+            }
             other => Ok(other?),
         }
     }
@@ -318,7 +320,8 @@ impl Position<'_> {
         if writer.complete {
             return Ok(0);
         }
-        let length = retry_interrupted(|| source.read(buffer)).map_err(|source| Error::Source { digest, source })?;
+        let length =
+            retry_interrupted(|| source.read(buffer)).map_err(|source| Error::Source { digest, source })?;
         if done + length as u64 <= writer.size {
             (&writer.file).write_all(&buffer[..length]).path_context("write", &writer.path)?;
         }

@@ -126,7 +126,8 @@ pub(crate) fn layer(db: &Connection, key: &str) -> Result<Option<LayerRecord>> {
 
 /// A layer that stands alone and was unpacked from that blob.
 pub(crate) fn layer_by_blob(db: &Connection, blob: &Digest) -> Result<Option<LayerRecord>> {
-    let query = format!("SELECT {LAYER_COLUMNS} FROM layers WHERE blob = ?1 AND key NOT LIKE 'chain-%' LIMIT 1");
+    let query =
+        format!("SELECT {LAYER_COLUMNS} FROM layers WHERE blob = ?1 AND key NOT LIKE 'chain-%' LIMIT 1");
     first(db, "look up a layer", &query, &blob.to_string(), layer_record)
 }
 
@@ -134,9 +135,13 @@ pub(crate) fn layer_keys(db: &Connection) -> Result<HashSet<String>> {
     all(db, "list layers", "SELECT key FROM layers", |row| row.get(0)).map(|keys| keys.into_iter().collect())
 }
 
-pub(crate) fn insert_layer(transaction: &Transaction<'_>, key: &str, layer: &LayerRecord) -> rusqlite::Result<()> {
-    let mut statement = transaction
-        .prepare_cached("INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)")?;
+pub(crate) fn insert_layer(
+    transaction: &Transaction<'_>,
+    key: &str,
+    layer: &LayerRecord,
+) -> rusqlite::Result<()> {
+    let mut statement =
+        transaction.prepare_cached("INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)")?;
     statement.execute(params![
         key,
         layer.diff_id.to_string(),
@@ -161,8 +166,11 @@ pub(crate) fn layers_size(db: &Connection) -> Result<u64> {
 
 /// Forgets a layer whose directory is gone, and all images that need it.
 pub(crate) fn drop_layer_and_its_images(db: &mut Connection, key: &str) -> Result<()> {
-    let needing: Vec<ImageId> =
-        images(db)?.into_iter().filter(|image| image.layers.iter().any(|own| own == key)).map(|image| image.id).collect();
+    let needing: Vec<ImageId> = images(db)?
+        .into_iter()
+        .filter(|image| image.layers.iter().any(|own| own == key))
+        .map(|image| image.id)
+        .collect();
     write(db, "drop a layer that is gone", |transaction| {
         for image in &needing {
             transaction.execute("DELETE FROM images WHERE id = ?1", [image.to_string()])?;
@@ -268,7 +276,11 @@ pub(crate) fn names(db: &Connection) -> Result<Vec<(String, ImageId)>> {
 }
 
 /// Gives a name to an image; the image that had it before, if another.
-pub(crate) fn set_name(transaction: &Transaction<'_>, name: &str, id: &ImageId) -> rusqlite::Result<Option<ImageId>> {
+pub(crate) fn set_name(
+    transaction: &Transaction<'_>,
+    name: &str,
+    id: &ImageId,
+) -> rusqlite::Result<Option<ImageId>> {
     let before = transaction
         .prepare_cached("SELECT image FROM names WHERE name = ?1")?
         .query_row([name], |row| digest(row, 0).map(ImageId))
@@ -279,7 +291,11 @@ pub(crate) fn set_name(transaction: &Transaction<'_>, name: &str, id: &ImageId) 
     Ok(before.filter(|before| before != id))
 }
 
-pub(crate) fn set_last_tagged(transaction: &Transaction<'_>, id: &ImageId, time: i64) -> rusqlite::Result<()> {
+pub(crate) fn set_last_tagged(
+    transaction: &Transaction<'_>,
+    id: &ImageId,
+    time: i64,
+) -> rusqlite::Result<()> {
     let query = "UPDATE images SET last_tagged = ?2 WHERE id = ?1";
     transaction.execute(query, params![id.to_string(), time]).map(drop)
 }
@@ -331,7 +347,8 @@ pub(crate) fn forget_unsynced_of_another_boot(db: &mut Connection, boot: &str) -
     if last.as_deref() == Some(boot) {
         return Ok(false);
     }
-    let lost = all(db, "list layers", "SELECT key FROM layers WHERE synced = 0", |row| row.get::<_, String>(0))?;
+    let lost =
+        all(db, "list layers", "SELECT key FROM layers WHERE synced = 0", |row| row.get::<_, String>(0))?;
     for key in &lost {
         drop_layer_and_its_images(db, key)?;
     }
@@ -345,7 +362,9 @@ pub(crate) fn forget_unsynced_of_another_boot(db: &mut Connection, boot: &str) -
 pub(crate) fn unsynced(db: &Connection) -> Result<Unsynced> {
     Ok(Unsynced {
         layers: all(db, "list layers", "SELECT key FROM layers WHERE synced = 0", |row| row.get(0))?,
-        images: all(db, "list images", "SELECT id FROM images WHERE synced = 0", |row| digest(row, 0).map(ImageId))?,
+        images: all(db, "list images", "SELECT id FROM images WHERE synced = 0", |row| {
+            digest(row, 0).map(ImageId)
+        })?,
     })
 }
 

@@ -43,10 +43,13 @@ impl Background {
             return;
         }
         let inner = Arc::clone(inner);
-        let started = thread::Builder::new().name("store".to_owned()).spawn(move || inner.background.run(&inner));
+        let started =
+            thread::Builder::new().name("store".to_owned()).spawn(move || inner.background.run(&inner));
         match started {
             Ok(_) => work.running = true,
-            Err(error) => tracing::warn!(%error, "cannot start the store's background thread; the next change tries again"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot start the store's background thread; the next change tries again")
+            }
         }
     }
 

@@ -15,7 +15,12 @@ use crate::{Result, Store, database};
 
 impl State {
     /// Removes those of these layers and blobs that nothing needs. Whether any layer went to the trash.
-    pub(crate) fn remove_unneeded(&mut self, inner: &Inner, layers: &[String], blobs: &[Digest]) -> Result<bool> {
+    pub(crate) fn remove_unneeded(
+        &mut self,
+        inner: &Inner,
+        layers: &[String],
+        blobs: &[Digest],
+    ) -> Result<bool> {
         let needed = self.needed_layers(inner)?;
         let unneeded: Vec<&String> =
             layers.iter().filter(|key| !needed.contains(*key) && *key != EMPTY_LAYER).collect();
@@ -59,11 +64,8 @@ impl Store {
     pub fn collect(&self) -> Result<()> {
         let inner = &self.inner;
         let mut state = inner.lock();
-        let layers: Vec<String> = inner
-            .names_in(&inner.layers)?
-            .into_iter()
-            .filter(|name| !name.starts_with('.'))
-            .collect();
+        let layers: Vec<String> =
+            inner.names_in(&inner.layers)?.into_iter().filter(|name| !name.starts_with('.')).collect();
         let protected = inner.leases.protected();
         state.pending.retain(|diff_id, _| protected.contains(diff_id));
         // A complete blob without an image is a part that needs no more bytes: the next attempt gets it for free.

@@ -196,7 +196,8 @@ impl Store {
             let own: Vec<String> = own.map(|(name, _)| name.clone()).collect();
             images.push(self.assemble(row, &own)?);
         }
-        images.sort_by(|one, other| other.config.created.cmp(&one.config.created).then(one.id.cmp(&other.id)));
+        images
+            .sort_by(|one, other| other.config.created.cmp(&one.config.created).then(one.id.cmp(&other.id)));
         Ok(images)
     }
 

@@ -31,6 +31,8 @@ mod database;
 mod error;
 mod garbage;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use error::Error;
 pub use image::{Image, ImageId};

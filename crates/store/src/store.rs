@@ -63,7 +63,9 @@ impl Store {
         let blobs = root.join("blobs/sha256");
         let ingest = blobs.join(".ingest");
         let layers = root.join("layers");
-        for (directory, mode) in [(root, 0o710), (&root.join("blobs"), 0o700), (&blobs, 0o700), (&ingest, 0o700)] {
+        for (directory, mode) in
+            [(root, 0o710), (&root.join("blobs"), 0o700), (&blobs, 0o700), (&ingest, 0o700)]
+        {
             ensure_directory(directory, mode)?;
         }
         ensure_directory(&layers, 0o700)?;
@@ -111,9 +113,9 @@ impl Store {
                 database::delete_image(&mut state.db, &image)?;
             }
         }
-        let mut garbage = on_disk.iter().filter(|name| {
-            !recorded.contains(*name) && *name != EMPTY_LAYER && !name.starts_with(".trash-")
-        });
+        let mut garbage = on_disk
+            .iter()
+            .filter(|name| !recorded.contains(*name) && *name != EMPTY_LAYER && !name.starts_with(".trash-"));
         garbage.try_for_each(|name| inner.trash_layer(name))?;
         inner.recover_blobs(&database::blobs(&state.db)?)?;
         let unsynced = database::has_unsynced(&state.db)?;

@@ -68,7 +68,9 @@ impl Store {
             let record = record.ok_or(Error::MissingLayer { image: id.digest(), diff_id: *diff_id })?;
             match record.standing {
                 Standing::SelfContained => placed.push(Placed { key: layer_key(diff_id), record }),
-                Standing::MadeUpParents if is_bottom => placed.push(Placed { key: layer_key(diff_id), record }),
+                Standing::MadeUpParents if is_bottom => {
+                    placed.push(Placed { key: layer_key(diff_id), record })
+                }
                 Standing::Incomplete if is_bottom => {
                     return Err(Error::IncompleteBottom { image: id.digest(), diff_id: *diff_id });
                 }
@@ -81,7 +83,12 @@ impl Store {
         Ok(placed)
     }
 
-    fn place_over_parents(&self, mut record: LayerRecord, chain: ChainId, below: &[Placed]) -> Result<Placed> {
+    fn place_over_parents(
+        &self,
+        mut record: LayerRecord,
+        chain: ChainId,
+        below: &[Placed],
+    ) -> Result<Placed> {
         let key = chain_key(&chain.digest());
         let known = database::layer(&self.inner.lock().db, &key)?;
         if let Some(record) = known {
@@ -118,13 +125,21 @@ impl State {
         }
     }
 
-    fn record(&mut self, row: &ImageRow, placed: &[Placed], blobs: &[Digest], commit: &ImageCommit) -> Result<()> {
+    fn record(
+        &mut self,
+        row: &ImageRow,
+        placed: &[Placed],
+        blobs: &[Digest],
+        commit: &ImageCommit,
+    ) -> Result<()> {
         database::write(&mut self.db, "record an image", |transaction| {
             for layer in placed {
                 database::insert_layer(transaction, &layer.key, &layer.record)?;
             }
             database::insert_image(transaction, row, blobs)?;
-            for name in commit.tags.iter().map(|name| name.clone().or_latest()).chain(commit.digests.iter().cloned()) {
+            for name in
+                commit.tags.iter().map(|name| name.clone().or_latest()).chain(commit.digests.iter().cloned())
+            {
                 database::set_name(transaction, &stored_name(&name), &row.id)?;
             }
             if let Some(time) = row.last_tagged {

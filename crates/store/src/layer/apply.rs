@@ -55,7 +55,12 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 const MAX_HANDLES: usize = 32;
 
 /// Reads a layer's tar to its end and applies it to `root`.
-pub(crate) fn apply(source: impl Read, root: &RootDir, form: Form, limits: &Limits) -> Result<Applied, Error> {
+pub(crate) fn apply(
+    source: impl Read,
+    root: &RootDir,
+    form: Form,
+    limits: &Limits,
+) -> Result<Applied, Error> {
     let mut reader = Reader::new(source, limits);
     let mut applier = Applier::new(root, form, limits);
     let mut entries = 0;
@@ -143,7 +148,8 @@ impl<'a> Applier<'a> {
         if entry.kind != Kind::Directory {
             return Err(Error::RootNotDirectory { entry: lossy(&entry.path) });
         }
-        let root = self.root.as_directory().try_clone().map_err(failed(entry, "open the layer's root for"))?;
+        let root =
+            self.root.as_directory().try_clone().map_err(failed(entry, "open the layer's root for"))?;
         dress(&root, entry).map_err(failed(entry, "set the attributes of"))?;
         self.set_times_at_the_end(Name::parse(b"", self.limits)?, entry)
     }
@@ -202,10 +208,8 @@ impl<'a> Applier<'a> {
     }
 
     fn hard_link(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
-        let target = Name::parse(&entry.link, self.limits).map_err(|_| Error::HardLinkOutside {
-            entry: lossy(&entry.path),
-            target: lossy(&entry.link),
-        })?;
+        let target = Name::parse(&entry.link, self.limits)
+            .map_err(|_| Error::HardLinkOutside { entry: lossy(&entry.path), target: lossy(&entry.link) })?;
         let missing = || format!("hard link {:?} leads to {:?}", lossy(&entry.path), lossy(&entry.link));
         if target.is_root() || target == *name {
             return Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
@@ -225,16 +229,17 @@ impl<'a> Applier<'a> {
                     self.applied.incomplete = Some(missing());
                     Ok(())
                 }
-                Form::Merged => Err(Error::HardLinkTarget {
-                    entry: lossy(&entry.path),
-                    target: lossy(&entry.link),
-                }),
+                Form::Merged => {
+                    Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) })
+                }
             };
         };
         if found.is_dir() {
             return Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
         }
-        self.create(entry, name, "create hard link", |parent, own| parent.create_hard_link(own, &directory, &last))
+        self.create(entry, name, "create hard link", |parent, own| {
+            parent.create_hard_link(own, &directory, &last)
+        })
     }
 
     fn symlink(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
@@ -315,7 +320,8 @@ impl<'a> Applier<'a> {
         self.handles.clear();
         while let Some(path) = pending.pop() {
             let relative = Path::new(OsStr::from_bytes(&path));
-            let directory = self.root.open_dir(relative).map_err(|error| failed(entry, "open")(error.source))?;
+            let directory =
+                self.root.open_dir(relative).map_err(|error| failed(entry, "open")(error.source))?;
             for child in directory.entries().map_err(failed(entry, "list"))? {
                 let below = join(&path, child.name.as_bytes());
                 if !self.written.contains(&below) {
@@ -448,7 +454,11 @@ impl<'a> Applier<'a> {
     /// Times, and the access lists that new entries would inherit.
     fn set_times_at_the_end(&mut self, name: Name, entry: &Entry) -> Result<(), Error> {
         let inherited: Vec<_> = kept_xattrs(entry).filter(|(name, _)| is_inherited(name)).cloned().collect();
-        self.remember(name.as_bytes().len() + size_of::<(Name, Time)>() + inherited.iter().map(|(_, value)| value.len()).sum::<usize>())?;
+        self.remember(
+            name.as_bytes().len()
+                + size_of::<(Name, Time)>()
+                + inherited.iter().map(|(_, value)| value.len()).sum::<usize>(),
+        )?;
         self.directories.push((name, entry.modified, inherited));
         Ok(())
     }

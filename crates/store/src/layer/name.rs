@@ -86,9 +86,15 @@ mod tests {
     fn names_are_cleaned_or_refused() {
         let limits = Limits::default();
         let clean = |raw: &str| Name::parse(raw.as_bytes(), &limits).map(|name| lossy(name.as_bytes()));
-        for (raw, expected) in
-            [("a", "a"), ("./a/", "a"), ("/a//b", "a/b"), ("a/./b", "a/b"), ("a/../b", "b"), (".", ""), ("/", "")]
-        {
+        for (raw, expected) in [
+            ("a", "a"),
+            ("./a/", "a"),
+            ("/a//b", "a/b"),
+            ("a/./b", "a/b"),
+            ("a/../b", "b"),
+            (".", ""),
+            ("/", ""),
+        ] {
             assert_eq!(clean(raw).expect(raw), expected);
         }
         for raw in ["..", "../a", "a/../../b", "/..", "./../etc"] {

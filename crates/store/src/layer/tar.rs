@@ -158,7 +158,10 @@ impl<'a, R: Read> Reader<'a, R> {
         loop {
             let position = self.position;
             let Some(header) = self.next_header()? else {
-                if extensions.pax.is_some() || extensions.long_path.is_some() || extensions.long_link.is_some() {
+                if extensions.pax.is_some()
+                    || extensions.long_path.is_some()
+                    || extensions.long_link.is_some()
+                {
                     return Err(malformed(position, b"", "an extended header has no entry behind it"));
                 }
                 return Ok(None);
@@ -166,12 +169,14 @@ impl<'a, R: Read> Reader<'a, R> {
             let malformed = |reason| malformed(position, &header.name, reason);
             match header.kind {
                 b'x' | b'X' => {
-                    let records = pax::parse(&self.extension(&header, position)?, self.limits).map_err(malformed)?;
+                    let records =
+                        pax::parse(&self.extension(&header, position)?, self.limits).map_err(malformed)?;
                     replace_none(&mut extensions.pax, records)
                         .ok_or_else(|| malformed("two extended headers for one entry"))?;
                 }
                 b'g' => {
-                    let records = pax::parse(&self.extension(&header, position)?, self.limits).map_err(malformed)?;
+                    let records =
+                        pax::parse(&self.extension(&header, position)?, self.limits).map_err(malformed)?;
                     self.global.update_global(records).map_err(malformed)?;
                 }
                 b'L' => {
@@ -242,9 +247,9 @@ impl<'a, R: Read> Reader<'a, R> {
             return Ok(None);
         };
         if block.iter().any(|byte| *byte != 0) {
-            return Header::parse(&block).map(Some).map_err(|reason| {
-                malformed(position, until_nul(&block[..100]), reason)
-            });
+            return Header::parse(&block)
+                .map(Some)
+                .map_err(|reason| malformed(position, until_nul(&block[..100]), reason));
         }
         // One block of zeros at the very end is accepted; one in the middle is where readers disagree.
         match self.block("a header")? {
@@ -348,7 +353,8 @@ impl<'a, R: Read> Reader<'a, R> {
             if header.format != Format::Gnu {
                 return Err(malformed("a sparse file in a format that has none"));
             }
-            let size = header.sparse_size.ok_or_else(|| malformed("the size of a sparse file is not a number"))?;
+            let size =
+                header.sparse_size.ok_or_else(|| malformed("the size of a sparse file is not a number"))?;
             // The extra blocks of the map stand between the header and the content and are not part of its size.
             let content = self.remaining;
             self.set_content(0);
@@ -371,7 +377,12 @@ impl<'a, R: Read> Reader<'a, R> {
     }
 
     /// Up to four segments in the header, then blocks of 21.
-    fn old_sparse_map(&mut self, position: u64, path: &[u8], header: &Header) -> Result<Vec<Segment>, TarError> {
+    fn old_sparse_map(
+        &mut self,
+        position: u64,
+        path: &[u8],
+        header: &Header,
+    ) -> Result<Vec<Segment>, TarError> {
         let malformed = |reason| malformed(position, path, reason);
         let mut segments = sparse::parse_old(&header.sparse).map_err(malformed)?;
         let mut more = header.sparse_continues;

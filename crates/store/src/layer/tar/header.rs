@@ -44,7 +44,9 @@ impl Header {
         let is_device = matches!(kind, b'3' | b'4');
         let has_content = !matches!(kind, b'1'..=b'6');
         let size = if has_content {
-            number(&block[124..136]).and_then(|size| u64::try_from(size).ok()).ok_or("the size is not a number")?
+            number(&block[124..136])
+                .and_then(|size| u64::try_from(size).ok())
+                .ok_or("the size is not a number")?
         } else {
             0
         };

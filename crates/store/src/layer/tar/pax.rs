@@ -59,7 +59,8 @@ impl Sparse {
 
     /// The map of versions 0.0 and 0.1.
     pub(super) fn map(&self) -> Result<Vec<Segment>, &'static str> {
-        if matches!((self.major, self.minor), (Some(major), minor) if major != 0 || minor.is_some_and(|minor| minor > 1)) {
+        if matches!((self.major, self.minor), (Some(major), minor) if major != 0 || minor.is_some_and(|minor| minor > 1))
+        {
             return Err("a sparse format of an unknown version");
         }
         let (pairs, rest) = self.numbers.as_chunks::<2>();
@@ -77,8 +78,12 @@ impl Sparse {
             b"major" => self.major = Some(number(value)?),
             b"minor" => self.minor = Some(number(value)?),
             b"numblocks" => self.block_count = Some(number(value)?),
-            b"offset" if self.numbers.len().is_multiple_of(2) && !self.has_map => self.numbers.push(number(value)?),
-            b"numbytes" if !self.numbers.len().is_multiple_of(2) && !self.has_map => self.numbers.push(number(value)?),
+            b"offset" if self.numbers.len().is_multiple_of(2) && !self.has_map => {
+                self.numbers.push(number(value)?)
+            }
+            b"numbytes" if !self.numbers.len().is_multiple_of(2) && !self.has_map => {
+                self.numbers.push(number(value)?)
+            }
             b"map" if self.numbers.is_empty() => {
                 self.has_map = true;
                 for item in value.split(|byte| *byte == b',').filter(|_| !value.is_empty()) {
@@ -231,7 +236,10 @@ mod tests {
     fn times() {
         assert_eq!(time(b"1.5"), Ok(Time { seconds: 1, nanoseconds: 500_000_000 }));
         assert_eq!(time(b"-1.25"), Ok(Time { seconds: -2, nanoseconds: 750_000_000 }));
-        assert_eq!(time(b"1700000000.1234567891"), Ok(Time { seconds: 1_700_000_000, nanoseconds: 123_456_789 }));
+        assert_eq!(
+            time(b"1700000000.1234567891"),
+            Ok(Time { seconds: 1_700_000_000, nanoseconds: 123_456_789 })
+        );
         for broken in [&b""[..], b".", b"-", b"1.x", b"1e9", b"--1"] {
             assert!(time(broken).is_err(), "{broken:?}");
         }

@@ -67,12 +67,15 @@ impl MapParser {
             let number = pax::number(&self.line)?;
             self.line.clear();
             match self.announced {
-                None => self.announced = Some(usize::try_from(number).map_err(|_| "a sparse map of that size")?),
+                None => {
+                    self.announced = Some(usize::try_from(number).map_err(|_| "a sparse map of that size")?)
+                }
                 Some(_) => self.numbers.push(number),
             }
             if self.announced.is_some_and(|count| count.saturating_mul(2) == self.numbers.len()) {
                 let (pairs, _) = self.numbers.as_chunks::<2>();
-                let segments = pairs.iter().map(|[offset, length]| Segment { offset: *offset, length: *length });
+                let segments =
+                    pairs.iter().map(|[offset, length]| Segment { offset: *offset, length: *length });
                 return Ok(Some(segments.collect()));
             }
         }
