@@ -54,9 +54,6 @@ const RETRY: Duration = Duration::from_millis(250);
 /// A batch of this size is written before the end of the loop's turn.
 const MAX_BATCH: usize = 256 * 1024;
 
-/// A batch buffer up to this size is kept for the next turn.
-const KEPT_BATCH: usize = 16 * 1024;
-
 /// A `json-file` log. The driver `none` has none.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -129,11 +126,14 @@ impl Log {
 
     /// Writes what has gathered. Returns what had been lost once the note about it is in the file.
     pub(crate) fn flush(&mut self) -> Option<Lost> {
-        let noted = self.flush_batch();
-        if self.batch.capacity() > KEPT_BATCH {
-            self.batch = Vec::new();
-        }
+        let noted = self.note_what_is_missing();
+        self.write_batch();
         noted
+    }
+
+    /// Gives back the memory of the batch: nothing has been written for a while.
+    pub(crate) fn release_memory(&mut self) {
+        self.batch = Vec::new();
     }
 
     /// When [`Self::flush`] should be called although there is no new output.
@@ -148,7 +148,7 @@ impl Log {
         if let Some(missing) = &mut self.missing {
             missing.retry_at = Instant::now();
         }
-        self.flush_batch().or_else(|| self.missing.take().map(|missing| missing.lost))
+        self.flush().or_else(|| self.missing.take().map(|missing| missing.lost))
     }
 
     fn write_part(&mut self, stream: Stream, part: &Part<'_>) {
@@ -171,12 +171,6 @@ impl Log {
         if self.batch.len() >= MAX_BATCH {
             self.write_batch();
         }
-    }
-
-    fn flush_batch(&mut self) -> Option<Lost> {
-        let noted = self.note_what_is_missing();
-        self.write_batch();
-        noted
     }
 
     /// Tries to write the note, if it is due. On success lines are kept again.

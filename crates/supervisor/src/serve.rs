@@ -17,7 +17,7 @@ use palan_stdx::fs::{PathContext, PathError};
 
 use crate::control::Control;
 use crate::journal::{Event, Journal};
-use crate::log::Log;
+use crate::log::{Log, Stream};
 use crate::own_cgroup;
 use crate::protocol::frame::Frames;
 use crate::protocol::{Message, SOCKET_NAME};
@@ -80,6 +80,8 @@ pub(crate) struct Supervisor {
     pub(crate) next_session: SessionId,
     pub(crate) log: Option<Log>,
     pub(crate) waits: HeldWaits,
+    /// Output passes through here; empty while there is none.
+    output_buffer: Vec<u8>,
     /// The cgroup to move to once there is time.
     cgroup: Option<String>,
     /// There is something to do when nothing else is.
@@ -164,6 +166,7 @@ impl Supervisor {
             next_session: INIT + 1,
             log: None,
             waits: HeldWaits::default(),
+            output_buffer: Vec::new(),
             cgroup,
             idle_work: false,
         })
@@ -239,15 +242,7 @@ impl Supervisor {
             Some(Token::Signals) => self.take_signals(),
             Some(Token::Process(INIT)) => self.init_ready()?,
             Some(Token::Process(session)) => self.exec_ready(session)?,
-            Some(Token::Output(INIT, stream)) => {
-                self.idle_work = true;
-                self.stdio.read_output(stream, self.log.as_mut());
-            }
-            Some(Token::Output(session, stream)) => {
-                if let Some(exec) = self.exec_of(session) {
-                    exec.session.read_output(stream, None);
-                }
-            }
+            Some(Token::Output(session, stream)) => self.output_ready(session, stream),
             Some(Token::Input(session)) => {
                 if let Some(session) = self.session(session) {
                     session.write_input();
@@ -265,6 +260,17 @@ impl Supervisor {
 
     fn exec_of(&mut self, session: SessionId) -> Option<&mut Exec> {
         self.execs.iter_mut().find(|exec| exec.session.id == session)
+    }
+
+    fn output_ready(&mut self, session: SessionId, stream: Stream) {
+        self.idle_work = true;
+        let mut buffer = std::mem::take(&mut self.output_buffer);
+        if session == INIT {
+            self.stdio.read_output(stream, self.log.as_mut(), &mut buffer);
+        } else if let Some(exec) = self.exec_of(session) {
+            exec.session.read_output(stream, None, &mut buffer);
+        }
+        self.output_buffer = buffer;
     }
 
     fn client_ready(&mut self, session: SessionId, client: u32, event: Ready) {
@@ -321,7 +327,7 @@ impl Supervisor {
         // With a pid namespace of its own everything has died with init; else the rest dies now.
         let _ = running.container.cgroup.kill();
         self.life = Life::Draining { running, status, until: Instant::now() + DRAIN_GRACE };
-        self.stdio.drain(self.log.as_mut());
+        self.stdio.drain(self.log.as_mut(), &mut self.output_buffer);
         Ok(())
     }
 
@@ -332,7 +338,7 @@ impl Supervisor {
         let Some(status) = process::try_wait(pidfd).map_err(ServeError::Events)? else { return Ok(()) };
         epoll.remove(pidfd)?;
         exec.phase = ExecPhase::Draining { status, until: Instant::now() + EXEC_DRAIN_GRACE };
-        exec.session.drain(None);
+        exec.session.drain(None, &mut Vec::new());
         if status.code() == 128 + Signal::KILL.as_raw() {
             self.note_oom_kills();
         }
@@ -472,6 +478,10 @@ impl Supervisor {
         self.idle_work = false;
         if let Some(cgroup) = self.cgroup.take() {
             own_cgroup::join(&cgroup);
+        }
+        self.output_buffer = Vec::new();
+        if let Some(log) = &mut self.log {
+            log.release_memory();
         }
         memory::trim();
     }

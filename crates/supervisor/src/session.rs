@@ -142,8 +142,8 @@ impl Session {
         self.outputs.iter().all(Option::is_none)
     }
 
-    /// Reads output. `log` is the container's, for init's session.
-    pub(crate) fn read_output(&mut self, stream: Stream, mut log: Option<&mut Log>) {
+    /// Reads output by way of `buffer`. `log` is the container's, for init's session.
+    pub(crate) fn read_output(&mut self, stream: Stream, mut log: Option<&mut Log>, buffer: &mut Vec<u8>) {
         let limit = if self.draining { READS_WHEN_DRAINING } else { READS_PER_TURN };
         for _ in 0..limit {
             let Some(output) = &self.outputs[stream.index()] else { return };
@@ -151,14 +151,19 @@ impl Session {
                 return;
             }
             // The pages of the buffer are touched only as far as there is output.
-            let mut buffer = Vec::with_capacity(READ_SIZE);
-            match rustix::io::read(output, rustix::buffer::spare_capacity(&mut buffer)) {
-                Ok(1..) => {
+            buffer.clear();
+            buffer.reserve_exact(READ_SIZE);
+            match rustix::io::read(output, rustix::buffer::spare_capacity(buffer)) {
+                Ok(length @ 1..) => {
                     if let Some(log) = log.as_deref_mut() {
-                        log.push(stream, &buffer);
+                        log.push(stream, buffer);
                     }
                     for client in &mut self.clients {
-                        client.write(stream, &buffer);
+                        client.write(stream, buffer);
+                    }
+                    // That was all for now; epoll tells when there is more.
+                    if length < READ_SIZE && !self.draining {
+                        return;
                     }
                 }
                 Err(Errno::AGAIN) => return,
@@ -170,11 +175,11 @@ impl Session {
     }
 
     /// The process has ended. What it has written is read, to the end if nobody else holds its streams open.
-    pub(crate) fn drain(&mut self, mut log: Option<&mut Log>) {
+    pub(crate) fn drain(&mut self, mut log: Option<&mut Log>, buffer: &mut Vec<u8>) {
         self.draining = true;
         self.close_input();
         for stream in [Stream::Stdout, Stream::Stderr] {
-            self.read_output(stream, log.as_deref_mut());
+            self.read_output(stream, log.as_deref_mut(), buffer);
         }
     }
 
@@ -351,7 +356,7 @@ mod tests {
                 }
                 for event in ready {
                     match Token::decode(event.token).unwrap() {
-                        Token::Output(_, stream) => self.session.read_output(stream, None),
+                        Token::Output(_, stream) => self.session.read_output(stream, None, &mut Vec::new()),
                         Token::Input(_) => self.session.write_input(),
                         Token::Client(_, id) => {
                             self.session.client_ready(id, event.read, event.closed);
@@ -384,7 +389,7 @@ mod tests {
         fixture.say(b"hello");
         assert_eq!((read(&mut one), read(&mut two)), ("hello".into(), "hello".into()));
         fixture.stdout = None;
-        fixture.session.drain(None);
+        fixture.session.drain(None, &mut Vec::new());
         assert!(fixture.session.is_drained());
         fixture.session.finish(None);
         fixture.settle();
