@@ -240,11 +240,15 @@ pub fn set_root_propagation(propagation: Propagation) -> io::Result<()> {
 }
 
 /// Makes the mount whose root is `root` the caller's root, and detaches the old root with all below it.
-/// The working directory is the new root afterwards.
-pub fn pivot_root(root: impl AsFd) -> io::Result<()> {
+/// The working directory is the new root afterwards. With `shared` the old tree's mounts are shared with another
+/// namespace, which must not lose them too.
+pub fn pivot_root(root: impl AsFd, shared: bool) -> io::Result<()> {
     rustix::process::fchdir(root)?;
     // Old root stacked on the new one: no directory inside is needed for it (pivot_root(2), "pivot_root(".", ".")").
     rustix::process::pivot_root(".", ".")?;
+    if shared {
+        rustix::mount::mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    }
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     Ok(rustix::process::chdir("/")?)
 }

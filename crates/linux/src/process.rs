@@ -64,13 +64,17 @@ pub enum ForkError {
 
 /// Copies the calling process. Refused in a process with several threads.
 pub fn fork(options: &ForkOptions<'_>) -> Result<Forked, ForkError> {
-    let task = rustix::fs::statx(
-        rustix::fs::CWD,
-        "/proc/self/task",
-        rustix::fs::AtFlags::empty(),
-        rustix::fs::StatxFlags::NLINK,
-    )
-    .map_err(|error| ForkError::CountThreads(error.into()))?;
+    fork_with_proc(options, None)
+}
+
+/// Like [`fork`], where /proc may be anybody's: the threads are counted in the procfs `proc`.
+pub fn fork_with_proc(options: &ForkOptions<'_>, proc: Option<&OwnedFd>) -> Result<Forked, ForkError> {
+    let (start, path) = match proc {
+        Some(proc) => (proc.as_fd(), "self/task"),
+        None => (rustix::fs::CWD, "/proc/self/task"),
+    };
+    let task = rustix::fs::statx(start, path, rustix::fs::AtFlags::empty(), rustix::fs::StatxFlags::NLINK)
+        .map_err(|error| ForkError::CountThreads(error.into()))?;
     // The directory has one link for each thread, one for itself and one from its parent.
     let threads = task.stx_nlink.saturating_sub(2);
     if threads != 1 {

@@ -176,6 +176,13 @@ pub fn reset_dispositions() {
     }
 }
 
+/// Waits for a signal out of `set`, which must be blocked, and takes it.
+pub fn wait_for(set: &SignalSet) -> io::Result<Signal> {
+    // SAFETY: the set is initialised; a null pointer says that no details are wanted.
+    let number = unsafe { libc::sigwaitinfo(set.as_raw(), std::ptr::null_mut()) };
+    Signal::from_raw(number).ok_or_else(io::Error::last_os_error)
+}
+
 /// Ignores `signal` in this process.
 pub fn ignore(signal: Signal) {
     // SAFETY: SIG_IGN installs no handler.

@@ -1,25 +1,36 @@
 //! Control groups: one handle over cgroup v1, v2 and the hybrid of both.
+//!
+//! A [`Cgroup`] is the same path in every hierarchy it has joined. On v1 those are the ones that limits or counters
+//! need; others (cpuset, hugetlb, …) join when a limit asks for them, since each costs time at every start.
+//! On hybrid hosts the v2 hierarchy without controllers is joined too: it kills and freezes a whole group at once.
+//!
+//! Processes enter in one of two ways, neither of which takes the kernel's global lock and RCU grace period:
+//! v2 at birth (`CLONE_INTO_CGROUP`), v1 by writing `0` to `tasks` as the process itself.
 
+mod devices;
+mod hierarchy;
+mod limits;
 mod stats;
 
-use palan_oci::runtime_spec::Resources;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use palan_linux::process;
+use palan_linux::signal::Signal;
+use palan_oci::runtime_spec::{DeviceRule, Resources};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use hierarchy::{Hierarchy, Layout};
+pub use hierarchy::{Version, version};
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
-
-/// Which layout the host has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// A hierarchy for each controller; perhaps v2 beside them without controllers (hybrid).
-    V1,
-    /// One hierarchy.
-    V2,
-}
 
 /// An operation on a cgroup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// The host has no usable cgroups.
-    #[error("no cgroup hierarchy is mounted below /sys/fs/cgroup")]
+    #[error("no cgroup hierarchy is mounted; mount cgroup2 on /sys/fs/cgroup")]
     NoCgroups,
     /// A controller that a limit needs is missing.
     #[error("cannot limit {what}: this host has no {controller} cgroup controller")]
@@ -30,9 +41,9 @@ pub enum CgroupError {
         controller: &'static str,
     },
     /// The path can't name a cgroup.
-    #[error("invalid cgroup path {0:?}: it must be absolute, without . or .. components")]
+    #[error("invalid cgroup path {0:?}: it must be absolute, without empty, . or .. components")]
     InvalidPath(String),
-    /// A value is out of range.
+    /// A value is out of range or not possible on this host.
     #[error("{0}")]
     Invalid(String),
     /// The kernel refused.
@@ -43,27 +54,70 @@ pub enum CgroupError {
         /// What was being done.
         action: String,
         /// Why it failed.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-/// A cgroup of one container, in every hierarchy of the host.
+/// A cgroup of one container, in every hierarchy of the host that it uses.
 #[derive(Debug)]
 pub struct Cgroup {
     path: String,
+    layout: Layout,
+    groups: Vec<Group>,
 }
+
+/// The cgroup's directory in one hierarchy.
+#[derive(Debug)]
+struct Group {
+    /// Index in `layout.hierarchies`.
+    hierarchy: usize,
+    directory: OwnedFd,
+}
+
+/// How long processes may take to freeze, or to be gone after they were killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cgroup {
     /// Makes the cgroup `path` (such as `/palan/<id>`) and its missing parents.
     pub fn create(path: &str) -> Result<Self, CgroupError> {
-        let _ = path;
-        todo!()
+        let mut cgroup = Self::new(path)?;
+        for hierarchy in 0..cgroup.layout.hierarchies.len() {
+            if !cgroup.layout.hierarchies[hierarchy].always_joined(&cgroup.layout) {
+                continue;
+            }
+            if let Err(error) = cgroup.join_hierarchy(hierarchy) {
+                // The failure is the error to tell; what was made so far is empty and goes.
+                let _ = cgroup.remove();
+                return Err(error);
+            }
+        }
+        Ok(cgroup)
     }
 
     /// A handle on an existing cgroup.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
-        let _ = path;
-        todo!()
+        let mut cgroup = Self::new(path)?;
+        for (index, hierarchy) in cgroup.layout.hierarchies.iter().enumerate() {
+            match open_directory(&hierarchy.root, cgroup.relative()) {
+                Ok(directory) => cgroup.groups.push(Group { hierarchy: index, directory }),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(cgroup.failed(format!("open it in {}", hierarchy.name()), errno)),
+            }
+        }
+        if cgroup.groups.is_empty() {
+            return Err(cgroup.failed("open it", Errno::NOENT));
+        }
+        Ok(cgroup)
+    }
+
+    fn new(path: &str) -> Result<Self, CgroupError> {
+        let valid = path.strip_prefix('/').is_some_and(|relative| {
+            relative.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']))
+        });
+        if !valid || path.len() > 3000 {
+            return Err(CgroupError::InvalidPath(path.to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), layout: Layout::detect()?, groups: Vec::new() })
     }
 
     /// Its path below the root of each hierarchy.
@@ -71,60 +125,304 @@ impl Cgroup {
         &self.path
     }
 
-    /// Sets limits. Returns sentences about what this host can't do and Docker only warns about.
-    pub fn apply(&self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
-        let _ = resources;
-        todo!()
+    /// Sets limits; a limit that is not given stays as it is. Returns sentences about what this host can't do and
+    /// nobody depends on. Device rules are set when there are any.
+    pub fn apply(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
+        limits::apply(self, resources)
+    }
+
+    /// Sets which devices may be used: `rules` in order, then the devices that every container has.
+    pub fn set_devices(&mut self, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+        devices::apply(self, rules)
     }
 
     /// Moves a process into it.
     pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
-        let _ = pid;
-        todo!()
+        for group in &self.groups {
+            self.write_in(group, "cgroup.procs", &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Files that a single-threaded process enters the v1 hierarchies with, by writing `0` into each.
+    pub(crate) fn entrances(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let v1 = self.groups.iter().filter(|group| !self.hierarchy(group).unified);
+        v1.map(|group| {
+            rustix::fs::openat(&group.directory, "tasks", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| self.failed("open tasks", errno))
+        })
+        .collect()
+    }
+
+    /// The directory for `CLONE_INTO_CGROUP`.
+    pub(crate) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.unified().map(|group| group.directory.as_fd())
+    }
+
+    /// Its v1 directories as paths of the host, each with the name of its hierarchy.
+    pub(crate) fn views(&self) -> Vec<(String, std::path::PathBuf)> {
+        let v1 = self.groups.iter().map(|group| self.hierarchy(group)).filter(|group| !group.unified);
+        v1.map(|group| (group.name(), group.place.join(self.relative()))).collect()
+    }
+
+    /// Whether the host has nothing but cgroup v2.
+    pub(crate) fn is_v2(&self) -> bool {
+        self.layout.version == Version::V2
     }
 
     /// Processes in it and below.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
-        todo!()
+        let Some(group) = self.unified().or_else(|| self.groups.first()) else { return Ok(Vec::new()) };
+        let mut pids = Vec::new();
+        collect_processes(&group.directory, 0, &mut pids)
+            .map_err(|errno| self.failed("list its processes", errno))?;
+        Ok(pids)
     }
 
     /// Stops all its processes; returns when they stand still.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        todo!()
+        let give_up = Instant::now() + PATIENCE;
+        if let Some(group) = self.unified() {
+            self.write_in(group, "cgroup.freeze", "1")?;
+            while !self.is_frozen()? {
+                self.pause_until(give_up, "freeze it: its processes don't stop")?;
+            }
+            return Ok(());
+        }
+        let group = self.controller("freezer", "processes")?;
+        // The kernel may need the request again when processes forked meanwhile.
+        loop {
+            self.write_in(group, "freezer.state", "FROZEN")?;
+            if self.read_in(group, "freezer.state")?.trim() == "FROZEN" {
+                return Ok(());
+            }
+            self.pause_until(give_up, "freeze it: its processes don't stop")?;
+        }
     }
 
     /// Lets its processes go on.
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        todo!()
+        match self.unified() {
+            Some(group) => self.write_in(group, "cgroup.freeze", "0"),
+            None => self.write_in(self.controller("freezer", "processes")?, "freezer.state", "THAWED"),
+        }
     }
 
     /// Whether it is frozen.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        todo!()
+        if let Some(group) = self.unified() {
+            return Ok(self.read_in(group, "cgroup.events")?.lines().any(|line| line == "frozen 1"));
+        }
+        let Ok(group) = self.controller("freezer", "processes") else { return Ok(false) };
+        Ok(self.read_in(group, "freezer.state")?.trim() != "THAWED")
     }
 
-    /// Kills every process in it and below, also while frozen.
+    /// Kills every process in it and below, also while frozen. Returns when the signals are sent.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        todo!()
+        if let Some(group) = self.unified() {
+            match write_file(&group.directory, "cgroup.kill", "1") {
+                Ok(()) => return Ok(()),
+                // Linux before 5.14.
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.failed("kill its processes", errno)),
+            }
+        }
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let pids = self.processes()?;
+            for pid in &pids {
+                // One that has ended already is what we want.
+                let _ = process::kill(*pid, Signal::KILL);
+            }
+            if self.unified().is_none() && self.is_frozen()? {
+                self.thaw()?;
+            }
+            if pids.is_empty() {
+                return Ok(());
+            }
+            self.pause_until(give_up, "kill its processes: they don't end")?;
+        }
     }
 
     /// How many of its processes the kernel's out-of-memory killer has killed.
     pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        todo!()
+        let (group, file) = if self.is_v2() {
+            (self.unified(), "memory.events")
+        } else {
+            (self.controller("memory", "memory").ok(), "memory.oom_control")
+        };
+        let Some(group) = group else { return Ok(0) };
+        let text = match read_file(&group.directory, file) {
+            Ok(text) => text,
+            Err(Errno::NOENT) => return Ok(0),
+            Err(errno) => return Err(self.failed(format!("read {file}"), errno)),
+        };
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+        Ok(count.unwrap_or(0))
     }
 
     /// What its processes use.
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        todo!()
+        stats::read(self)
     }
 
     /// Removes it with what is below; processes that are still ending get a moment to do so.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        todo!()
+        let give_up = Instant::now() + PATIENCE;
+        for group in &self.groups {
+            let root = &self.hierarchy(group).root;
+            loop {
+                match remove_tree(root.as_fd(), self.relative(), 0) {
+                    Ok(()) | Err(Errno::NOENT) => break,
+                    Err(Errno::BUSY) => self.pause_until(give_up, "remove it: its processes don't end")?,
+                    Err(errno) => return Err(self.failed("remove it", errno)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn relative(&self) -> &str {
+        &self.path[1..]
+    }
+
+    fn hierarchy(&self, group: &Group) -> &Hierarchy {
+        &self.layout.hierarchies[group.hierarchy]
+    }
+
+    fn unified(&self) -> Option<&Group> {
+        self.groups.iter().find(|group| self.hierarchy(group).unified)
+    }
+
+    /// Makes the cgroup in one more hierarchy.
+    fn join_hierarchy(&mut self, index: usize) -> Result<(), CgroupError> {
+        let directory = self.layout.hierarchies[index].make(self.relative()).map_err(|errno| {
+            self.failed(format!("create it in {}", self.layout.hierarchies[index].name()), errno)
+        })?;
+        let group = Group { hierarchy: index, directory };
+        // A limit that comes while the container runs: its processes follow into the hierarchy.
+        let processes = if self.groups.is_empty() { Vec::new() } else { self.processes()? };
+        for pid in processes {
+            match write_file(&group.directory, "cgroup.procs", &pid.to_string()) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(self.failed("move its processes", errno)),
+            }
+        }
+        self.groups.push(group);
+        Ok(())
+    }
+
+    /// The group that has `controller`, joined already; `what` names the thing that it limits.
+    fn controller(&self, controller: &'static str, what: &'static str) -> Result<&Group, CgroupError> {
+        self.groups
+            .iter()
+            .find(|group| self.hierarchy(group).has(controller))
+            .ok_or(CgroupError::NoController { what, controller })
+    }
+
+    /// The group that has `controller`, joining its hierarchy if need be.
+    fn controller_for_limit(
+        &mut self,
+        controller: &'static str,
+        what: &'static str,
+    ) -> Result<&Group, CgroupError> {
+        if self.controller(controller, what).is_err() {
+            let index = self.layout.hierarchies.iter().position(|hierarchy| hierarchy.has(controller));
+            self.join_hierarchy(index.ok_or(CgroupError::NoController { what, controller })?)?;
+        }
+        self.controller(controller, what)
+    }
+
+    fn write_in(&self, group: &Group, file: &str, value: &str) -> Result<(), CgroupError> {
+        write_file(&group.directory, file, value)
+            .map_err(|errno| self.failed(format!("write {value:?} to {file}"), errno))
+    }
+
+    fn read_in(&self, group: &Group, file: &str) -> Result<String, CgroupError> {
+        read_file(&group.directory, file).map_err(|errno| self.failed(format!("read {file}"), errno))
+    }
+
+    fn failed(&self, action: impl Into<String>, errno: Errno) -> CgroupError {
+        CgroupError::Io { path: self.path.clone(), action: action.into(), source: errno.into() }
+    }
+
+    fn pause_until(&self, give_up: Instant, action: &str) -> Result<(), CgroupError> {
+        if Instant::now() >= give_up {
+            return Err(self.failed(action, Errno::TIMEDOUT));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
     }
 }
 
-/// The host's layout.
-pub fn version() -> Result<Version, CgroupError> {
-    todo!()
+fn open_directory(parent: impl AsFd, relative: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, relative, flags, Mode::empty())
+}
+
+fn write_file(directory: impl AsFd, file: &str, value: &str) -> Result<(), Errno> {
+    let fd = rustix::fs::openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // One write: the kernel takes each as a whole value.
+    std::fs::File::from(fd)
+        .write(value.as_bytes())
+        .map(drop)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+fn read_file(directory: impl AsFd, file: &str) -> Result<String, Errno> {
+    let fd = rustix::fs::openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    io::read_to_string(std::fs::File::from(fd))
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// How deep a container's own cgroups are looked at.
+const MAX_DEPTH: usize = 64;
+
+fn child_names(directory: &OwnedFd) -> Result<Vec<std::ffi::CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() == rustix::fs::FileType::Directory && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn collect_processes(directory: &OwnedFd, depth: usize, pids: &mut Vec<i32>) -> Result<(), Errno> {
+    match read_file(directory, "cgroup.procs") {
+        Ok(text) => {
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0))
+        }
+        // Removed meanwhile, or a threaded group of v2, whose processes its domain lists.
+        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno),
+    }
+    if depth < MAX_DEPTH {
+        for name in child_names(directory)? {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            if let Ok(child) = rustix::fs::openat(directory, &*name, flags, Mode::empty()) {
+                collect_processes(&child, depth + 1, pids)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(parent: BorrowedFd<'_>, name: &str, depth: usize) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Err(Errno::BUSY) if depth < MAX_DEPTH => {}
+        other => return other,
+    }
+    let directory = open_directory(parent, name)?;
+    for child in child_names(&directory)? {
+        if let Ok(child) = child.to_str() {
+            match remove_tree(directory.as_fd(), child, depth + 1) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }

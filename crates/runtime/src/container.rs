@@ -1,15 +1,22 @@
 //! Creating a container: the caller's side.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use palan_linux::namespace::{self, Kind};
+use palan_linux::process::{self, Child, ExitStatus, ForkOptions, Forked};
+use palan_linux::signal::Signal;
 use palan_linux::tty::WindowSize;
 use palan_oci::runtime_spec::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
-use crate::error::Error;
+use crate::error::{Context, Error};
+use crate::handshake::{Channel, Message};
+use crate::init;
+use crate::plan::Plan;
 use crate::seccomp::Program;
+use crate::streams::Streams;
 
 /// Everything that makes one container.
 #[derive(Debug)]
@@ -91,8 +98,8 @@ pub enum Stdio<'a> {
 /// A container whose first process is set up and stands before executing the program. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Created {
-    /// What will run.
-    pub container: Container,
+    container: Option<Container>,
+    channel: Channel,
 }
 
 /// A container's first process and its cgroup.
@@ -116,13 +123,200 @@ pub struct Container {
 ///
 /// When this fails, nothing is left behind: no process, no cgroup, no mount.
 pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
-    let _ = request;
-    todo!()
+    let plan = Plan::new(request)?;
+    let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
+    let mut cgroup = Cgroup::create(request.cgroup)?;
+    let created = limit(&mut cgroup, request.spec)
+        .and_then(|warnings| Ok((warnings, launch(plan, streams, &cgroup, request)?)));
+    match created {
+        Ok((mut warnings, (child, channel, said))) => {
+            warnings.extend(said.warnings);
+            let container = Container {
+                pid: child.pid.as_raw_nonzero().get(),
+                pidfd: child.pidfd,
+                console_master: said.console,
+                seccomp_listener: said.listener,
+                cgroup,
+                warnings,
+            };
+            Ok(Created { container: Some(container), channel })
+        }
+        Err(error) => {
+            // The failure is the error to tell.
+            let _ = cgroup.remove();
+            Err(error)
+        }
+    }
+}
+
+/// Sets the limits of a new cgroup. Without device rules only what every container may use is allowed.
+fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Vec<String>, Error> {
+    let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    if resources.is_none_or(|resources| resources.devices.is_empty()) {
+        cgroup.set_devices(&[])?;
+    }
+    match resources {
+        Some(resources) => Ok(cgroup.apply(resources)?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Clones the new process and listens until it is ready.
+fn launch(
+    plan: Plan,
+    streams: Streams,
+    cgroup: &Cgroup,
+    request: &CreateRequest<'_>,
+) -> Result<(Child, Channel, Said), Error> {
+    let entrances = cgroup.entrances()?;
+    let views = cgroup.views();
+    let (ours, theirs) = Channel::pair().context(|| "make a socket pair".to_owned())?;
+    let options = ForkOptions {
+        namespaces: Some(plan.namespaces.new),
+        cgroup: cgroup.birthplace(),
+        ..ForkOptions::default()
+    };
+    let forked = match &plan.namespaces.join_pid {
+        Some(namespace) => fork_into(namespace, &options)?,
+        None => process::fork(&options)?,
+    };
+    match forked {
+        Forked::Child => {
+            drop(ours);
+            let setup = init::Setup {
+                plan,
+                streams,
+                channel: theirs,
+                entrances,
+                cgroup_views: views,
+                cgroup_v2: cgroup.is_v2(),
+                parent_death_signal: request.parent_death_signal,
+                start_fifo: request.start_fifo,
+            };
+            init::run(setup)
+        }
+        Forked::Parent(child) => {
+            drop(theirs);
+            match listen(&ours, &child) {
+                Ok(said) => Ok((child, ours, said)),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+/// Forks with the child in another PID namespace; the caller stays in its own.
+pub(crate) fn fork_into(namespace: &OwnedFd, options: &ForkOptions<'_>) -> Result<Forked, Error> {
+    let own = crate::plan::own_pid_namespace()?;
+    namespace::join(namespace, Kind::Pid).context(|| "join the PID namespace".to_owned())?;
+    let forked = process::fork(options);
+    // The child, too, only changes what its own children would get.
+    let back = namespace::join(&own, Kind::Pid);
+    let forked = forked?;
+    if let Forked::Parent(_) = forked {
+        back.context(|| "return to this process's PID namespace".to_owned())?;
+    }
+    Ok(forked)
+}
+
+/// What a new process has said before it was ready.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) console: Option<OwnedFd>,
+    pub(crate) listener: Option<OwnedFd>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Listens to a new process until it is ready. On failure it is reaped.
+pub(crate) fn listen(channel: &Channel, child: &Child) -> Result<Said, Error> {
+    let mut said = Said::default();
+    let error = loop {
+        match channel.receive() {
+            Ok(Some(Message::Warning(text))) => said.warnings.push(text),
+            Ok(Some(Message::Console(master))) => said.console = Some(master),
+            Ok(Some(Message::Listener(listener))) => said.listener = Some(listener),
+            Ok(Some(Message::Ready)) => return Ok(said),
+            Ok(Some(Message::Failed(error))) => break error,
+            Ok(None) => return Err(ended(child)),
+            Err(error) => break Error::system("read from the new process", error),
+        }
+    };
+    discard(&child.pidfd);
+    Err(error)
+}
+
+/// Lets a process that is ready execute. On failure it is reaped.
+pub(crate) fn release(channel: &Channel, child: &impl AsFd) -> Result<Option<OwnedFd>, Error> {
+    let mut listener = None;
+    if let Err(error) = channel.start() {
+        discard(child);
+        return Err(Error::system("start the new process", error));
+    }
+    let error = loop {
+        match channel.receive() {
+            Ok(None) => return Ok(listener),
+            Ok(Some(Message::Listener(fd))) => listener = Some(fd),
+            Ok(Some(Message::Failed(error))) => break error,
+            Ok(Some(_)) => {}
+            Err(error) => break Error::system("read from the new process", error),
+        }
+    };
+    discard(child);
+    Err(error)
+}
+
+/// Reaps a process that ended without a word.
+fn ended(child: &Child) -> Error {
+    match process::wait(&child.pidfd) {
+        Ok(ExitStatus::Exited(code)) => Error::ChildEnded(format!("exit code {code}")),
+        Ok(ExitStatus::Signaled { signal, .. }) => Error::ChildEnded(format!("killed by {signal}")),
+        Err(error) => Error::system("wait for the new process", error),
+    }
+}
+
+/// Kills and reaps a process that nobody wants any more.
+fn discard(child: &impl AsFd) {
+    // It may have ended already: then only the reaping is left.
+    let _ = process::send_signal(child, Signal::KILL);
+    let _ = process::wait(child);
 }
 
 impl Created {
+    /// The container as it stands, for instance to note its PID before it starts.
+    pub fn container(&self) -> &Container {
+        // `container` is taken only by the two methods that consume `self`.
+        self.container.as_ref().unwrap_or_else(|| unreachable!("a created container has been taken"))
+    }
+
     /// Executes the program. On failure the process has been reaped and the cgroup removed.
-    pub fn start(self) -> Result<Container, Error> {
-        todo!()
+    pub fn start(mut self) -> Result<Container, Error> {
+        let Some(mut container) = self.container.take() else {
+            return Err(Error::NotRunning);
+        };
+        match release(&self.channel, &container.pidfd) {
+            Ok(listener) => {
+                container.seccomp_listener = listener.or(container.seccomp_listener);
+                Ok(container)
+            }
+            Err(error) => {
+                let _ = container.cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Leaves the process waiting on [`CreateRequest::start_fifo`], independent of this process.
+    pub fn leave(mut self) -> Result<Container, Error> {
+        self.container.take().ok_or(Error::NotRunning)
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if let Some(container) = self.container.take() {
+            discard(&container.pidfd);
+            // Nobody is left to be told.
+            let _ = container.cgroup.remove();
+        }
     }
 }

@@ -1,13 +1,25 @@
 //! Running a further process in a container.
 
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use palan_linux::namespace::{self, Kind};
+use palan_linux::process::{self as os, ForkError, ForkOptions, Forked};
 use palan_oci::runtime_spec::Process;
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
 
 use crate::cgroup::Cgroup;
-use crate::container::Stdio;
-use crate::error::Error;
+use crate::container::{Stdio, fork_into, listen, release};
+use crate::error::{Context, Error};
+use crate::handshake::Channel;
+use crate::init::devices::{find_devpts, new_terminal};
+use crate::init::identity::{resolve_user, set_limits};
+use crate::init::program::WorkingDirectory;
+use crate::init::{Last, Never, own_root, prepare_process};
+use crate::plan::ProcessPlan;
 use crate::seccomp::Program;
+use crate::streams::Streams;
 
 /// A further process for a running container.
 #[derive(Debug)]
@@ -48,6 +60,147 @@ pub struct Execed {
 
 /// Starts a further process in a running container; returns when its program is executing.
 pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
-    let _ = request;
-    todo!()
+    let process = ProcessPlan::new(request.process, request.user, request.seccomp.cloned())?;
+    let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
+    let target = Target::open(request)?;
+    let entrances = request.cgroup.entrances()?;
+    let (ours, theirs) = Channel::pair().context(|| "make a socket pair".to_owned())?;
+    let options = ForkOptions { cgroup: request.cgroup.birthplace(), ..ForkOptions::default() };
+    // Not even for a moment may a process of the container look into the new one, which has host descriptors
+    // (CVE-2016-9962). The caller gets its own setting back.
+    let dumpable = rustix::process::dumpable_behavior().context(|| "read the dumpable flag".to_owned())?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .context(|| "make this process undumpable".to_owned())?;
+    let forked = fork_into(&target.pid, &options);
+    if matches!(forked, Ok(Forked::Child)) {
+        drop(ours);
+        run(Entering {
+            channel: theirs,
+            streams,
+            entrances,
+            target,
+            process,
+            parent_death_signal: request.parent_death_signal,
+        })
+    }
+    if dumpable == DumpableBehavior::Dumpable {
+        rustix::process::set_dumpable_behavior(dumpable)
+            .context(|| "restore the dumpable flag".to_owned())?;
+    }
+    drop(theirs);
+    let child = match forked {
+        Ok(Forked::Parent(child)) => child,
+        // Handled above.
+        Ok(Forked::Child) => unreachable!("the child never returns"),
+        // A PID namespace whose first process has ended takes no new one.
+        Err(Error::Fork(ForkError::Clone(source))) if source.kind() == io::ErrorKind::OutOfMemory => {
+            return Err(Error::NotRunning);
+        }
+        Err(error) => return Err(error),
+    };
+    let said = listen(&ours, &child)?;
+    // Nobody listens for further processes: with the listener closed, their `notify` calls fail with ENOSYS.
+    drop(release(&ours, &child.pidfd)?);
+    Ok(Execed {
+        pid: child.pid.as_raw_nonzero().get(),
+        pidfd: child.pidfd,
+        console_master: said.console,
+        warnings: said.warnings,
+    })
+}
+
+/// The namespaces of the container's first process.
+struct Target {
+    pid: OwnedFd,
+    /// Those that are not the caller's anyway, in the order to join them: the mount namespace last.
+    others: Vec<(Kind, OwnedFd)>,
+}
+
+impl Target {
+    fn open(request: &ExecRequest<'_>) -> Result<Self, Error> {
+        let pid = u32::try_from(request.pid).map_err(|_| Error::NotRunning)?;
+        let open = |kind: Kind| {
+            namespace::open(pid, kind).map_err(|error| match error.raw_os_error() {
+                // Ended, or a zombie without namespaces.
+                Some(code) if code == Errno::NOENT.raw_os_error() || code == Errno::SRCH.raw_os_error() => {
+                    Error::NotRunning
+                }
+                _ => {
+                    Error::system(format!("open the {} namespace of the container", kind.file_name()), error)
+                }
+            })
+        };
+        let mut others = Vec::new();
+        for kind in [Kind::Cgroup, Kind::Ipc, Kind::Uts, Kind::Network, Kind::Mount] {
+            let theirs = open(kind)?;
+            let own = namespace::open(0, kind).context(|| "open this process's namespaces".to_owned())?;
+            let same = namespace::identity(&theirs)
+                .and_then(|theirs| Ok(theirs == namespace::identity(&own)?))
+                .context(|| "compare namespaces".to_owned())?;
+            if !same {
+                others.push((kind, theirs));
+            }
+        }
+        let target = Self { pid: open(Kind::Pid)?, others };
+        // Everything was opened by number: only if the process still lives was it the right one all along.
+        if is_ended(request.pidfd)? {
+            return Err(Error::NotRunning);
+        }
+        Ok(target)
+    }
+}
+
+/// A pidfd is readable when its process has ended.
+fn is_ended(pidfd: BorrowedFd<'_>) -> Result<bool, Error> {
+    let mut poll = [rustix::event::PollFd::from_borrowed_fd(pidfd, rustix::event::PollFlags::IN)];
+    let nothing = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = rustix::event::poll(&mut poll, Some(&nothing))
+        .context(|| "look at the container's process".to_owned())?;
+    Ok(ready > 0)
+}
+
+/// What the new process works with.
+struct Entering {
+    channel: Channel,
+    streams: Streams,
+    entrances: Vec<OwnedFd>,
+    target: Target,
+    process: ProcessPlan,
+    parent_death_signal: bool,
+}
+
+/// The new process: from the clone to the exec.
+fn run(entering: Entering) -> ! {
+    let Entering { channel, streams, entrances, target, process, parent_death_signal } = entering;
+    let Ok((channel, proc)) = prepare_process(channel, &streams) else { os::exit_now(1) };
+    let execute = || -> Result<Never, Error> {
+        for tasks in entrances {
+            rustix::io::write(&tasks, b"0").context(|| "enter the container's cgroup".to_owned())?;
+        }
+        rustix::process::setsid().context(|| "start a session".to_owned())?;
+        set_limits(&process, &proc, &channel)?;
+        for (kind, fd) in target.others {
+            namespace::join(fd, kind)
+                .context(|| format!("join the {} namespace of the container", kind.file_name()))?;
+        }
+        // Joining a mount namespace has made its root ours.
+        let root = own_root()?;
+        let terminal = match streams.terminal() {
+            Some(size) => {
+                let devpts = find_devpts(&root)?;
+                Some(new_terminal(devpts, size.or_else(|| process.window_size()), &channel)?)
+            }
+            None => None,
+        };
+        let user = resolve_user(&root, &process)?;
+        let cwd = WorkingDirectory::open(root, &process.cwd, false)?;
+        let last = Last { process, user, parent_death_signal, init: false };
+        last.run(&channel, &proc, streams, terminal, cwd, None)
+    };
+    let error = match execute() {
+        Err(error) => error,
+        Ok(never) => match never {},
+    };
+    channel.fail(&error);
+    os::exit_now(1)
 }

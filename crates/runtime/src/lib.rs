@@ -11,6 +11,11 @@
 
 #![forbid(unsafe_code)]
 
+mod handshake;
+mod init;
+mod plan;
+mod streams;
+
 pub mod container;
 pub mod error;
 pub mod exec;

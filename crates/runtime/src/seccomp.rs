@@ -69,6 +69,11 @@ impl Program {
         todo!()
     }
 
+    /// Loads it for the calling thread; returns the listener if it has `notify` actions.
+    pub(crate) fn load(&self) -> std::io::Result<Option<std::os::fd::OwnedFd>> {
+        todo!()
+    }
+
     /// A form to hand to another process of the same machine.
     pub fn to_bytes(&self) -> Vec<u8> {
         todo!()

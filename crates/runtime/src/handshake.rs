@@ -1,0 +1,221 @@
+//! The words between the caller and the process that becomes the container's.
+//!
+//! 1. new process → caller: any number of `Warning`, at most one `Console` (with the master of the terminal) and
+//!    `Listener` (of seccomp), then `Ready` when only the exec is missing; or `Failed` at any moment.
+//! 2. caller → new process: one byte: execute. The end of the stream instead: nobody wants it any more.
+//! 3. The stream ends: the exec has happened, since the socket is close-on-exec. Or `Failed` comes: it has not.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use palan_linux::socket;
+use rustix::io::Errno;
+
+use crate::error::{Error, FailureKind};
+
+/// Longest text that a message carries.
+const MAX_TEXT: usize = 64 * 1024;
+
+const WARNING: u8 = 1;
+const CONSOLE: u8 = 2;
+const LISTENER: u8 = 3;
+const READY: u8 = 4;
+const FAILED: u8 = 5;
+
+/// What the new process says.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Warning(String),
+    Console(OwnedFd),
+    Listener(OwnedFd),
+    Ready,
+    Failed(Error),
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    socket: OwnedFd,
+}
+
+impl Channel {
+    /// The caller's end and the new process's end.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let (first, second) = socket::pair()?;
+        Ok((Self { socket: first }, Self { socket: second }))
+    }
+
+    /// The same channel at a descriptor number of at least `minimum`.
+    pub(crate) fn moved_above(self, minimum: i32) -> io::Result<Self> {
+        Ok(Self { socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, minimum)? })
+    }
+
+    // --- the new process's side ------------------------------------------------------------------------------
+
+    pub(crate) fn warn(&self, text: &str) -> io::Result<()> {
+        self.send(WARNING, text.as_bytes(), None)
+    }
+
+    pub(crate) fn console(&self, master: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(CONSOLE, &[], Some(master))
+    }
+
+    pub(crate) fn listener(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(LISTENER, &[], Some(listener))
+    }
+
+    pub(crate) fn ready(&self) -> io::Result<()> {
+        self.send(READY, &[], None)
+    }
+
+    /// Reports a failure; there is nobody to tell if that fails too.
+    pub(crate) fn fail(&self, error: &Error) {
+        let errno = match error {
+            Error::System { source, .. } | Error::Execute { source, .. } => {
+                source.raw_os_error().unwrap_or(0)
+            }
+            _ => 0,
+        };
+        let mut payload = vec![kind_code(error.kind())];
+        payload.extend(errno.to_le_bytes());
+        payload.extend(error.report().as_bytes().iter().take(MAX_TEXT - 16));
+        let _ = self.send(FAILED, &payload, None);
+    }
+
+    /// Waits for the word to execute. False: the caller has gone.
+    pub(crate) fn wait_for_start(&self) -> io::Result<bool> {
+        wait_for_byte(&self.socket)
+    }
+
+    fn send(&self, code: u8, payload: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let payload = &payload[..payload.len().min(MAX_TEXT)];
+        let mut frame = vec![code];
+        frame.extend(u32::try_from(payload.len()).map_err(io::Error::other)?.to_le_bytes());
+        frame.extend(payload);
+        let descriptors: Vec<_> = descriptor.into_iter().collect();
+        let mut sent = 0;
+        while sent < frame.len() {
+            let with = if sent == 0 { descriptors.as_slice() } else { &[] };
+            match socket::send_with_descriptors(&self.socket, &frame[sent..], with) {
+                Ok(length) => sent += length,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    // --- the caller's side -----------------------------------------------------------------------------------
+
+    /// Gives the word to execute.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        socket::send_with_descriptors(&self.socket, &[1], &[])?;
+        Ok(())
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub(crate) fn receive(&self) -> io::Result<Option<Message>> {
+        let mut descriptors = Vec::new();
+        let mut head = [0; 5];
+        if !self.fill(&mut head, &mut descriptors)? {
+            return Ok(None);
+        }
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        if length > MAX_TEXT {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut payload = vec![0; length];
+        if !self.fill(&mut payload, &mut descriptors)? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let descriptor = descriptors.pop();
+        let message = match (head[0], descriptor) {
+            (WARNING, None) => Message::Warning(String::from_utf8_lossy(&payload).into_owned()),
+            (CONSOLE, Some(master)) => Message::Console(master),
+            (LISTENER, Some(listener)) => Message::Listener(listener),
+            (READY, None) => Message::Ready,
+            (FAILED, None) => Message::Failed(parse_failure(&payload)?),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Some(message))
+    }
+
+    /// Reads exactly `buffer`; false if the stream ended before its first byte.
+    fn fill(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<bool> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match socket::receive_with_descriptors(&self.socket, &mut buffer[filled..], descriptors) {
+                Ok(0) | Err(Errno::CONNRESET) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => filled += length,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Waits for one byte; false at the end of the stream.
+pub(crate) fn wait_for_byte(source: impl AsFd) -> io::Result<bool> {
+    let mut byte = [0];
+    loop {
+        match rustix::io::read(&source, &mut byte) {
+            Ok(length) => return Ok(length == 1),
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn kind_code(kind: FailureKind) -> u8 {
+    match kind {
+        FailureKind::ProgramNotFound => 1,
+        FailureKind::ProgramNotExecutable => 2,
+        FailureKind::Invalid => 3,
+        FailureKind::NotRunning => 4,
+        FailureKind::System => 5,
+    }
+}
+
+fn parse_failure(payload: &[u8]) -> io::Result<Error> {
+    let (head, text) = payload.split_at_checked(5).ok_or(io::ErrorKind::InvalidData)?;
+    let kind = match head[0] {
+        1 => FailureKind::ProgramNotFound,
+        2 => FailureKind::ProgramNotExecutable,
+        3 => FailureKind::Invalid,
+        4 => FailureKind::NotRunning,
+        _ => FailureKind::System,
+    };
+    let errno = i32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+    Ok(Error::Child {
+        kind,
+        message: String::from_utf8_lossy(text).into_owned(),
+        errno: (errno != 0).then_some(errno),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ProgramProblem;
+
+    #[test]
+    fn messages_arrive_in_order_with_their_descriptors() {
+        let (caller, child) = Channel::pair().unwrap();
+        child.warn("careful").unwrap();
+        child.console(caller.socket.as_fd()).unwrap();
+        child.ready().unwrap();
+        let error = Error::Program { name: "x".into(), problem: ProgramProblem::NotInPath };
+        child.fail(&error);
+        drop(child);
+        assert!(matches!(caller.receive().unwrap(), Some(Message::Warning(text)) if text == "careful"));
+        assert!(matches!(caller.receive().unwrap(), Some(Message::Console(_))));
+        assert!(matches!(caller.receive().unwrap(), Some(Message::Ready)));
+        let Some(Message::Failed(error)) = caller.receive().unwrap() else { panic!() };
+        assert_eq!(error.kind(), FailureKind::ProgramNotFound);
+        assert_eq!(error.report(), "exec: \"x\": executable file not found in $PATH");
+        assert!(caller.receive().unwrap().is_none());
+    }
+}

@@ -1,0 +1,162 @@
+//! What is in every container's /dev: devices, links, the terminal.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use palan_linux::mount;
+use palan_linux::path::{FileKind, Metadata, RootDir};
+use palan_linux::tty::{self, WindowSize};
+use rustix::fs::{Mode, OFlags};
+
+use super::mounts::Outcome;
+use crate::error::{Context, Error};
+use crate::handshake::Channel;
+use crate::plan::DevicePlan;
+
+/// Devices that the OCI specification puts into every container.
+const DEFAULTS: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Fills /dev with the default devices, those of the plan, and the usual links.
+pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Error> {
+    for name in ["dev"] {
+        // See `mounts::target`: a /dev that leads elsewhere gets no devices.
+        match root.symlink_metadata(name) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(Error::Invalid("the image has a /dev that is no directory".to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => root.create_dir(name, 0o755)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let dev = root.open_root("dev")?;
+    for (name, major, minor) in DEFAULTS {
+        let overridden = devices.iter().any(|device| device.path == PathBuf::from(format!("/dev/{name}")));
+        if !overridden {
+            make_node(
+                &dev,
+                &DevicePlan {
+                    path: name.into(),
+                    kind: FileKind::CharacterDevice,
+                    major,
+                    minor,
+                    mode: 0o666,
+                    uid: 0,
+                    gid: 0,
+                },
+            )?;
+        }
+    }
+    for device in devices {
+        if let Some(parent) = device.path.parent() {
+            root.create_dir_all(parent, 0o755)?;
+        }
+        make_node(root, device)?;
+    }
+    for (name, link) in LINKS {
+        match dev.create_symlink(link, name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                // Left by an image, or by an earlier run in a directory that is kept.
+                let (directory, last) = dev.parent_of(name)?;
+                let replace = directory
+                    .remove_file(&last)
+                    .and_then(|()| directory.create_symlink(&last, link.as_ref()));
+                replace.context(|| format!("link /dev/{name}"))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn make_node(root: &RootDir, device: &DevicePlan) -> Result<(), Error> {
+    let number = (device.major, device.minor);
+    let (directory, name) = root.parent_of(&device.path)?;
+    let make = || -> std::io::Result<()> {
+        match directory.create_node(&name, device.kind, device.mode, number) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let found = directory.metadata(&name)?;
+                if found.kind == device.kind && found.node == number {
+                    return Ok(());
+                }
+                directory.remove_file(&name)?;
+                directory.create_node(&name, device.kind, device.mode, number)?;
+            }
+            Err(error) => return Err(error),
+        }
+        if device.uid != 0 || device.gid != 0 {
+            directory.set_owner(&name, device.uid, device.gid)?;
+        }
+        Ok(())
+    };
+    make().context(|| format!("make device {}", device.path.display()))
+}
+
+/// Opens a terminal in the container's devpts, sends its master to the caller, and shows it as /dev/console of
+/// `console`'s root.
+pub(super) fn open_terminal(
+    outcome: &Outcome,
+    console: Option<&RootDir>,
+    size: Option<WindowSize>,
+    channel: &Channel,
+) -> Result<OwnedFd, Error> {
+    let devpts = outcome.devpts.as_ref().ok_or_else(|| {
+        Error::Invalid("a terminal needs a devpts file system mounted on /dev/pts".to_owned())
+    })?;
+    let peer = new_terminal(devpts, size, channel)?;
+    if let Some(root) = console {
+        let show = || -> std::io::Result<()> {
+            let target = root.ensure_file("/dev/console", 0o600)?;
+            // From the descriptor of the real terminal, whatever any path says by now (CVE-2025-52565).
+            mount::attach(mount::clone_of(&peer, false)?, target)
+        };
+        show().context(|| "bind the terminal to /dev/console".to_owned())?;
+    }
+    Ok(peer)
+}
+
+/// Opens a terminal in the devpts instance with the root `devpts` and sends its master to the caller.
+pub(crate) fn new_terminal(
+    devpts: impl AsFd,
+    size: Option<WindowSize>,
+    channel: &Channel,
+) -> Result<OwnedFd, Error> {
+    let pty = tty::open_in(devpts).context(|| "open a terminal in the container's devpts".to_owned())?;
+    if let Some(size) = size {
+        tty::set_window_size(&pty.master, size).context(|| "set the size of the terminal".to_owned())?;
+    }
+    channel.console(pty.master.as_fd()).context(|| "pass the terminal to the caller".to_owned())?;
+    Ok(pty.peer)
+}
+
+/// The container's devpts, for a further process: the real thing or an error.
+pub(crate) fn find_devpts(root: &RootDir) -> Result<OwnedFd, Error> {
+    const DEVPTS_MAGIC: u64 = 0x1cd1;
+    let directory = root.open_with("/dev/pts", OFlags::PATH | OFlags::DIRECTORY)?;
+    let found = rustix::fs::fstatfs(&directory).context(|| "inspect /dev/pts".to_owned())?.f_type;
+    if u64::try_from(found).is_ok_and(|magic| magic == DEVPTS_MAGIC) {
+        Ok(directory)
+    } else {
+        Err(Error::Invalid("a terminal needs a devpts file system mounted on /dev/pts".to_owned()))
+    }
+}
+
+/// Gives the terminal to the user who will run on it.
+pub(crate) fn set_terminal_owner(peer: &OwnedFd, uid: u32) -> Result<(), Error> {
+    let owner = Metadata::of(peer).context(|| "inspect the terminal".to_owned())?;
+    if owner.uid == uid {
+        return Ok(());
+    }
+    rustix::fs::fchown(peer, Some(rustix::process::Uid::from_raw(uid)), None)
+        .and_then(|()| rustix::fs::fchmod(peer, Mode::from_raw_mode(0o620)))
+        .context(|| "change the owner of the terminal".to_owned())
+}

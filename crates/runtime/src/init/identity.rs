@@ -1,0 +1,165 @@
+//! Who the process is and what it may: limits, labels, credentials, capabilities, seccomp.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use palan_linux::capability::{self, CapabilitySet};
+use palan_linux::path::RootDir;
+use rustix::process::{Gid, Rlimit, Uid};
+
+use super::{devices, write_proc};
+use crate::error::{Context, Error};
+use crate::handshake::Channel;
+use crate::plan::process::{CapabilityPlan, RlimitPlan};
+use crate::plan::{ProcessPlan, UserPlan};
+use crate::seccomp::Program;
+use crate::user::{self, ResolvedUser};
+
+/// Resource limits and the score for the out-of-memory killer.
+pub(crate) fn set_limits(process: &ProcessPlan, proc: impl AsFd, channel: &Channel) -> Result<(), Error> {
+    let warn = |text: String| channel.warn(&text).context(|| "tell the caller".to_owned());
+    for limit in &process.rlimits {
+        if let Some(text) = set_rlimit(limit)? {
+            warn(text)?;
+        }
+    }
+    if let Some(score) = process.oom_score_adj {
+        match write_proc(proc, "self/oom_score_adj", &score.to_string()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                warn(format!(
+                    "oom_score_adj {score} needs CAP_SYS_RESOURCE, which this process lacks; it was not set"
+                ))?;
+            }
+            Err(error) => return Err(Error::system(format!("set oom_score_adj {score}"), error)),
+        }
+    }
+    Ok(())
+}
+
+/// Sets a limit. One that may not be raised so far is raised as far as possible, which the returned sentence tells.
+fn set_rlimit(limit: &RlimitPlan) -> Result<Option<String>, Error> {
+    let value = |number: u64| (number != u64::MAX).then_some(number);
+    let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
+    match rustix::process::setrlimit(limit.resource, wanted) {
+        Ok(()) => return Ok(None),
+        Err(rustix::io::Errno::PERM) => {}
+        Err(errno) => return Err(Error::system(format!("set rlimit {}", limit.name), errno)),
+    }
+    let now = rustix::process::getrlimit(limit.resource);
+    let hard = now.maximum.unwrap_or(u64::MAX);
+    let reached = Rlimit { current: value(limit.soft.min(hard)), maximum: now.maximum };
+    rustix::process::setrlimit(limit.resource, reached).context(|| format!("set rlimit {}", limit.name))?;
+    Ok(Some(format!(
+        "rlimit {} {}:{} needs CAP_SYS_RESOURCE, which this process lacks; it is {}:{hard}",
+        limit.name,
+        limit.soft,
+        limit.hard,
+        limit.soft.min(hard),
+    )))
+}
+
+/// Finds out who to run as.
+pub(crate) fn resolve_user(root: &RootDir, process: &ProcessPlan) -> Result<ResolvedUser, Error> {
+    let mut resolved = match &process.user {
+        UserPlan::Named { user, groups } => {
+            let mut resolved = user::resolve(root, user, &[])?;
+            resolved.groups.extend(groups);
+            resolved
+        }
+        UserPlan::Numeric { uid, gid, groups } => {
+            let wants_home = !process.environment.iter().any(|(name, _)| name == "HOME");
+            let home = if wants_home { user::home_of(root, *uid) } else { None };
+            ResolvedUser {
+                uid: *uid,
+                gid: *gid,
+                groups: groups.clone(),
+                home: home.unwrap_or_else(|| "/".to_owned()),
+            }
+        }
+    };
+    // The primary group is a group too: one that is missing here makes a denial for it void (CVE-2022-36109).
+    if !resolved.groups.contains(&resolved.gid) {
+        resolved.groups.insert(0, resolved.gid);
+    }
+    Ok(resolved)
+}
+
+/// Gives the new terminal to the user.
+pub(crate) fn own_terminal(terminal: Option<&OwnedFd>, uid: u32) -> Result<(), Error> {
+    terminal.map_or(Ok(()), |peer| devices::set_terminal_owner(peer, uid))
+}
+
+/// AppArmor and SELinux: what the program will run as, told to the kernel for the coming exec.
+pub(crate) fn set_labels(process: &ProcessPlan, proc: impl AsFd) -> Result<(), Error> {
+    if let Some(profile) = &process.apparmor_profile {
+        let value = format!("exec {profile}");
+        write_proc(&proc, "thread-self/attr/apparmor/exec", &value)
+            .or_else(|_| {
+                // Kernels before 5.8 have one directory for all security modules. Another one that is active there
+                // would take the value for its own, hence the check.
+                let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+                if enabled.is_ok_and(|text| text.starts_with('Y')) {
+                    write_proc(&proc, "thread-self/attr/exec", &value)
+                } else {
+                    Err(std::io::Error::new(
+                        std::io::ErrorKind::Unsupported,
+                        "AppArmor is not enabled on this host",
+                    ))
+                }
+            })
+            .context(|| format!("apply AppArmor profile {profile:?}"))?;
+    }
+    if let Some(label) = &process.selinux_label {
+        write_proc(&proc, "thread-self/attr/exec", label)
+            .context(|| format!("apply SELinux label {label:?}; is SELinux enabled on this host?"))?;
+    }
+    Ok(())
+}
+
+/// Changes to the user and narrows the bounding set. Capabilities stay until [`set_capabilities`].
+pub(crate) fn become_user(process: &ProcessPlan, user: &ResolvedUser) -> Result<(), Error> {
+    // Not readable and traceable for others of that user while host descriptors are open (CVE-2016-9962); the
+    // exec makes it an ordinary process again.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .context(|| "make this process undumpable".to_owned())?;
+    capability::limit_bounding_set(process.capabilities.bounding)
+        .context(|| "limit the bounding set".to_owned())?;
+    rustix::thread::set_keep_capabilities(true).context(|| "keep capabilities".to_owned())?;
+    let gid = id(user.gid).map(Gid::from_raw)?;
+    let uid = id(user.uid).map(Uid::from_raw)?;
+    let groups = user.groups.iter().map(|gid| id(*gid).map(Gid::from_raw)).collect::<Result<Vec<_>, _>>()?;
+    rustix::thread::set_thread_groups(&groups).context(|| format!("set groups {:?}", user.groups))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).context(|| format!("become group {}", user.gid))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).context(|| format!("become user {}", user.uid))?;
+    rustix::thread::set_keep_capabilities(false).context(|| "keep capabilities".to_owned())?;
+    // Leaving user 0 emptied the effective set. What remains permitted is used until `set_capabilities`.
+    let own = capability::current().context(|| "read capabilities".to_owned())?;
+    capability::set(own.permitted, own.permitted, CapabilitySet::empty())
+        .context(|| "raise capabilities".to_owned())
+}
+
+/// -1 means "unchanged" to the kernel, so it is nobody's number.
+fn id(number: u32) -> Result<u32, Error> {
+    if number == u32::MAX {
+        return Err(Error::Invalid(format!("{number} is no user or group")));
+    }
+    Ok(number)
+}
+
+/// The sets that the program gets.
+pub(crate) fn set_capabilities(plan: &CapabilityPlan) -> Result<(), Error> {
+    capability::set(plan.effective, plan.permitted, plan.inheritable)
+        .context(|| "set capabilities".to_owned())?;
+    capability::set_ambient(plan.ambient).context(|| "set ambient capabilities".to_owned())
+}
+
+/// Loads the filter; a listener goes to the caller.
+pub(crate) fn load_filter(filter: &Program, channel: &Channel) -> Result<(), Error> {
+    let listener = filter.load().context(|| "load the seccomp filter".to_owned())?;
+    match listener {
+        Some(listener) => {
+            channel.listener(listener.as_fd()).context(|| "pass the seccomp listener".to_owned())
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,307 @@
+//! The mounts of the specification, read-only and masked paths.
+//!
+//! Every target is found with a root-scoped `openat2` and used as a descriptor; every mount is made detached and then
+//! attached to that descriptor. Nothing can be swapped in between, wherever a shared volume's other users point
+//! symlinks to (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133, CVE-2025-52565).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use palan_linux::mount::{self, Attributes, Change, FileSystem};
+use palan_linux::path::{FileKind, Metadata, RootDir};
+use rustix::fs::{Mode, OFlags};
+
+use super::rootfs::Sources;
+use crate::error::{Context, Error};
+use crate::plan::mount::{MountKind, MountPlan};
+
+/// What later steps need of the mounts made.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The devpts instance at /dev/pts.
+    pub(super) devpts: Option<OwnedFd>,
+    /// Mounts that become read-only at the end: something may yet be put into them.
+    read_only: Vec<OwnedFd>,
+}
+
+pub(super) fn mount_all(
+    root: &RootDir,
+    plans: &[MountPlan],
+    sources: Sources,
+    cgroup_v2: bool,
+) -> Result<Outcome, Error> {
+    let mut outcome = Outcome::default();
+    let Sources { binds, mut cgroups } = sources;
+    for (plan, source) in plans.iter().zip(binds) {
+        match (&plan.kind, source) {
+            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
+            (MountKind::Cgroup, _) if cgroup_v2 => {
+                file_system(root, plan, "cgroup2", None, &mut outcome)?;
+            }
+            (MountKind::Cgroup, _) => cgroup_v1(root, plan, std::mem::take(&mut cgroups), &mut outcome)?,
+            (MountKind::FileSystem { kind, source }, _) => {
+                file_system(root, plan, kind, source.as_deref(), &mut outcome)?;
+            }
+            (MountKind::Bind { .. }, None) => {}
+        }
+    }
+    Ok(outcome)
+}
+
+fn invalid(plan: &MountPlan, what: &str) -> Error {
+    Error::Invalid(format!("mount {}: {what}", plan.destination.display()))
+}
+
+/// The destination without `.` and `..`, relative to the root: for comparisons only, never to be opened.
+fn lexical(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            _ => {}
+        }
+    }
+    clean
+}
+
+/// Finds the place for a mount, making what is missing.
+fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, Error> {
+    let path = &plan.destination;
+    let clean = lexical(path);
+    if ["proc", "sys", "dev"].iter().any(|name| clean == Path::new(name)) {
+        // These three decide where everything else ends up. An image in which one is a symlink wants to lead it
+        // elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
+        match root.symlink_metadata(&clean) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(invalid(plan, "the image has something that is no directory there")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let found = if directory {
+        root.create_dir_all(path, 0o755)?.into_fd()
+    } else {
+        if let Some(parent) = path.parent() {
+            root.create_dir_all(parent, 0o755)?;
+        }
+        root.ensure_file(path, 0o755)?
+    };
+    check_proc(plan, &clean, &found)?;
+    Ok(found)
+}
+
+/// Nothing may be mounted into a procfs but what containers are known to replace there, and nothing but a procfs on
+/// /proc (CVE-2019-16884, CVE-2023-27561).
+fn check_proc(plan: &MountPlan, clean: &Path, found: &OwnedFd) -> Result<(), Error> {
+    const REPLACEABLE: [&str; 11] = [
+        "proc/cpuinfo",
+        "proc/diskstats",
+        "proc/meminfo",
+        "proc/stat",
+        "proc/swaps",
+        "proc/uptime",
+        "proc/loadavg",
+        "proc/slabinfo",
+        "proc/net/dev",
+        "proc/sys/kernel/ns_last_pid",
+        "proc/sys/crypto/fips_enabled",
+    ];
+    let is_proc = matches!(&plan.kind, MountKind::FileSystem { kind, .. } if kind == "proc");
+    if clean == Path::new("proc") {
+        let binds = matches!(plan.kind, MountKind::Bind { .. });
+        return if is_proc || binds {
+            Ok(())
+        } else {
+            Err(invalid(plan, "only a proc file system can be mounted on /proc"))
+        };
+    }
+    let inside = is_procfs(found).context(|| format!("inspect {}", plan.destination.display()))?;
+    if inside && !REPLACEABLE.iter().any(|path| clean == Path::new(path)) {
+        return Err(invalid(plan, "it cannot be mounted because it is inside /proc"));
+    }
+    Ok(())
+}
+
+fn is_procfs(file: &OwnedFd) -> std::io::Result<bool> {
+    const PROC_MAGIC: u64 = 0x9fa0;
+    let found = rustix::fs::fstatfs(file)?.f_type;
+    Ok(u64::try_from(found).is_ok_and(|magic| magic == PROC_MAGIC))
+}
+
+fn change(plan: &MountPlan, mount: &OwnedFd, recursive: bool, wanted: &Change<'_>) -> Result<(), Error> {
+    mount::change(mount, wanted, recursive)
+        .context(|| format!("change the attributes of mount {}", plan.destination.display()))
+}
+
+fn attach(plan: &MountPlan, mount: &OwnedFd, target: &OwnedFd) -> Result<(), Error> {
+    mount::attach(mount, target).context(|| format!("attach mount {}", plan.destination.display()))?;
+    if let Some((propagation, recursive)) = plan.propagation {
+        change(plan, mount, recursive, &Change { propagation: Some(propagation), ..Change::default() })?;
+    }
+    Ok(())
+}
+
+fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> {
+    let kind = Metadata::of(&source)
+        .context(|| format!("inspect the source of mount {}", plan.destination.display()))?
+        .kind;
+    if lexical(&plan.destination) == Path::new("proc") {
+        let inspected = is_procfs(&source).context(|| "inspect the source of mount /proc".to_owned())?;
+        if !inspected {
+            return Err(invalid(plan, "only a proc file system can be mounted on /proc"));
+        }
+    }
+    let target = target(root, plan, kind == FileKind::Directory)?;
+    if !(plan.set_recursive | plan.clear_recursive).is_empty() {
+        let wanted = Change { set: plan.set_recursive, clear: plan.clear_recursive, ..Change::default() };
+        change(plan, &source, true, &wanted)?;
+    }
+    if !(plan.set | plan.clear).is_empty() {
+        change(plan, &source, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
+    }
+    attach(plan, &source, &target)
+}
+
+fn file_system(
+    root: &RootDir,
+    plan: &MountPlan,
+    kind: &str,
+    source: Option<&str>,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
+    let target = target(root, plan, true)?;
+    let mut context = FileSystem::new(kind)?;
+    if let Some(source) = source {
+        context = context.set("source", source)?;
+    }
+    for option in &plan.data {
+        context = context.set_option(option)?;
+    }
+    let is_tmpfs = kind == "tmpfs";
+    let mut attributes = plan.set | plan.set_recursive;
+    let read_only_later = is_tmpfs && attributes.contains(Attributes::MOUNT_ATTR_RDONLY);
+    if read_only_later {
+        attributes -= Attributes::MOUNT_ATTR_RDONLY;
+    }
+    // On /sys without a network namespace of its own and the like the kernel says no; that is the error to show.
+    let mount = context.mount(attributes)?;
+    if is_tmpfs && !plan.data.iter().any(|option| option.starts_with("mode=")) {
+        // As the directory below it is.
+        let mode = Metadata::of(&target)
+            .map(|found| found.mode & 0o7777)
+            .context(|| format!("inspect {}", plan.destination.display()))?;
+        rustix::fs::openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|directory| rustix::fs::fchmod(directory, Mode::from_raw_mode(mode)))
+            .context(|| format!("set the mode of {}", plan.destination.display()))?;
+    }
+    attach(plan, &mount, &target)?;
+    if kind == "devpts" && lexical(&plan.destination) == Path::new("dev/pts") {
+        outcome.devpts = Some(mount);
+    } else if read_only_later {
+        outcome.read_only.push(mount);
+    }
+    Ok(())
+}
+
+/// A tmpfs with a directory for each hierarchy, showing the container's own part of it.
+fn cgroup_v1(
+    root: &RootDir,
+    plan: &MountPlan,
+    cgroups: Vec<(String, OwnedFd)>,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
+    let target = target(root, plan, true)?;
+    let top = FileSystem::new("tmpfs")?
+        .set("source", "tmpfs")?
+        .set("mode", "755")?
+        .mount(plan.set - Attributes::MOUNT_ATTR_RDONLY)?;
+    attach(plan, &top, &target)?;
+    let place = RootDir::from_fd(top);
+    for (name, mount) in cgroups {
+        let directory = place.create_dir_all(&name, 0o755)?.into_fd();
+        change(plan, &mount, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
+        mount::attach(&mount, &directory).context(|| format!("attach cgroup {name}"))?;
+        if name.contains(',') {
+            for controller in name.split(',') {
+                place.create_symlink(&name, controller)?;
+            }
+        }
+    }
+    if plan.set.contains(Attributes::MOUNT_ATTR_RDONLY) {
+        outcome.read_only.push(place.into_fd());
+    }
+    Ok(())
+}
+
+const READ_ONLY: Change<'static> = Change {
+    set: Attributes::MOUNT_ATTR_RDONLY,
+    clear: Attributes::empty(),
+    propagation: None,
+    id_mapping: None,
+};
+
+/// Read-only and masked paths. One that does not exist needs no protection.
+pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf]) -> Result<(), Error> {
+    for path in read_only {
+        let Some(file) = existing(root, path)? else { continue };
+        let protect = || -> std::io::Result<()> {
+            let copy = mount::clone_of(&file, true)?;
+            mount::change(&copy, &READ_ONLY, true)?;
+            mount::attach(&copy, &file)
+        };
+        protect().context(|| format!("make {} read-only", path.display()))?;
+    }
+    let mut null = None;
+    for path in masked {
+        let Some(file) = existing(root, path)? else { continue };
+        let kind = Metadata::of(&file).context(|| format!("inspect {}", path.display()))?.kind;
+        let cover = if kind == FileKind::Directory {
+            FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?
+        } else {
+            let null = match &null {
+                Some(null) => null,
+                None => null.insert(null_device(root)?),
+            };
+            mount::clone_of(null, false).context(|| "copy /dev/null".to_owned())?
+        };
+        mount::attach(&cover, &file).context(|| format!("mask {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The container's null device, for sure: an image can have a symlink of that name (CVE-2025-31133).
+fn null_device(root: &RootDir) -> Result<OwnedFd, Error> {
+    let null = root.open_with("/dev/null", OFlags::PATH | OFlags::NOFOLLOW)?;
+    let found = Metadata::of(&null).context(|| "inspect /dev/null".to_owned())?;
+    if found.kind == FileKind::CharacterDevice && found.node == (1, 3) {
+        Ok(null)
+    } else {
+        Err(Error::Invalid("masked paths need a null device as /dev/null".to_owned()))
+    }
+}
+
+fn existing(root: &RootDir, path: &Path) -> Result<Option<OwnedFd>, Error> {
+    match root.open_path(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes read-only what was asked to be, now that everything is in place.
+pub(super) fn finish(root: &RootDir, outcome: Outcome, read_only_root: bool) -> Result<(), Error> {
+    for mount in outcome.read_only {
+        mount::change(&mount, &READ_ONLY, false).context(|| "make a mount read-only".to_owned())?;
+    }
+    if read_only_root {
+        mount::change(root.as_fd(), &READ_ONLY, false).context(|| "make the rootfs read-only".to_owned())?;
+    }
+    Ok(())
+}

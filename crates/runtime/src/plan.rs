@@ -1,0 +1,344 @@
+//! A specification checked and turned into what the new process does: everything that can be refused is refused
+//! here, before anything exists, and the new process has no decision left but what the kernel tells it.
+
+pub(crate) mod mount;
+pub(crate) mod process;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use palan_linux::mount::{Attributes, OverlayOptions, Propagation};
+use palan_linux::namespace::{self, Kind, Kinds};
+use palan_oci::runtime_spec::{Linux, NamespaceKind, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::container::{CreateRequest, Rootfs};
+use crate::error::{Context, Error};
+
+pub(crate) use mount::MountPlan;
+pub(crate) use process::{ProcessPlan, UserPlan};
+
+/// Everything the container's first process does before it executes.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) root: RootPlan,
+    pub(crate) mounts: Vec<MountPlan>,
+    pub(crate) devices: Vec<DevicePlan>,
+    /// Whether /dev is the runtime's to fill: not if the user binds one of the host over it.
+    pub(crate) fill_dev: bool,
+    pub(crate) masked_paths: Vec<PathBuf>,
+    pub(crate) readonly_paths: Vec<PathBuf>,
+    pub(crate) sysctl: Vec<(String, String)>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) domainname: Option<String>,
+    pub(crate) process: ProcessPlan,
+    pub(crate) create_cwd: bool,
+    pub(crate) init: bool,
+}
+
+/// Namespaces to make and to join.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    /// Made by the clone.
+    pub(crate) new: Kinds,
+    /// Made by the new process once it is in its cgroup, which becomes the root of its view.
+    pub(crate) new_cgroup: bool,
+    /// Joined by the new process.
+    pub(crate) join: Vec<(Kind, OwnedFd)>,
+    /// Joined by the caller for its next child.
+    pub(crate) join_pid: Option<OwnedFd>,
+}
+
+/// The root file system.
+#[derive(Debug)]
+pub(crate) struct RootPlan {
+    pub(crate) source: RootSource,
+    /// A directory of the host that the root is attached on in the new mount namespace.
+    pub(crate) place: PathBuf,
+    pub(crate) readonly: bool,
+    /// How the host's mounts reach the new namespace.
+    pub(crate) propagation: Propagation,
+}
+
+#[derive(Debug)]
+pub(crate) enum RootSource {
+    /// A detached mount.
+    Mount(OwnedFd),
+    /// A directory of the host.
+    Directory(PathBuf),
+}
+
+/// A device node to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DevicePlan {
+    pub(crate) path: PathBuf,
+    pub(crate) kind: palan_linux::path::FileKind,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::Invalid(text.into())
+}
+
+impl Plan {
+    pub(crate) fn new(request: &CreateRequest<'_>) -> Result<Self, Error> {
+        let spec = request.spec;
+        refuse_unsupported(spec)?;
+        let nothing = Linux::default();
+        let linux = spec.linux.as_ref().unwrap_or(&nothing);
+        let process = spec.process.as_ref().ok_or_else(|| invalid("the specification has no process"))?;
+        let mounts = spec
+            .mounts
+            .iter()
+            .map(|mount| MountPlan::new(mount, request.bundle))
+            .collect::<Result<Vec<_>, _>>()?;
+        let fill_dev = !mounts.iter().any(MountPlan::binds_dev);
+        let absolute = |paths: &[String]| -> Result<Vec<PathBuf>, Error> {
+            paths.iter().map(|path| container_path(path)).collect()
+        };
+        let seccomp = process::seccomp(request.seccomp, linux.seccomp.as_ref())?;
+        let namespaces = namespaces(linux, request)?;
+        let has_uts = namespaces.has(Kind::Uts);
+        for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+            if !value.is_empty() && !has_uts {
+                return Err(invalid(format!("a {name} needs a UTS namespace of the container's own")));
+            }
+        }
+        Ok(Self {
+            sysctl: sysctl(linux, &namespaces)?,
+            namespaces,
+            root: root(request, linux)?,
+            mounts,
+            devices: linux.devices.iter().map(device).collect::<Result<_, _>>()?,
+            fill_dev,
+            masked_paths: absolute(&linux.masked_paths)?,
+            readonly_paths: absolute(&linux.readonly_paths)?,
+            hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
+            domainname: Some(spec.domainname.clone()).filter(|name| !name.is_empty()),
+            process: ProcessPlan::new(process, request.user, seccomp)?,
+            create_cwd: request.create_cwd,
+            init: request.init,
+        })
+    }
+}
+
+/// Parts of the specification that change what a container may do or sees, and that Palan can't do: an error, never
+/// silence.
+fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
+    let refuse = |what: &str| Err(invalid(format!("{what} is not supported by this version of Palan")));
+    if let Some(hooks) = &spec.hooks {
+        let lists = [
+            &hooks.prestart,
+            &hooks.create_runtime,
+            &hooks.create_container,
+            &hooks.start_container,
+            &hooks.poststart,
+            &hooks.poststop,
+        ];
+        if lists.iter().any(|list| !list.is_empty()) {
+            return refuse("hooks");
+        }
+    }
+    let Some(linux) = &spec.linux else { return Ok(()) };
+    if !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty() {
+        return refuse("linux.uidMappings (user namespaces)");
+    }
+    if !linux.net_devices.is_empty() {
+        return refuse("linux.netDevices");
+    }
+    if linux.intel_rdt.is_some() {
+        return refuse("linux.intelRdt");
+    }
+    if linux.memory_policy.is_some() {
+        return refuse("linux.memoryPolicy");
+    }
+    if linux.personality.is_some() {
+        return refuse("linux.personality");
+    }
+    if !linux.time_offsets.is_empty() {
+        return refuse("linux.timeOffsets");
+    }
+    Ok(())
+}
+
+/// An absolute path inside of the container.
+pub(crate) fn container_path(path: &str) -> Result<PathBuf, Error> {
+    if path.is_empty() || path.contains('\0') {
+        return Err(invalid(format!("invalid path {path:?}")));
+    }
+    // The specification allows relative destinations for old bundles; they start at the root.
+    Ok(if path.starts_with('/') { PathBuf::from(path) } else { PathBuf::from(format!("/{path}")) })
+}
+
+impl Namespaces {
+    /// Whether the container's namespace of this kind is not simply the caller's.
+    fn has(&self, kind: Kind) -> bool {
+        self.new.contains(kind.bit()) || self.join.iter().any(|(joined, _)| *joined == kind)
+    }
+}
+
+fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, Error> {
+    let mut result = Namespaces { new: Kinds::empty(), new_cgroup: false, join: Vec::new(), join_pid: None };
+    let mut seen = Vec::new();
+    for entry in &linux.namespaces {
+        if seen.contains(&entry.kind) {
+            return Err(invalid(format!("duplicate namespace {:?}", entry.kind)));
+        }
+        seen.push(entry.kind);
+        let kind = match entry.kind {
+            NamespaceKind::Pid => Kind::Pid,
+            NamespaceKind::Network => Kind::Network,
+            NamespaceKind::Mount => Kind::Mount,
+            NamespaceKind::Ipc => Kind::Ipc,
+            NamespaceKind::Uts => Kind::Uts,
+            NamespaceKind::Cgroup => Kind::Cgroup,
+            NamespaceKind::User | NamespaceKind::Time => {
+                return Err(invalid(format!(
+                    "namespaces of kind {:?} are not supported by this version of Palan",
+                    entry.kind
+                )));
+            }
+        };
+        if kind == Kind::Network && request.network_namespace.is_some() {
+            continue;
+        }
+        match (kind, entry.path.as_str()) {
+            (Kind::Cgroup, "") => result.new_cgroup = true,
+            (_, "") => result.new |= kind.bit(),
+            (Kind::Mount, _) => {
+                return Err(invalid("joining a mount namespace by its path is not supported"));
+            }
+            (_, path) => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
+                    .context(|| format!("open the namespace {path}"))?;
+                if kind == Kind::Pid {
+                    result.join_pid = Some(fd);
+                } else {
+                    result.join.push((kind, fd));
+                }
+            }
+        }
+    }
+    if let Some(network) = request.network_namespace {
+        let fd = network.try_clone_to_owned().context(|| "duplicate a descriptor".to_owned())?;
+        result.join.push((Kind::Network, fd));
+    }
+    if !result.new.contains(Kind::Mount.bit()) {
+        return Err(invalid("a container needs a mount namespace of its own"));
+    }
+    Ok(result)
+}
+
+fn root(request: &CreateRequest<'_>, linux: &Linux) -> Result<RootPlan, Error> {
+    let (source, place) = match request.rootfs {
+        Rootfs::Directory(directory) => (RootSource::Directory(directory.clone()), directory.clone()),
+        Rootfs::Overlay { lowers, upper, work, volatile } => {
+            let mount = palan_linux::mount::overlay(&OverlayOptions {
+                lowers: lowers.clone(),
+                upper: Some(upper.clone()),
+                work: Some(work.clone()),
+                volatile: *volatile,
+                attributes: Attributes::empty(),
+            })?;
+            (RootSource::Mount(mount), request.bundle.to_owned())
+        }
+    };
+    let propagation = match linux.rootfs_propagation.as_str() {
+        "" | "slave" | "rslave" => Propagation::Slave,
+        "private" | "rprivate" => Propagation::Private,
+        "shared" | "rshared" => Propagation::Shared,
+        other => return Err(invalid(format!("rootfsPropagation {other:?} is not supported"))),
+    };
+    let readonly = request.spec.root.as_ref().is_some_and(|root| root.readonly);
+    Ok(RootPlan { source, place, readonly, propagation })
+}
+
+fn device(device: &palan_oci::runtime_spec::Device) -> Result<DevicePlan, Error> {
+    use palan_linux::path::FileKind;
+    let kind = match device.kind.as_str() {
+        "c" | "u" => FileKind::CharacterDevice,
+        "b" => FileKind::BlockDevice,
+        "p" => FileKind::Fifo,
+        other => return Err(invalid(format!("device {}: unknown type {other:?}", device.path))),
+    };
+    let number = |number: Option<i64>| match number {
+        None if kind == FileKind::Fifo => Ok(0),
+        Some(number) => u32::try_from(number)
+            .map_err(|_| invalid(format!("device {}: number {number} is out of range", device.path))),
+        None => Err(invalid(format!("device {} has no number", device.path))),
+    };
+    Ok(DevicePlan {
+        path: container_path(&device.path)?,
+        kind,
+        major: number(device.major)?,
+        minor: number(device.minor)?,
+        mode: device.file_mode.unwrap_or(0o666) & 0o7777,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+    })
+}
+
+/// Kernel parameters, as paths below /proc/sys. Only such that belong to a namespace of the container.
+fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)>, Error> {
+    const IPC: [&str; 7] = [
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+    ];
+    let mut result = Vec::new();
+    for (name, value) in &linux.sysctl {
+        // Both separators are in use; the first one in the name is the separator (as in sysctl(8)).
+        let path = match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+            Some(b'.') => name.chars().map(swap_separators).collect::<String>(),
+            _ => name.clone(),
+        };
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
+            return Err(invalid(format!("invalid sysctl {name:?}")));
+        }
+        let owner = if IPC.contains(&path.as_str())
+            || path == "kernel/shm_rmid_forced"
+            || path.starts_with("fs/mqueue/")
+        {
+            Some((Kind::Ipc, "IPC"))
+        } else if path.starts_with("net/") {
+            Some((Kind::Network, "network"))
+        } else if matches!(path.as_str(), "kernel/domainname" | "kernel/hostname") {
+            Some((Kind::Uts, "UTS"))
+        } else {
+            None
+        };
+        match owner {
+            Some((kind, _)) if namespaces.has(kind) => result.push((path, value.clone())),
+            Some((_, word)) => {
+                return Err(invalid(format!(
+                    "sysctl {name:?} is not allowed without a {word} namespace of the container's own"
+                )));
+            }
+            None => return Err(invalid(format!("sysctl {name:?} is not in a separate kernel namespace"))),
+        }
+    }
+    Ok(result)
+}
+
+fn swap_separators(letter: char) -> char {
+    match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    }
+}
+
+/// The caller's own namespace, to return to.
+pub(crate) fn own_pid_namespace() -> Result<OwnedFd, Error> {
+    namespace::open(0, Kind::Pid).context(|| "open this process's PID namespace".to_owned())
+}

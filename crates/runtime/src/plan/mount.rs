@@ -1,0 +1,213 @@
+//! One entry of `mounts`, with its options sorted into what they mean.
+
+use std::path::{Path, PathBuf};
+
+use palan_linux::mount::{Attributes, Propagation};
+use palan_oci::runtime_spec::Mount;
+
+use super::container_path;
+use crate::error::Error;
+
+/// A mount to make.
+#[derive(Debug)]
+pub(crate) struct MountPlan {
+    pub(crate) destination: PathBuf,
+    pub(crate) kind: MountKind,
+    /// Attributes of the mount itself.
+    pub(crate) set: Attributes,
+    pub(crate) clear: Attributes,
+    /// Attributes of it and of all below it.
+    pub(crate) set_recursive: Attributes,
+    pub(crate) clear_recursive: Attributes,
+    pub(crate) propagation: Option<(Propagation, bool)>,
+    /// Options of the file system.
+    pub(crate) data: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum MountKind {
+    /// A file or directory of the host.
+    Bind { source: PathBuf, recursive: bool },
+    /// The container's cgroup.
+    Cgroup,
+    /// A new file system of this type.
+    FileSystem { kind: String, source: Option<String> },
+}
+
+/// What one option does.
+enum Meaning {
+    Set(Attributes),
+    Clear(Attributes),
+    SetRecursive(Attributes),
+    ClearRecursive(Attributes),
+    Propagate(Propagation, bool),
+    Bind {
+        recursive: bool,
+    },
+    /// Has no effect here: it is the default, or only an instruction to mount(8).
+    Nothing,
+}
+
+fn meaning(option: &str) -> Option<Meaning> {
+    use Meaning::{Bind, Clear, ClearRecursive, Nothing, Propagate, Set, SetRecursive};
+    const RO: Attributes = Attributes::MOUNT_ATTR_RDONLY;
+    const NOSUID: Attributes = Attributes::MOUNT_ATTR_NOSUID;
+    const NODEV: Attributes = Attributes::MOUNT_ATTR_NODEV;
+    const NOEXEC: Attributes = Attributes::MOUNT_ATTR_NOEXEC;
+    const NOATIME: Attributes = Attributes::MOUNT_ATTR_NOATIME;
+    const STRICTATIME: Attributes = Attributes::MOUNT_ATTR_STRICTATIME;
+    const NODIRATIME: Attributes = Attributes::MOUNT_ATTR_NODIRATIME;
+    const NOSYMFOLLOW: Attributes = Attributes::MOUNT_ATTR_NOSYMFOLLOW;
+    Some(match option {
+        "ro" => Set(RO),
+        "rw" => Clear(RO),
+        "nosuid" => Set(NOSUID),
+        "suid" => Clear(NOSUID),
+        "nodev" => Set(NODEV),
+        "dev" => Clear(NODEV),
+        "noexec" => Set(NOEXEC),
+        "exec" => Clear(NOEXEC),
+        "noatime" => Set(NOATIME),
+        "atime" | "relatime" => Clear(NOATIME),
+        "strictatime" => Set(STRICTATIME),
+        "nostrictatime" | "norelatime" => Clear(STRICTATIME),
+        "nodiratime" => Set(NODIRATIME),
+        "diratime" => Clear(NODIRATIME),
+        "nosymfollow" => Set(NOSYMFOLLOW),
+        "symfollow" => Clear(NOSYMFOLLOW),
+        "rro" => SetRecursive(RO),
+        "rrw" => ClearRecursive(RO),
+        "rnosuid" => SetRecursive(NOSUID),
+        "rsuid" => ClearRecursive(NOSUID),
+        "rnodev" => SetRecursive(NODEV),
+        "rdev" => ClearRecursive(NODEV),
+        "rnoexec" => SetRecursive(NOEXEC),
+        "rexec" => ClearRecursive(NOEXEC),
+        "rnoatime" => SetRecursive(NOATIME),
+        "ratime" | "rrelatime" => ClearRecursive(NOATIME),
+        "rstrictatime" => SetRecursive(STRICTATIME),
+        "rnostrictatime" | "rnorelatime" => ClearRecursive(STRICTATIME),
+        "rnodiratime" => SetRecursive(NODIRATIME),
+        "rdiratime" => ClearRecursive(NODIRATIME),
+        "rnosymfollow" => SetRecursive(NOSYMFOLLOW),
+        "rsymfollow" => ClearRecursive(NOSYMFOLLOW),
+        "private" => Propagate(Propagation::Private, false),
+        "rprivate" => Propagate(Propagation::Private, true),
+        "slave" => Propagate(Propagation::Slave, false),
+        "rslave" => Propagate(Propagation::Slave, true),
+        "shared" => Propagate(Propagation::Shared, false),
+        "rshared" => Propagate(Propagation::Shared, true),
+        "unbindable" => Propagate(Propagation::Unbindable, false),
+        "runbindable" => Propagate(Propagation::Unbindable, true),
+        "bind" => Bind { recursive: false },
+        "rbind" => Bind { recursive: true },
+        "defaults" | "async" | "loud" | "nomand" | "noiversion" | "nolazytime" | "remount" => Nothing,
+        _ => return None,
+    })
+}
+
+impl MountPlan {
+    pub(crate) fn new(mount: &Mount, bundle: &Path) -> Result<Self, Error> {
+        let refuse = |what: &str| Err(Error::Invalid(format!("mount {}: {what}", mount.destination)));
+        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+            return refuse("id mappings are not supported by this version of Palan");
+        }
+        let mut plan = Self {
+            destination: container_path(&mount.destination)?,
+            kind: MountKind::Cgroup,
+            set: Attributes::empty(),
+            clear: Attributes::empty(),
+            set_recursive: Attributes::empty(),
+            clear_recursive: Attributes::empty(),
+            propagation: None,
+            data: Vec::new(),
+        };
+        let mut bind = (mount.kind == "bind").then_some(false);
+        for option in &mount.options {
+            // Later options win over earlier ones.
+            match meaning(option) {
+                Some(Meaning::Set(bits)) => (plan.set, plan.clear) = (plan.set | bits, plan.clear - bits),
+                Some(Meaning::Clear(bits)) => (plan.set, plan.clear) = (plan.set - bits, plan.clear | bits),
+                Some(Meaning::SetRecursive(bits)) => {
+                    plan.set_recursive |= bits;
+                    plan.clear_recursive -= bits;
+                }
+                Some(Meaning::ClearRecursive(bits)) => {
+                    plan.set_recursive -= bits;
+                    plan.clear_recursive |= bits;
+                }
+                Some(Meaning::Propagate(kind, recursive)) => plan.propagation = Some((kind, recursive)),
+                Some(Meaning::Bind { recursive }) => bind = Some(recursive || bind == Some(true)),
+                Some(Meaning::Nothing) => {}
+                None if matches!(option.as_str(), "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink") => {
+                    return refuse(&format!("option {option} is not supported by this version of Palan"));
+                }
+                None if option.contains('\0') => return refuse("an option contains a NUL byte"),
+                None => plan.data.push(option.clone()),
+            }
+        }
+        if let Some(recursive) = bind {
+            if let Some(option) = plan.data.first() {
+                return refuse(&format!("a bind mount has no option {option:?}"));
+            }
+            if mount.source.is_empty() || mount.source.contains('\0') {
+                return refuse("a bind mount needs a source");
+            }
+            // An absolute source replaces the bundle's path.
+            plan.kind = MountKind::Bind { source: bundle.join(&mount.source), recursive };
+            // A bind takes over what its source has, unless told otherwise: "rw" is no order to lift a "ro".
+            plan.clear -= Attributes::MOUNT_ATTR_RDONLY;
+        } else if !matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
+            if mount.kind.is_empty() || mount.kind == "none" {
+                return refuse("it has no type");
+            }
+            plan.kind = MountKind::FileSystem {
+                kind: mount.kind.clone(),
+                source: Some(mount.source.clone()).filter(|source| !source.is_empty()),
+            };
+        }
+        Ok(plan)
+    }
+
+    /// Whether the user brings a whole /dev.
+    pub(crate) fn binds_dev(&self) -> bool {
+        matches!(self.kind, MountKind::Bind { .. })
+            && self.destination.components().eq(Path::new("/dev").components())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(kind: &str, source: &str, options: &[&str]) -> Result<MountPlan, Error> {
+        let mount = Mount {
+            destination: "/x".into(),
+            kind: kind.into(),
+            source: source.into(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            ..Mount::default()
+        };
+        MountPlan::new(&mount, Path::new("/bundle"))
+    }
+
+    #[test]
+    fn options_are_sorted() {
+        let tmpfs = plan("tmpfs", "tmpfs", &["nosuid", "rw", "ro", "suid", "size=64k", "mode=755"]).unwrap();
+        assert_eq!(tmpfs.set, Attributes::MOUNT_ATTR_RDONLY);
+        assert_eq!(tmpfs.data, ["size=64k", "mode=755"]);
+        let bind = plan("", "data", &["rbind", "rprivate", "ro"]).unwrap();
+        assert_eq!(bind.kind, MountKind::Bind { source: "/bundle/data".into(), recursive: true });
+        assert_eq!(bind.propagation, Some((Propagation::Private, true)));
+        let bind = plan("bind", "/data", &[]).unwrap();
+        assert_eq!(bind.kind, MountKind::Bind { source: "/data".into(), recursive: false });
+    }
+
+    #[test]
+    fn nothing_is_ignored() {
+        assert!(plan("bind", "/data", &["size=1"]).is_err());
+        assert!(plan("tmpfs", "", &["tmpcopyup"]).is_err());
+        assert!(plan("", "", &[]).is_err());
+        assert!(plan("bind", "", &[]).is_err());
+    }
+}

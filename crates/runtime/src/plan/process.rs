@@ -1,0 +1,268 @@
+//! `process`, checked: for the first process of a container and for further ones alike.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+
+use palan_linux::capability::{self, CapabilitySet};
+use palan_linux::tty::WindowSize;
+use palan_oci::runtime_spec::{Capabilities, Process, Seccomp};
+use rustix::process::Resource;
+
+use crate::error::Error;
+use crate::seccomp::Program;
+
+use super::invalid;
+
+/// What a process executes, as whom, with which rights.
+#[derive(Debug)]
+pub(crate) struct ProcessPlan {
+    /// The program's name as it was asked for.
+    pub(crate) name: String,
+    pub(crate) arguments: Vec<CString>,
+    /// Names and values in order, without duplicates.
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) cwd: String,
+    pub(crate) user: UserPlan,
+    pub(crate) umask: u32,
+    pub(crate) capabilities: CapabilityPlan,
+    pub(crate) rlimits: Vec<RlimitPlan>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) apparmor_profile: Option<String>,
+    pub(crate) selinux_label: Option<String>,
+    pub(crate) seccomp: Option<Program>,
+    /// Size of the terminal.
+    pub(crate) console_size: Option<(u16, u16)>,
+}
+
+/// Who to run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UserPlan {
+    /// By number.
+    Numeric { uid: u32, gid: u32, groups: Vec<u32> },
+    /// To look up in the container.
+    Named { user: String, groups: Vec<u32> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CapabilityPlan {
+    pub(crate) bounding: CapabilitySet,
+    pub(crate) effective: CapabilitySet,
+    pub(crate) permitted: CapabilitySet,
+    pub(crate) inheritable: CapabilitySet,
+    pub(crate) ambient: CapabilitySet,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RlimitPlan {
+    pub(crate) name: &'static str,
+    pub(crate) resource: Resource,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+impl ProcessPlan {
+    pub(crate) fn new(
+        process: &Process,
+        user: Option<&str>,
+        seccomp: Option<Program>,
+    ) -> Result<Self, Error> {
+        let refuse =
+            |what: &str| Err(invalid(format!("process.{what} is not supported by this version of Palan")));
+        if process.scheduler.is_some() {
+            return refuse("scheduler");
+        }
+        if process.io_priority.is_some() {
+            return refuse("ioPriority");
+        }
+        if process.exec_cpu_affinity.is_some() {
+            return refuse("execCPUAffinity");
+        }
+        let name = process.args.first().filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| invalid("args must not be empty: there is no command to run"))?.clone();
+        let arguments = process
+            .args
+            .iter()
+            .map(|argument| CString::new(argument.as_str()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| invalid("an argument contains a NUL byte"))?;
+        if process.cwd.contains('\0') || !process.cwd.starts_with('/') {
+            return Err(invalid(format!("cwd {:?} must be an absolute path", process.cwd)));
+        }
+        let groups = process.user.additional_gids.clone();
+        let user = match user {
+            Some(user) => UserPlan::Named { user: user.to_owned(), groups },
+            None => UserPlan::Numeric { uid: process.user.uid, gid: process.user.gid, groups },
+        };
+        Ok(Self {
+            name,
+            arguments,
+            environment: environment(&process.env)?,
+            cwd: process.cwd.clone(),
+            user,
+            umask: process.user.umask.unwrap_or(0o022) & 0o777,
+            capabilities: capabilities(process.capabilities.as_ref())?,
+            rlimits: rlimits(process)?,
+            no_new_privileges: process.no_new_privileges,
+            oom_score_adj: process.oom_score_adj,
+            apparmor_profile: text(&process.apparmor_profile),
+            selinux_label: text(&process.selinux_label),
+            seccomp,
+            console_size: process.console_size.map(|size| {
+                let side = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
+                (side(size.height), side(size.width))
+            }),
+        })
+    }
+}
+
+impl ProcessPlan {
+    /// The size that the specification gives the terminal.
+    pub(crate) fn window_size(&self) -> Option<WindowSize> {
+        self.console_size.map(|(rows, columns)| WindowSize { rows, columns })
+    }
+}
+
+fn text(value: &str) -> Option<String> {
+    Some(value.to_owned()).filter(|value| !value.is_empty())
+}
+
+/// The filter to load: the given one, or else the specification's.
+pub(crate) fn seccomp(given: Option<&Program>, rules: Option<&Seccomp>) -> Result<Option<Program>, Error> {
+    match (given, rules) {
+        (Some(program), _) => Ok(Some(program.clone())),
+        (None, Some(rules)) => {
+            if !rules.listener_path.is_empty() {
+                return Err(invalid("linux.seccomp.listenerPath is not supported by this version of Palan"));
+            }
+            Ok(Some(Program::compile(rules)?))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Names with values; the last of a name wins, in the place of the first.
+fn environment(entries: &[String]) -> Result<Vec<(String, String)>, Error> {
+    let mut result: Vec<(String, String)> = Vec::with_capacity(entries.len() + 1);
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+    for entry in entries {
+        let refuse = |why: &str| Err(invalid(format!("invalid environment variable {entry:?}: {why}")));
+        if entry.contains('\0') {
+            return refuse("contains nul byte");
+        }
+        let Some((name, value)) = entry.split_once('=') else { return refuse("missing '='") };
+        if name.is_empty() {
+            return refuse("name is empty");
+        }
+        match places.get(name) {
+            Some(place) => value.clone_into(&mut result[*place].1),
+            None => {
+                places.insert(name, result.len());
+                result.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    Ok(result)
+}
+
+fn capabilities(names: Option<&Capabilities>) -> Result<CapabilityPlan, Error> {
+    let set = |names: &[String]| {
+        let mut set = CapabilitySet::empty();
+        for name in names {
+            let capability =
+                capability::by_name(name).ok_or_else(|| invalid(format!("unknown capability {name:?}")))?;
+            // One that only newer kernels have can be neither held nor missed here.
+            if capability::in_bounding_set(capability).is_some() {
+                set |= capability;
+            }
+        }
+        Ok::<_, Error>(set)
+    };
+    let none = Capabilities::default();
+    let names = names.unwrap_or(&none);
+    let mut plan = CapabilityPlan {
+        bounding: set(&names.bounding)?,
+        effective: set(&names.effective)?,
+        permitted: set(&names.permitted)?,
+        inheritable: set(&names.inheritable)?,
+        ambient: set(&names.ambient)?,
+    };
+    // What this process itself lacks it can't give; the kernel would refuse the whole set.
+    let own =
+        capability::current().map_err(|error| Error::system("read this process's capabilities", error))?;
+    for set in [&mut plan.effective, &mut plan.permitted, &mut plan.inheritable, &mut plan.ambient] {
+        *set &= own.permitted;
+    }
+    plan.effective &= plan.permitted;
+    // Ambient ones must be permitted and inheritable.
+    plan.ambient &= plan.permitted & plan.inheritable;
+    Ok(plan)
+}
+
+fn rlimits(process: &Process) -> Result<Vec<RlimitPlan>, Error> {
+    const KNOWN: [(&str, Resource); 16] = [
+        ("RLIMIT_CPU", Resource::Cpu),
+        ("RLIMIT_FSIZE", Resource::Fsize),
+        ("RLIMIT_DATA", Resource::Data),
+        ("RLIMIT_STACK", Resource::Stack),
+        ("RLIMIT_CORE", Resource::Core),
+        ("RLIMIT_RSS", Resource::Rss),
+        ("RLIMIT_NPROC", Resource::Nproc),
+        ("RLIMIT_NOFILE", Resource::Nofile),
+        ("RLIMIT_MEMLOCK", Resource::Memlock),
+        ("RLIMIT_AS", Resource::As),
+        ("RLIMIT_LOCKS", Resource::Locks),
+        ("RLIMIT_SIGPENDING", Resource::Sigpending),
+        ("RLIMIT_MSGQUEUE", Resource::Msgqueue),
+        ("RLIMIT_NICE", Resource::Nice),
+        ("RLIMIT_RTPRIO", Resource::Rtprio),
+        ("RLIMIT_RTTIME", Resource::Rttime),
+    ];
+    let mut result: Vec<RlimitPlan> = Vec::new();
+    for rlimit in &process.rlimits {
+        let (name, resource) = KNOWN
+            .into_iter()
+            .find(|(name, _)| *name == rlimit.kind)
+            .ok_or_else(|| invalid(format!("invalid rlimit type {:?}", rlimit.kind)))?;
+        if result.iter().any(|other| other.resource == resource) {
+            return Err(invalid(format!("duplicate rlimit {name}")));
+        }
+        if rlimit.soft > rlimit.hard {
+            return Err(invalid(format!(
+                "rlimit {name}: soft limit {} exceeds hard limit {}",
+                rlimit.soft, rlimit.hard
+            )));
+        }
+        result.push(RlimitPlan { name, resource, soft: rlimit.soft, hard: rlimit.hard });
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(entries: &[&str]) -> Result<Vec<(String, String)>, Error> {
+        environment(&entries.iter().map(|&entry| entry.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_last_value_of_a_name_wins() {
+        let result = env(&["A=1", "B=", "A=2=3"]).unwrap();
+        assert_eq!(result, [("A".into(), "2=3".into()), ("B".into(), String::new())]);
+    }
+
+    /// CVE-2026-57231: an entry without a value must never take one from the host.
+    #[test]
+    fn malformed_environment_is_refused() {
+        for bad in ["FOO", "*", "=", "=x", "A=\0", ""] {
+            assert!(env(&[bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        let names = Capabilities { bounding: vec!["CAP_NONSENSE".into()], ..Capabilities::default() };
+        assert!(capabilities(Some(&names)).is_err());
+    }
+}

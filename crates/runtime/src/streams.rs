@@ -1,0 +1,97 @@
+//! The standard streams and further descriptors of a new process.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use palan_linux::process;
+use palan_linux::tty::{self, WindowSize};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::container::Stdio;
+use crate::error::{Context, Error};
+
+/// What [`Stdio`] asks for, opened by the caller: nothing of the container is involved.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    standard: Standard,
+    extra: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+enum Standard {
+    Inherit,
+    Descriptors([OwnedFd; 3]),
+    Terminal(Option<WindowSize>),
+}
+
+impl Streams {
+    pub(crate) fn open(stdio: &Stdio<'_>, extra: &[BorrowedFd<'_>]) -> Result<Self, Error> {
+        let copy = |fd: BorrowedFd<'_>| above_standard(fd).context(|| "duplicate a descriptor".to_owned());
+        let standard = match stdio {
+            Stdio::Inherit => Standard::Inherit,
+            Stdio::Terminal { size } => Standard::Terminal(*size),
+            Stdio::Descriptors { stdin, stdout, stderr } => {
+                Standard::Descriptors([copy(*stdin)?, copy(*stdout)?, copy(*stderr)?])
+            }
+            Stdio::Null => {
+                let null =
+                    rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                        .context(|| "open /dev/null".to_owned())?;
+                let null = null.as_fd();
+                Standard::Descriptors([copy(null)?, copy(null)?, copy(null)?])
+            }
+        };
+        let extra = extra.iter().map(|fd| copy(*fd)).collect::<Result<_, _>>()?;
+        Ok(Self { standard, extra })
+    }
+
+    /// The size of the terminal, if one is wanted: `Some(None)` leaves it to the specification.
+    pub(crate) fn terminal(&self) -> Option<Option<WindowSize>> {
+        match self.standard {
+            Standard::Terminal(size) => Some(size),
+            _ => None,
+        }
+    }
+
+    /// The lowest number that no descriptor of the program will have.
+    pub(crate) fn first_free(&self) -> i32 {
+        3 + i32::try_from(self.extra.len()).unwrap_or(i32::MAX - 3)
+    }
+
+    /// Puts everything in its place, in the new process. `terminal` is the peer of a new terminal, which becomes the
+    /// controlling one. Descriptors that stand where others go are closed: nothing but what lies at
+    /// [`Streams::first_free`] and above may be used afterwards.
+    pub(crate) fn place(self, terminal: Option<OwnedFd>) -> std::io::Result<()> {
+        let first_free = self.first_free();
+        let high = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, first_free);
+        let extra = self.extra.iter().map(high).collect::<Result<Vec<_>, _>>()?;
+        match &self.standard {
+            Standard::Inherit => {}
+            Standard::Descriptors(descriptors) => {
+                for (number, fd) in (0..).zip(descriptors) {
+                    process::place_descriptor(fd, number)?;
+                }
+            }
+            Standard::Terminal(_) => {
+                if let Some(peer) = &terminal {
+                    tty::set_controlling(peer)?;
+                    for number in 0..3 {
+                        process::place_descriptor(peer, number)?;
+                    }
+                }
+            }
+        }
+        for (number, fd) in (3..).zip(&extra) {
+            process::place_descriptor(fd, number)?;
+        }
+        // The numbers of these may belong to the program by now: they must not be closed by a destructor.
+        std::mem::forget((self, terminal));
+        drop(extra);
+        Ok(())
+    }
+}
+
+/// A copy of `fd` above the standard streams, so that filling those never overwrites a source.
+fn above_standard(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    debug_assert!(fd.as_raw_fd() >= 0);
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+}
