@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Url;
 
-use crate::error::Error;
+use crate::error::RegistryError;
 use crate::guard::authority;
 use crate::transport::{Origin, Transport};
 
@@ -42,7 +42,7 @@ impl Endpoints {
         &self,
         transport: &Transport,
         domain: &str,
-    ) -> Result<Vec<Endpoint>, Error> {
+    ) -> Result<Vec<Endpoint>, RegistryError> {
         let mut endpoints = Vec::new();
         if domain == palan_oci::reference::DEFAULT_DOMAIN {
             for mirror in &self.mirrors {
@@ -60,7 +60,7 @@ impl Endpoints {
         &self,
         transport: &Transport,
         domain: &str,
-    ) -> Result<Vec<Endpoint>, Error> {
+    ) -> Result<Vec<Endpoint>, RegistryError> {
         let host = if domain == palan_oci::reference::DEFAULT_DOMAIN { DOCKER_HUB } else { domain };
         let url = base_url("https", host)?;
         let insecure = transport.is_insecure(&url).await;
@@ -90,9 +90,12 @@ impl Endpoints {
     }
 }
 
-fn base_url(scheme: &str, host: &str) -> Result<Url, Error> {
-    let invalid =
-        |reason: String| Error::Document { what: "registry address", reference: host.to_owned(), reason };
+fn base_url(scheme: &str, host: &str) -> Result<Url, RegistryError> {
+    let invalid = |reason: String| RegistryError::Document {
+        what: "registry address",
+        reference: host.to_owned(),
+        reason,
+    };
     let url = Url::parse(&format!("{scheme}://{host}/")).map_err(|error| invalid(error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() || url.path() != "/" || url.query().is_some() {
         return Err(invalid("it must be host or host:port".to_owned()));

@@ -1,4 +1,4 @@
-//! What can go wrong with a registry, in two layers: [`RequestError`] for one request, [`Error`] for the whole verb.
+//! What can go wrong with a registry, in two layers: [`RequestError`] for one request, [`RegistryError`] for the whole verb.
 //!
 //! Docker's clients match on some of these texts, printed with their sources (`outer: inner`), so the wording of
 //! `pull access denied`, `manifest for … not found`, `no matching manifest` and `Get "url": …` is fixed.
@@ -10,7 +10,7 @@ use reqwest::{Method, Url};
 
 use crate::guard::GuardError;
 
-/// What kind of failure an [`Error`] is, for the front doors' status codes.
+/// What kind of failure a [`RegistryError`] is, for the front doors' status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// The image, repository or platform does not exist, or is not to be seen by this user.
@@ -27,7 +27,7 @@ pub enum Class {
 
 /// A failed pull or login.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RegistryError {
     /// One request failed for good.
     #[error("{} \"{url}\"", verb(method))]
     Request {
@@ -132,7 +132,7 @@ pub enum Error {
         /// What was to be stored.
         what: String,
         /// The reason.
-        source: palan_store::Error,
+        source: Box<palan_store::Error>,
     },
     /// A task or thread of this process ended without an answer.
     #[error("the download of {what} was given up")]
@@ -145,7 +145,7 @@ pub enum Error {
     Shared(Arc<Self>),
 }
 
-impl Error {
+impl RegistryError {
     /// What kind of failure this is.
     pub fn class(&self) -> Class {
         match self {
@@ -160,6 +160,14 @@ impl Error {
             Self::Digest { .. } | Self::Document { .. } | Self::Store { .. } | Self::GivenUp { .. } => {
                 Class::System
             }
+        }
+    }
+
+    /// The failure itself where several pulls share it.
+    pub fn unshared(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.unshared(),
+            error => error,
         }
     }
 
@@ -481,7 +489,7 @@ mod tests {
     #[test]
     fn urls_are_shown_without_secrets() {
         let url = Url::parse("https://u:p@storage.example.com/x?X-Amz-Signature=abc").unwrap();
-        let error = Error::request(&Method::GET, &url, RequestError::PlainHttp);
+        let error = RegistryError::request(&Method::GET, &url, RequestError::PlainHttp);
         assert_eq!(error.to_string(), r#"Get "https://storage.example.com/x""#);
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::auth::AuthKey;
-use crate::error::Error;
+use crate::error::RegistryError;
 use crate::progress::LayerStatus;
 
 /// What is fetched: a blob, as the layer with this diff-id. Two images that disagree about what is in a blob are two
@@ -36,7 +36,7 @@ pub(crate) struct FlightKey {
 #[derive(Debug, Clone)]
 pub(crate) struct FlightState {
     pub(crate) status: LayerStatus,
-    pub(crate) outcome: Option<Result<(), Arc<Error>>>,
+    pub(crate) outcome: Option<Result<(), Arc<RegistryError>>>,
 }
 
 /// The layers that are being fetched in this process.
@@ -129,7 +129,7 @@ impl Flights {
 /// How a flight ended, with the channel to say it on.
 pub(crate) struct Landing {
     pub(crate) sender: watch::Sender<FlightState>,
-    pub(crate) outcome: Result<(), Error>,
+    pub(crate) outcome: Result<(), RegistryError>,
 }
 
 /// Takes the flight out of the map when its task ends, however it ends.
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    async fn outcome(ticket: &mut Ticket) -> Option<Result<(), Arc<Error>>> {
+    async fn outcome(ticket: &mut Ticket) -> Option<Result<(), Arc<RegistryError>>> {
         let state = ticket.state.wait_for(|state| state.outcome.is_some()).await.ok()?;
         state.outcome.clone()
     }

@@ -15,15 +15,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use palan_oci::digest::VerifyError;
 use palan_oci::media_type::Class;
 use palan_oci::{Descriptor, Digest};
-use palan_store::{BeginLayer, LayerRequest, LayerWriter, Store};
+use palan_store::{BeginLayer, LayerRequest, Store};
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::config::Timing;
-use crate::error::{Error, RequestError};
+use crate::error::{RegistryError, RequestError};
 use crate::flight::{FlightState, Landing};
 use crate::guard::authority;
 use crate::progress::LayerStatus;
@@ -59,6 +60,13 @@ enum Feed {
     End,
 }
 
+/// Whether what an earlier pull left is of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    FromKept,
+    FromScratch,
+}
+
 /// What the thread says first.
 enum Begun {
     Present,
@@ -81,23 +89,31 @@ impl Download {
         Landing { sender: teller.sender, outcome }
     }
 
-    async fn bring(&self, mut teller: Teller) -> (Teller, Result<(), Error>) {
-        teller.tell(LayerStatus::Waiting);
-        let Some(slot) = self.slots.take(&self.repository.source().origin).await else {
+    async fn bring(&self, mut teller: Teller) -> (Teller, Result<(), RegistryError>) {
+        let taken = {
+            let mut take = std::pin::pin!(self.slots.take(&self.repository.source().origin));
+            tokio::select! {
+                biased;
+                slot = &mut take => slot,
+                () = std::future::ready(()) => {
+                    teller.tell(LayerStatus::Waiting);
+                    take.await
+                }
+            }
+        };
+        let Some(slot) = taken else {
             return (teller, Err(self.given_up()));
         };
         let mut slot = Some(slot);
         let mut resumed = false;
-        let first = self.attempt(&mut teller, &mut slot, &mut resumed).await;
+        let first = self.attempt(&mut teller, &mut slot, &mut resumed, Start::FromKept).await;
         let outcome = match first {
-            // What was kept from an earlier pull may itself be what is wrong (a power loss); the store dropped it.
-            Err(Error::Store { source: palan_store::Error::Verify(_), .. } | Error::Digest { .. })
-                if resumed =>
-            {
+            // What was kept from an earlier pull may itself be what is wrong (a power loss).
+            Err(error) if resumed && is_about_content(&error) => {
                 if slot.is_none() {
                     slot = self.slots.take(&self.repository.source().origin).await;
                 }
-                self.attempt(&mut teller, &mut slot, &mut resumed).await
+                self.attempt(&mut teller, &mut slot, &mut resumed, Start::FromScratch).await
             }
             outcome => outcome,
         };
@@ -110,8 +126,9 @@ impl Download {
         teller: &mut Teller,
         slot: &mut Option<crate::slots::Slot>,
         resumed: &mut bool,
-    ) -> Result<(), Error> {
-        let (begun, feeder) = self.begin().await?;
+        start: Start,
+    ) -> Result<(), RegistryError> {
+        let (begun, feeder) = self.begin(start).await?;
         let offset = match begun {
             Begun::Present => {
                 teller.tell(LayerStatus::AlreadyExists);
@@ -154,7 +171,7 @@ impl Download {
     }
 
     /// Starts the thread and waits for what it says first.
-    async fn begin(&self) -> Result<(Begun, Feeder), Error> {
+    async fn begin(&self, start: Start) -> Result<(Begun, Feeder), RegistryError> {
         let whole_budget = self.slots.budget();
         let budget = Arc::new(Semaphore::new(whole_budget as usize));
         let (channel, receiver) = mpsc::channel(64);
@@ -163,7 +180,7 @@ impl Download {
         let request = LayerRequest { descriptor: self.descriptor.clone(), diff_id: Some(self.diff_id) };
         let store = self.store.clone();
         let work = move || {
-            let answer = write_layer(&store, &request, begun_sender, receiver);
+            let answer = write_layer(&store, &request, start, begun_sender, receiver);
             // Nobody listens any more when the pull was cancelled.
             drop(result_sender.send(answer));
         };
@@ -192,7 +209,7 @@ impl Download {
             };
             failed = if position - began >= GOOD_PROGRESS { 1 } else { failed + 1 };
             if failed >= timing.attempts {
-                return Err(Interruption::Failed(Error::Exhausted {
+                return Err(Interruption::Failed(RegistryError::Exhausted {
                     digest: self.descriptor.digest.to_string(),
                     attempts: failed,
                     source: Box::new(error),
@@ -219,7 +236,7 @@ impl Download {
         let mut response = self.open(*position).await?;
         let mut skip = self.surplus(&response, *position)?;
         let url = response.url().clone();
-        let broke = |source| Interruption::Failed(Error::request(&Method::GET, &url, source));
+        let broke = |source| Interruption::Failed(RegistryError::request(&Method::GET, &url, source));
         let mut pace = Pace::default();
         let total = self.descriptor.size;
         loop {
@@ -267,7 +284,7 @@ impl Download {
             Err(error) => error,
         };
         let status = match &error {
-            Error::Request { source: RequestError::Api(api), .. } => api.status,
+            RegistryError::Request { source: RequestError::Api(api), .. } => api.status,
             _ => 0,
         };
         if status == StatusCode::RANGE_NOT_SATISFIABLE.as_u16() {
@@ -298,7 +315,7 @@ impl Download {
         let malformed = || {
             let reason = "a partial answer with another range than was asked for".to_owned();
             let source = RequestError::Malformed { reason };
-            Interruption::Failed(Error::request(&Method::GET, response.url(), source))
+            Interruption::Failed(RegistryError::request(&Method::GET, response.url(), source))
         };
         let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
         let (start, whole) = range.and_then(parse_content_range).ok_or_else(malformed)?;
@@ -309,26 +326,41 @@ impl Download {
     }
 
     fn wrong_size(&self, found: String) -> Interruption {
-        Interruption::Wrong(Error::Digest {
+        Interruption::Wrong(RegistryError::Digest {
             what: "filesystem layer",
             expected: self.descriptor.digest.to_string(),
             found,
         })
     }
 
-    fn store_error(&self, source: palan_store::Error) -> Error {
-        Error::Store { what: format!("layer {}", self.descriptor.digest), source }
+    fn store_error(&self, source: palan_store::Error) -> RegistryError {
+        let found = match &source {
+            palan_store::Error::Verify(VerifyError::Digest { actual, .. }) => actual.to_string(),
+            palan_store::Error::Verify(VerifyError::TooShort { actual, .. }) => format!("{actual} bytes"),
+            palan_store::Error::Verify(VerifyError::TooLong { .. }) => {
+                "more bytes than it promised".to_owned()
+            }
+            _ => {
+                let what = format!("layer {}", self.descriptor.digest);
+                return RegistryError::Store { what, source: Box::new(source) };
+            }
+        };
+        let expected = self.descriptor.digest.to_string();
+        RegistryError::Digest { what: "filesystem layer", expected, found }
     }
 
-    fn writers_error(&self, result: Result<palan_store::Result<()>, oneshot::error::RecvError>) -> Error {
+    fn writers_error(
+        &self,
+        result: Result<palan_store::Result<()>, oneshot::error::RecvError>,
+    ) -> RegistryError {
         match result {
             Ok(Err(source)) => self.store_error(source),
             Ok(Ok(())) | Err(_) => self.given_up(),
         }
     }
 
-    fn given_up(&self) -> Error {
-        Error::GivenUp { what: format!("layer {}", self.descriptor.digest) }
+    fn given_up(&self) -> RegistryError {
+        RegistryError::GivenUp { what: format!("layer {}", self.descriptor.digest) }
     }
 }
 
@@ -337,9 +369,9 @@ enum Interruption {
     /// The writer went away; its result says why.
     Writer,
     /// The transfer failed; what came may be kept.
-    Failed(Error),
+    Failed(RegistryError),
     /// What comes is not the layer; nothing may be kept.
-    Wrong(Error),
+    Wrong(RegistryError),
 }
 
 impl Feeder {
@@ -357,15 +389,28 @@ impl Feeder {
     }
 }
 
+/// Whether other bytes would have had another result.
+fn is_about_content(error: &RegistryError) -> bool {
+    use palan_store::Error as Store;
+    match error {
+        RegistryError::Digest { .. } => true,
+        RegistryError::Store { source, .. } => {
+            matches!(**source, Store::Layer { .. } | Store::WrongDiffId { .. })
+        }
+        _ => false,
+    }
+}
+
 /// Runs on the layer's own thread.
 fn write_layer(
     store: &Store,
     request: &LayerRequest,
+    start: Start,
     begun: oneshot::Sender<Begun>,
     receiver: mpsc::Receiver<Feed>,
 ) -> palan_store::Result<()> {
     let lease = store.lease();
-    let writer: LayerWriter = loop {
+    let mut writer = loop {
         match store.begin_layer(request, &lease)? {
             BeginLayer::Present(_) => {
                 drop(begun.send(Begun::Present));
@@ -378,6 +423,9 @@ fn write_layer(
             return Ok(());
         }
     };
+    if start == Start::FromScratch {
+        writer.restart()?;
+    }
     if begun.send(Begun::At(writer.offset())).is_err() {
         return Ok(());
     }

@@ -42,7 +42,7 @@ mod transport;
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, Proxies, Timing};
 pub use credentials::Credentials;
-pub use error::{ApiError, Class, Error, RequestError};
+pub use error::{ApiError, Class, RegistryError, RequestError};
 pub use login::LoginOutcome;
 pub use progress::{LayerStatus, ProgressEvent};
 pub use pull::{PullOutcome, PullRequest, PullStatus};

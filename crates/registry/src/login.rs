@@ -6,7 +6,7 @@ use crate::auth::{Answer, choose, fetch_token};
 use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::error::{Error, RequestError};
+use crate::error::{RegistryError, RequestError};
 use crate::repository::Repository;
 
 /// Credentials were accepted.
@@ -21,7 +21,11 @@ impl Client {
     ///
     /// # Errors
     /// `Get "https://…/v2/": unauthorized: …` when they are refused.
-    pub async fn login(&self, server: &str, credentials: &Credentials) -> Result<LoginOutcome, Error> {
+    pub async fn login(
+        &self,
+        server: &str,
+        credentials: &Credentials,
+    ) -> Result<LoginOutcome, RegistryError> {
         let endpoints = self.endpoints.of_registry(&self.transport, &domain_of(server)).await?;
         let mut last = None;
         for endpoint in endpoints {
@@ -37,10 +41,14 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or_else(|| Error::GivenUp { what: server.to_owned() }))
+        Err(last.unwrap_or_else(|| RegistryError::GivenUp { what: server.to_owned() }))
     }
 
-    async fn login_at(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<LoginOutcome, Error> {
+    async fn login_at(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+    ) -> Result<LoginOutcome, RegistryError> {
         let registry =
             Repository::new(self.transport.clone(), self.authenticator.clone(), endpoint, "", credentials);
         if matches!(credentials, Credentials::RegistryToken(_)) {
@@ -53,7 +61,7 @@ impl Client {
             return Ok(LoginOutcome::default());
         }
         let url = endpoint.origin.url.join("v2/").unwrap_or_else(|_| endpoint.origin.url.clone());
-        let failed = |error: RequestError| Error::request(&reqwest::Method::GET, &url, error);
+        let failed = |error: RequestError| RegistryError::request(&reqwest::Method::GET, &url, error);
         match choose(&challenges, credentials).map_err(failed)? {
             Answer::Basic(header) => {
                 registry.ping_with(header).await?;
@@ -70,8 +78,8 @@ impl Client {
     }
 }
 
-pub(crate) fn is_connection_failure(error: &Error) -> bool {
-    matches!(error, Error::Request { source, .. } if source.is_connection_failure())
+pub(crate) fn is_connection_failure(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Request { source, .. } if source.is_connection_failure())
 }
 
 /// The registry that a login names: clients give the Hub as `https://index.docker.io/v1/`, others as hosts or URLs.

@@ -24,7 +24,7 @@ use palan_store::{BeginLayer, ImageId, LayerRequest, Lease, Store};
 use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::error::{ApiError, Error, RequestError};
+use crate::error::{ApiError, RegistryError, RequestError};
 use crate::flight::{FlightKey, Ticket};
 use crate::layer::Download;
 use crate::login::is_connection_failure;
@@ -95,13 +95,13 @@ impl Client {
     /// `progress` is called from within the future and must not block.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is recorded then, and a tag leads to what it led to before.
+    /// See [`RegistryError`]; nothing is recorded then, and a tag leads to what it led to before.
     pub async fn pull(
         &self,
         request: &PullRequest,
         store: &Store,
         progress: impl Fn(ProgressEvent) + Send + Sync,
-    ) -> Result<PullOutcome, Error> {
+    ) -> Result<PullOutcome, RegistryError> {
         let outcome =
             self.pull_reference(request, &request.reference.clone().or_latest(), store, &progress).await?;
         progress(final_status(&request.reference.clone().or_latest().familiar(), outcome.status));
@@ -117,11 +117,11 @@ impl Client {
         request: &PullRequest,
         store: &Store,
         progress: impl Fn(ProgressEvent) + Send + Sync,
-    ) -> Result<Vec<PullOutcome>, Error> {
+    ) -> Result<Vec<PullOutcome>, RegistryError> {
         let tags = self.tags(&request.reference, &request.credentials).await?;
         let mut outcomes = Vec::new();
         for tag in tags {
-            let reference = request.reference.with_tag(&tag).map_err(|error| Error::Document {
+            let reference = request.reference.with_tag(&tag).map_err(|error| RegistryError::Document {
                 what: "list of tags",
                 reference: request.reference.familiar_name(),
                 reason: error.to_string(),
@@ -137,9 +137,20 @@ impl Client {
     /// The tags of a repository, as its registry lists them.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub async fn tags(&self, reference: &Reference, credentials: &Credentials) -> Result<Vec<String>, Error> {
-        self.at_first_endpoint(reference, credentials, async |repository| repository.tags().await).await
+    /// See [`RegistryError`].
+    pub async fn tags(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+    ) -> Result<Vec<String>, RegistryError> {
+        let mut places = self.places(reference, credentials).await?;
+        while let Some(repository) = places.next() {
+            match repository.tags().await {
+                Ok(tags) => return Ok(places.worked(tags)),
+                Err(error) => places.failed(error)?,
+            }
+        }
+        Err(places.exhausted())
     }
 
     async fn pull_reference(
@@ -148,55 +159,88 @@ impl Client {
         reference: &Reference,
         store: &Store,
         listener: Listener<'_>,
-    ) -> Result<PullOutcome, Error> {
+    ) -> Result<PullOutcome, RegistryError> {
         let pull = Pull { client: self, store, reference, platform: request.platform.as_ref(), listener };
-        self.at_first_endpoint(reference, &request.credentials, async |repository| pull.run(repository).await)
-            .await
-    }
-
-    /// Does something at the first endpoint where it does not fail.
-    async fn at_first_endpoint<T>(
-        &self,
-        reference: &Reference,
-        credentials: &Credentials,
-        work: impl AsyncFn(&Repository) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut last: Option<Error> = None;
-        for endpoint in self.endpoints.for_images(&self.transport, reference.domain()).await? {
-            if endpoint.plain_fallback && !last.as_ref().is_some_and(is_connection_failure) {
-                break;
-            }
-            let repository = self.repository(&endpoint, reference, credentials);
-            match work(&repository).await {
-                Ok(done) => {
-                    self.endpoints.worked(&endpoint);
-                    return Ok(done);
-                }
-                Err(error) if endpoint.mirror && error.is_of_the_endpoint() => {
-                    tracing::warn!(mirror = %endpoint.origin.url, error = %palan_stdx::error_chain::Chain(&error), "a mirror failed");
-                    last = Some(error);
-                }
-                Err(error) if is_connection_failure(&error) => last = Some(error),
-                Err(error) => return Err(in_dockers_words(error, reference)),
+        let mut places = self.places(reference, &request.credentials).await?;
+        while let Some(repository) = places.next() {
+            match pull.run(&repository).await {
+                Ok(outcome) => return Ok(places.worked(outcome)),
+                Err(error) => places.failed(error)?,
             }
         }
-        let nobody = || Error::GivenUp { what: reference.familiar() };
-        Err(in_dockers_words(last.unwrap_or_else(nobody), reference))
+        Err(places.exhausted())
     }
 
-    fn repository(
-        &self,
-        endpoint: &Endpoint,
-        reference: &Reference,
-        credentials: &Credentials,
-    ) -> Repository {
-        let (transport, authenticator) = (self.transport.clone(), self.authenticator.clone());
-        Repository::new(transport, authenticator, endpoint, reference.path(), credentials)
+    async fn places<'a>(
+        &'a self,
+        reference: &'a Reference,
+        credentials: &'a Credentials,
+    ) -> Result<Places<'a>, RegistryError> {
+        let endpoints = self.endpoints.for_images(&self.transport, reference.domain()).await?;
+        Ok(Places {
+            client: self,
+            reference,
+            credentials,
+            endpoints: endpoints.into_iter(),
+            current: None,
+            last: None,
+        })
+    }
+}
+
+/// The endpoints for a reference, one after the other until one serves.
+struct Places<'a> {
+    client: &'a Client,
+    reference: &'a Reference,
+    credentials: &'a Credentials,
+    endpoints: std::vec::IntoIter<Endpoint>,
+    current: Option<Endpoint>,
+    last: Option<RegistryError>,
+}
+
+impl Places<'_> {
+    fn next(&mut self) -> Option<Repository> {
+        let endpoint = self.endpoints.next()?;
+        if endpoint.plain_fallback && !self.last.as_ref().is_some_and(is_connection_failure) {
+            return None;
+        }
+        let (transport, authenticator) = (self.client.transport.clone(), self.client.authenticator.clone());
+        let path = self.reference.path();
+        let repository = Repository::new(transport, authenticator, &endpoint, path, self.credentials);
+        self.current = Some(endpoint);
+        Some(repository)
+    }
+
+    fn worked<T>(&self, outcome: T) -> T {
+        if let Some(endpoint) = &self.current {
+            self.client.endpoints.worked(endpoint);
+        }
+        outcome
+    }
+
+    /// Takes note of a failure; an error if it is not worth asking elsewhere.
+    fn failed(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let mirror = self.current.as_ref().filter(|endpoint| endpoint.mirror);
+        if let Some(mirror) = mirror.filter(|_| error.is_of_the_endpoint()) {
+            let reason = palan_stdx::error_chain::Chain(&error);
+            tracing::warn!(mirror = %mirror.origin.url, %reason, "a mirror failed");
+        } else if !is_connection_failure(&error) {
+            return Err(in_dockers_words(error, self.reference));
+        }
+        self.last = Some(error);
+        Ok(())
+    }
+
+    fn exhausted(self) -> RegistryError {
+        match self.last {
+            Some(error) => in_dockers_words(error, self.reference),
+            None => RegistryError::GivenUp { what: self.reference.familiar() },
+        }
     }
 }
 
 impl Pull<'_> {
-    async fn run(&self, repository: &Repository) -> Result<PullOutcome, Error> {
+    async fn run(&self, repository: &Repository) -> Result<PullOutcome, RegistryError> {
         if let Some(outcome) = self.unchanged(repository).await? {
             self.tell_start();
             self.tell(ProgressEvent::Message(format!("Digest: {}", outcome.digest)));
@@ -240,7 +284,7 @@ impl Pull<'_> {
     }
 
     /// The cheap way: the registry's digest for the reference is one that leads here to the same image already.
-    async fn unchanged(&self, repository: &Repository) -> Result<Option<PullOutcome>, Error> {
+    async fn unchanged(&self, repository: &Repository) -> Result<Option<PullOutcome>, RegistryError> {
         let reference = self.named();
         let Some((id, platform)) = self.known_image(reference.clone()).await? else { return Ok(None) };
         if !self.wanted().matches(&platform) {
@@ -248,7 +292,7 @@ impl Pull<'_> {
         }
         let digest = match self.reference.digest() {
             Some(digest) => Some(digest),
-            None => repository.digest_of(&self.tag_or_digest()).await,
+            None => repository.digest_of(&self.tag_or_digest()).await?,
         };
         let Some(digest) = digest else { return Ok(None) };
         let by_digest = self.known_image(self.reference.with_digest(digest)).await?;
@@ -264,7 +308,7 @@ impl Pull<'_> {
         }
     }
 
-    async fn known_image(&self, reference: Reference) -> Result<Option<(ImageId, Platform)>, Error> {
+    async fn known_image(&self, reference: Reference) -> Result<Option<(ImageId, Platform)>, RegistryError> {
         let what = reference.familiar();
         self.in_store(what, move |store| {
             let Some(id) = store.find(&reference)? else { return Ok(None) };
@@ -278,16 +322,16 @@ impl Pull<'_> {
         &self,
         what: String,
         work: impl FnOnce(&Store) -> palan_store::Result<T> + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RegistryError> {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(result) => result.map_err(|source| Error::Store { what, source }),
-            Err(_) => Err(Error::GivenUp { what }),
+            Ok(result) => result.map_err(|source| RegistryError::Store { what, source: Box::new(source) }),
+            Err(_) => Err(RegistryError::GivenUp { what }),
         }
     }
 
     /// Resolves the reference to the manifest for the platform.
-    async fn choose(&self, repository: &Repository) -> Result<Chosen, Error> {
+    async fn choose(&self, repository: &Repository) -> Result<Chosen, RegistryError> {
         let fetched = repository.manifest(&self.tag_or_digest()).await?;
         let digest = self.verified("manifest", &fetched.body, self.reference.digest())?;
         let mut fetched = fetched;
@@ -308,7 +352,7 @@ impl Pull<'_> {
                     let platform = self.wanted();
                     let entry = list
                         .select(&platform)
-                        .ok_or_else(|| Error::NoPlatform { platform: platform.to_string() })?
+                        .ok_or_else(|| RegistryError::NoPlatform { platform: platform.to_string() })?
                         .clone();
                     let next = repository.manifest(&entry.digest.to_string()).await?;
                     self.verified("manifest", &next.body, Some(entry.digest))?;
@@ -323,37 +367,42 @@ impl Pull<'_> {
         Err(self.invalid_because("manifest", "indexes are nested too deeply"))
     }
 
-    fn parse(&self, fetched: &Fetched, delivered_as: Option<&str>) -> Result<Document, Error> {
+    fn parse(&self, fetched: &Fetched, delivered_as: Option<&str>) -> Result<Document, RegistryError> {
         Document::parse(&fetched.body, delivered_as).map_err(|error| match error {
-            DocumentError::SchemaVersion1 => Error::Schema1 { reference: self.reference.familiar() },
+            DocumentError::SchemaVersion1 => RegistryError::Schema1 { reference: self.reference.familiar() },
             other => self.invalid("manifest", &other),
         })
     }
 
-    fn verified(&self, what: &'static str, body: &[u8], expected: Option<Digest>) -> Result<Digest, Error> {
+    fn verified(
+        &self,
+        what: &'static str,
+        body: &[u8],
+        expected: Option<Digest>,
+    ) -> Result<Digest, RegistryError> {
         let found = Digest::of(body);
         match expected {
             Some(expected) if expected != found => {
-                Err(Error::Digest { what, expected: expected.to_string(), found: found.to_string() })
+                Err(RegistryError::Digest { what, expected: expected.to_string(), found: found.to_string() })
             }
             _ => Ok(found),
         }
     }
 
-    fn invalid(&self, what: &'static str, error: &(dyn std::error::Error + 'static)) -> Error {
+    fn invalid(&self, what: &'static str, error: &(dyn std::error::Error + 'static)) -> RegistryError {
         self.invalid_because(what, &palan_stdx::error_chain::to_string(error))
     }
 
-    fn invalid_because(&self, what: &'static str, reason: &str) -> Error {
-        Error::Document { what, reference: self.reference.familiar(), reason: reason.to_owned() }
+    fn invalid_because(&self, what: &'static str, reason: &str) -> RegistryError {
+        RegistryError::Document { what, reference: self.reference.familiar(), reason: reason.to_owned() }
     }
 
     /// The configuration's bytes, from the store if they are there.
-    async fn config(&self, repository: &Repository, descriptor: &Descriptor) -> Result<Bytes, Error> {
+    async fn config(&self, repository: &Repository, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {
         let is_config = matches!(descriptor.class(), Class::Config)
             || matches!(descriptor.media_type.as_str(), "application/octet-stream" | "application/json");
         if !is_config {
-            return Err(Error::Unsupported {
+            return Err(RegistryError::Unsupported {
                 reference: self.reference.familiar(),
                 what: "its configuration",
                 media_type: descriptor.media_type.clone(),
@@ -378,9 +427,13 @@ impl Pull<'_> {
     }
 
     /// The layers with their diff-ids, bottom first, each once.
-    fn layers(&self, manifest: &Manifest, config: &ImageConfig) -> Result<Vec<(Descriptor, Digest)>, Error> {
+    fn layers(
+        &self,
+        manifest: &Manifest,
+        config: &ImageConfig,
+    ) -> Result<Vec<(Descriptor, Digest)>, RegistryError> {
         if !matches!(config.os.as_str(), "linux" | "") {
-            return Err(Error::WrongOs { os: config.os.clone() });
+            return Err(RegistryError::WrongOs { os: config.os.clone() });
         }
         if manifest.layers.len() != config.rootfs.diff_ids.len() {
             return Err(
@@ -391,7 +444,7 @@ impl Pull<'_> {
         let mut layers = Vec::new();
         for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             if !matches!(descriptor.class(), Class::Layer { .. }) {
-                return Err(Error::Unsupported {
+                return Err(RegistryError::Unsupported {
                     reference: self.reference.familiar(),
                     what: "a layer",
                     media_type: descriptor.media_type.clone(),
@@ -411,7 +464,7 @@ impl Pull<'_> {
         repository: &Repository,
         layers: &[(Descriptor, Digest)],
         lease: &Lease,
-    ) -> Result<(), Error> {
+    ) -> Result<(), RegistryError> {
         let missing = self.missing(layers, lease).await?;
         let mut waiting: FuturesUnordered<_> = missing
             .into_iter()
@@ -428,7 +481,7 @@ impl Pull<'_> {
         &self,
         layers: &[(Descriptor, Digest)],
         lease: &Lease,
-    ) -> Result<Vec<(Descriptor, Digest)>, Error> {
+    ) -> Result<Vec<(Descriptor, Digest)>, RegistryError> {
         for (descriptor, diff_id) in layers {
             lease.protect(descriptor.digest);
             lease.protect(*diff_id);
@@ -465,7 +518,7 @@ impl Pull<'_> {
         repository: &Repository,
         descriptor: Descriptor,
         diff_id: Digest,
-    ) -> Result<(), Error> {
+    ) -> Result<(), RegistryError> {
         loop {
             let key = FlightKey { digest: descriptor.digest, diff_id };
             let mut ticket = self.client.flights.join(key, repository.source(), |sender| {
@@ -488,7 +541,7 @@ impl Pull<'_> {
     }
 
     /// Passes a flight's news on until it ends.
-    async fn follow(&self, ticket: &mut Ticket, digest: &Digest) -> Result<(), Error> {
+    async fn follow(&self, ticket: &mut Ticket, digest: &Digest) -> Result<(), RegistryError> {
         let mut told = LayerStatus::Pulling;
         loop {
             let state = ticket.state.borrow_and_update().clone();
@@ -499,12 +552,12 @@ impl Pull<'_> {
             match state.outcome {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(error)) => {
-                    return Err(Arc::try_unwrap(error).unwrap_or_else(Error::Shared));
+                    return Err(Arc::try_unwrap(error).unwrap_or_else(RegistryError::Shared));
                 }
                 None => {}
             }
             if ticket.state.changed().await.is_err() && ticket.state.borrow().outcome.is_none() {
-                return Err(Error::GivenUp { what: format!("layer {digest}") });
+                return Err(RegistryError::GivenUp { what: format!("layer {digest}") });
             }
         }
     }
@@ -514,7 +567,7 @@ impl Pull<'_> {
         chosen: Chosen,
         config: Bytes,
         lease: Lease,
-    ) -> Result<(ImageId, PullStatus), Error> {
+    ) -> Result<(ImageId, PullStatus), RegistryError> {
         let named = self.named();
         let by_digest = self.reference.with_digest(chosen.digest);
         let tags = if self.reference.digest().is_some() { Vec::new() } else { vec![self.reference.clone()] };
@@ -590,23 +643,24 @@ fn final_status(name: &str, status: PullStatus) -> ProgressEvent {
 }
 
 /// Gives a registry's refusal the text that Docker's clients know.
-fn in_dockers_words(error: Error, reference: &Reference) -> Error {
-    let Error::Request { source: RequestError::Api(source) | RequestError::TokenRefused(source), .. } =
-        &error
+fn in_dockers_words(error: RegistryError, reference: &Reference) -> RegistryError {
+    let RegistryError::Request {
+        source: RequestError::Api(source) | RequestError::TokenRefused(source), ..
+    } = &error
     else {
         return error;
     };
-    let is_token = matches!(&error, Error::Request { source: RequestError::TokenRefused(_), .. });
+    let is_token = matches!(&error, RegistryError::Request { source: RequestError::TokenRefused(_), .. });
     let source: ApiError = source.clone();
     match (source.code.as_str(), source.status) {
         // Wrong credentials: the text must not say that the repository may not exist.
         ("UNAUTHORIZED", _) | (_, 401) if is_token => error,
         ("DENIED" | "UNAUTHORIZED", _) | (_, 401 | 403) => {
-            Error::Denied { name: reference.familiar_name(), source }
+            RegistryError::Denied { name: reference.familiar_name(), source }
         }
-        ("NAME_UNKNOWN", _) => Error::NameUnknown { name: reference.familiar_name(), source },
+        ("NAME_UNKNOWN", _) => RegistryError::NameUnknown { name: reference.familiar_name(), source },
         ("MANIFEST_UNKNOWN" | "NOT_FOUND", _) | ("", 404) => {
-            Error::ManifestUnknown { reference: reference.familiar(), source }
+            RegistryError::ManifestUnknown { reference: reference.familiar(), source }
         }
         _ => error,
     }
@@ -641,7 +695,8 @@ mod tests {
             let api = ApiError::new(status, body.as_bytes(), None);
             let source = if is_token { RequestError::TokenRefused(api) } else { RequestError::Api(api) };
             let url = reqwest::Url::parse("https://r/v2/").unwrap();
-            let error = in_dockers_words(Error::request(&reqwest::Method::HEAD, &url, source), &reference);
+            let error =
+                in_dockers_words(RegistryError::request(&reqwest::Method::HEAD, &url, source), &reference);
             palan_stdx::error_chain::to_string(&error)
         };
         let code = |code: &str, message: &str| {

@@ -11,8 +11,9 @@ use crate::auth::{AuthKey, Authenticator};
 use crate::challenge::{self, Challenge};
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::error::{ApiError, Error, RequestError};
+use crate::error::{ApiError, RegistryError, RequestError};
 use crate::guard::same_origin;
+use crate::login::is_connection_failure;
 use crate::retry;
 use crate::transport::{Origin, Outgoing, Transport, api_error, read_document};
 
@@ -83,39 +84,45 @@ impl Repository {
         &self.transport
     }
 
-    /// The digest that a tag has now, if the registry says it in a `HEAD` answer.
-    pub(crate) async fn digest_of(&self, tag: &str) -> Option<Digest> {
-        let mut outgoing = Outgoing::new(Method::HEAD, self.url(&format!("manifests/{tag}")).ok()?);
+    /// The digest that a tag has now, if the registry says it in a `HEAD` answer. Only that nobody is there is an
+    /// error: what else may be wrong, a `GET` will tell better.
+    pub(crate) async fn digest_of(&self, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        let mut outgoing = Outgoing::new(Method::HEAD, self.url(&format!("manifests/{tag}"))?);
         outgoing.accept = Some(ACCEPT_MANIFESTS);
-        let response = self.request(outgoing).await.ok()?;
-        response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
+        let response = match self.request(outgoing).await {
+            Ok(response) => response,
+            Err(error) if is_connection_failure(&error) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        Ok(digest.and_then(|text| text.parse().ok()))
     }
 
     /// A manifest or index by tag or digest, not verified.
-    pub(crate) async fn manifest(&self, reference: &str) -> Result<Fetched, Error> {
+    pub(crate) async fn manifest(&self, reference: &str) -> Result<Fetched, RegistryError> {
         let mut outgoing = Outgoing::new(Method::GET, self.url(&format!("manifests/{reference}"))?);
         outgoing.accept = Some(ACCEPT_MANIFESTS);
         self.document(outgoing, palan_oci::manifest::MAX_MANIFEST_SIZE).await
     }
 
     /// A small blob, not verified.
-    pub(crate) async fn small_blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, Error> {
+    pub(crate) async fn small_blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, RegistryError> {
         let outgoing = Outgoing::new(Method::GET, self.url(&format!("blobs/{digest}"))?);
         Ok(self.document(outgoing, limit).await?.body)
     }
 
     /// The answer to a request for a blob from `offset` on: 200, 206 or an error.
-    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, Error> {
+    pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, RegistryError> {
         let mut outgoing = Outgoing::new(Method::GET, self.url(&format!("blobs/{digest}"))?);
         outgoing.from = offset;
         self.request(outgoing).await
     }
 
     /// Something that a descriptor says lies elsewhere. No credentials go there.
-    pub(crate) async fn foreign(&self, url: &Url, offset: u64) -> Result<Response, Error> {
+    pub(crate) async fn foreign(&self, url: &Url, offset: u64) -> Result<Response, RegistryError> {
         let mut outgoing = Outgoing::new(Method::GET, url.clone());
         outgoing.from = offset;
-        let failed = |error| Error::request(&Method::GET, url, error);
+        let failed = |error| RegistryError::request(&Method::GET, url, error);
         let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
         if response.status().is_success() {
             return Ok(response);
@@ -125,13 +132,13 @@ impl Repository {
     }
 
     /// Asks for the root of the API, which needs no more than to be let in.
-    pub(crate) async fn ping(&self) -> Result<(), Error> {
+    pub(crate) async fn ping(&self) -> Result<(), RegistryError> {
         let url = self.base()?;
         self.request(Outgoing::new(Method::GET, url)).await.map(drop)
     }
 
     /// All tags.
-    pub(crate) async fn tags(&self) -> Result<Vec<String>, Error> {
+    pub(crate) async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         #[derive(serde::Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
@@ -140,13 +147,17 @@ impl Repository {
         let mut url = self.url("tags/list")?;
         for _ in 0..MOST_PAGES {
             let failed = |reason: &str| {
-                Error::request(&Method::GET, &url, RequestError::Malformed { reason: reason.to_owned() })
+                RegistryError::request(
+                    &Method::GET,
+                    &url,
+                    RequestError::Malformed { reason: reason.to_owned() },
+                )
             };
             let response = self.request(Outgoing::new(Method::GET, url.clone())).await?;
             let next = next_page(&response);
             let body = read_document(response, LONGEST_PAGE, self.transport.config().timing.stall)
                 .await
-                .map_err(|error| Error::request(&Method::GET, &url, error))?;
+                .map_err(|error| RegistryError::request(&Method::GET, &url, error))?;
             let page: Page =
                 serde_json::from_slice(&body).map_err(|_| failed("a list of tags that is no JSON"))?;
             tags.extend(page.tags.unwrap_or_default());
@@ -162,7 +173,7 @@ impl Repository {
         Ok(tags)
     }
 
-    async fn document(&self, outgoing: Outgoing, limit: u64) -> Result<Fetched, Error> {
+    async fn document(&self, outgoing: Outgoing, limit: u64) -> Result<Fetched, RegistryError> {
         let timing = &self.transport.config().timing;
         let mut failed = 0;
         loop {
@@ -173,7 +184,7 @@ impl Repository {
             failed += 1;
             // Nobody there is told at once; an answer that broke or an overload is worth another try.
             let hopeless = match &error {
-                Error::Request { source, .. } => {
+                RegistryError::Request { source, .. } => {
                     !source.is_transient() || matches!(source, RequestError::Connect { .. })
                 }
                 _ => true,
@@ -185,7 +196,7 @@ impl Repository {
         }
     }
 
-    async fn document_once(&self, outgoing: &Outgoing, limit: u64) -> Result<Fetched, Error> {
+    async fn document_once(&self, outgoing: &Outgoing, limit: u64) -> Result<Fetched, RegistryError> {
         let response = self.request(outgoing.clone()).await?;
         let content_type = response
             .headers()
@@ -194,14 +205,14 @@ impl Repository {
             .map(|value| media_type::without_parameters(value).to_owned());
         let body = read_document(response, limit, self.transport.config().timing.stall)
             .await
-            .map_err(|error| Error::request(&outgoing.method, &outgoing.url, error))?;
+            .map_err(|error| RegistryError::request(&outgoing.method, &outgoing.url, error))?;
         Ok(Fetched { body, content_type })
     }
 
     /// Sends a request, answers a challenge once, and returns the head of a success.
-    pub(crate) async fn request(&self, mut outgoing: Outgoing) -> Result<Response, Error> {
+    pub(crate) async fn request(&self, mut outgoing: Outgoing) -> Result<Response, RegistryError> {
         let (method, url) = (outgoing.method.clone(), outgoing.url.clone());
-        let failed = |error| Error::request(&method, &url, error);
+        let failed = |error| RegistryError::request(&method, &url, error);
         let patience = self.transport.config().timing.stall;
         outgoing.authorization = self.authenticator.known(&self.key, &self.credentials).await;
         let mut answered = matches!(self.credentials, Credentials::RegistryToken(_));
@@ -237,18 +248,18 @@ impl Repository {
     }
 
     /// The challenge of the registry's root, if it has one; for logins.
-    pub(crate) async fn challenge(&self) -> Result<Vec<Challenge>, Error> {
+    pub(crate) async fn challenge(&self) -> Result<Vec<Challenge>, RegistryError> {
         let url = self.base()?;
         let outgoing = Outgoing::new(Method::GET, url.clone());
-        let failed = |error| Error::request(&Method::GET, &url, error);
+        let failed = |error| RegistryError::request(&Method::GET, &url, error);
         let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
         Ok(if response.status() == StatusCode::UNAUTHORIZED { challenges(&response) } else { Vec::new() })
     }
 
     /// Sends the request for the root with this authorization.
-    pub(crate) async fn ping_with(&self, authorization: HeaderValue) -> Result<(), Error> {
+    pub(crate) async fn ping_with(&self, authorization: HeaderValue) -> Result<(), RegistryError> {
         let url = self.base()?;
-        let failed = |error| Error::request(&Method::GET, &url, error);
+        let failed = |error| RegistryError::request(&Method::GET, &url, error);
         let mut outgoing = Outgoing::new(Method::GET, url.clone());
         outgoing.authorization = Some(authorization);
         let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
@@ -259,18 +270,18 @@ impl Repository {
         Err(failed(RequestError::Api(api_error(response, patience).await)))
     }
 
-    fn base(&self) -> Result<Url, Error> {
+    fn base(&self) -> Result<Url, RegistryError> {
         self.join("v2/")
     }
 
-    fn url(&self, rest: &str) -> Result<Url, Error> {
+    fn url(&self, rest: &str) -> Result<Url, RegistryError> {
         self.join(&format!("v2/{}/{rest}", self.path))
     }
 
-    fn join(&self, path: &str) -> Result<Url, Error> {
+    fn join(&self, path: &str) -> Result<Url, RegistryError> {
         self.origin.url.join(path).map_err(|error| {
             let reason = RequestError::Malformed { reason: error.to_string() };
-            Error::request(&Method::GET, &self.origin.url, reason)
+            RegistryError::request(&Method::GET, &self.origin.url, reason)
         })
     }
 }

@@ -355,7 +355,7 @@ fn innermost(error: &reqwest::Error) -> String {
     if error.is_timeout() { "timed out".to_owned() } else { deepest.to_string() }
 }
 
-fn find<'a, T: std::error::Error + 'static>(error: &'a reqwest::Error) -> Option<&'a T> {
+fn find<T: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&T> {
     let mut current = error.source();
     while let Some(error) = current {
         if let Some(found) = error.downcast_ref() {
@@ -374,4 +374,103 @@ fn next_cause<'a>(
         return Some(inner);
     }
     error.source()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palan_test_support::registry::{Fault, Registry};
+
+    fn transport(directory: Option<&std::path::Path>) -> Transport {
+        let timing = crate::config::Timing {
+            connect: Duration::from_secs(5),
+            stall: Duration::from_millis(500),
+            ..crate::config::Timing::default()
+        };
+        let certificate_directories = directory.map(std::path::Path::to_owned).into_iter().collect();
+        Transport::new(ClientConfig { certificate_directories, timing, ..ClientConfig::default() }).unwrap()
+    }
+
+    /// Asks for the root of the API at `url` as a registry that is not insecure, as loopback otherwise is.
+    async fn ping(transport: &Transport, url: &str) -> Result<u16, RequestError> {
+        let url = Url::parse(url).unwrap();
+        let origin = Origin { url: url.clone(), insecure: false };
+        let outgoing = Outgoing::new(Method::GET, url.join("v2/").unwrap());
+        transport.send(&origin, &outgoing).await.map(|response| response.status().as_u16())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn certificates_are_verified_with_the_authorities_put_aside_for_the_host() {
+        let registry = Registry::start_tls();
+        let parent = tempfile::tempdir().unwrap();
+        let client = transport(Some(parent.path()));
+        let error = ping(&client, &registry.url()).await.unwrap_err();
+        assert!(matches!(&error, RequestError::Tls { .. }), "{error:?}");
+
+        let host = parent.path().join(registry.host());
+        std::fs::create_dir(&host).unwrap();
+        std::fs::write(host.join("ca.crt"), registry.ca_pem()).unwrap();
+        // The same client sees the new file.
+        assert_eq!(ping(&client, &registry.url()).await.unwrap(), 200);
+        let other_name = registry.url().replace("127.0.0.1", "localhost");
+        assert!(ping(&client, &other_name).await.is_err(), "another host's authorities do not count");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_plain_server_is_named_as_such() {
+        let registry = Registry::start();
+        let url = registry.url().replace("http:", "https:");
+        let error = ping(&transport(None), &url).await.unwrap_err();
+        assert_eq!(error.to_string(), "http: server gave HTTP response to HTTPS client");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_there_is_said_plainly() {
+        let error = ping(&transport(None), "http://127.0.0.1:1/").await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot connect to 127.0.0.1:1: Connection refused (os error 111)");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn https_is_not_left_by_a_redirect() {
+        let plain = Registry::start();
+        let secure = Registry::start_tls();
+        let parent = tempfile::tempdir().unwrap();
+        let host = parent.path().join(secure.host());
+        std::fs::create_dir(&host).unwrap();
+        std::fs::write(host.join("ca.crt"), secure.ca_pem()).unwrap();
+        secure.fault("/v2/", Fault::Redirect(format!("{}{{path}}", plain.url())));
+        let error = ping(&transport(Some(parent.path())), &secure.url()).await.unwrap_err();
+        assert!(matches!(error, RequestError::Refused(guard::GuardError::Downgrade { .. })), "{error:?}");
+        assert!(plain.requests().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn redirects_end() {
+        let registry = Registry::start();
+        registry.fault("/v2/", Fault::Redirect(format!("{}{{path}}", registry.url())));
+        let error = ping(&transport(None), &registry.url()).await.unwrap_err();
+        assert!(matches!(error, RequestError::TooManyRedirects { .. }), "{error:?}");
+        assert_eq!(registry.requests().len(), MOST_REDIRECTS + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_name_that_resolves_to_a_metadata_service_is_refused() {
+        // No name server is needed: the guard is asked about whatever the resolver finds.
+        let resolver = ClientResolver { system: Arc::default(), guarded: true, trusted: Arc::new([]) };
+        let name = "169.254.169.254".parse().unwrap();
+        let refused = reqwest::dns::Resolve::resolve(&resolver, name).await.err().unwrap();
+        assert!(refused.to_string().contains("link-local and metadata"), "{refused}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_silent_server_is_given_up() {
+        let registry = Registry::start();
+        registry.fault("/v2/", Fault::StallAfter(0));
+        let url = Url::parse(&registry.url()).unwrap();
+        let origin = Origin { url: url.clone(), insecure: false };
+        let outgoing = Outgoing::new(Method::GET, url.join("v2/").unwrap());
+        let response = transport(None).send(&origin, &outgoing).await.unwrap();
+        let error = read_document(response, 1024, Duration::from_millis(100)).await.unwrap_err();
+        assert!(matches!(error, RequestError::Stalled { .. }), "{error:?}");
+    }
 }

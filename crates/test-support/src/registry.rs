@@ -342,7 +342,15 @@ fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
     };
     let mut reader = BufReader::with_capacity(8 * 1024, stream);
     while !state.stopping.load(Ordering::Relaxed) {
-        let Some(request) = read_request(&mut reader)? else { return Ok(()) };
+        let request = match read_request(&mut reader) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                // A TLS handshake, say.
+                reader.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")?;
+                return Err(error);
+            }
+        };
         lock(&state.requests).push(request.clone());
         let mut connection = Connection { stream: reader.get_mut(), state };
         if !connection.answer(&request)? {
