@@ -1,0 +1,121 @@
+//! What a call works with: the streams, the environment, the client's configuration, and the daemon.
+
+use std::cell::OnceCell;
+
+use palan_docker_api::client::{Client, ClientError};
+use palan_docker_api::host::Host;
+use palan_docker_api::version::ApiVersion;
+use palan_stdx::error_chain;
+
+use crate::autostart;
+use crate::config_file::ConfigFile;
+use crate::context::{self, Asked, Target};
+use crate::environment::{DOCKER_API_VERSION, Environment};
+use crate::error::{CliError, Result};
+use crate::flags::Parsed;
+use crate::output::streams::Streams;
+
+/// The surroundings of one call; what costs time is made when it is first asked for.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) streams: Streams,
+    pub(crate) environment: Environment,
+    globals: OnceCell<Parsed>,
+    config: OnceCell<ConfigFile>,
+    client: OnceCell<Client>,
+}
+
+impl App {
+    pub(crate) fn new(streams: Streams, environment: Environment) -> Self {
+        Self {
+            streams,
+            environment,
+            globals: OnceCell::new(),
+            config: OnceCell::new(),
+            client: OnceCell::new(),
+        }
+    }
+
+    /// Sets the global flags; once.
+    pub(crate) fn set_globals(&self, globals: Parsed) {
+        let _ = self.globals.set(globals);
+    }
+
+    fn globals(&self) -> &Parsed {
+        self.globals.get_or_init(Parsed::default)
+    }
+
+    /// `-D`.
+    pub(crate) fn debug(&self) -> bool {
+        self.globals().bool("debug")
+    }
+
+    /// The client's configuration file.
+    pub(crate) fn config(&self) -> &ConfigFile {
+        self.config.get_or_init(|| {
+            let directory = match self.globals().given("config") {
+                Some(directory) => directory.into(),
+                None => self.environment.config_directory(),
+            };
+            let config = ConfigFile::load(&directory);
+            if let Some(problem) = config.problem() {
+                self.streams.say(&format!("WARNING: Error loading config file: {problem}"));
+            }
+            config
+        })
+    }
+
+    /// The daemon that the command line and the environment choose.
+    pub(crate) fn target(&self) -> Result<Target> {
+        let globals = self.globals();
+        let tls = ["tls", "tlsverify", "tlscacert", "tlscert", "tlskey"];
+        let asked = Asked {
+            hosts: globals.list("host"),
+            context: globals.given("context").filter(|context| !context.is_empty()),
+            tls: tls.iter().any(|flag| globals.changed(flag) && globals.string(flag) != "false"),
+        };
+        context::choose(&asked, &self.environment)
+    }
+
+    /// The daemon, which is started if nobody named another and none answers.
+    pub(crate) fn client(&self) -> Result<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let target = self.target()?;
+        if let (true, Host::Unix(socket)) = (target.by_default, &target.host) {
+            autostart::ensure(socket, &self.environment)?;
+        }
+        let client = match self.environment.set(DOCKER_API_VERSION) {
+            Some(version) => {
+                let version =
+                    version.parse::<ApiVersion>().map_err(|error| CliError::new(error.to_string()))?;
+                Client::with_version(target.host, version)
+            }
+            None => Client::new(target.host),
+        };
+        Ok(self.client.get_or_init(|| client))
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match &error {
+            ClientError::Connect { host, source }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Self::new(format!(
+                    "permission denied while trying to connect to the Palan daemon socket at {host}"
+                ))
+                .hint("Run the command as root, or as a member of the group that owns the socket (palan).")
+            }
+            ClientError::Connect { host, .. } => Self::new(no_daemon(&host.to_string())),
+            _ => Self::new(error_chain::to_string(&error)),
+        }
+    }
+}
+
+/// Docker's text for a daemon that isn't there, with our name.
+pub(crate) fn no_daemon(host: &str) -> String {
+    format!("Cannot connect to the Palan daemon at {host}. Is the palan daemon running?")
+}

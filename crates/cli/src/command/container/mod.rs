@@ -1,0 +1,49 @@
+//! `palan container …` and the short forms of its commands.
+
+pub(crate) mod attach;
+pub(crate) mod create;
+pub(crate) mod exec;
+pub(crate) mod inspect;
+pub(crate) mod kill;
+pub(crate) mod logs;
+pub(crate) mod ls;
+pub(crate) mod pause;
+pub(crate) mod port;
+pub(crate) mod rename;
+pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod start;
+pub(crate) mod stats;
+pub(crate) mod stop;
+pub(crate) mod top;
+pub(crate) mod wait;
+
+use super::{Entry, Group};
+
+/// The commands on containers.
+pub(crate) const GROUP: Group = Group {
+    name: "container",
+    short: "Manage containers",
+    entries: &[
+        Entry(&["attach"], &attach::COMMAND),
+        Entry(&["create"], &create::COMMAND),
+        Entry(&["exec"], &exec::COMMAND),
+        Entry(&["inspect"], &inspect::COMMAND),
+        Entry(&["kill"], &kill::COMMAND),
+        Entry(&["logs"], &logs::COMMAND),
+        Entry(&["ls", "list", "ps"], &ls::COMMAND),
+        Entry(&["pause"], &pause::PAUSE),
+        Entry(&["port"], &port::COMMAND),
+        Entry(&["rename"], &rename::COMMAND),
+        Entry(&["restart"], &stop::RESTART),
+        Entry(&["rm", "remove"], &rm::COMMAND),
+        Entry(&["run"], &run::COMMAND),
+        Entry(&["start"], &start::COMMAND),
+        Entry(&["stats"], &stats::COMMAND),
+        Entry(&["stop"], &stop::STOP),
+        Entry(&["top"], &top::COMMAND),
+        Entry(&["unpause"], &pause::UNPAUSE),
+        Entry(&["wait"], &wait::COMMAND),
+    ],
+    missing: &["commit", "cp", "diff", "export", "prune", "update"],
+};

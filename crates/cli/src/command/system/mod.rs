@@ -1,0 +1,19 @@
+//! Commands on the daemon, the host and registries: `palan system …` and short forms.
+
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod version;
+
+use super::{Entry, Group};
+
+/// The commands on the daemon.
+pub(crate) const GROUP: Group = Group {
+    name: "system",
+    short: "Manage Palan",
+    entries: &[Entry(&["events"], &events::COMMAND), Entry(&["info"], &info::COMMAND)],
+    missing: &["df", "dial-stdio", "prune"],
+};

@@ -1,0 +1,84 @@
+//! `palan volume ls`.
+
+use palan_docker_api::types::Volume;
+use palan_stdx::size;
+
+use super::super::common::{self, FORMAT_HELP};
+use super::super::{Arity, Command};
+use crate::app::App;
+use crate::error::Result;
+use crate::flags::{Flag, Parsed};
+use crate::output::list::{self, Column, Format, Row};
+
+pub(crate) static COMMAND: Command = Command {
+    aliases: "palan volume ls, palan volume list",
+    flags: &[FLAGS],
+    ..Command::new("[OPTIONS]", "List volumes", Arity::None, run)
+};
+
+static FLAGS: &[Flag] = &[
+    common::filter_flag(Some('f'), "Provide filter values (e.g. \"dangling=true\")"),
+    Flag::string("format", None, FORMAT_HELP),
+    Flag::bool("quiet", Some('q'), "Only display volume names"),
+];
+
+const COLUMNS: &[Column] = &[
+    ("Availability", "AVAILABILITY"),
+    ("Driver", "DRIVER"),
+    ("Group", "GROUP"),
+    ("Labels", "LABELS"),
+    ("Links", "LINKS"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Name", "VOLUME NAME"),
+    ("Scope", "SCOPE"),
+    ("Size", "SIZE"),
+    ("Status", "STATUS"),
+];
+
+fn run(app: &App, flags: &Parsed) -> Result<()> {
+    let quiet = flags.bool("quiet");
+    let asked = match flags.string("format") {
+        "" if !quiet => app.config().text("volumesFormat"),
+        asked => asked,
+    };
+    let format = match asked {
+        "" | "table" if quiet => Format::plain("{{.Name}}"),
+        "raw" if quiet => Format::plain("name: {{.Name}}"),
+        "raw" => Format::plain("name: {{.Name}}\ndriver: {{.Driver}}\n"),
+        asked => Format::new(asked, "{{.Driver}}\t{{.Name}}"),
+    };
+    let mut volumes = app.client()?.list_volumes(&common::filters(flags))?.volumes;
+    volumes.sort_by(|a, b| a.name.cmp(&b.name));
+    let lines: Vec<Line<'_>> = volumes.iter().map(Line).collect();
+    app.streams.print(&list::render(&format, COLUMNS, &lines)?)
+}
+
+struct Line<'a>(&'a Volume);
+
+impl Row for Line<'_> {
+    fn field(&self, name: &str) -> String {
+        let volume = self.0;
+        let unknown = || "N/A".to_owned();
+        match name {
+            "Driver" => volume.driver.clone(),
+            "Name" => volume.name.clone(),
+            "Scope" => volume.scope.clone(),
+            "Mountpoint" => volume.mountpoint.clone(),
+            "Labels" => {
+                let labels = volume.labels.iter();
+                labels.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+            }
+            "Links" => volume.usage_data.as_ref().map_or_else(unknown, |usage| usage.ref_count.to_string()),
+            "Size" => volume
+                .usage_data
+                .as_ref()
+                .and_then(|usage| u64::try_from(usage.size).ok())
+                .map_or_else(unknown, size::format_decimal),
+            _ => unknown(),
+        }
+    }
+
+    fn labels(&self) -> Vec<(&str, &str)> {
+        self.0.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+}

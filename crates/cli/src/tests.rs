@@ -1,0 +1,1 @@
+//! Whole command lines against a daemon of the test: flows, texts, exit codes.
