@@ -38,6 +38,9 @@ pub mod journal;
 /// The daemon's side: spawn a supervisor, connect to one, send requests, receive messages.
 pub mod client;
 
+/// The runtime, for those who build configurations: seccomp programs, the container's cgroup.
+pub use palan_runtime as runtime;
+
 mod control;
 mod requests;
 mod serve;
@@ -100,6 +103,3 @@ fn complain(error: &(dyn Error + 'static)) {
     // There is nowhere else to complain.
     let _ = writeln!(std::io::stderr(), "palan supervisor: {text}");
 }
-
-/// The runtime, for readers of what it makes: cgroup figures, seccomp programs.
-pub use palan_runtime as runtime;

@@ -33,7 +33,7 @@ pub(crate) mod frame;
 use std::path::PathBuf;
 
 use palan_oci::runtime_spec::{Process, Spec};
-pub use palan_runtime::Rootfs;
+pub use palan_runtime::Rootfs as RootfsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Entry;
@@ -90,7 +90,7 @@ pub enum Request {
         #[serde(default)]
         waits: Vec<WaitOptions>,
     },
-    /// Attaches a client to the container's stdio. States *Waiting* (counts as part of `Start`) to *Paused*.
+    /// Attaches a client to the container's stdio. States *Running* and *Paused*; clients from before come with `Start`.
     ///
     /// Descriptor: the client's socket, whose response head has been written. Reply: [`Reply::Done`], after which the
     /// supervisor alone owns the connection.
@@ -228,14 +228,12 @@ pub struct ExecOptions {
 pub struct Config {
     /// The writer's [`VERSION`].
     pub version: u32,
-    /// The container's id, for messages.
-    pub id: String,
     /// The runtime specification; `process.terminal` and `process.consoleSize` decide on the terminal,
     /// `linux.cgroupsPath` and `linux.resources` on the cgroup, an empty path for a new network namespace is replaced by the
     /// descriptor in `Start`.
     pub spec: Spec,
     /// What becomes the container's `/`.
-    pub rootfs: Rootfs,
+    pub rootfs: RootfsConfig,
     /// The image's or the caller's user as written, resolved in the root file system; `None`: as in the specification.
     #[serde(default)]
     pub user: Option<String>,

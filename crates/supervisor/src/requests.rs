@@ -391,9 +391,16 @@ struct Numbered {
 
 fn read_config(file: &File) -> Result<Config, Failure> {
     let bytes = read_all(file).map_err(|error| failed("read the configuration", &error))?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let config: Config = serde_json::from_slice(&bytes).map_err(|error| {
         Failure::new(FailureKind::Invalid, format!("cannot understand the configuration: {error}"))
-    })
+    })?;
+    // What a later version has added would be ignored here, and the container not be what was asked for.
+    if config.version > VERSION {
+        let message =
+            format!("the configuration has version {}, this supervisor knows {VERSION}", config.version);
+        return Err(Failure::new(FailureKind::Unsupported, message));
+    }
+    Ok(config)
 }
 
 fn read_program(descriptor: OwnedFd) -> Result<Program, Failure> {

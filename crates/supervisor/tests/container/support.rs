@@ -12,7 +12,7 @@ use palan_supervisor::client::{self, ClientError, Connection, SpawnRequest, Supe
 use palan_supervisor::journal::{Entry, Event};
 use palan_supervisor::protocol::{
     AttachOptions, Config, ExecOptions, Failure, Framing, LogConfig, Message, Reply, Request, RequestId,
-    Rootfs, VERSION, WaitOptions, Welcome,
+    RootfsConfig, VERSION, WaitOptions, Welcome,
 };
 use serde_json::{Value, json};
 
@@ -65,9 +65,8 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
     let cgroup_parent = format!("palan-test-{unique}");
     let config = Config {
         version: VERSION,
-        id: unique.clone(),
         spec: serde_json::from_value(specification(arguments, &format!("/{cgroup_parent}/c"))).unwrap(),
-        rootfs: Rootfs::Directory(rootfs),
+        rootfs: RootfsConfig::Directory(rootfs),
         user: None,
         create_cwd: false,
         init: false,
@@ -301,8 +300,6 @@ impl Container {
 
     /// The daemon is gone: its connection is closed and nothing replaces it.
     pub(crate) fn lose_daemon(&mut self) {
-        let (closed, _) = palan_linux::socket::pair().unwrap();
-        let _ = closed;
         // A connection to nobody: that of a listener which is gone at once.
         let directory = tempfile::tempdir().unwrap();
         let handle = std::fs::File::open(directory.path()).unwrap();
