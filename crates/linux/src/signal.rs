@@ -169,10 +169,22 @@ pub fn set_mask(mask: &SignalSet) -> io::Result<SignalSet> {
 /// Ignored signals survive exec (Rust's runtime ignores SIGPIPE), so a process that becomes a container's calls
 /// this before. Async-signal-safe.
 pub fn reset_dispositions() {
+    // All zero is SIG_DFL without flags or mask, in a buffer larger than any architecture's kernel structure.
+    let default = [0u64; 8];
     for number in 1..=RTMAX {
-        // SAFETY: SIG_DFL installs no handler; numbers that may not be changed (KILL, STOP, and the two of the C
-        // library) make the call fail without effect.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // By system call, since the C library does not let its own two signals be touched, and those may have been
+        // inherited as ignored.
+        // SAFETY: the kernel reads a structure of at most 64 bytes, writes nothing (null), and SIG_DFL installs no
+        // handler; it refuses KILL and STOP without effect.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
 }
 
