@@ -30,7 +30,7 @@ pub(crate) fn create_container(
         return Err(Failure::new(FailureKind::Invalid, "the specification has no linux.cgroupsPath"));
     }
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
-    let mut created = create(&CreateRequest {
+    let created = create(&CreateRequest {
         spec: &config.spec,
         bundle: run_dir,
         rootfs: &config.rootfs,
@@ -45,7 +45,7 @@ pub(crate) fn create_container(
         extra_descriptors: &[],
         start_fifo: None,
     })?;
-    let ends = pipes.ends(created.container.console_master.take())?;
+    let ends = pipes.ends(created.container().console_master.as_ref())?;
     Ok((created, ends))
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn exec_process(
     let process = &options.process;
     let open_stdin = options.attach.as_ref().is_some_and(|attach| attach.stdin);
     let pipes = Pipes::for_process(process, open_stdin, options.attach.is_some())?;
-    let mut execed = exec(&ExecRequest {
+    let execed = exec(&ExecRequest {
         pid: container.pid,
         pidfd: container.pidfd.as_fd(),
         cgroup: &container.cgroup,
@@ -69,7 +69,7 @@ pub(crate) fn exec_process(
         extra_descriptors: &[],
         parent_death_signal: true,
     })?;
-    let ends = pipes.ends(execed.console_master.take())?;
+    let ends = pipes.ends(execed.console_master.as_ref())?;
     Ok((execed, ends))
 }
 
@@ -122,14 +122,13 @@ impl Pipes {
     }
 
     /// Our ends. The process has its own by now; the copies here are closed, so that the pipes end with it.
-    fn ends(self, console_master: Option<OwnedFd>) -> Result<Ends, Failure> {
+    fn ends(self, console_master: Option<&OwnedFd>) -> Result<Ends, Failure> {
+        // Two descriptors, since one is watched for reading and the other for writing.
+        let copy = |master: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(master, 3);
         match console_master {
-            // Two descriptors, since one is watched for reading and the other for writing.
-            Some(master) => Ok(Ends {
-                stdin: Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?),
-                stdout: Some(master),
-                stderr: None,
-            }),
+            Some(master) => {
+                Ok(Ends { stdin: Some(copy(master)?), stdout: Some(copy(master)?), stderr: None })
+            }
             None => Ok(self.ours),
         }
     }

@@ -201,8 +201,10 @@ impl Supervisor {
             let connection = descriptors.take("a waiting connection")?;
             self.hold_wait(connection, options);
         }
-        self.epoll.add(&created.container.pidfd, Token::Process(INIT).encode(), Interest::READ)?;
-        let container = created.start()?;
+        self.epoll.add(&created.container().pidfd, Token::Process(INIT).encode(), Interest::READ)?;
+        let mut container = created.start()?;
+        // The session has copies.
+        container.console_master = None;
 
         let reply = Reply::Started {
             pid: container.pid,
