@@ -26,4 +26,4 @@ pub mod route;
 mod socket;
 
 pub use message::{Attributes, Batch, Parsed, attribute};
-pub use socket::{Error, Protocol, Socket};
+pub use socket::{NetlinkError, Protocol, Socket};

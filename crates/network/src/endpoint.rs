@@ -82,11 +82,11 @@ fn create_pair(host: &mut Socket, namespace: &Namespace, plan: &Plan<'_>) -> Res
             Err(error) => return Err(pair_error(&name, error).into()),
         }
     }
-    let error = taken.unwrap_or(palan_linux::netlink::Error::Malformed);
+    let error = taken.unwrap_or(palan_linux::netlink::NetlinkError::Malformed);
     Err(pair_error("veth<id>", error).into())
 }
 
-fn pair_error(name: &str, error: palan_linux::netlink::Error) -> KernelError {
+fn pair_error(name: &str, error: palan_linux::netlink::NetlinkError) -> KernelError {
     netlink(format!("create the interface pair {name} and {CONTAINER_INTERFACE}"))(error)
 }
 

@@ -16,7 +16,7 @@ pub enum KernelError {
         /// The operation, as the end of a sentence: "create the bridge palan0".
         operation: String,
         /// The kernel's answer.
-        source: netlink::Error,
+        source: netlink::NetlinkError,
     },
     /// A setting under `/proc/sys` can't be read or written.
     #[error("cannot {operation}")]
@@ -214,6 +214,6 @@ pub enum AttachError {
 }
 
 /// Adds the operation to a netlink error.
-pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(netlink::Error) -> KernelError {
+pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(netlink::NetlinkError) -> KernelError {
     move |source| KernelError::Netlink { operation: operation.into(), source }
 }

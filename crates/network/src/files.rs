@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use palan_stdx::fs::{self, PathError};
+
 /// The lines that Docker puts first.
 const STANDARD_HOSTS: &str = "127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -69,6 +71,16 @@ pub fn host_resolv_conf_path(etc_resolv_conf: &str) -> &'static Path {
     let servers = HostResolver::parse(etc_resolv_conf).servers;
     let only_stub = !servers.is_empty() && servers.iter().all(|server| *server == RESOLVED_STUB);
     Path::new(if only_stub { RESOLVED_RESOLV_CONF } else { RESOLV_CONF })
+}
+
+/// Reads the file that holds the host's name servers; empty on a host without one.
+pub fn host_resolv_conf() -> Result<String, PathError> {
+    let text = fs::read_to_string_if_exists(Path::new(RESOLV_CONF))?.unwrap_or_default();
+    let path = host_resolv_conf_path(&text);
+    if path == Path::new(RESOLV_CONF) {
+        return Ok(text);
+    }
+    Ok(fs::read_to_string_if_exists(path)?.unwrap_or(text))
 }
 
 /// The content of `/etc/resolv.conf` for a container on the bridge, made from the host's. Name servers on the host's

@@ -24,11 +24,15 @@ pub(crate) fn read(name: &str) -> Result<Option<String>, KernelError> {
 /// read-only (in a container), the right value must simply be there.
 pub(crate) fn ensure(name: &str, value: &str) -> Result<(), KernelError> {
     match read(name)? {
-        Some(present) if present != value => {
-            fs::write(&path(name), value).map_err(|source| failed("change", name, source))
-        }
+        Some(present) if present != value => write_if_exists(name, value),
         _ => Ok(()),
     }
+}
+
+/// Sets a value in a namespace that was just made and has the defaults, unless the kernel doesn't have the setting.
+pub(crate) fn write_if_exists(name: &str, value: &str) -> Result<(), KernelError> {
+    let written = fs::if_exists(fs::write(&path(name), value));
+    written.map(|_| ()).map_err(|source| failed("change", name, source))
 }
 
 fn path(name: &str) -> PathBuf {

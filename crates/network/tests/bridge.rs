@@ -1,5 +1,7 @@
 //! Containers on the bridge: their interfaces, addresses, and whom they reach.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
 mod lab;
 
 use std::net::Ipv4Addr;
@@ -54,14 +56,20 @@ fn what_a_container_sees() {
                 ip(&["neighbour", "show", "nud", "permanent"]),
             )
         });
-        assert!(link.contains("eth0") && link.contains("mtu 1400") && link.contains("02:42:ac:11:00:02"), "{link}");
+        assert!(
+            link.contains("eth0") && link.contains("mtu 1400") && link.contains("02:42:ac:11:00:02"),
+            "{link}"
+        );
         assert!(address.contains("172.17.0.2/16 brd 172.17.255.255"), "{address}");
         assert!(!address.contains("fe80"), "no IPv6 on eth0: {address}");
         assert_eq!(
             routes.split_whitespace().collect::<Vec<_>>().join(" "),
             "default via 172.17.0.1 dev eth0 172.17.0.0/16 dev eth0 proto kernel scope link src 172.17.0.2"
         );
-        assert!(neighbours.contains("172.17.0.1 dev eth0 lladdr 02:42:ac:11:00:01 PERMANENT"), "{neighbours}");
+        assert!(
+            neighbours.contains("172.17.0.1 dev eth0 lladdr 02:42:ac:11:00:01 PERMANENT"),
+            "{neighbours}"
+        );
         assert_eq!(sysctl("ipv4/conf/palan0/route_localnet"), "0");
         assert_eq!(sysctl("ipv6/conf/palan0/disable_ipv6"), "1");
         assert_eq!(sysctl("ipv4/ip_forward"), "1");
@@ -140,8 +148,48 @@ fn a_subnet_that_the_host_uses_is_skipped() {
 }
 
 #[test]
+fn many_at_once() {
+    with_host(|lab| {
+        let network = open(NetworkConfig::default());
+        let containers: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..10_u8)
+                .map(|thread| {
+                    let network = &network;
+                    scope.spawn(move || {
+                        let attach = |number: u8| {
+                            let id = thread * 10 + number;
+                            attach(network, id, &[lab::tcp(8000 + u16::from(id), 80)])
+                        };
+                        (0..5).map(attach).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let addresses: std::collections::HashSet<_> =
+            containers.iter().map(lab::Container::address).collect();
+        assert_eq!(addresses.len(), 50);
+        containers[7].serve_tcp(80, "seven");
+        assert!(fetch(HOST, containers[7].host_port(0)).starts_with("seven"));
+        std::thread::scope(|scope| {
+            for container in &containers {
+                let network = &network;
+                scope.spawn(move || network.detach(&container.attachment.record).unwrap());
+            }
+        });
+        assert_eq!(run("nft", &["list", "map", "ip", "palan", "published"]).matches("80").count(), 0);
+        network.remove_all().unwrap();
+        drop(containers);
+        lab.assert_clean();
+    });
+}
+
+#[test]
 fn settings_that_cannot_work() {
     with_host(|_| {
+        let error =
+            Network::open(NetworkConfig { table: "nat".into(), ..NetworkConfig::default() }).unwrap_err();
+        assert_eq!(error.to_string(), "table \"nat\" can't be used: iptables uses a table of this name");
         let error = Network::open(NetworkConfig::for_bridge("a/b")).unwrap_err();
         assert!(matches!(error, NetworkError::Setting { .. }), "{error}");
         let error = Network::open(NetworkConfig::for_bridge("eth0")).unwrap_err();
@@ -159,11 +207,26 @@ fn counters_are_those_the_container_sees() {
         let container = attach(&network, 1, &[]);
         container.serve_tcp(80, "hello");
         fetch(container.address(), 80);
-        let seen = container.inside(|| run("ip", &["-s", "-s", "link", "show", "eth0"]));
-        let numbers: Vec<u64> = seen.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let statistics = network.statistics(&container.attachment.record).unwrap().unwrap();
-        assert!(numbers.contains(&statistics.rx_bytes) && numbers.contains(&statistics.tx_bytes), "{seen}");
-        assert!(statistics.rx_packets > 0 && statistics.tx_bytes > statistics.rx_bytes, "{statistics:?}");
+        let same = || {
+            let statistics = network.statistics(&container.attachment.record).unwrap().unwrap();
+            assert!(statistics.rx_packets > 0 && statistics.tx_bytes > 0, "{statistics:?}");
+            let seen = container.inside(|| run("ip", &["-s", "link", "show", "eth0"]));
+            let numbers = |line: &str| -> Vec<u64> {
+                line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+            };
+            let lines: Vec<Vec<u64>> = seen.lines().map(numbers).collect();
+            // The lines after "RX:" and "TX:" begin with bytes, packets, errors, dropped.
+            lines[3][..4]
+                == [statistics.rx_bytes, statistics.rx_packets, statistics.rx_errors, statistics.rx_dropped]
+                && lines[5][..4]
+                    == [
+                        statistics.tx_bytes,
+                        statistics.tx_packets,
+                        statistics.tx_errors,
+                        statistics.tx_dropped,
+                    ]
+        };
+        assert!(lab::eventually(same), "there may be traffic between the two looks");
         network.detach(&container.attachment.record).unwrap();
         assert!(lab::eventually(|| network.statistics(&container.attachment.record).unwrap().is_none()));
     });

@@ -1,5 +1,7 @@
 //! Other firewalls on the same host: Docker's rules as iptables-nft writes them, flushes, reloads, a second Palan.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
 mod lab;
 
 use lab::{HOST, LAN, attach, eventually, fetch, inside, is_closed, open, run, tcp, with_host};
@@ -86,7 +88,10 @@ fn docker_comes_later_and_leaves_again() {
         assert!(eventually(|| has("FORWARD") == 2), "a policy that drops calls for the rules");
         assert!(traffic_flows(lab, &network, 3));
         iptables(&DOCKER);
-        assert!(eventually(|| has("DOCKER-USER") == 2 && has("FORWARD") == 0), "Docker's chain is the better place");
+        assert!(
+            eventually(|| has("DOCKER-USER") == 2 && has("FORWARD") == 0),
+            "Docker's chain is the better place"
+        );
         assert!(traffic_flows(lab, &network, 5));
         iptables(&["-F DOCKER-USER"]);
         assert!(eventually(|| has("DOCKER-USER") == 2), "put back after a flush");
@@ -178,6 +183,9 @@ fn others_can_be_left_alone() {
         let network = open(NetworkConfig::default());
         let [warning] = &network.warnings()[..] else { panic!("{:?}", network.warnings()) };
         assert!(warning.contains("\"inet admin\""), "{warning}");
+        run("nft", &["add", "table", "inet", "firewalld"]);
+        run("nft", &["add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }"]);
+        assert!(network.warnings()[0].contains("--add-interface=palan0"));
     });
 }
 

@@ -1,10 +1,15 @@
 //! Published ports: who reaches them, who must not, and what happens on conflicts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
 mod lab;
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
-use lab::{HOST, LAN, ask, ask_from, attach, binding, fetch, inside, is_closed, open, request, run, sysctl, tcp, with_host};
+use lab::{
+    HOST, LAN, ask, ask_from, attach, binding, fetch, inside, is_closed, open, request, run, sysctl, tcp,
+    with_host,
+};
 use palan_network::{Network, NetworkConfig, PortBinding, Protocol};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -173,7 +178,8 @@ fn ports_in_use() {
         let first = attach(&network, 1, &[tcp(8080, 80), binding(Protocol::Udp, "", 8080, 80)]);
         let id = "02".repeat(32);
         let prefix = format!("driver failed programming external connectivity on endpoint web ({id}): ");
-        let check = |port, expected: &str| assert_eq!(refusal(&network, 2, port), format!("{prefix}{expected}"));
+        let check =
+            |port, expected: &str| assert_eq!(refusal(&network, 2, port), format!("{prefix}{expected}"));
         check(tcp(8080, 80), "Bind for 0.0.0.0:8080 failed: port is already allocated");
         check(
             binding(Protocol::Tcp, "127.0.0.1", 8080, 80),
@@ -183,10 +189,7 @@ fn ports_in_use() {
         check(tcp(9090, 80), "listen tcp4 0.0.0.0:9090: bind: address already in use");
         drop(listener);
         let _socket = UdpSocket::bind((LOOPBACK, 9090)).unwrap();
-        check(
-            binding(Protocol::Udp, "", 9090, 80),
-            "listen udp4 0.0.0.0:9090: bind: address already in use",
-        );
+        check(binding(Protocol::Udp, "", 9090, 80), "listen udp4 0.0.0.0:9090: bind: address already in use");
         check(
             binding(Protocol::Tcp, "192.0.2.77", 9091, 80),
             "listen tcp4 192.0.2.77:9091: bind: cannot assign requested address",
@@ -235,7 +238,8 @@ fn ephemeral_ports_and_ranges() {
         let many = attach(&network, 1, &[tcp(0, 80), tcp(0, 81), tcp(0, 82)]);
         assert_eq!([0, 1, 2].map(|index| many.host_port(index)), [40000, 40002, 40003]);
         assert!(
-            refusal(&network, 2, tcp(0, 80)).ends_with("Bind for 0.0.0.0:40000-40003 failed: all ports are allocated")
+            refusal(&network, 2, tcp(0, 80))
+                .ends_with("Bind for 0.0.0.0:40000-40003 failed: all ports are allocated")
         );
         drop(taken);
         let range = |first, last| PortBinding { host_port_last: Some(last), ..tcp(first, 80) };

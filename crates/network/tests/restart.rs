@@ -1,5 +1,7 @@
 //! What survives the daemon, and what a new one makes of it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall stop")]
+
 mod lab;
 
 use lab::{HOST, attach, fetch, inside, is_closed, open, request, run, sysctl, tcp, with_host};
@@ -23,7 +25,8 @@ fn endpoints_outlive_the_daemon() {
         let network = Network::open(NetworkConfig::default()).unwrap();
         assert!(fetch(HOST, 8080).starts_with("web"), "opening disturbs nothing");
         let restored = network.restore(&records).unwrap();
-        let gone = (lost.attachment.record.endpoint_id.clone(), "the interface veth0202020 is gone".to_owned());
+        let gone =
+            (lost.attachment.record.endpoint_id.clone(), "the interface veth0202020 is gone".to_owned());
         assert_eq!(restored.lost, [gone]);
         assert_eq!(restored.orphans, ["veth0303030"]);
         assert!(restored.warnings.is_empty());
@@ -94,7 +97,8 @@ fn another_address_needs_an_empty_bridge() {
     with_host(|_| {
         let network = open(NetworkConfig::default());
         let container = attach(&network, 1, &[]);
-        let moved = NetworkConfig { address: Some("10.5.0.1/24".parse().unwrap()), ..NetworkConfig::default() };
+        let moved =
+            NetworkConfig { address: Some("10.5.0.1/24".parse().unwrap()), ..NetworkConfig::default() };
         let error = Network::open(moved.clone()).unwrap_err();
         assert!(error.to_string().contains("has the address 172.17.0.1/16 and containers on it"), "{error}");
         network.detach(&container.attachment.record).unwrap();

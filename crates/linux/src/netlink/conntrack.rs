@@ -5,12 +5,14 @@ use std::net::Ipv4Addr;
 use rustix::io::Errno;
 
 use super::message::{Batch, Parsed, attribute};
-use super::socket::{Error, Socket};
+use super::socket::{NetlinkError, Socket};
 
-const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
+/// `NFNL_SUBSYS_CTNETLINK`, the upper half of each message's type.
+const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
-const FAMILY: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+/// `struct nfgenmsg` with the family `AF_INET`.
+const FAMILY: [u8; 4] = [2, 0, 0, 0];
 
 // From linux/netfilter/nfnetlink_conntrack.h.
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -42,7 +44,7 @@ pub struct Flow {
 }
 
 /// All IPv4 UDP flows of the namespace.
-pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>, Error> {
+pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>, NetlinkError> {
     match list(socket, true) {
         // Linux before 5.8 knows no filter.
         Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::OPNOTSUPP)) => list(socket, false),
@@ -51,7 +53,7 @@ pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>, Error> {
 }
 
 /// Forgets a flow; one that is gone already is no error.
-pub fn delete(socket: &mut Socket, flow: &Flow) -> Result<(), Error> {
+pub fn delete(socket: &mut Socket, flow: &Flow) -> Result<(), NetlinkError> {
     let mut batch = Batch::new();
     batch.push(DELETE, 0, &FAMILY, |attributes| {
         for (kind, content) in &flow.identity {
@@ -64,7 +66,7 @@ pub fn delete(socket: &mut Socket, flow: &Flow) -> Result<(), Error> {
     }
 }
 
-fn list(socket: &mut Socket, filtered: bool) -> Result<Vec<Flow>, Error> {
+fn list(socket: &mut Socket, filtered: bool) -> Result<Vec<Flow>, NetlinkError> {
     let request = |batch: &mut Batch| {
         batch.push(GET, libc::NLM_F_DUMP, &FAMILY, |attributes| {
             if filtered {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 
 use super::message::{Attributes, Batch, Parsed, attribute};
-use super::socket::{Error, Socket};
+use super::socket::{NetlinkError, Socket};
 
 /// The length of `struct ifinfomsg`.
 const INFO: usize = 16;
@@ -193,7 +193,7 @@ pub fn delete(batch: &mut Batch, target: Target<'_>) {
 }
 
 /// Looks an interface up.
-pub fn get(socket: &mut Socket, target: Target<'_>) -> Result<Option<Link>, Error> {
+pub fn get(socket: &mut Socket, target: Target<'_>) -> Result<Option<Link>, NetlinkError> {
     let mut batch = Batch::new();
     on(&mut batch, libc::RTM_GETLINK, target, 0, |link| {
         link.u32(libc::IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
@@ -202,14 +202,14 @@ pub fn get(socket: &mut Socket, target: Target<'_>) -> Result<Option<Link>, Erro
 }
 
 /// The counters of an interface.
-pub fn statistics(socket: &mut Socket, target: Target<'_>) -> Result<Option<Statistics>, Error> {
+pub fn statistics(socket: &mut Socket, target: Target<'_>) -> Result<Option<Statistics>, NetlinkError> {
     let mut batch = Batch::new();
     on(&mut batch, libc::RTM_GETLINK, target, 0, |_| ());
     absent_is_none(socket.query(&mut batch, |_, payload| parse_statistics(payload)))
 }
 
 /// All interfaces of the namespace.
-pub fn list(socket: &mut Socket) -> Result<Vec<Link>, Error> {
+pub fn list(socket: &mut Socket) -> Result<Vec<Link>, NetlinkError> {
     let request = |batch: &mut Batch| {
         batch.push(libc::RTM_GETLINK, libc::NLM_F_DUMP, &info(0, 0, 0), |link| {
             link.u32(libc::IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
@@ -249,7 +249,7 @@ fn on(
     });
 }
 
-fn absent_is_none<T>(result: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+fn absent_is_none<T>(result: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
     match result {
         Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
         other => other,

@@ -7,24 +7,39 @@
 use rustix::io::Errno;
 
 use super::message::{Attributes, Batch, Parsed, attribute, standalone};
-use super::socket::{Error, Socket};
+use super::socket::{NetlinkError, Socket};
 
 /// The multicast group that tells of changes, for [`Socket::listen`]; each transaction ends with a message of type
 /// [`NEW_GENERATION`].
 pub const GROUP: u32 = 7;
 /// The type of the message that ends a transaction's notifications.
-pub const NEW_GENERATION: u16 = SUBSYSTEM | libc::NFT_MSG_NEWGEN as u16;
+pub const NEW_GENERATION: u16 = SUBSYSTEM | NFT_MSG_NEWGEN;
 
 /// A table's address family. Only IPv4 is needed.
-const FAMILY: u8 = libc::NFPROTO_IPV4 as u8;
-const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+const FAMILY: u8 = 2;
+/// `NFNL_SUBSYS_NFTABLES`, the upper half of each message's type.
+const SUBSYSTEM: u16 = 10 << 8;
+/// The length of `struct nfgenmsg`: family, version, resource.
 const GENERAL: usize = 4;
 /// Elements in one message: their list must stay below the 64 KiB of an attribute.
 const ELEMENTS_PER_MESSAGE: usize = 500;
 /// `NFTNL_UDATA_RULE_COMMENT`, the tag under which nft and iptables-nft keep a rule's comment.
 const COMMENT_TAG: u8 = 0;
 
-// From linux/netfilter/nf_tables.h; libc lacks the attributes.
+// From linux/netfilter/nfnetlink.h and nf_tables.h, in the width they have on the wire.
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_GETRULE: u16 = 7;
+const NFT_MSG_DELRULE: u16 = 8;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
+const NFT_MSG_NEWGEN: u16 = 15;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
@@ -163,7 +178,7 @@ impl Transaction {
     #[must_use]
     pub fn new() -> Self {
         let mut batch = Batch::new();
-        batch.push(libc::NFNL_MSG_BATCH_BEGIN as u16, 0, &batch_header(), |_| ());
+        batch.push(NFNL_MSG_BATCH_BEGIN, 0, &batch_header(), |_| ());
         Self { batch, sets: 0 }
     }
 
@@ -174,32 +189,32 @@ impl Transaction {
     }
 
     /// Carries the changes out.
-    pub fn commit(mut self, socket: &mut Socket) -> Result<(), Error> {
+    pub fn commit(mut self, socket: &mut Socket) -> Result<(), NetlinkError> {
         if self.is_empty() {
             return Ok(());
         }
         let last = self.batch.count() - 1;
-        self.batch.push(libc::NFNL_MSG_BATCH_END as u16, 0, &batch_header(), |_| ());
+        self.batch.push(NFNL_MSG_BATCH_END, 0, &batch_header(), |_| ());
         socket.execute_acknowledging(&mut self.batch, Some(last))
     }
 
     /// Makes sure that a table is there.
     pub fn add_table(&mut self, table: &str) {
-        self.push(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |attributes| {
+        self.push(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |attributes| {
             attributes.text(NFTA_TABLE_NAME, table);
         });
     }
 
     /// Removes a table that is there, with all it holds.
     pub fn delete_table(&mut self, table: &str) {
-        self.push(libc::NFT_MSG_DELTABLE, 0, |attributes| {
+        self.push(NFT_MSG_DELTABLE, 0, |attributes| {
             attributes.text(NFTA_TABLE_NAME, table);
         });
     }
 
     /// Makes sure that a chain is there; with a hook it is a base chain whose policy is to accept.
     pub fn add_chain(&mut self, table: &str, chain: &str, hook: Option<Hook>) {
-        self.push(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
+        self.push(NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |attributes| {
             attributes.text(NFTA_CHAIN_TABLE, table).text(NFTA_CHAIN_NAME, chain);
             if let Some(hook) = hook {
                 attributes
@@ -216,7 +231,7 @@ impl Transaction {
 
     /// Removes all rules of a chain.
     pub fn flush_chain(&mut self, table: &str, chain: &str) {
-        self.push(libc::NFT_MSG_DELRULE, 0, |attributes| {
+        self.push(NFT_MSG_DELRULE, 0, |attributes| {
             attributes.text(NFTA_RULE_TABLE, table).text(NFTA_RULE_CHAIN, chain);
         });
     }
@@ -224,7 +239,7 @@ impl Transaction {
     /// Adds a rule.
     pub fn add_rule(&mut self, table: &str, chain: &str, position: Position, rule: &Rule) {
         let append = if position == Position::End { libc::NLM_F_APPEND } else { 0 };
-        self.push(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | append, |attributes| {
+        self.push(NFT_MSG_NEWRULE, libc::NLM_F_CREATE | append, |attributes| {
             attributes.text(NFTA_RULE_TABLE, table).text(NFTA_RULE_CHAIN, chain);
             if let Position::Before(handle) = position {
                 attributes.be64(NFTA_RULE_POSITION, handle);
@@ -240,7 +255,7 @@ impl Transaction {
 
     /// Removes the rule with this handle.
     pub fn delete_rule(&mut self, table: &str, chain: &str, handle: u64) {
-        self.push(libc::NFT_MSG_DELRULE, 0, |attributes| {
+        self.push(NFT_MSG_DELRULE, 0, |attributes| {
             attributes
                 .text(NFTA_RULE_TABLE, table)
                 .text(NFTA_RULE_CHAIN, chain)
@@ -254,7 +269,7 @@ impl Transaction {
         let id = self.sets;
         let kind = |types: &[DataType]| types.iter().fold(0, |sum, part| sum << 6 | part.number());
         let length = |types: &[DataType]| types.iter().map(|part| part.length()).sum();
-        self.push(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, |attributes| {
+        self.push(NFT_MSG_NEWSET, libc::NLM_F_CREATE, |attributes| {
             let map = if set.data.is_empty() { 0 } else { libc::NFT_SET_MAP.cast_unsigned() };
             attributes
                 .text(NFTA_SET_TABLE, table)
@@ -271,22 +286,22 @@ impl Transaction {
 
     /// Removes all elements of a set.
     pub fn flush_set(&mut self, table: &str, set: &str) {
-        self.push(libc::NFT_MSG_DELSETELEM, 0, |attributes| {
+        self.push(NFT_MSG_DELSETELEM, 0, |attributes| {
             attributes.text(NFTA_SET_ELEM_LIST_TABLE, table).text(NFTA_SET_ELEM_LIST_SET, set);
         });
     }
 
     /// Adds elements; one that is there with other data is an error.
     pub fn add_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
-        self.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, table, set, elements);
+        self.elements(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, table, set, elements);
     }
 
     /// Removes elements that are there.
     pub fn delete_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
-        self.elements(libc::NFT_MSG_DELSETELEM, 0, table, set, elements);
+        self.elements(NFT_MSG_DELSETELEM, 0, table, set, elements);
     }
 
-    fn elements(&mut self, message: i32, flags: i32, table: &str, set: &str, elements: &[Element]) {
+    fn elements(&mut self, message: u16, flags: i32, table: &str, set: &str, elements: &[Element]) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
             self.push(message, flags, |attributes| {
                 attributes.text(NFTA_SET_ELEM_LIST_TABLE, table).text(NFTA_SET_ELEM_LIST_SET, set).nested(
@@ -301,8 +316,8 @@ impl Transaction {
         }
     }
 
-    fn push(&mut self, message: i32, flags: i32, attributes: impl FnOnce(&mut Attributes<'_>)) {
-        self.batch.push(SUBSYSTEM | message as u16, flags, &[FAMILY, 0, 0, 0], attributes);
+    fn push(&mut self, message: u16, flags: i32, attributes: impl FnOnce(&mut Attributes<'_>)) {
+        self.batch.push(SUBSYSTEM | message, flags, &[FAMILY, 0, 0, 0], attributes);
     }
 }
 
@@ -319,7 +334,7 @@ fn write_element(item: &mut Attributes<'_>, element: &Element) {
 
 /// `struct nfgenmsg` of a batch's begin and end: the subsystem in network order.
 fn batch_header() -> [u8; GENERAL] {
-    let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+    let [high, low] = (SUBSYSTEM >> 8).to_be_bytes();
     [0, 0, high, low]
 }
 
@@ -580,18 +595,18 @@ pub enum Family {
 }
 
 /// The chains of every table.
-pub fn chains(socket: &mut Socket) -> Result<Vec<ChainInfo>, Error> {
+pub fn chains(socket: &mut Socket) -> Result<Vec<ChainInfo>, NetlinkError> {
     let request = |batch: &mut Batch| {
-        let kind = SUBSYSTEM | libc::NFT_MSG_GETCHAIN as u16;
+        let kind = SUBSYSTEM | NFT_MSG_GETCHAIN;
         batch.push(kind, libc::NLM_F_DUMP, &[0; GENERAL], |_| ());
     };
     socket.dump(request, |chains: &mut Vec<ChainInfo>, _, payload| chains.extend(parse_chain(payload)))
 }
 
 /// The rules of an IPv4 table by chain, or of one chain of it, in order; none if there is no such table or chain.
-pub fn rules(socket: &mut Socket, table: &str, chain: Option<&str>) -> Result<Vec<RuleInfo>, Error> {
+pub fn rules(socket: &mut Socket, table: &str, chain: Option<&str>) -> Result<Vec<RuleInfo>, NetlinkError> {
     let request = |batch: &mut Batch| {
-        let kind = SUBSYSTEM | libc::NFT_MSG_GETRULE as u16;
+        let kind = SUBSYSTEM | NFT_MSG_GETRULE;
         batch.push(kind, libc::NLM_F_DUMP, &[FAMILY, 0, 0, 0], |attributes| {
             attributes.text(NFTA_RULE_TABLE, table);
             if let Some(chain) = chain {

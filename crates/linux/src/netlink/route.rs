@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::message::{Batch, Parsed, attribute};
-use super::socket::{Error, Socket};
+use super::socket::{NetlinkError, Socket};
 
-const AF_INET: u8 = libc::AF_INET as u8;
+/// In the width it has on the wire.
+const AF_INET: u8 = 2;
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 /// The lengths of `struct ifaddrmsg`, `struct rtmsg`.
 const ADDRESS: usize = 8;
@@ -110,7 +111,7 @@ fn neighbour(index: u32, state: u16) -> [u8; 12] {
 }
 
 /// All IPv4 addresses of the namespace.
-pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>, Error> {
+pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>, NetlinkError> {
     let mut fixed = [0; ADDRESS];
     fixed[0] = AF_INET;
     let request = |batch: &mut Batch| {
@@ -120,7 +121,7 @@ pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>, Error> {
 }
 
 /// All IPv4 unicast routes of the namespace, in every table.
-pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, Error> {
+pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     let mut fixed = [0; ROUTE];
     fixed[0] = AF_INET;
     let request = |batch: &mut Batch| {

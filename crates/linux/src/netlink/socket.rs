@@ -28,7 +28,7 @@ pub enum Protocol {
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum NetlinkError {
     /// The kernel refused a message.
     #[error("{}{}", io::Error::from(*errno), explain(explanation))]
     Refused {
@@ -59,7 +59,7 @@ fn explain(explanation: &Option<String>) -> String {
     explanation.as_ref().map(|text| format!(": {text}")).unwrap_or_default()
 }
 
-impl Error {
+impl NetlinkError {
     /// The kernel's reason, if it refused a message.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
@@ -76,8 +76,8 @@ impl Error {
     }
 }
 
-fn socket_error(step: &'static str) -> impl Fn(Errno) -> Error {
-    move |errno| Error::Socket { step, source: errno.into() }
+fn socket_error(step: &'static str) -> impl Fn(Errno) -> NetlinkError {
+    move |errno| NetlinkError::Socket { step, source: errno.into() }
 }
 
 /// A netlink socket in the network namespace in which it was opened.
@@ -97,16 +97,16 @@ impl AsFd for Socket {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    pub fn open(protocol: Protocol) -> Result<Self, Error> {
+    pub fn open(protocol: Protocol) -> Result<Self, NetlinkError> {
         Self::open_with(protocol, None)
     }
 
     /// Opens a socket that receives the notifications of a multicast group, for [`Socket::receive`]. It never blocks.
-    pub fn listen(protocol: Protocol, group: u32) -> Result<Self, Error> {
+    pub fn listen(protocol: Protocol, group: u32) -> Result<Self, NetlinkError> {
         Self::open_with(protocol, Some(group))
     }
 
-    fn open_with(protocol: Protocol, group: Option<u32>) -> Result<Self, Error> {
+    fn open_with(protocol: Protocol, group: Option<u32>) -> Result<Self, NetlinkError> {
         let mut flags = SocketFlags::CLOEXEC;
         flags.set(SocketFlags::NONBLOCK, group.is_some());
         let protocol = match protocol {
@@ -134,7 +134,7 @@ impl Socket {
     }
 
     /// Sends the messages and waits until the kernel has handled the last of them. The first refusal is the error.
-    pub fn execute(&mut self, batch: &mut Batch) -> Result<(), Error> {
+    pub fn execute(&mut self, batch: &mut Batch) -> Result<(), NetlinkError> {
         let last = batch.count().checked_sub(1);
         self.execute_acknowledging(batch, last)
     }
@@ -144,7 +144,7 @@ impl Socket {
         &mut self,
         batch: &mut Batch,
         acknowledged: Option<usize>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), NetlinkError> {
         let Some(acknowledged) = acknowledged else { return Ok(()) };
         let first = self.send(batch, Some(acknowledged))?;
         let awaited = first.wrapping_add(u32::try_from(acknowledged).unwrap_or(0));
@@ -172,14 +172,18 @@ impl Socket {
     }
 
     /// Sends one request and gives its answer's type, fixed part and attributes to `read`.
-    pub fn query<T>(&mut self, batch: &mut Batch, read: impl FnOnce(u16, &[u8]) -> T) -> Result<T, Error> {
+    pub fn query<T>(
+        &mut self,
+        batch: &mut Batch,
+        read: impl FnOnce(u16, &[u8]) -> T,
+    ) -> Result<T, NetlinkError> {
         let first = self.send(batch, None)?;
         loop {
-            let Some(length) = self.fill(RecvFlags::empty())? else { return Err(Error::Malformed) };
+            let Some(length) = self.fill(RecvFlags::empty())? else { return Err(NetlinkError::Malformed) };
             let answer = Messages(&self.buffer[..length]).find(|message| message.sequence == first);
             let Some(message) = answer else { continue };
             if message.kind == libc::NLMSG_ERROR {
-                return Err(message.refusal(0).unwrap_or(Error::Malformed));
+                return Err(message.refusal(0).unwrap_or(NetlinkError::Malformed));
             }
             return Ok(read(message.type_number(), message.payload));
         }
@@ -191,7 +195,7 @@ impl Socket {
         &mut self,
         request: impl Fn(&mut Batch),
         mut read: impl FnMut(&mut T, u16, &[u8]),
-    ) -> Result<T, Error> {
+    ) -> Result<T, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut batch = Batch::new();
             request(&mut batch);
@@ -200,7 +204,7 @@ impl Socket {
                 return Ok(result);
             }
         }
-        Err(Error::Unstable)
+        Err(NetlinkError::Unstable)
     }
 
     /// One attempt; false when the objects changed while they were read.
@@ -209,18 +213,18 @@ impl Socket {
         batch: &mut Batch,
         result: &mut T,
         read: &mut impl FnMut(&mut T, u16, &[u8]),
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, NetlinkError> {
         let first = self.send(batch, None)?;
         let mut consistent = true;
         loop {
-            let Some(length) = self.fill(RecvFlags::empty())? else { return Err(Error::Malformed) };
+            let Some(length) = self.fill(RecvFlags::empty())? else { return Err(NetlinkError::Malformed) };
             for message in Messages(&self.buffer[..length]) {
                 if message.sequence != first {
                     continue;
                 }
                 consistent &= i32::from(message.flags) & libc::NLM_F_DUMP_INTR == 0;
                 match message.kind {
-                    libc::NLMSG_ERROR => return Err(message.refusal(0).unwrap_or(Error::Malformed)),
+                    libc::NLMSG_ERROR => return Err(message.refusal(0).unwrap_or(NetlinkError::Malformed)),
                     libc::NLMSG_DONE => return message.done().map(|()| consistent),
                     _ => read(result, message.type_number(), message.payload),
                 }
@@ -230,7 +234,7 @@ impl Socket {
 
     /// Reads what has arrived on a listening socket: type, sender's port and payload of each message. `Ok(false)` when there
     /// was nothing; an overrun (`ENOBUFS`) is an error of its own kind, as notifications are then lost.
-    pub fn receive(&mut self, mut read: impl FnMut(u16, u32, &[u8])) -> Result<bool, Error> {
+    pub fn receive(&mut self, mut read: impl FnMut(u16, u32, &[u8])) -> Result<bool, NetlinkError> {
         let Some(length) = self.fill(RecvFlags::DONTWAIT)? else { return Ok(false) };
         for message in Messages(&self.buffer[..length]) {
             read(message.type_number(), message.port, message.payload);
@@ -238,7 +242,7 @@ impl Socket {
         Ok(true)
     }
 
-    fn send(&mut self, batch: &mut Batch, acknowledged: Option<usize>) -> Result<u32, Error> {
+    fn send(&mut self, batch: &mut Batch, acknowledged: Option<usize>) -> Result<u32, NetlinkError> {
         let first = self.sequence.wrapping_add(1);
         let (bytes, sequences) = batch.seal(first, acknowledged);
         self.sequence = *sequences.end();
@@ -248,13 +252,13 @@ impl Socket {
     }
 
     /// Receives one datagram into the buffer; `None` when there is none and `flags` say not to wait.
-    fn fill(&mut self, flags: RecvFlags) -> Result<Option<usize>, Error> {
+    fn fill(&mut self, flags: RecvFlags) -> Result<Option<usize>, NetlinkError> {
         self.buffer.resize(BUFFER, 0);
         let received = rustix::io::retry_on_intr(|| {
             rustix::net::recv(&self.fd, &mut self.buffer[..], flags | RecvFlags::TRUNC)
         });
         match received {
-            Ok((_, length)) if length > BUFFER => Err(Error::Malformed),
+            Ok((_, length)) if length > BUFFER => Err(NetlinkError::Malformed),
             Ok((_, length)) => Ok(Some(length)),
             Err(Errno::AGAIN) => Ok(None),
             Err(errno) => Err(socket_error("receive")(errno)),
@@ -294,7 +298,7 @@ impl Message<'_> {
     }
 
     /// What an `NLMSG_ERROR` message says; `None` for an acknowledgement.
-    fn refusal(&self, index: usize) -> Option<Error> {
+    fn refusal(&self, index: usize) -> Option<NetlinkError> {
         let code = self.payload.get(..4).and_then(attribute::u32)?.cast_signed();
         if code == 0 {
             return None;
@@ -311,7 +315,7 @@ impl Message<'_> {
     }
 
     /// What an `NLMSG_DONE` message says: a dump can fail in its middle.
-    fn done(&self) -> Result<(), Error> {
+    fn done(&self) -> Result<(), NetlinkError> {
         match self.payload.get(..4).and_then(attribute::u32).map(u32::cast_signed) {
             Some(code) if code < 0 => Err(refused(0, code, &self.payload[4..])),
             _ => Ok(()),
@@ -319,7 +323,7 @@ impl Message<'_> {
     }
 }
 
-fn refused(message: usize, code: i32, attributes: &[u8]) -> Error {
+fn refused(message: usize, code: i32, attributes: &[u8]) -> NetlinkError {
     let attributes = Parsed(attributes);
     let text = attributes.find(ERROR_TEXT).map(attribute::text);
     let offset = attributes.find(ERROR_OFFSET).and_then(attribute::u32);
@@ -328,20 +332,15 @@ fn refused(message: usize, code: i32, attributes: &[u8]) -> Error {
         (None, Some(offset)) => Some(format!("the attribute at byte {offset} of message {message}")),
         (None, None) => None,
     };
-    Error::Refused { message, errno: Errno::from_raw_os_error(code.saturating_neg()), explanation }
+    NetlinkError::Refused { message, errno: Errno::from_raw_os_error(code.saturating_neg()), explanation }
 }
 
 /// `setsockopt(2)` at the level `SOL_NETLINK`, which rustix lacks.
 fn set_option(fd: &OwnedFd, option: i32, value: u32) -> Result<(), Errno> {
+    const LENGTH: libc::socklen_t = 4;
     // SAFETY: the pointer and the length describe `value`, which lives until the call returns; the kernel only reads.
     let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_NETLINK,
-            option,
-            (&raw const value).cast(),
-            size_of::<u32>() as libc::socklen_t,
-        )
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const value).cast(), LENGTH)
     };
     if result == 0 {
         Ok(())

@@ -14,9 +14,15 @@ const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";
 /// Docker's chain for administrators; it jumps there first and keeps its rules.
 const DOCKER_USER: &str = "DOCKER-USER";
+/// The table that firewalld makes.
+const FIREWALLD: &str = "firewalld";
 
 /// Puts our rules where they belong now and removes them elsewhere; with `wanted` false, everywhere.
-pub(crate) fn reconcile(socket: &mut Socket, bridge: &str, wanted: bool) -> Result<(), netlink::Error> {
+pub(crate) fn reconcile(
+    socket: &mut Socket,
+    bridge: &str,
+    wanted: bool,
+) -> Result<(), netlink::NetlinkError> {
     let tag = tag(bridge);
     let forward = nftables::rules(socket, TABLE, Some(FORWARD))?;
     let docker_user = nftables::rules(socket, TABLE, Some(DOCKER_USER))?;
@@ -43,7 +49,7 @@ fn place(
     socket: &mut Socket,
     forward: &[RuleInfo],
     tag: &str,
-) -> Result<Option<&'static str>, netlink::Error> {
+) -> Result<Option<&'static str>, netlink::NetlinkError> {
     if forward.iter().any(|rule| rule.jumps_to.as_deref() == Some(DOCKER_USER)) {
         return Ok(Some(DOCKER_USER));
     }
@@ -53,9 +59,20 @@ fn place(
 }
 
 /// Firewalls on the host that may drop what passes through it and that we can't talk to, as sentences.
-pub(crate) fn warnings(socket: &mut Socket, own_table: &str) -> Result<Vec<String>, netlink::Error> {
+pub(crate) fn warnings(
+    socket: &mut Socket,
+    own_table: &str,
+    bridge: &str,
+) -> Result<Vec<String>, netlink::NetlinkError> {
     let mut warnings = Vec::new();
-    for chain in nftables::chains(socket)? {
+    let chains = nftables::chains(socket)?;
+    if chains.iter().any(|chain| chain.table == FIREWALLD) {
+        warnings.push(format!(
+            "firewalld is active and rejects what no zone accepts: \
+             run `firewall-cmd --permanent --zone=trusted --add-interface={bridge}` and `firewall-cmd --reload`"
+        ));
+    }
+    for chain in chains.into_iter().filter(|chain| chain.table != FIREWALLD) {
         let sees_us = matches!(chain.family, Family::Ipv4 | Family::Inet) && chain.table != own_table;
         let at_forward = chain.hook == Some(HookPoint::Forward as u32);
         if sees_us && at_forward && chain.drops && !is_host_forward(&chain) {

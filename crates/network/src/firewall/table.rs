@@ -101,7 +101,7 @@ impl Table {
         socket: &mut Socket,
         published: &[Publication],
         other_bridges: &[String],
-    ) -> Result<(), netlink::Error> {
+    ) -> Result<(), netlink::NetlinkError> {
         let table = self.name.as_str();
         let mut change = Transaction::new();
         change.add_table(table);
@@ -130,7 +130,7 @@ impl Table {
         &self,
         socket: &mut Socket,
         published: &[Publication],
-    ) -> Result<(), netlink::Error> {
+    ) -> Result<(), netlink::NetlinkError> {
         let mut change = Transaction::new();
         add(&mut change, &self.name, published);
         change.commit(socket)
@@ -141,7 +141,7 @@ impl Table {
         &self,
         socket: &mut Socket,
         published: &[Publication],
-    ) -> Result<(), netlink::Error> {
+    ) -> Result<(), netlink::NetlinkError> {
         let (any, one) = elements(published);
         let mut change = Transaction::new();
         change.delete_elements(&self.name, ANY_ADDRESS.name, &any);
@@ -150,7 +150,7 @@ impl Table {
     }
 
     /// Whether the rules are all there. Their content isn't compared: whoever edits a rule of ours in place means it.
-    pub(crate) fn is_intact(&self, socket: &mut Socket) -> Result<bool, netlink::Error> {
+    pub(crate) fn is_intact(&self, socket: &mut Socket) -> Result<bool, netlink::NetlinkError> {
         let present = nftables::rules(socket, &self.name, None)?;
         let count = |name: &str| present.iter().filter(|rule| rule.chain == name).count();
         let rules = self.rules();
@@ -159,7 +159,7 @@ impl Table {
     }
 
     /// Removes the table with all it holds.
-    pub(crate) fn remove(&self, socket: &mut Socket) -> Result<(), netlink::Error> {
+    pub(crate) fn remove(&self, socket: &mut Socket) -> Result<(), netlink::NetlinkError> {
         let mut change = Transaction::new();
         change.delete_table(&self.name);
         match change.commit(socket) {
@@ -180,26 +180,26 @@ impl Table {
 
     /// The bridge has `route_localnet`, so the kernel itself no longer refuses these.
     fn guard_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
-        rules.push((GUARD, destination_in(self.from_bridge(), LOOPBACK, true).verdict(Verdict::Drop)));
-        rules.push((GUARD, source_in(self.from_bridge(), LOOPBACK, true).verdict(Verdict::Drop)));
+        rules.push((GUARD, destination_in(self.out_of_bridge(), LOOPBACK, true).verdict(Verdict::Drop)));
+        rules.push((GUARD, source_in(self.out_of_bridge(), LOOPBACK, true).verdict(Verdict::Drop)));
     }
 
     fn forward_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
         let mut forward = |rule: Rule, verdict| rules.push((FORWARD, rule.verdict(verdict)));
-        forward(self.from_bridge(), Verdict::Jump(USER_CHAIN));
+        forward(self.out_of_bridge(), Verdict::Jump(USER_CHAIN));
         forward(
-            interface_is(self.to_bridge(), Meta::InputInterfaceName, &self.bridge, false),
+            interface_is(self.into_bridge(), Meta::InputInterfaceName, &self.bridge, false),
             Verdict::Jump(USER_CHAIN),
         );
-        forward(is_reply(self.to_bridge()), Verdict::Accept);
+        forward(is_reply(self.into_bridge()), Verdict::Accept);
         if self.inter_container {
-            let between = interface_is(self.to_bridge(), Meta::InputInterfaceName, &self.bridge, true);
+            let between = interface_is(self.into_bridge(), Meta::InputInterfaceName, &self.bridge, true);
             forward(between, Verdict::Accept);
         }
-        forward(is_published(self.to_bridge(), true), Verdict::Accept);
-        forward(self.to_bridge(), Verdict::Drop);
+        forward(is_published(self.into_bridge(), true), Verdict::Accept);
+        forward(self.into_bridge(), Verdict::Drop);
         let to_other_bridge =
-            self.from_bridge().meta(Meta::OutputInterfaceName, R0).lookup(OTHER_BRIDGES.name, R0, None);
+            self.out_of_bridge().meta(Meta::OutputInterfaceName, R0).lookup(OTHER_BRIDGES.name, R0, None);
         forward(is_published(to_other_bridge, false), Verdict::Drop);
     }
 
@@ -209,15 +209,15 @@ impl Table {
             let leaving = source_in(Rule::new(), self.subnet, true);
             masquerade(interface_is(leaving, Meta::OutputInterfaceName, &self.bridge, false));
         }
-        masquerade(source_in(self.to_bridge(), LOOPBACK, true));
-        masquerade(is_published(source_in(self.to_bridge(), self.subnet, true), true));
+        masquerade(source_in(self.into_bridge(), LOOPBACK, true));
+        masquerade(is_published(source_in(self.into_bridge(), self.subnet, true), true));
     }
 
-    fn from_bridge(&self) -> Rule {
+    fn out_of_bridge(&self) -> Rule {
         interface_is(Rule::new(), Meta::InputInterfaceName, &self.bridge, true)
     }
 
-    fn to_bridge(&self) -> Rule {
+    fn into_bridge(&self) -> Rule {
         interface_is(Rule::new(), Meta::OutputInterfaceName, &self.bridge, true)
     }
 }

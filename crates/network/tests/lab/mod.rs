@@ -161,7 +161,12 @@ pub(crate) fn attach(network: &Network, id: u8, ports: &[PortBinding]) -> Contai
     Container { attachment: network.attach(&request(id, ports)).unwrap() }
 }
 
-pub(crate) fn binding(transport: Transport, address: &str, host_port: u16, container_port: u16) -> PortBinding {
+pub(crate) fn binding(
+    transport: Transport,
+    address: &str,
+    host_port: u16,
+    container_port: u16,
+) -> PortBinding {
     PortBinding {
         container_port,
         protocol: transport,
@@ -230,7 +235,10 @@ pub(crate) fn this_namespace() -> OwnedFd {
 }
 
 /// Runs a program in the calling thread's namespace and returns its output; it must succeed.
-#[expect(clippy::disallowed_methods, reason = "the tests look at the result with the tools an administrator has")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests look at the result with the tools an administrator has"
+)]
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = std::process::Command::new(program).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
