@@ -184,6 +184,7 @@ impl Last {
         start_fifo: Option<BorrowedFd<'_>>,
     ) -> Result<Never, Error> {
         identity::own_terminal(terminal.as_ref(), self.user.uid)?;
+        streams.give_pipes_to(self.user.uid);
         let has_terminal = terminal.is_some();
         let entered = cwd.enter();
         // The fifo, too, must not lie where the program's descriptors go.

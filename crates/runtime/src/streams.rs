@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use palan_linux::process;
 use palan_linux::tty::{self, WindowSize};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::process::Uid;
 
 use crate::container::Stdio;
 use crate::error::{Context, Error};
@@ -55,6 +56,20 @@ impl Streams {
     /// The lowest number that no descriptor of the program will have.
     pub(crate) fn first_free(&self) -> i32 {
         3 + i32::try_from(self.extra.len()).unwrap_or(i32::MAX - 3)
+    }
+
+    /// Makes pipes the user's own, so that a program that is not root can open `/dev/stdout` (moby#31243).
+    pub(crate) fn give_pipes_to(&self, uid: u32) {
+        let Standard::Descriptors(descriptors) = &self.standard else { return };
+        for fd in descriptors {
+            let is_pipe = rustix::fs::fstat(fd).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid != uid
+            });
+            if is_pipe {
+                // In a user namespace the owner may have no number there; then only the descriptor itself can be used.
+                let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None);
+            }
+        }
     }
 
     /// Puts everything in its place, in the new process. `terminal` is the peer of a new terminal, which becomes the
