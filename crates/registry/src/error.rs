@@ -336,15 +336,11 @@ impl RequestError {
         }
     }
 
-    /// Whether the other side may simply not speak TLS (or not on this port).
+    /// Whether the other side may simply not speak TLS, or not on this port. A TLS error says that it does.
     pub(crate) fn is_connection_failure(&self) -> bool {
         matches!(
             self,
-            Self::Connect { .. }
-                | Self::PlainHttp
-                | Self::Tls { .. }
-                | Self::Interrupted { .. }
-                | Self::Stalled { .. }
+            Self::Connect { .. } | Self::PlainHttp | Self::Interrupted { .. } | Self::Stalled { .. }
         )
     }
 

@@ -1,6 +1,7 @@
 //! One repository at one endpoint: authorised requests for manifests, blobs and tags.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use palan_oci::{Digest, media_type};
@@ -31,6 +32,8 @@ const MOST_TAGS: usize = 100_000;
 const LONGEST_PAGE: u64 = 16 * 1024 * 1024;
 /// How often a document is asked for.
 const DOCUMENT_ATTEMPTS: u32 = 3;
+/// The longest time that a registry may ask us to wait before we ask for a document again.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A repository to read from.
 #[derive(Debug, Clone)]
@@ -182,10 +185,12 @@ impl Repository {
                 Err(error) => error,
             };
             failed += 1;
-            // Nobody there is told at once; an answer that broke or an overload is worth another try.
+            // Nobody there, or a rate limit, is told at once; an answer that broke or an overload is worth another try.
             let hopeless = match &error {
                 RegistryError::Request { source, .. } => {
-                    !source.is_transient() || matches!(source, RequestError::Connect { .. })
+                    !source.is_transient()
+                        || matches!(source, RequestError::Connect { .. })
+                        || source.retry_after().is_some_and(|asked| asked > LONGEST_WAIT)
                 }
                 _ => true,
             };
@@ -298,7 +303,7 @@ fn challenges(response: &Response) -> Vec<Challenge> {
 }
 
 /// The registry's last word.
-async fn refusal(response: Response, challenges: &[Challenge], patience: std::time::Duration) -> ApiError {
+async fn refusal(response: Response, challenges: &[Challenge], patience: Duration) -> ApiError {
     let out_of_scope = challenges.iter().any(|challenge| {
         challenge.scheme == "bearer" && challenge.parameter("error") == Some("insufficient_scope")
     });

@@ -116,6 +116,8 @@ pub struct Registry {
     acceptor: Option<JoinHandle<()>>,
     /// The certificate authority that signed the server's certificate, PEM, when it speaks TLS.
     ca: Option<String>,
+    /// A client's certificate and key, PEM, when the server demands one.
+    client: (String, String),
 }
 
 impl std::fmt::Debug for Registry {
@@ -132,9 +134,19 @@ impl Registry {
 
     /// Starts a registry that speaks HTTPS on 127.0.0.1 with a certificate of a fresh authority ([`Self::ca_pem`]).
     pub fn start_tls() -> Self {
-        let (config, ca) = tls_config();
-        let mut registry = Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), Some(Arc::new(config)));
-        registry.ca = Some(ca);
+        Self::start_with_tls(ClientCertificates::Ignored)
+    }
+
+    /// The same, but only for clients that show a certificate of its authority ([`Self::client_pem`]).
+    pub fn start_mutual_tls() -> Self {
+        Self::start_with_tls(ClientCertificates::Demanded)
+    }
+
+    fn start_with_tls(clients: ClientCertificates) -> Self {
+        let tls = tls_setup(clients);
+        let mut registry = Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), Some(Arc::new(tls.config)));
+        registry.ca = Some(tls.ca);
+        registry.client = tls.client;
         registry
     }
 
@@ -161,7 +173,7 @@ impl Registry {
         });
         let shared = Arc::clone(&state);
         let acceptor = std::thread::spawn(move || accept(&listener, &shared));
-        Self { state, acceptor: Some(acceptor), ca: None }
+        Self { state, acceptor: Some(acceptor), ca: None, client: Default::default() }
     }
 
     /// `127.0.0.1:port`.
@@ -182,6 +194,11 @@ impl Registry {
     /// The authority's certificate of a TLS registry.
     pub fn ca_pem(&self) -> &str {
         self.ca.as_deref().unwrap_or("")
+    }
+
+    /// A client's certificate and key that a registry with mutual TLS accepts, PEM.
+    pub fn client_pem(&self) -> (&str, &str) {
+        (&self.client.0, &self.client.1)
     }
 
     /// Stores an image under `repository:tag` and returns the reference to pull it by.
@@ -368,6 +385,11 @@ fn read_request(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Re
     let mut words = line.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
         return Ok(None);
+    };
+    // Clients of proxies ask for whole URLs.
+    let path = match path.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..])) {
+        Some(path) => path,
+        None => path,
     };
     let mut request = Request {
         method: method.to_owned(),
@@ -735,30 +757,56 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// A server configuration for 127.0.0.1 and localhost, and the PEM of the authority that signed its certificate.
-fn tls_config() -> (rustls::ServerConfig, String) {
+/// What a server does about its clients' certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClientCertificates {
+    Ignored,
+    Demanded,
+}
+
+/// Everything for TLS on 127.0.0.1 and localhost, made for one server.
+struct TlsSetup {
+    config: rustls::ServerConfig,
+    ca: String,
+    client: (String, String),
+}
+
+fn tls_setup(clients: ClientCertificates) -> TlsSetup {
     let ca_key = rcgen::KeyPair::generate().expect("keys can be made");
     let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("no names are valid names");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     ca.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
     let ca_certificate = ca.self_signed(&ca_key).expect("the authority signs itself");
     let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().expect("keys can be made");
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let certificate = rcgen::CertificateParams::new(names)
-        .expect("the names are valid")
-        .signed_by(&key, &issuer)
-        .expect("the authority signs");
+    let issue = |names: &[&str]| {
+        let key = rcgen::KeyPair::generate().expect("keys can be made");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let parameters = rcgen::CertificateParams::new(names).expect("the names are valid");
+        let certificate = parameters.signed_by(&key, &issuer).expect("the authority signs");
+        (certificate, key)
+    };
+    let (certificate, key) = issue(&["localhost", "127.0.0.1"]);
     let private_key =
         rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key of PKCS #8");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .expect("ring knows TLS 1.2 and 1.3")
-        .with_no_client_auth()
+        .expect("ring knows TLS 1.2 and 1.3");
+    let builder = match clients {
+        ClientCertificates::Ignored => builder.with_no_client_auth(),
+        ClientCertificates::Demanded => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(ca_certificate.der().clone()).expect("the authority is one");
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("there is an authority"))
+        }
+    };
+    let config = builder
         .with_single_cert(vec![certificate.der().clone()], private_key)
         .expect("certificate and key belong together");
-    (config, ca_certificate.pem())
+    let (client, client_key) = issue(&["client"]);
+    TlsSetup { config, ca: ca_certificate.pem(), client: (client.pem(), client_key.serialize_pem()) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Who may read, and how that is proved.
 
-use palan_registry::{Class, Credentials};
+use palan_registry::{Class, ClientConfig, Credentials, Proxies};
 use palan_test_support::registry::{Fault, Registry};
 
-use crate::fixture::{Fixture, password, sample, text};
+use crate::fixture::{Fixture, password, sample, settings, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn basic_authentication() {
@@ -168,4 +168,47 @@ async fn loopback_may_have_a_certificate_of_its_own_making() {
     let name = registry.push("app", "1", &sample());
     let outcome = fixture.pull_as(&name, password("me", "secret")).await.unwrap();
     assert!(fixture.read(&outcome, "top").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_are_for_others_than_loopback() {
+    let registry = Registry::start();
+    let image = sample();
+    let name = registry.push("app", "1", &image);
+    let proxies = Proxies { http: Some(registry.url()), https: Some(registry.url()), exceptions: None };
+    let insecure_registries = vec!["registry.test:5000".to_owned()];
+    let fixture = Fixture::with(ClientConfig { proxies, insecure_registries, ..settings() });
+    // The registry plays the proxy: it refuses CONNECT and serves absolute URLs.
+    fixture.pull("registry.test:5000/app:1").await.unwrap();
+    assert!(registry.count("CONNECT", "registry.test:5000") >= 1);
+    let request = registry.requests().into_iter().find(|request| request.method == "GET").unwrap();
+    assert_eq!(request.header("host"), Some("registry.test:5000"));
+
+    let dead = Some("http://127.0.0.1:1".to_owned());
+    let proxies = Proxies { http: dead.clone(), https: dead, exceptions: Some("registry.test".into()) };
+    Fixture::with(ClientConfig { proxies, ..settings() }).pull(&name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificates_go_to_their_registry_alone() {
+    let registry = Registry::start_mutual_tls();
+    let name = registry.push("app", "1", &sample());
+    let error = Fixture::new().pull(&name).await.unwrap_err();
+    assert!(text(&error).contains("ertificate"), "{}", text(&error));
+
+    let parent = tempfile::tempdir().unwrap();
+    let host = parent.path().join(registry.host());
+    std::fs::create_dir(&host).unwrap();
+    let (certificate, key) = registry.client_pem();
+    std::fs::write(host.join("ca.crt"), registry.ca_pem()).unwrap();
+    std::fs::write(host.join("client.cert"), certificate).unwrap();
+    std::fs::write(host.join("client.key"), key).unwrap();
+    let certificate_directories = vec![parent.path().join("nothing-here"), parent.path().to_owned()];
+    let fixture = Fixture::with(ClientConfig { certificate_directories, ..settings() });
+    fixture.pull(&name).await.unwrap();
+    // Another registry with the same demand, which the first one points to, sees none.
+    let other = Registry::start_mutual_tls();
+    registry.fault("/manifests/", Fault::Redirect(format!("{}{{path}}", other.url())));
+    fixture.pull(&format!("{}/other:1", registry.host())).await.unwrap_err();
+    assert!(other.requests().is_empty());
 }

@@ -17,7 +17,7 @@ pub(crate) fn settings() -> ClientConfig {
         certificate_directories: Vec::new(),
         timing: Timing {
             connect: Duration::from_secs(5),
-            stall: Duration::from_millis(600),
+            stall: Duration::from_millis(1500),
             attempts: 3,
             first_pause: Duration::from_millis(10),
             longest_pause: Duration::from_millis(200),

@@ -1,5 +1,7 @@
 //! Pulls and logins against a registry in this process, regular and hostile.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
 mod access;
 mod debian;
 mod fixture;
