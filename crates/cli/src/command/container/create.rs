@@ -21,7 +21,7 @@ use crate::run_flags::{self};
 
 pub(crate) static COMMAND: Command = Command {
     aliases: "palan container create, palan create",
-    flags: &[run_flags::TABLE],
+    flags: &[run_flags::TABLE, run_flags::CREATE_ONLY],
     interspersed: false,
     ..Command::new("[OPTIONS] IMAGE [COMMAND] [ARG...]", "Create a new container", Arity::AtLeast(1), run)
 };

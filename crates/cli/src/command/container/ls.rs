@@ -61,7 +61,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         "" if !quiet => app.config().text("psFormat"),
         asked => asked,
     };
-    let format = format(asked, quiet, size);
+    let format = format(asked, quiet, size).check()?;
     let last = match flags.int("last") {
         -1 if flags.bool("latest") => 1,
         last => last,

@@ -15,5 +15,9 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     if old.is_empty() || new.is_empty() {
         return Err(CliError::new("Error: Neither old nor new names may be empty"));
     }
-    Ok(app.client()?.rename_container(old, new)?)
+    app.client()?.rename_container(old, new).map_err(|error| {
+        let error = CliError::from(error);
+        let message = format!("{}\nError: failed to rename container named {old}", error.message);
+        CliError { message, ..error }
+    })
 }

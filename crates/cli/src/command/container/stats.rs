@@ -67,7 +67,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         "" => app.config().text("statsFormat"),
         asked => asked,
     };
-    let format = Format::new(asked, DEFAULT);
+    let format = Format::new(asked, DEFAULT).check()?;
     let truncate = !flags.bool("no-trunc");
     let client = app.client()?;
     let stream = !flags.bool("no-stream");
@@ -271,9 +271,9 @@ mod tests {
         ];
         assert_eq!(
             table(&Format::new("", DEFAULT), &entries, true).unwrap(),
-            "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O         BLOCK I/O     PIDS\n\
-             0123456789ab   web       20.00%    2MiB / 1GiB         0.20%     1.23kB / 5B     4.1kB / 1B    3\n\
-             fedcba987654   --        --        -- / --             --        --              --            --\n"
+            "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O       BLOCK I/O    PIDS\n\
+             0123456789ab   web       20.00%    2MiB / 1GiB         0.20%     1.23kB / 5B   4.1kB / 1B   3\n\
+             fedcba987654   --        --        -- / --             --        --            --           --\n"
         );
     }
 }

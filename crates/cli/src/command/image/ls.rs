@@ -52,7 +52,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         "" if !quiet => app.config().text("imagesFormat"),
         asked => asked,
     };
-    let format = format(asked, quiet, digests);
+    let format = format(asked, quiet, digests).check()?;
     let mut filters = common::filters(flags);
     if let Some(name) = flags.args.first() {
         filters.add("reference", name.as_str());

@@ -8,7 +8,7 @@ use gotmpl::{MissingKey, Value};
 use palan_docker_api::types::EventMessage;
 use palan_stdx::error_chain;
 
-use super::super::common::{self, FORMAT_HELP};
+use super::super::common::{self, INSPECT_FORMAT_HELP};
 use super::super::{Arity, Command};
 use crate::app::App;
 use crate::error::{CliError, Kind, Result};
@@ -24,7 +24,7 @@ pub(crate) static COMMAND: Command = Command {
 
 static FLAGS: &[Flag] = &[
     common::filter_flag(Some('f'), "Filter output based on conditions provided"),
-    Flag::string("format", None, FORMAT_HELP),
+    Flag::string("format", None, INSPECT_FORMAT_HELP),
     Flag::string("since", None, "Show all events created since timestamp"),
     Flag::string("until", None, "Stream events until this timestamp"),
 ];

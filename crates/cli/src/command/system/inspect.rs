@@ -12,7 +12,7 @@ pub(crate) static COMMAND: Command = Command {
     flags: &[FLAGS],
     ..Command::new(
         "[OPTIONS] NAME|ID [NAME|ID...]",
-        "Return low-level information on Docker objects",
+        "Return low-level information on Palan objects",
         Arity::AtLeast(1),
         run,
     )

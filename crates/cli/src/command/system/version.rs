@@ -191,13 +191,10 @@ mod tests {
         let (_, shown) = text.split_once("\n\n").unwrap();
         assert_eq!(
             shown,
-            "Server: Palan\n Engine:\n  Version:           0.1.0\n  API version:       1.56 (minimum version 1.24)\n  \
-             Git commit:        abc\n  OS/Arch:           linux/amd64\n  Experimental:      false\n"
+            "Server: Palan\n Engine:\n  Version:          0.1.0\n  API version:      1.56 (minimum version 1.24)\n  \
+             Git commit:       abc\n  OS/Arch:          linux/amd64\n  Experimental:     false\n"
         );
-        assert!(
-            text.starts_with("Client:\n Version:            0.1.0\n API version:        1.56\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("Client:\n Version:           0.1.0\n API version:       1.56\n"), "{text}");
         let value = Ordered::Map(vec![("Server".to_owned(), server_json(&server, true))]);
         let shown = common::execute(&value, "{{.Server.APIVersion}} {{.Server.GitCommit}}", &Complete::NONE);
         assert_eq!(shown.unwrap(), "1.56 abc");
