@@ -1,3 +1,30 @@
 //! The Engine API's front door: HTTP to engine calls and back.
+//!
+//! ```text
+//! listen ─▶ connection ─▶ dispatch ─▶ router ─▶ route::* ─▶ engine
+//!  sockets   hyper, one    version,    paths     one thin handler for each endpoint; convert::* translates
+//!            task each     headers               the newest wire types, docker_api::versions what older ones had
+//! ```
+//!
+//! - [`listen`]: unix sockets with their mode and group, inherited sockets, loopback TCP.
+//! - `connection`: accepting, limits and timeouts, and old clients that expect a raw stream without an upgrade.
+//! - `dispatch`: the version prefix, the headers of every answer.
+//! - `router`: which path is which handler; `route`: the handlers; `convert`: wire types ↔ engine types.
+//! - `hijack`: attach and exec, whose socket leaves HTTP and goes to the supervisor.
+//! - `error`: the class of an engine error becomes a status.
 
 #![forbid(unsafe_code)]
+
+mod connection;
+mod convert;
+mod dispatch;
+mod error;
+mod extract;
+mod hijack;
+pub mod listen;
+mod route;
+mod router;
+mod streaming;
+
+pub use connection::serve;
+pub use listen::{ListenError, Listeners};

@@ -1,0 +1,330 @@
+//! `POST /containers/create` → [`ContainerSpec`].
+//!
+//! Whether a value makes sense is the engine's to say. Here only what its types have no place for is refused: an option
+//! of Docker's that this version does not have, with a value that is not the default.
+
+use std::collections::BTreeMap;
+
+use palan_docker_api::types as wire;
+use palan_engine::spec;
+
+use crate::error::{ApiError, ApiResult};
+
+/// The network that `default` means.
+const DEFAULT_NETWORK: &str = "bridge";
+
+/// Name and platform are query parameters, so they are left empty here.
+pub(crate) fn spec(request: wire::CreateContainerRequest) -> ApiResult<spec::ContainerSpec> {
+    let wire::CreateContainerRequest { config, host_config: mut host, mut networking_config } = request;
+    if !config.mac_address.is_empty() {
+        let message =
+            "Config.MacAddress was removed in API v1.52: use NetworkingConfig.EndpointsConfig instead";
+        return Err(ApiError::invalid(message));
+    }
+    refuse_unsupported(&host)?;
+    if matches!(host.network_mode.as_str(), "" | "default") {
+        DEFAULT_NETWORK.clone_into(&mut host.network_mode);
+        if let Some(endpoint) = networking_config.endpoints_config.remove("default") {
+            networking_config.endpoints_config.insert(DEFAULT_NETWORK.to_owned(), endpoint);
+        }
+    }
+    let endpoints = networking_config.endpoints_config.into_iter();
+    let endpoints = endpoints.map(|(name, settings)| endpoint(name, settings.unwrap_or_default()));
+    Ok(spec::ContainerSpec {
+        name: None,
+        platform: None,
+        config: container_config(config),
+        endpoints: endpoints.collect::<ApiResult<_>>()?,
+        host: host_config(host)?,
+    })
+}
+
+fn refuse_unsupported(host: &wire::HostConfig) -> ApiResult<()> {
+    let block_io = [
+        ("BlkioDeviceReadBps", &host.blkio_device_read_bps),
+        ("BlkioDeviceWriteBps", &host.blkio_device_write_bps),
+        ("BlkioDeviceReadIOps", &host.blkio_device_read_iops),
+        ("BlkioDeviceWriteIOps", &host.blkio_device_write_iops),
+    ];
+    let limits = block_io.map(|(name, list)| (name, !list.is_empty()));
+    let others = [
+        ("BlkioWeightDevice", !host.blkio_weight_device.is_empty()),
+        ("KernelMemory", host.kernel_memory != 0),
+        ("CpuCount", host.cpu_count != 0),
+        ("CpuPercent", host.cpu_percent != 0),
+        ("IOMaximumIOps", host.io_maximum_iops != 0),
+        ("IOMaximumBandwidth", host.io_maximum_bandwidth != 0),
+    ];
+    match limits.into_iter().chain(others).find(|(_, set)| *set) {
+        Some((name, _)) => Err(unsupported_option(&format!("HostConfig.{name}"))),
+        None => Ok(()),
+    }
+}
+
+fn unsupported_option(name: &str) -> ApiError {
+    ApiError::invalid(format!("{name} is not supported by this version of Palan: leave it out"))
+}
+
+fn container_config(config: wire::ContainerConfig) -> spec::Config {
+    spec::Config {
+        hostname: config.hostname,
+        domainname: config.domainname,
+        user: config.user,
+        attach_stdin: config.attach_stdin,
+        attach_stdout: config.attach_stdout,
+        attach_stderr: config.attach_stderr,
+        exposed_ports: config.exposed_ports.into_keys().collect(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        env: config.env,
+        cmd: Some(config.cmd).filter(|words| !words.is_empty()),
+        healthcheck: config.healthcheck.map(|check| spec::Healthcheck {
+            test: check.test,
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        }),
+        args_escaped: config.args_escaped,
+        image: config.image,
+        volumes: config.volumes.into_keys().collect(),
+        working_dir: config.working_dir,
+        entrypoint: config.entrypoint.filter(|words| !words.is_empty()),
+        network_disabled: config.network_disabled,
+        on_build: config.on_build.items,
+        labels: config.labels,
+        stop_signal: Some(config.stop_signal).filter(|signal| !signal.is_empty()),
+        stop_timeout: config.stop_timeout,
+        shell: Some(config.shell).filter(|words| !words.is_empty()),
+    }
+}
+
+fn host_config(host: wire::HostConfig) -> ApiResult<spec::HostConfig> {
+    Ok(spec::HostConfig {
+        resources: resources(&host),
+        mounts: host.mounts.into_iter().map(mount).collect::<ApiResult<_>>()?,
+        binds: host.binds,
+        container_id_file: host.container_id_file,
+        log: spec::LogConfig { driver: host.log_config.kind, options: host.log_config.config },
+        network_mode: host.network_mode,
+        port_bindings: port_bindings(host.port_bindings),
+        restart_policy: spec::RestartPolicy {
+            name: host.restart_policy.name,
+            maximum_retry_count: host.restart_policy.maximum_retry_count,
+        },
+        auto_remove: host.auto_remove,
+        volume_driver: host.volume_driver,
+        volumes_from: host.volumes_from,
+        console_size: host.console_size.map(u64::from),
+        annotations: host.annotations,
+        cap_add: host.cap_add,
+        cap_drop: host.cap_drop,
+        cgroupns_mode: host.cgroupns_mode,
+        dns: host.dns,
+        dns_options: host.dns_options,
+        dns_search: host.dns_search,
+        extra_hosts: host.extra_hosts,
+        group_add: host.group_add,
+        ipc_mode: host.ipc_mode,
+        cgroup: host.cgroup,
+        links: host.links,
+        oom_score_adj: host.oom_score_adj,
+        pid_mode: host.pid_mode,
+        privileged: host.privileged,
+        publish_all_ports: host.publish_all_ports,
+        readonly_rootfs: host.readonly_rootfs,
+        security_opt: host.security_opt,
+        storage_opt: host.storage_opt,
+        tmpfs: host.tmpfs,
+        uts_mode: host.uts_mode,
+        userns_mode: host.userns_mode,
+        shm_size: host.shm_size,
+        sysctls: host.sysctls,
+        runtime: host.runtime,
+        isolation: host.isolation,
+        masked_paths: host.masked_paths,
+        readonly_paths: host.readonly_paths,
+        init: host.init,
+    })
+}
+
+fn resources(host: &wire::HostConfig) -> spec::Resources {
+    let devices = host.devices.iter().map(|device| spec::DeviceMapping {
+        path_on_host: device.path_on_host.clone(),
+        path_in_container: device.path_in_container.clone(),
+        cgroup_permissions: device.cgroup_permissions.clone(),
+    });
+    let ulimits = host.ulimits.iter().map(|limit| spec::Ulimit {
+        name: limit.name.clone(),
+        hard: limit.hard,
+        soft: limit.soft,
+    });
+    spec::Resources {
+        cpu_shares: host.cpu_shares,
+        memory: host.memory,
+        nano_cpus: host.nano_cpus,
+        cgroup_parent: host.cgroup_parent.clone(),
+        blkio_weight: host.blkio_weight,
+        cpu_period: host.cpu_period,
+        cpu_quota: host.cpu_quota,
+        cpu_realtime_period: host.cpu_realtime_period,
+        cpu_realtime_runtime: host.cpu_realtime_runtime,
+        cpuset_cpus: host.cpuset_cpus.clone(),
+        cpuset_mems: host.cpuset_mems.clone(),
+        devices: devices.collect(),
+        device_cgroup_rules: host.device_cgroup_rules.clone(),
+        device_requests: host.device_requests.len(),
+        memory_reservation: host.memory_reservation,
+        memory_swap: host.memory_swap,
+        // Docker's CLI says -1 for "not given".
+        memory_swappiness: host.memory_swappiness.filter(|percent| *percent != -1),
+        oom_kill_disable: host.oom_kill_disable,
+        pids_limit: host.pids_limit.filter(|limit| *limit > 0),
+        ulimits: ulimits.collect(),
+    }
+}
+
+fn port_bindings(ports: wire::PortMap) -> BTreeMap<String, Vec<spec::PortBinding>> {
+    let binding = |b: wire::PortBinding| spec::PortBinding { host_ip: b.host_ip, host_port: b.host_port };
+    let bindings =
+        |list: Option<Vec<_>>| list.unwrap_or_default().into_iter().map(binding).collect::<Vec<_>>();
+    let ports = ports.into_iter().map(|(port, list)| (port, bindings(list)));
+    // A port with an empty list is published on a port that the kernel chooses, as in Docker.
+    ports
+        .map(|(port, list)| (port, if list.is_empty() { vec![spec::PortBinding::default()] } else { list }))
+        .collect()
+}
+
+fn mount(mount: wire::Mount) -> ApiResult<spec::Mount> {
+    let misplaced = [
+        ("VolumeOptions", mount.volume_options.is_some(), "volume"),
+        ("BindOptions", mount.bind_options.is_some(), "bind"),
+        ("TmpfsOptions", mount.tmpfs_options.is_some(), "tmpfs"),
+        ("ImageOptions", mount.image_options.is_some(), "image"),
+        ("ClusterOptions", mount.cluster_options.is_some(), "cluster"),
+    ];
+    if let Some((name, _, _)) = misplaced.iter().find(|(_, set, kind)| *set && *kind != mount.kind) {
+        return Err(ApiError::invalid(format!(
+            "{name} must not be specified on mount type {:?}",
+            mount.kind
+        )));
+    }
+    Ok(spec::Mount {
+        bind: mount.bind_options.map(|options| spec::BindOptions {
+            propagation: options.propagation,
+            non_recursive: options.non_recursive,
+            create_mountpoint: options.create_mountpoint,
+            read_only_non_recursive: options.read_only_non_recursive,
+            read_only_force_recursive: options.read_only_force_recursive,
+        }),
+        volume: mount.volume_options.map(|options| {
+            let driver = options.driver_config.unwrap_or_default();
+            spec::VolumeOptions {
+                no_copy: options.no_copy,
+                labels: options.labels,
+                driver: driver.name,
+                driver_options: driver.options,
+                subpath: options.subpath,
+            }
+        }),
+        tmpfs: mount.tmpfs_options.map(|options| spec::TmpfsOptions {
+            size_bytes: options.size_bytes,
+            mode: options.mode,
+            options: options.options,
+        }),
+        kind: mount.kind,
+        source: mount.source,
+        target: mount.target,
+        read_only: mount.read_only,
+        consistency: mount.consistency,
+    })
+}
+
+/// The fields that only an answer has (`NetworkID`, `Gateway`, …) are ignored, since clients send back what they read.
+fn endpoint(
+    network: String,
+    settings: wire::EndpointSettings,
+) -> ApiResult<(String, spec::EndpointSettings)> {
+    if settings.gw_priority != 0 {
+        return Err(unsupported_option(&format!("EndpointsConfig[{network:?}].GwPriority")));
+    }
+    let ipam = settings.ipam_config.unwrap_or_default();
+    if !ipam.link_local_ips.is_empty() {
+        return Err(unsupported_option(&format!("EndpointsConfig[{network:?}].IPAMConfig.LinkLocalIPs")));
+    }
+    let settings = spec::EndpointSettings {
+        ipv4_address: ipam.ipv4_address,
+        ipv6_address: ipam.ipv6_address,
+        aliases: settings.aliases,
+        links: settings.links,
+        mac_address: settings.mac_address,
+        driver_options: settings.driver_opts,
+    };
+    Ok((network, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn converted(body: &Value) -> ApiResult<spec::ContainerSpec> {
+        spec(wire::CreateContainerRequest::from_slice(body.to_string().as_bytes()).unwrap())
+    }
+
+    fn refused(host_config: &Value) -> ApiError {
+        converted(&json!({"Image": "i", "HostConfig": host_config})).unwrap_err()
+    }
+
+    #[test]
+    fn default_network() {
+        for mode in ["", "default"] {
+            let body = json!({"HostConfig": {"NetworkMode": mode},
+                              "NetworkingConfig": {"EndpointsConfig": {"default": {"Aliases": ["a"]}}}});
+            let spec = converted(&body).unwrap();
+            assert_eq!(spec.host.network_mode, "bridge");
+            assert_eq!(spec.endpoints["bridge"].aliases, ["a"]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_set() {
+        let spec = converted(
+            &json!({"Cmd": [], "Entrypoint": [], "HostConfig": {"MemorySwappiness": -1, "PidsLimit": 0}}),
+        )
+        .unwrap();
+        assert_eq!((spec.config.cmd, spec.config.entrypoint), (None, None));
+        assert_eq!((spec.host.resources.memory_swappiness, spec.host.resources.pids_limit), (None, None));
+        let spec = converted(&json!({"Cmd": "a b", "Entrypoint": [""]})).unwrap();
+        assert_eq!(spec.config.cmd, Some(vec!["a b".to_owned()]));
+        assert_eq!(spec.config.entrypoint, Some(vec![String::new()]));
+    }
+
+    #[test]
+    fn ports() {
+        let body = json!({"HostConfig": {"PortBindings": {"80/tcp": null, "81/tcp": [], "82/udp": [{"HostPort": "8"}]}}});
+        let ports = converted(&body).unwrap().host.port_bindings;
+        assert_eq!(ports["80/tcp"], [spec::PortBinding::default()]);
+        assert_eq!(ports["81/tcp"], [spec::PortBinding::default()]);
+        assert_eq!(ports["82/udp"][0].host_port, "8");
+    }
+
+    #[test]
+    fn unsupported_options_are_named() {
+        let message = |name: &str| {
+            ApiError::invalid(format!(
+                "HostConfig.{name} is not supported by this version of Palan: leave it out"
+            ))
+        };
+        assert_eq!(
+            refused(&json!({"BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1}]})),
+            message("BlkioDeviceReadBps")
+        );
+        assert_eq!(refused(&json!({"kernelmemory": 1})), message("KernelMemory"));
+        assert_eq!(refused(&json!({"CpuCount": 1})), message("CpuCount"));
+        let mount = refused(&json!({"Mounts": [{"Type": "bind", "VolumeOptions": {}}]}));
+        assert_eq!(mount, ApiError::invalid("VolumeOptions must not be specified on mount type \"bind\""));
+    }
+}

@@ -1,0 +1,157 @@
+//! Images.
+
+use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
+use palan_docker_api::types as wire;
+use palan_engine::image::{HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, Progress};
+use palan_oci::image_config::ExecutionConfig;
+
+use super::{container, signed, time};
+
+pub(crate) fn summary(image: ImageSummary) -> wire::ImageSummary {
+    wire::ImageSummary {
+        containers: image.containers,
+        created: image.created.map_or(0, |moment| moment.as_second()),
+        id: image.id,
+        labels: image.labels,
+        repo_digests: image.repo_digests,
+        repo_tags: image.repo_tags,
+        shared_size: -1,
+        size: signed(image.size),
+        ..wire::ImageSummary::default()
+    }
+}
+
+/// `GET /images/{name}/json`.
+pub(crate) fn inspect(image: &ImageDetails) -> wire::ImageInspect {
+    let config = &*image.config;
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    wire::ImageInspect {
+        id: image.id.clone(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        comment: given(&config.comment),
+        created: config.created.clone().unwrap_or_default(),
+        docker_version: given(&config.docker_version),
+        author: given(&config.author),
+        config: execution_config(&config.config),
+        architecture: config.architecture.clone(),
+        variant: config.variant.clone(),
+        os: config.os.clone(),
+        os_version: config.os_version.clone(),
+        size: signed(image.size),
+        graph_driver: Some(graph_driver(&image.layer_dirs)),
+        root_fs: wire::RootFs {
+            kind: config.rootfs.kind.clone(),
+            layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
+        },
+        metadata: wire::ImageMetadata { last_tag_time: time(image.last_tagged) },
+        ..wire::ImageInspect::default()
+    }
+}
+
+/// The topmost layer is the image's own, those below it are its lower ones.
+fn graph_driver(layers: &[String]) -> wire::GraphDriver {
+    let mut data = wire::StringMap::new();
+    if let Some((top, lower)) = layers.split_first() {
+        data.insert("UpperDir".to_owned(), top.clone());
+        if !lower.is_empty() {
+            data.insert("LowerDir".to_owned(), lower.join(":"));
+        }
+    }
+    wire::GraphDriver { data, name: container::STORAGE_DRIVER.to_owned() }
+}
+
+fn execution_config(config: &ExecutionConfig) -> wire::ImageConfig {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let set = |names: &std::collections::BTreeMap<String, palan_oci::image_config::Empty>| {
+        names.keys().map(|name| (name.clone(), wire::Empty {})).collect::<wire::StringSet>()
+    };
+    wire::ImageConfig {
+        user: given(&config.user),
+        exposed_ports: set(&config.exposed_ports),
+        env: config.env.clone().into(),
+        cmd: config.cmd.clone().unwrap_or_default().into(),
+        healthcheck: config.healthcheck.as_ref().map(|check| wire::HealthConfig {
+            test: check.test.clone(),
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        }),
+        args_escaped: config.args_escaped,
+        volumes: set(&config.volumes).into(),
+        working_dir: given(&config.working_dir),
+        entrypoint: config.entrypoint.clone().unwrap_or_default().into(),
+        on_build: config.on_build.clone().into(),
+        labels: config.labels.clone().into(),
+        stop_signal: config.stop_signal.clone(),
+        shell: config.shell.clone().unwrap_or_default(),
+        ..wire::ImageConfig::default()
+    }
+}
+
+pub(crate) fn history(entry: HistoryEntry) -> wire::HistoryItem {
+    wire::HistoryItem {
+        comment: entry.comment,
+        created: entry.created.map_or(0, |moment| moment.as_second()),
+        created_by: entry.created_by,
+        id: entry.id,
+        size: signed(entry.size),
+        tags: entry.tags,
+    }
+}
+
+pub(crate) fn removal(removal: ImageRemoval) -> wire::ImageDeleteItem {
+    match removal {
+        ImageRemoval::Untagged(untagged) => wire::ImageDeleteItem { untagged, deleted: String::new() },
+        ImageRemoval::Deleted(deleted) => wire::ImageDeleteItem { deleted, untagged: String::new() },
+    }
+}
+
+/// One line of a pull, load or import. A line about a layer always has the detail, if only an empty one.
+pub(crate) fn progress(progress: Progress) -> ProgressMessage {
+    if let Some(stream) = progress.stream {
+        return ProgressMessage { stream, ..ProgressMessage::default() };
+    }
+    let counted = progress.current.is_some() || progress.total.is_some();
+    let is_layer = progress.id.len() == 12 && progress.id.bytes().all(|b| b.is_ascii_hexdigit());
+    let detail = ProgressDetail {
+        current: signed(progress.current.unwrap_or(0)),
+        total: signed(progress.total.unwrap_or(0)),
+        ..ProgressDetail::default()
+    };
+    ProgressMessage {
+        status: progress.status,
+        progress_detail: (counted || is_layer).then_some(detail),
+        id: progress.id,
+        ..ProgressMessage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_lines() {
+        let line = |p: Progress| serde_json::to_string(&progress(p)).unwrap();
+        let from =
+            Progress { id: "latest".into(), status: "Pulling from library/a".into(), ..Progress::default() };
+        assert_eq!(line(from), r#"{"status":"Pulling from library/a","id":"latest"}"#);
+        let layer = |current| Progress {
+            id: "0123456789ab".into(),
+            status: "S".into(),
+            current,
+            total: current,
+            stream: None,
+        };
+        assert_eq!(line(layer(None)), r#"{"status":"S","progressDetail":{},"id":"0123456789ab"}"#);
+        assert_eq!(
+            line(layer(Some(7))),
+            r#"{"status":"S","progressDetail":{"current":7,"total":7},"id":"0123456789ab"}"#
+        );
+        let text = Progress { stream: Some("Loaded image: a\n".into()), ..Progress::default() };
+        assert_eq!(line(text), r#"{"stream":"Loaded image: a\n"}"#);
+    }
+}

@@ -1,0 +1,190 @@
+//! Images.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use palan_docker_api::auth;
+use palan_docker_api::stream::ProgressMessage;
+use palan_docker_api::versions;
+use palan_engine::Engine;
+use palan_engine::image::{ImageListQuery, ImportSpec, Progress, PullSpec};
+use palan_engine::stream::Items;
+
+use crate::convert;
+use crate::error::{ApiError, ApiResult, ok_json};
+use crate::extract::{Params, Version};
+use crate::streaming::{json_line, pipe_body, respond};
+
+type Engines = State<Arc<Engine>>;
+
+pub(crate) async fn list(State(engine): Engines, version: Version, params: Params) -> ApiResult {
+    let query = ImageListQuery {
+        all: params.flag("all"),
+        filters: params.filters()?,
+        containers: versions::counts_containers(version.0),
+    };
+    let mut answer: Vec<_> =
+        engine.list_images(query).await?.into_iter().map(convert::image::summary).collect();
+    for summary in &mut answer {
+        versions::image_summary(summary, version.0);
+    }
+    ok_json(&answer)
+}
+
+/// Pull or import.
+pub(crate) async fn create(
+    State(engine): Engines,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult {
+    if params.text("fromImage").is_empty() {
+        return import(&engine, &params, body).await;
+    }
+    let auth = headers.get(auth::HEADER).and_then(|v| v.to_str().ok()).and_then(auth::decode);
+    let (reference, all_tags) = pull_reference(params.text("fromImage"), params.text("tag"));
+    let spec =
+        PullSpec { reference, platform: params.some("platform"), auth: auth.map(convert::auth), all_tags };
+    Ok(progress(engine.pull(spec).await?))
+}
+
+/// The reference that `fromImage` and `tag` name together. Without a tag every tag is meant, and `pull -a` of old clients
+/// leaves a colon behind the name.
+fn pull_reference(image: &str, tag: &str) -> (String, bool) {
+    let image = image.strip_suffix(':').unwrap_or(image);
+    match tag {
+        "" => {
+            let name = image.rsplit('/').next().unwrap_or(image);
+            (image.to_owned(), !name.contains(':') && !name.contains('@'))
+        }
+        tag if tag.contains(':') => (format!("{image}@{tag}"), false),
+        tag => (format!("{image}:{tag}"), false),
+    }
+}
+
+async fn import(engine: &Engine, params: &Params, body: Body) -> ApiResult {
+    let source = params.text("fromSrc");
+    if source != "-" {
+        let message = format!(
+            "cannot import from {source:?}: fetching from a URL is not supported, send the archive with fromSrc=-"
+        );
+        return Err(ApiError::invalid(message));
+    }
+    let reference = match (params.text("repo"), params.text("tag")) {
+        ("", _) => String::new(),
+        (repository, "") => repository.to_owned(),
+        (repository, tag) => format!("{repository}:{tag}"),
+    };
+    let message = params.some("message").unwrap_or_else(|| format!("Imported from {source}"));
+    let spec = ImportSpec {
+        reference,
+        message,
+        changes: params.all("changes"),
+        platform: params.some("platform"),
+        source: source.to_owned(),
+    };
+    Ok(progress(engine.import(spec, pipe_body(body)).await?))
+}
+
+pub(crate) async fn load(State(engine): Engines, params: Params, body: Body) -> ApiResult {
+    if params.some("platform").is_some() {
+        return Err(ApiError::invalid(
+            "loading only one platform of an image is not supported: leave out platform",
+        ));
+    }
+    Ok(progress(engine.load(pipe_body(body), params.flag_or("quiet", true)).await?))
+}
+
+fn progress(items: Items<Progress>) -> Response {
+    respond("application/json", items, |item| Some(progress_line(item)))
+}
+
+fn progress_line(item: palan_engine::Result<Progress>) -> Bytes {
+    let message = match item {
+        Ok(item) => convert::image::progress(item),
+        Err(error) => ProgressMessage::error(error.report()),
+    };
+    json_line(&message, "\r\n")
+}
+
+pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {
+    ok_json(&convert::images_pruned(engine.prune_images(params.filters()?).await?))
+}
+
+/// `GET /images/{name}/json|history|get`.
+pub(crate) async fn get(
+    State(engine): Engines,
+    version: Version,
+    Path(path): Path<String>,
+    params: Params,
+) -> ApiResult {
+    match path.rsplit_once('/') {
+        Some((name, "json")) => inspect(&engine, version, name, &params).await,
+        Some((name, "history")) => {
+            let history = engine.image_history(name).await?;
+            ok_json(&history.into_iter().map(convert::image::history).collect::<Vec<_>>())
+        }
+        Some((_, "get")) => Err(ApiError::unsupported("saving images")),
+        Some((_, "attestations")) => Err(ApiError::unsupported("listing the attestations of images")),
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params) -> ApiResult {
+    if params.flag("manifests") && params.some("platform").is_some() {
+        return Err(ApiError::invalid(
+            "conflicting options: manifests and platform options cannot both be set",
+        ));
+    }
+    let mut answer = convert::image::inspect(&engine.inspect_image(name).await?);
+    versions::image_inspect(&mut answer, version.0);
+    ok_json(&answer)
+}
+
+/// `POST /images/{name}/tag|push`.
+pub(crate) async fn post(State(engine): Engines, Path(path): Path<String>, params: Params) -> ApiResult {
+    match path.rsplit_once('/') {
+        Some((name, "tag")) => {
+            engine.tag_image(name, params.text("repo"), params.text("tag")).await?;
+            Ok(StatusCode::CREATED.into_response())
+        }
+        Some((_, "push")) => Err(ApiError::unsupported("pushing images")),
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+pub(crate) async fn remove(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+    if name.trim().is_empty() {
+        return Err(ApiError::invalid("image name cannot be blank"));
+    }
+    if !params.all("platforms").is_empty() {
+        return Err(ApiError::invalid(
+            "removing one platform of an image is not supported: leave out platforms",
+        ));
+    }
+    let removed = engine.remove_image(&name, params.flag("force"), params.flag("noprune")).await?;
+    ok_json(&removed.into_iter().map(convert::image::removal).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_of_a_pull() {
+        let check = |image, tag, reference: &str, all| {
+            assert_eq!(pull_reference(image, tag), (reference.to_owned(), all))
+        };
+        check("alpine", "3", "alpine:3", false);
+        check("alpine", "", "alpine", true);
+        check("alpine:", "", "alpine", true);
+        check("alpine:3", "", "alpine:3", false);
+        check("host:5000/alpine", "", "host:5000/alpine", true);
+        check("host:5000/a/b", "sha256:00", "host:5000/a/b@sha256:00", false);
+        check("a@sha256:00", "", "a@sha256:00", false);
+    }
+}

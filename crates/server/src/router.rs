@@ -1,0 +1,115 @@
+//! Which path is which handler. Image names have slashes, so what follows `/images/` is split by the handlers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{any, delete, get, post};
+use palan_engine::Engine;
+
+use crate::error::{ApiError, ApiResult};
+use crate::route::{container, events, exec, image, network, system, unsupported, volume};
+
+/// Every route, without version prefix.
+pub(crate) fn router(engine: Arc<Engine>) -> Router {
+    Router::new()
+        .merge(containers())
+        .merge(images())
+        .merge(others())
+        .merge(unsupported_routes())
+        .fallback(page_not_found)
+        .method_not_allowed_fallback(page_not_found)
+        .with_state(engine)
+}
+
+async fn page_not_found() -> ApiResult {
+    Err(ApiError::page_not_found())
+}
+
+fn containers() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/containers/json", get(container::list))
+        .route("/containers/create", post(container::create))
+        .route("/containers/prune", post(container::prune))
+        .route("/containers/{name}", delete(container::remove))
+        .route("/containers/{name}/json", get(container::inspect))
+        .route("/containers/{name}/start", post(container::start))
+        .route("/containers/{name}/stop", post(container::stop))
+        .route("/containers/{name}/restart", post(container::restart))
+        .route("/containers/{name}/kill", post(container::kill))
+        .route("/containers/{name}/pause", post(container::pause))
+        .route("/containers/{name}/unpause", post(container::unpause))
+        .route("/containers/{name}/rename", post(container::rename))
+        .route("/containers/{name}/resize", post(container::resize))
+        .route("/containers/{name}/wait", post(container::wait))
+        .route("/containers/{name}/attach", post(container::attach))
+        .route("/containers/{name}/logs", get(container::logs))
+        .route("/containers/{name}/stats", get(container::stats))
+        .route("/containers/{name}/top", get(container::top))
+        .route("/containers/{name}/exec", post(exec::create))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/exec/{id}/json", get(exec::inspect))
+}
+
+fn images() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/images/json", get(image::list))
+        .route("/images/create", post(image::create))
+        .route("/images/load", post(image::load))
+        .route("/images/prune", post(image::prune))
+        .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
+}
+
+fn others() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/_ping", get(system::ping).head(system::ping_head))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/auth", post(system::auth))
+        .route("/events", get(events::events))
+        .route("/volumes", get(volume::list))
+        .route("/volumes/create", post(volume::create))
+        .route("/volumes/prune", post(volume::prune))
+        .route("/volumes/{name}", get(volume::inspect).delete(volume::remove))
+        .route("/networks", get(network::list))
+        .route("/networks/", get(network::list))
+        .route("/networks/{id}", get(network::inspect))
+}
+
+/// What Docker has and this version does not: a clear answer instead of "page not found".
+fn unsupported_routes() -> Router<Arc<Engine>> {
+    let containers = ["attach/ws", "archive", "changes", "export", "update", "checkpoints"];
+    let plain = [
+        "/build",
+        "/build/prune",
+        "/build/cancel",
+        "/commit",
+        "/images/search",
+        "/images/get",
+        "/session",
+        "/grpc",
+        "/system/df",
+        "/networks/create",
+        "/networks/prune",
+        "/networks/{id}/connect",
+        "/networks/{id}/disconnect",
+        "/distribution/{*name}",
+        "/plugins",
+        "/plugins/{*path}",
+        "/swarm/init",
+        "/swarm/join",
+    ];
+    let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
+    let mut router = Router::new();
+    for path in containers {
+        router = router.route(&format!("/containers/{{name}}/{path}"), any(unsupported::endpoint));
+    }
+    for path in plain {
+        router = router.route(path, any(unsupported::endpoint));
+    }
+    for path in swarm {
+        router = router.route(path, any(unsupported::swarm));
+        router = router.route(&format!("{path}/{{*rest}}"), any(unsupported::swarm));
+    }
+    router
+}
