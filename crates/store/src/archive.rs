@@ -1,11 +1,32 @@
 //! Images as files: `load` (Docker's archive and OCI layouts) and `import` (a root file system as a tar).
+//!
+//! The stream can't seek, and what says which entry is a layer usually comes last. So every entry is put aside first,
+//! small documents in memory, all else as a part named by its digest; then the layers that are wanted are unpacked
+//! from there, several at once, by the same code as those of a pull. Nothing of an archive is ever written under a
+//! name of its own.
 
+use std::collections::HashMap;
 use std::io::Read;
 
-use palan_oci::{Digest, Platform, Reference};
+use palan_oci::image_config::{HistoryEntry, ImageConfigError, RootFs};
+use palan_oci::manifest::DocumentError;
+use palan_oci::media_type::{self, Compression};
+use palan_oci::reference::ReferenceError;
+use palan_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
 
-use crate::image::ImageId;
-use crate::{Result, Store};
+use crate::image::{ImageCommit, ImageId};
+use crate::layer::TarError;
+use crate::{Lease, Result, Store};
+
+mod change;
+mod docker;
+mod layout;
+mod spool;
+mod unpack;
+
+pub use change::ChangeError;
+use spool::{Entries, Spooled};
+use unpack::WantedLayer;
 
 /// An image that `load` brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,16 +35,16 @@ pub struct Loaded {
     pub image: ImageId,
     /// The names it got; without any it is known by its id only.
     pub names: Vec<Reference>,
-    /// Images that lost one of these names to it, and had it before.
+    /// Names that it took from other images, which had them before.
     pub replaced: Vec<(Reference, ImageId)>,
 }
 
 /// How far `load` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadProgress {
-    /// A layer is being read: bytes so far and in all.
+    /// A layer is being unpacked: bytes so far and in all. The last report of a layer has them equal.
     Layer {
-        /// The layer: the start of a digest, unique in this load.
+        /// The layer's diff-id.
         id: Digest,
         /// Bytes read.
         current: u64,
@@ -50,20 +71,242 @@ pub struct ImportOptions {
 
 /// An archive that can't be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {}
+pub enum ArchiveError {
+    /// The archive itself is broken.
+    #[error("cannot read the image archive")]
+    Tar(#[from] TarError),
+    /// It is no image archive.
+    #[error(
+        "the archive holds no image: it has neither manifest.json nor index.json (a root file system is for `import`)"
+    )]
+    NoImage,
+    /// Something that it refers to is not in it.
+    #[error("the archive refers to {name:?}, which it does not contain")]
+    Missing {
+        /// The name or digest.
+        name: String,
+    },
+    /// A document in it is broken.
+    #[error("{name} in the archive is not valid")]
+    Json {
+        /// The document.
+        name: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A manifest or index in it is refused.
+    #[error("{name} in the archive is refused")]
+    Document {
+        /// The document.
+        name: String,
+        /// Why.
+        source: DocumentError,
+    },
+    /// A configuration in it is refused.
+    #[error("{name} in the archive is refused")]
+    Config {
+        /// The document.
+        name: String,
+        /// Why.
+        source: ImageConfigError,
+    },
+    /// A file whose name is a digest has other content.
+    #[error("{name} in the archive does not match its digest: it is {actual}")]
+    Digest {
+        /// The entry.
+        name: String,
+        /// What its content has.
+        actual: Digest,
+    },
+    /// A name for an image that is none.
+    #[error("the archive names an image {name:?}")]
+    Name {
+        /// As written.
+        name: String,
+        /// Why not.
+        source: ReferenceError,
+    },
+    /// Layers and configuration don't fit.
+    #[error("image {name} in the archive has {layers} layers, but its configuration names {diff_ids}")]
+    LayerCount {
+        /// The configuration.
+        name: String,
+        /// Layers.
+        layers: usize,
+        /// Diff-ids.
+        diff_ids: usize,
+    },
+    /// An index without a manifest for this host.
+    #[error("the archive has no image for {wanted}")]
+    NoPlatform {
+        /// The host's platform.
+        wanted: Platform,
+    },
+    /// Too much of something.
+    #[error("the archive has {what} of more than {limit}")]
+    Limit {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A document where a layer is expected.
+    #[error("{name} in the archive is used as a layer, but it is a document")]
+    NotALayer {
+        /// The entry.
+        name: String,
+    },
+}
 
-/// A change that can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {}
+/// An image found in an archive, not unpacked yet.
+#[derive(Debug)]
+struct Found {
+    config: Vec<u8>,
+    config_name: String,
+    layers: Vec<Spooled>,
+    /// As it was in the archive; made up where there was none.
+    manifest: Option<(Vec<u8>, Option<String>)>,
+    names: Vec<Reference>,
+}
 
 impl Store {
     /// Loads images from an archive that is read once from start to end, plain, gzip or zstd.
     pub fn load(&self, source: &mut dyn Read, progress: &mut dyn FnMut(LoadProgress)) -> Result<Vec<Loaded>> {
-        todo!()
+        let lease = self.lease();
+        let loaded = Entries::read(self, source, &lease).and_then(|entries| {
+            let found = match entries.document("manifest.json") {
+                Some(_) => docker::images(&entries)?,
+                None => layout::images(&entries)?,
+            };
+            self.unpack_layers(&wanted_layers(&found)?, &lease, progress)?;
+            found.into_iter().map(|image| self.commit_found(image, &lease)).collect()
+        });
+        drop(lease);
+        if loaded.is_err() {
+            // What came in vain; the archive's error is the one to tell.
+            let _ = self.collect();
+        }
+        loaded
     }
 
     /// Makes an image of one layer from a tar, plain, gzip or zstd.
     pub fn import(&self, source: &mut dyn Read, options: &ImportOptions) -> Result<ImageId> {
-        todo!()
+        let mut config = ImageConfig::default();
+        change::apply(&mut config.config, &options.changes)?;
+        let lease = self.lease();
+        let imported = self.import_layer(source, config, options, &lease);
+        drop(lease);
+        if imported.is_err() {
+            let _ = self.collect();
+        }
+        imported
+    }
+
+    fn import_layer(
+        &self,
+        source: &mut dyn Read,
+        mut config: ImageConfig,
+        options: &ImportOptions,
+        lease: &Lease,
+    ) -> Result<ImageId> {
+        let spooled = spool::spool(self, source, None, lease)?;
+        let wanted = WantedLayer { blob: spooled.clone(), diff_id: None };
+        let diff_id = self.unpack_layer(&wanted, lease)?.diff_id;
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        config.architecture = platform.architecture;
+        config.os = platform.os;
+        config.variant = platform.variant.unwrap_or_default();
+        config.created = Some(options.created.clone());
+        config.comment.clone_from(&options.message);
+        config.rootfs = RootFs { diff_ids: vec![diff_id], ..RootFs::default() };
+        config.history = vec![HistoryEntry {
+            created: Some(options.created.clone()),
+            comment: options.message.clone(),
+            ..HistoryEntry::default()
+        }];
+        let content = to_json(&config);
+        let commit = ImageCommit {
+            manifest: manifest_of(&content, &[spooled]),
+            manifest_media_type: None,
+            config: content,
+            tags: options.name.clone().into_iter().collect(),
+            digests: Vec::new(),
+        };
+        Ok(self.commit_image(&commit, lease)?.id)
+    }
+
+    fn commit_found(&self, found: Found, lease: &Lease) -> Result<Loaded> {
+        let (manifest, manifest_media_type) =
+            found.manifest.unwrap_or_else(|| (manifest_of(&found.config, &found.layers), None));
+        let mut before = HashMap::new();
+        for name in &found.names {
+            if let Some(image) = self.find(name)? {
+                before.insert(name.clone(), image);
+            }
+        }
+        let names = found.names.clone();
+        let commit = ImageCommit {
+            manifest,
+            manifest_media_type,
+            config: found.config,
+            tags: found.names,
+            digests: Vec::new(),
+        };
+        let image = self.commit_image(&commit, lease)?.id;
+        let replaced = before.into_iter().filter(|(_, old)| *old != image).collect();
+        Ok(Loaded { image, names, replaced })
     }
 }
+
+/// The layers of all images, each once, with the diff-ids that the configurations promise.
+fn wanted_layers(images: &[Found]) -> Result<Vec<WantedLayer>> {
+    let mut wanted: Vec<WantedLayer> = Vec::new();
+    for image in images {
+        let config = ImageConfig::parse(&image.config)
+            .map_err(|source| ArchiveError::Config { name: image.config_name.clone(), source })?;
+        let (layers, diff_ids) = (image.layers.len(), config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(ArchiveError::LayerCount { name: image.config_name.clone(), layers, diff_ids }.into());
+        }
+        for (blob, diff_id) in image.layers.iter().zip(config.rootfs.diff_ids) {
+            let layer = WantedLayer { blob: blob.clone(), diff_id: Some(diff_id) };
+            if !wanted.contains(&layer) {
+                wanted.push(layer);
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// The manifest of an image that came without one.
+fn manifest_of(config: &[u8], layers: &[Spooled]) -> Vec<u8> {
+    let layers = layers.iter().map(Spooled::descriptor).collect();
+    to_json(&palan_oci::Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
+        artifact_type: None,
+        config: Descriptor::of(media_type::OCI_CONFIG, config),
+        layers,
+        subject: None,
+        annotations: std::collections::BTreeMap::new(),
+    })
+}
+
+impl Spooled {
+    fn descriptor(&self) -> Descriptor {
+        let media_type = match self.compression {
+            Compression::None => media_type::OCI_LAYER,
+            Compression::Gzip => media_type::OCI_LAYER_GZIP,
+            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+        };
+        Descriptor::new(media_type, self.digest, self.size)
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    // Only maps with keys that are no strings and I/O can fail, and there are none.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,12 @@
 //! One writer at a time for each digest ([`Busy`]). The hash state of a kept part is rebuilt by reading it, on the same
 //! pass that unpacks it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use palan_oci::Digest;
@@ -138,6 +139,8 @@ pub(crate) struct BlobWriter {
     path: PathBuf,
     complete: bool,
     offset: u64,
+    /// For whoever shows progress.
+    counter: Arc<AtomicU64>,
 }
 
 impl BlobWriter {
@@ -160,7 +163,8 @@ impl BlobWriter {
             Err(error) => return Err(error.into()),
         };
         let kept = file.metadata().path_context("inspect", &path)?.len();
-        let mut writer = Self { claim, digest, size, file, path, complete, offset: kept };
+        let mut writer =
+            Self { claim, digest, size, file, path, complete, offset: kept, counter: Arc::default() };
         if kept > size {
             if complete {
                 // The descriptor lies about the size of content that is here, and known to be right.
@@ -179,6 +183,10 @@ impl BlobWriter {
         self.offset
     }
 
+    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.counter)
+    }
+
     pub(crate) fn restart(&mut self) -> Result<()> {
         if !self.complete {
             self.file.set_len(0).path_context("truncate", &self.path)?;
@@ -190,6 +198,7 @@ impl BlobWriter {
     /// A reader of the whole blob: first the kept bytes, then those of `source`, which are written down.
     pub(crate) fn read_from(self, source: &mut dyn Read) -> Result<BlobReader<'_>> {
         let (digest, size) = (self.digest, self.size);
+        let counter = Arc::clone(&self.counter);
         let position = RefCell::new(Position {
             verifier: Verifier::new(digest, size),
             kept: self.offset,
@@ -197,7 +206,7 @@ impl BlobWriter {
             writer: Some(self),
             file: None,
         });
-        Ok(BlobReader { digest, consumed: Cell::new(0), position, failure: RefCell::new(None) })
+        Ok(BlobReader { digest, consumed: counter, position, failure: RefCell::new(None) })
     }
 
     fn commit(self) -> Result<()> {
@@ -218,7 +227,7 @@ impl BlobWriter {
 /// Reads a blob and checks it on the way. Its own failures are put aside, since the decoder above wraps them.
 pub(crate) struct BlobReader<'s> {
     digest: Digest,
-    consumed: Cell<u64>,
+    consumed: Arc<AtomicU64>,
     position: RefCell<Position<'s>>,
     failure: RefCell<Option<Error>>,
 }
@@ -243,12 +252,12 @@ impl<'s> BlobReader<'s> {
             writer: None,
             file: Some(file),
         });
-        Self { digest, consumed: Cell::new(0), position, failure: RefCell::new(None) }
+        Self { digest, consumed: Arc::default(), position, failure: RefCell::new(None) }
     }
 
     /// How many bytes of the blob were read so far.
     pub(crate) fn position(&self) -> u64 {
-        self.consumed.get()
+        self.consumed.load(Ordering::Relaxed)
     }
 
     /// What went wrong here, if anything did.
@@ -298,7 +307,7 @@ impl<'s> BlobReader<'s> {
             writer.discard();
         }
         checked?;
-        self.consumed.set(self.consumed.get() + length as u64);
+        self.consumed.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 }

@@ -1,25 +1,276 @@
 //! Copies a tree from one root to another with all that makes its files what they are.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use palan_linux::path::{PathError, RootDir};
+use palan_linux::path::{Directory, FileKind, Metadata, PathError, RootDir};
+use palan_linux::xattr;
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Copied {
     /// Files, directories, links and nodes.
     pub entries: u64,
-    /// Bytes of file content.
+    /// Bytes of file content, holes included.
     pub bytes: u64,
 }
 
 /// Copies what is in directory `from_path` of `from` into directory `to_path` of `to` (both exist), with owners, modes,
-/// times, extended attributes, holes, hard links within the tree, and special files; the attributes of the directory itself too.
+/// times, extended attributes, holes, hard links within the tree, and special files; the attributes of the directory itself
+/// too. What exists already in the target is an error.
 pub fn copy_tree(
     from: &RootDir,
     from_path: &Path,
     to: &RootDir,
     to_path: &Path,
 ) -> Result<Copied, PathError> {
-    todo!()
+    let source = from.open_dir(from_path)?;
+    let target = to.open_dir(to_path)?;
+    let copy = Copy { first_names: HashMap::new(), target_root: to, copied: Copied::default() };
+    copy.tree(source, target, to_path.to_owned())
+}
+
+struct Copy<'a> {
+    /// Device and inode of files with several names, and where the first copy is.
+    first_names: HashMap<(u64, u64), PathBuf>,
+    target_root: &'a RootDir,
+    copied: Copied,
+}
+
+/// A directory in progress.
+struct Level {
+    source: Directory,
+    target: Directory,
+    path: PathBuf,
+    /// What is left to copy, last first.
+    names: Vec<OsString>,
+}
+
+impl Copy<'_> {
+    /// Depth first, with the directories' own attributes last, since their content changes them.
+    fn tree(mut self, source: Directory, target: Directory, path: PathBuf) -> Result<Copied, PathError> {
+        let mut levels = vec![Level::open(source, target, path)?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.pop() else {
+                let done = levels.pop();
+                if let Some(level) = done {
+                    dress_directory(&level)
+                        .map_err(|error| failed("copy the attributes of", &level.path, error))?;
+                }
+                continue;
+            };
+            let path = level.path.join(&name);
+            let below = self.entry(level, &name, &path).map_err(|error| failed("copy", &path, error))?;
+            self.copied.entries += 1;
+            if let Some((source, target)) = below {
+                levels.push(Level::open(source, target, path)?);
+            }
+        }
+        Ok(self.copied)
+    }
+
+    /// Copies one entry; the handles of both sides if it is a directory, whose content comes next.
+    fn entry(
+        &mut self,
+        level: &Level,
+        name: &OsStr,
+        path: &Path,
+    ) -> io::Result<Option<(Directory, Directory)>> {
+        let metadata = level.source.metadata(name)?;
+        if metadata.is_dir() {
+            level.target.create_dir(name, 0o700)?;
+            return Ok(Some((level.source.open_dir(name)?, level.target.open_dir(name)?)));
+        }
+        if metadata.links > 1 {
+            if let Some(first) = self.first_names.get(&(metadata.device, metadata.inode)) {
+                let (directory, first) = self.target_root.parent_of(first)?;
+                level.target.create_hard_link(name, &directory, &first)?;
+                return Ok(None);
+            }
+            self.first_names.insert((metadata.device, metadata.inode), path.to_owned());
+        }
+        match metadata.kind {
+            FileKind::Regular => {
+                let source = File::from(level.source.open(name, OFlags::RDONLY | OFlags::NONBLOCK)?);
+                let target = level.target.create_file(name, 0o600)?;
+                copy_content(&source, &target, metadata.size)?;
+                self.copied.bytes += metadata.size;
+            }
+            FileKind::Symlink => {
+                let link = level.source.read_link(name)?;
+                level.target.create_symlink(name, link.as_os_str())?;
+            }
+            kind => level.target.create_node(name, kind, 0o600, metadata.node)?,
+        }
+        dress_entry(level, name, &metadata)?;
+        Ok(None)
+    }
+}
+
+impl Level {
+    fn open(source: Directory, target: Directory, path: PathBuf) -> Result<Self, PathError> {
+        let entries = source.entries().map_err(|error| failed("list", &path, error))?;
+        let names = entries.into_iter().map(|entry| entry.name).collect();
+        Ok(Self { source, target, path, names })
+    }
+}
+
+/// Copies the pieces between the holes; in the kernel where that is possible (a reflink where the file system has them).
+fn copy_content(source: &File, target: &File, size: u64) -> io::Result<()> {
+    let mut position = 0;
+    while position < size {
+        let data = match rustix::fs::seek(source, SeekFrom::Data(position)) {
+            Ok(data) => data,
+            // Only a hole is left.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(source, SeekFrom::Hole(data))?.min(size);
+        copy_range(source, target, data, end)?;
+        position = end.max(data + 1);
+    }
+    target.set_len(size)
+}
+
+fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let wanted = usize::try_from(end - from).unwrap_or(usize::MAX).min(1 << 30);
+        match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), wanted) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                return copy_by_hand(source, target, from, end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(source: &File, target: &File, mut position: u64, end: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; 256 * 1024];
+    while position < end {
+        let wanted = usize::try_from(end - position).unwrap_or(buffer.len()).min(buffer.len());
+        let length = source.read_at(&mut buffer[..wanted], position)?;
+        if length == 0 {
+            return Ok(());
+        }
+        target.write_all_at(&buffer[..length], position)?;
+        position += length as u64;
+    }
+    Ok(())
+}
+
+/// Owner before attributes and mode: changing it clears capabilities and set-id bits.
+fn dress_entry(level: &Level, name: &OsStr, metadata: &Metadata) -> io::Result<()> {
+    level.target.set_owner(name, metadata.uid, metadata.gid)?;
+    for attribute in xattr::list_at(&level.source, name)?.iter().filter(|name| is_copied(name)) {
+        if let Some(value) = xattr::get_at(&level.source, name, attribute)? {
+            tolerate(xattr::set_at(&level.target, name, attribute, &value))?;
+        }
+    }
+    if metadata.kind != FileKind::Symlink {
+        level.target.set_mode(name, metadata.mode)?;
+    }
+    level.target.set_times(name, metadata.accessed, metadata.modified)
+}
+
+fn dress_directory(level: &Level) -> io::Result<()> {
+    let metadata = Metadata::of(&level.source)?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
+    rustix::fs::fchown(&level.target, Some(uid), Some(gid))?;
+    for attribute in xattr::list(&level.source)?.iter().filter(|name| is_copied(name)) {
+        let Some(name) = attribute.to_str() else { continue };
+        if let Some(value) = xattr::get(&level.source, name)? {
+            tolerate(xattr::set(&level.target, name, &value))?;
+        }
+    }
+    rustix::fs::fchmod(&level.target, Mode::from_raw_mode(metadata.mode))?;
+    let times = |time: palan_linux::path::Time| rustix::fs::Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: time.nanoseconds.into(),
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: times(metadata.accessed),
+        last_modification: times(metadata.modified),
+    };
+    Ok(rustix::fs::futimens(&level.target, &times)?)
+}
+
+/// Overlay's own marks say something about a layer, not about the file.
+fn is_copied(attribute: &OsStr) -> bool {
+    let name = attribute.as_bytes();
+    !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.")
+}
+
+/// A target without an attribute's kind loses it.
+fn tolerate(set: io::Result<()>) -> io::Result<()> {
+    match set {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(()),
+        other => other,
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> PathError {
+    PathError { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn everything_that_makes_a_file_is_copied() {
+        let (from, to) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
+        let source = RootDir::open(from.path()).expect("opens");
+        source.create_dir("a", 0o750).expect("creates");
+        let file = source.create_file("a/sparse", 0o640).expect("creates");
+        file.write_all_at(b"end", 10 << 20).expect("writes");
+        file.set_len(20 << 20).expect("sets");
+        source.set_xattr("a/sparse", OsStr::new("user.x"), b"value").expect("sets");
+        source.set_owner("a/sparse", 12, 34).expect("owns");
+        source.set_mode("a/sparse", 0o4755).expect("sets");
+        source.create_hard_link("a/sparse", "link").expect("links");
+        symlink("/nowhere", from.path().join("symlink")).expect("links");
+        source.create_node("a/fifo", FileKind::Fifo, 0o600, (0, 0)).expect("creates");
+        source.set_mode("a", 0o1777).expect("sets");
+        let target = RootDir::open(to.path()).expect("opens");
+        target.create_dir("in", 0o755).expect("creates");
+        let copied = copy_tree(&source, Path::new("/"), &target, Path::new("/in")).expect("copies");
+        assert_eq!(copied, Copied { entries: 5, bytes: 20 << 20 });
+        let one = target.metadata("in/a/sparse").expect("there");
+        assert_eq!((one.size, one.uid, one.gid, one.mode, one.links), (20 << 20, 12, 34, 0o4755, 2));
+        assert!(one.blocks < 1000, "holes stay holes: {} blocks", one.blocks);
+        assert_eq!(one.inode, target.metadata("in/link").expect("there").inode);
+        assert_eq!(
+            target.xattr("in/a/sparse", OsStr::new("user.x")).expect("reads").as_deref(),
+            Some(&b"value"[..])
+        );
+        assert_eq!(target.read_link("in/symlink").expect("there"), Path::new("/nowhere"));
+        assert_eq!(target.symlink_metadata("in/a/fifo").expect("there").kind, FileKind::Fifo);
+        assert_eq!(target.metadata("in/a").expect("there").mode, 0o1777);
+        assert_eq!(
+            std::fs::metadata(to.path().join("in/a")).expect("there").mtime(),
+            std::fs::metadata(from.path().join("a")).expect("there").mtime()
+        );
+    }
+
+    #[test]
+    fn a_symlink_on_the_way_stays_inside() {
+        let (from, to) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
+        let source = RootDir::open(from.path()).expect("opens");
+        symlink("/etc", from.path().join("volume")).expect("links");
+        let target = RootDir::open(to.path()).expect("opens");
+        assert!(copy_tree(&source, Path::new("/volume"), &target, Path::new("/")).is_err(), "CVE-2022-23648");
+    }
 }

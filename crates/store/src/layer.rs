@@ -12,6 +12,7 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use palan_linux::mount::{OverlayOptions, overlay};
 use palan_linux::path::RootDir;
@@ -23,7 +24,7 @@ use crate::store::{Inner, State};
 use crate::{Lease, Result, Store};
 
 pub(crate) mod apply;
-mod decode;
+pub(crate) mod decode;
 mod name;
 pub(crate) mod tar;
 
@@ -115,6 +116,11 @@ impl LayerWriter {
     /// descriptor's size there is nothing to transfer, and `run` may be given an empty source.
     pub fn offset(&self) -> u64 {
         self.blob.offset()
+    }
+
+    /// How many bytes of the blob, as transferred, were unpacked so far; for progress reports from other threads.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        self.blob.counter()
     }
 
     /// Drops the kept bytes, for a source that can't start in the middle: the offset is 0 then.

@@ -32,6 +32,11 @@ impl<'a> Decoder<'a> {
     fn begin(mut source: Box<dyn Read + 'a>) -> io::Result<Self> {
         let mut start = Vec::with_capacity(4);
         source.by_ref().take(4).read_to_end(&mut start)?;
+        if let Some(kind) = unsupported_compression(&start) {
+            let text =
+                format!("it is compressed with {kind}, which is not supported: use gzip, zstd or none");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
         let compression = Compression::detect(&start);
         let source = BufReader::with_capacity(BUFFER, Cursor::new(start).chain(source));
         Ok(match compression {
@@ -40,6 +45,16 @@ impl<'a> Decoder<'a> {
             // Windows above zstd's default of 128 MiB are refused by the library: memory stays bounded.
             Compression::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(source)?)),
         })
+    }
+}
+
+/// What Docker leaves to other programs, which we don't run on what strangers wrote.
+fn unsupported_compression(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xfd, b'7', b'z', b'X'] => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9'] => Some("bzip2"),
+        [0x5d, 0, 0, _] => Some("lzma"),
+        _ => None,
     }
 }
 

@@ -1,0 +1,1 @@
+//! Archives loaded and imported.
