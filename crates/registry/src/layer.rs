@@ -105,27 +105,28 @@ impl Download {
             return (teller, Err(self.given_up()));
         };
         let mut slot = Some(slot);
-        let mut resumed = false;
-        let first = self.attempt(&mut teller, &mut slot, &mut resumed, Start::FromKept).await;
+        let mut pieced = false;
+        let first = self.attempt(&mut teller, &mut slot, &mut pieced, Start::FromKept).await;
         let outcome = match first {
-            // What was kept from an earlier pull may itself be what is wrong (a power loss).
-            Err(error) if resumed && is_about_content(&error) => {
+            // What was kept from an earlier pull may itself be what is wrong (a power loss), or the pieces came from
+            // servers that disagree.
+            Err(error) if pieced && is_about_content(&error) => {
                 if slot.is_none() {
                     slot = self.slots.take(&self.repository.source().origin).await;
                 }
-                self.attempt(&mut teller, &mut slot, &mut resumed, Start::FromScratch).await
+                self.attempt(&mut teller, &mut slot, &mut pieced, Start::FromScratch).await
             }
             outcome => outcome,
         };
         (teller, outcome)
     }
 
-    /// One writer from begin to end.
+    /// One writer from begin to end. `pieced` tells whether what it was given came in one piece.
     async fn attempt(
         &self,
         teller: &mut Teller,
         slot: &mut Option<crate::slots::Slot>,
-        resumed: &mut bool,
+        pieced: &mut bool,
         start: Start,
     ) -> Result<(), RegistryError> {
         let (begun, feeder) = self.begin(start).await?;
@@ -136,11 +137,14 @@ impl Download {
             }
             Begun::At(offset) => offset,
         };
-        *resumed = offset > 0;
-        match self.transfer(teller, &feeder, offset).await {
+        *pieced = offset > 0;
+        match self.transfer(teller, &feeder, offset, pieced).await {
             Ok(()) => {}
             Err(Interruption::Writer) => return Err(self.writers_error(feeder.result.await)),
-            Err(Interruption::Failed(error)) => return Err(error),
+            Err(Interruption::Failed(error)) => {
+                *pieced = false;
+                return Err(error);
+            }
             Err(Interruption::Wrong(error)) => {
                 // An early end makes the store drop what came. If it has more to say (a full disk), that comes first.
                 drop(feeder.channel.send(Feed::End).await);
@@ -196,7 +200,13 @@ impl Download {
     }
 
     /// Feeds the writer until it has all bytes, resuming where the transfer breaks.
-    async fn transfer(&self, teller: &mut Teller, feeder: &Feeder, offset: u64) -> Result<(), Interruption> {
+    async fn transfer(
+        &self,
+        teller: &mut Teller,
+        feeder: &Feeder,
+        offset: u64,
+        pieced: &mut bool,
+    ) -> Result<(), Interruption> {
         let timing = &self.repository.transport().config().timing;
         let mut position = offset;
         let mut failed = 0;
@@ -207,6 +217,7 @@ impl Download {
                 Err(Interruption::Failed(error)) if error.is_transient() => error,
                 Err(other) => return Err(other),
             };
+            *pieced |= position > offset;
             failed = if position - began >= GOOD_PROGRESS { 1 } else { failed + 1 };
             if failed >= timing.attempts {
                 return Err(Interruption::Failed(RegistryError::Exhausted {
@@ -265,7 +276,9 @@ impl Download {
             skip -= surplus;
             chunk.advance(usize::try_from(surplus).unwrap_or(chunk.len()));
             if *position + chunk.len() as u64 > total {
-                return Err(self.wrong_size(format!("more than the promised {total} bytes")));
+                return Err(Interruption::Wrong(
+                    self.wrong_size(format!("more than the promised {total} bytes")),
+                ));
             }
             *position += chunk.len() as u64;
             feeder.feed(chunk).await?;
@@ -288,7 +301,7 @@ impl Download {
             _ => 0,
         };
         if status == StatusCode::RANGE_NOT_SATISFIABLE.as_u16() {
-            return Err(self.wrong_size(format!("no more than {offset} bytes")));
+            return Err(Interruption::Failed(self.wrong_size(format!("no more than {offset} bytes"))));
         }
         let is_foreign = matches!(self.descriptor.class(), Class::Layer { foreign: true, .. });
         if is_foreign && matches!(status, 401 | 403 | 404) {
@@ -307,7 +320,9 @@ impl Download {
         let total = self.descriptor.size;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return match response.content_length() {
-                Some(length) if length != total => Err(self.wrong_size(format!("{length} bytes"))),
+                Some(length) if length != total => {
+                    Err(Interruption::Failed(self.wrong_size(format!("{length} bytes"))))
+                }
                 // The whole layer instead of the rest of it; what we have is verified in the end anyway.
                 _ => Ok(position),
             };
@@ -320,17 +335,17 @@ impl Download {
         let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
         let (start, whole) = range.and_then(parse_content_range).ok_or_else(malformed)?;
         if whole.is_some_and(|whole| whole != total) {
-            return Err(self.wrong_size(format!("{} bytes", whole.unwrap_or(0))));
+            return Err(Interruption::Failed(self.wrong_size(format!("{} bytes", whole.unwrap_or(0)))));
         }
         position.checked_sub(start).ok_or_else(malformed)
     }
 
-    fn wrong_size(&self, found: String) -> Interruption {
-        Interruption::Wrong(RegistryError::Digest {
+    fn wrong_size(&self, found: String) -> RegistryError {
+        RegistryError::Digest {
             what: "filesystem layer",
             expected: self.descriptor.digest.to_string(),
             found,
-        })
+        }
     }
 
     fn store_error(&self, source: palan_store::Error) -> RegistryError {
@@ -368,9 +383,9 @@ impl Download {
 enum Interruption {
     /// The writer went away; its result says why.
     Writer,
-    /// The transfer failed; what came may be kept.
+    /// The transfer failed, or an answer's head shows that it is of no use; what came before may be kept.
     Failed(RegistryError),
-    /// What comes is not the layer; nothing may be kept.
+    /// What came is not the layer; nothing may be kept.
     Wrong(RegistryError),
 }
 

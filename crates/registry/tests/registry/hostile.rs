@@ -353,3 +353,42 @@ async fn foreign_layers_are_fetched_without_credentials() {
     assert_eq!(elsewhere.requests().len(), 1);
     assert_eq!(elsewhere.requests()[0].header("authorization"), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_part_that_went_bad_is_fetched_again() {
+    let (registry, image, name) = registry_with(Fault::CloseAfter(500_000), 1);
+    let fixture = Fixture::new();
+    // The first answer brings half, the others of this pull nothing.
+    registry.fault(&image.layers[0].digest, Fault::Drop);
+    fixture.pull(&name).await.unwrap_err();
+    for _ in 0..300 {
+        if fixture.parts() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let directory = fixture.root.path().join("blobs/sha256/.ingest");
+    let parts: Vec<_> = std::fs::read_dir(directory).unwrap().flatten().collect();
+    let part = parts.iter().find(|part| part.metadata().unwrap().len() == 500_000).unwrap();
+    let mut bytes = std::fs::read(part.path()).unwrap();
+    bytes[250_000] ^= 1;
+    std::fs::write(part.path(), bytes).unwrap();
+    registry.heal();
+    registry.forget_requests();
+    fixture.pull(&name).await.unwrap();
+    let ranges = registry.ranges(&image.layers[0].digest);
+    assert_eq!(ranges, [Some("bytes=500000-".to_owned()), None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_useless_answer_costs_no_kept_part() {
+    let (registry, image, name) = registry_with(Fault::CloseAfter(500_000), 1);
+    let page = Fault::Status(200, Vec::new(), "<html>please log in</html>".into());
+    registry.fault_times(&image.layers[0].digest, page, 1);
+    let fixture = Fixture::new();
+    let error = fixture.pull(&name).await.unwrap_err();
+    assert!(text(&error).contains("the registry served 26 bytes"), "{}", text(&error));
+    fixture.pull(&name).await.unwrap();
+    let last = registry.ranges(&image.layers[0].digest).pop().unwrap();
+    assert_eq!(last.as_deref(), Some("bytes=500000-"));
+}
