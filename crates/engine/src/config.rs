@@ -168,8 +168,10 @@ pub struct EngineConfig {
 pub enum SupervisorSource {
     /// The small program embedded in this one.
     Embedded(&'static [u8]),
-    /// A file, run with these arguments.
-    File(PathBuf, Vec<String>),
+    /// This very program, which understands `supervisor` as its first argument.
+    CurrentExecutable,
+    /// A file that takes no arguments; for tests.
+    File(PathBuf),
 }
 
 /// Keys that Docker knows and this version does not act on. Accepting them silently would be a lie.

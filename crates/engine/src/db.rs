@@ -111,6 +111,8 @@ pub(crate) struct Contents {
     pub(crate) volumes: Vec<Volume>,
     /// Random identity of this data root, 64 hexadecimal digits.
     pub(crate) daemon_id: String,
+    /// When the data root was first used.
+    pub(crate) first_start: jiff::Timestamp,
 }
 
 /// The database. Dropping it ends its threads.
@@ -239,22 +241,26 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
              CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, body TEXT NOT NULL);",
         )
         .context(what)?;
+    let facts = [crate::identifier::new_id(), jiff::Timestamp::now().to_string()];
     transaction
-        .execute("INSERT INTO meta VALUES ('daemon-id', ?1)", [crate::identifier::new_id()])
+        .execute("INSERT INTO meta VALUES ('daemon-id', ?1), ('first-start', ?2)", facts)
         .context(what)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION).context(what)?;
     transaction.commit().context(what)
 }
 
 fn read_all(connection: &Connection) -> rusqlite::Result<Contents> {
-    let daemon_id = connection
-        .query_row("SELECT value FROM meta WHERE key = 'daemon-id'", [], |row| row.get(0))
-        .optional()?
-        .unwrap_or_default();
+    let fact = |key: &str| -> rusqlite::Result<String> {
+        let value = connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0));
+        Ok(value.optional()?.unwrap_or_default())
+    };
+    let daemon_id = fact("daemon-id")?;
+    let first_start = fact("first-start")?.parse().unwrap_or_default();
     Ok(Contents {
         containers: read_bodies(connection, "SELECT id, body FROM containers")?,
         volumes: read_bodies(connection, "SELECT name, body FROM volumes")?,
         daemon_id,
+        first_start,
     })
 }
 

@@ -23,11 +23,16 @@ pub mod image;
 pub mod info;
 mod names;
 pub mod network;
+mod reactor;
+mod restore;
 pub mod spec;
 pub mod stats;
 pub mod stream;
 pub mod volume;
 
 pub use config::{EngineConfig, FileConfig, SupervisorSource};
-pub use engine::{AttachTicket, Engine, ExecTicket, LogStream, WaitTicket};
+pub use container::attach::{AttachTicket, ExecTicket};
+pub use container::logs::LogStream;
+pub use container::wait::WaitTicket;
+pub use engine::Engine;
 pub use error::{Class, Error, Result};

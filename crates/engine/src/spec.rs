@@ -420,6 +420,25 @@ impl Filters {
         Ok(outcome)
     }
 
+    /// The time of a filter `until`: RFC 3339, seconds since the epoch, or a duration before now.
+    pub fn until(&self) -> crate::Result<Option<jiff::Timestamp>> {
+        let mut values = self.values("until");
+        let Some(text) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(crate::Error::invalid("more than one until filter specified"));
+        }
+        let time = if let Ok(time) = text.parse::<jiff::Timestamp>() {
+            Some(time)
+        } else if let Ok(seconds) = text.parse::<i64>() {
+            jiff::Timestamp::from_second(seconds).ok()
+        } else {
+            let duration = palan_stdx::duration::parse(text).ok();
+            duration.and_then(|duration| jiff::Timestamp::now().checked_sub(duration).ok())
+        };
+        let invalid = || crate::Error::invalid(format!("invalid filter 'until=[{text}]'"));
+        time.map(Some).ok_or_else(invalid)
+    }
+
     /// Every `key` or `key=value` of a filter such as `label` must match the labels.
     pub fn labels(&self, key: &str, labels: &BTreeMap<String, String>) -> bool {
         self.values(key).all(|wanted| match wanted.split_once('=') {

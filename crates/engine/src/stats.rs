@@ -2,7 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use jiff::Timestamp;
+use palan_supervisor::runtime::cgroup::{self, Cgroup};
+use tokio::sync::mpsc;
+
+use crate::container::Details;
+use crate::container::index::Handle;
+use crate::engine::{Engine, blocking};
+use crate::error::Context;
+use crate::stream::Items;
+use crate::{Error, Result};
 
 /// One reading.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -92,4 +105,153 @@ pub struct InterfaceStats {
     pub tx_packets: u64,
     pub tx_errors: u64,
     pub tx_dropped: u64,
+}
+
+impl Engine {
+    /// Readings once a second, or one only. With `one_shot` the first comes at once and has no `precpu`.
+    pub async fn stats(&self, name: &str, stream: bool, one_shot: bool) -> Result<Items<Stats>> {
+        if stream && one_shot {
+            return Err(Error::invalid("cannot have stream=true and one-shot=true"));
+        }
+        let handle = self.index.find(name)?;
+        let (sender, items) = Items::channel(1);
+        tokio::spawn(Sampler { engine: self.shared(), handle, previous: None }.run(stream, one_shot, sender));
+        Ok(items)
+    }
+}
+
+struct Sampler {
+    engine: Arc<Engine>,
+    handle: Arc<Handle>,
+    previous: Option<(Timestamp, CpuStats)>,
+}
+
+impl Sampler {
+    async fn run(mut self, stream: bool, one_shot: bool, sender: mpsc::Sender<Result<Stats>>) {
+        const PERIOD: Duration = Duration::from_secs(1);
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut life = self.handle.life.subscribe();
+        // A share of processor time needs two readings: a single answer waits for the second one.
+        let mut to_skip = usize::from(!stream && !one_shot);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = sender.closed() => return,
+                removed = life.wait_for(|life| life.removed) => if removed.is_ok() { return },
+            }
+            let sample = self.sample().await;
+            let is_running = sample.as_ref().is_ok_and(|stats| stats.cpu.is_some());
+            if is_running && to_skip > 0 {
+                to_skip -= 1;
+                continue;
+            }
+            let failed = sample.is_err();
+            if sender.send(sample).await.is_err() || failed || !stream {
+                return;
+            }
+        }
+    }
+
+    async fn sample(&mut self) -> Result<Stats> {
+        let details = self.handle.details();
+        let empty = Stats { id: details.id.clone(), name: details.name.clone(), ..Stats::default() };
+        if !details.state.status.is_live() {
+            self.previous = None;
+            return Ok(empty);
+        }
+        let engine = self.engine.clone();
+        let mut stats = match blocking(move || read(&engine, &details)).await {
+            Ok(stats) => stats,
+            // It ended while it was read: that is no failure.
+            Err(_) if !self.handle.details().state.status.is_live() => return Ok(empty),
+            Err(error) => return Err(error),
+        };
+        if let Some((time, cpu)) = self.previous.take() {
+            stats.preread = time;
+            stats.precpu = Some(cpu);
+        }
+        self.previous = stats.cpu.clone().map(|cpu| (stats.read, cpu));
+        Ok(stats)
+    }
+}
+
+fn read(engine: &Engine, details: &Details) -> Result<Stats> {
+    let what = || format!("cannot read the figures of container {}", details.id);
+    let figures = Cgroup::open(&details.cgroup_path).and_then(|cgroup| cgroup.stats()).context(what)?;
+    let memory = figures.memory;
+    Ok(Stats {
+        id: details.id.clone(),
+        name: details.name.clone(),
+        read: Timestamp::now(),
+        cpu: Some(CpuStats {
+            total: figures.cpu.total,
+            user: figures.cpu.user,
+            kernel: figures.cpu.system,
+            per_cpu: figures.cpu.per_cpu,
+            system: host_cpu_time(),
+            online_cpus: u32::try_from(engine.host.cpus).unwrap_or(u32::MAX),
+            throttling: (figures.cpu.periods, figures.cpu.throttled_periods, figures.cpu.throttled_time),
+        }),
+        memory: MemoryStats {
+            usage: memory.usage,
+            max_usage: memory.max_usage,
+            limit: if memory.limit == 0 { engine.host.memory } else { memory.limit.min(engine.host.memory) },
+            fail_count: memory.fail_count,
+            counters: memory.stat.into_iter().collect(),
+        },
+        block_io: block_io(&figures.block_io),
+        pids_current: figures.pids.current,
+        pids_limit: figures.pids.limit,
+        networks: interfaces(engine, details)?,
+        ..Stats::default()
+    })
+}
+
+fn block_io(figures: &cgroup::BlockIoStats) -> Vec<BlockIo> {
+    let requests = |wanted: &cgroup::BlockIoEntry| {
+        let found = figures.operations.iter().find(|entry| {
+            (entry.major, entry.minor, &entry.operation) == (wanted.major, wanted.minor, &wanted.operation)
+        });
+        found.map_or(0, |entry| entry.value)
+    };
+    let line = |entry: &cgroup::BlockIoEntry| BlockIo {
+        major: entry.major,
+        minor: entry.minor,
+        operation: entry.operation.to_lowercase(),
+        bytes: entry.value,
+        requests: requests(entry),
+    };
+    figures.bytes.iter().map(line).collect()
+}
+
+fn interfaces(engine: &Engine, details: &Details) -> Result<Option<BTreeMap<String, InterfaceStats>>> {
+    let Some(record) = details.endpoint_record.clone().and_then(|record| serde_json::from_value(record).ok())
+    else {
+        return Ok(None);
+    };
+    let figures =
+        engine.network.statistics(&record).context(|| "cannot read the network's figures".into())?;
+    Ok(figures.map(|figures| {
+        let stats = InterfaceStats {
+            rx_bytes: figures.rx_bytes,
+            rx_packets: figures.rx_packets,
+            rx_errors: figures.rx_errors,
+            rx_dropped: figures.rx_dropped,
+            tx_bytes: figures.tx_bytes,
+            tx_packets: figures.tx_packets,
+            tx_errors: figures.tx_errors,
+            tx_dropped: figures.tx_dropped,
+        };
+        [("eth0".to_owned(), stats)].into()
+    }))
+}
+
+/// Nanoseconds that all processors together have passed since boot.
+fn host_cpu_time() -> u64 {
+    const FIELDS: usize = 8;
+    let text = palan_stdx::fs::read_to_string(Path::new("/proc/stat")).unwrap_or_default();
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else { return 0 };
+    let ticks: u64 = line.split_whitespace().take(FIELDS).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
 }

@@ -10,6 +10,8 @@ use crate::Result;
 /// Items that arrive until the work is done. Dropping it cancels the work behind it where that is possible.
 #[derive(Debug)]
 pub struct Items<T> {
+    /// Taken out already, to see whether the work begins well.
+    first: Option<T>,
     receiver: mpsc::Receiver<Result<T>>,
 }
 
@@ -17,17 +19,29 @@ impl<T> Items<T> {
     /// A stream and its sending end, which waits when `capacity` items are unread.
     pub(crate) fn channel(capacity: usize) -> (mpsc::Sender<Result<T>>, Self) {
         let (sender, receiver) = mpsc::channel(capacity);
-        (sender, Self { receiver })
+        (sender, Self { first: None, receiver })
+    }
+
+    /// Waits for the first item; when it is an error, that is the outcome of the whole.
+    pub(crate) async fn begun(mut self) -> Result<Self> {
+        self.first = self.receiver.recv().await.transpose()?;
+        Ok(self)
     }
 
     /// The next item; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<T>> {
-        self.receiver.recv().await
+        match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None => self.receiver.recv().await,
+        }
     }
 
     /// Polls for the next item.
     pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<T>>> {
-        self.receiver.poll_recv(context)
+        match self.first.take() {
+            Some(first) => std::task::Poll::Ready(Some(Ok(first))),
+            None => self.receiver.poll_recv(context),
+        }
     }
 }
 

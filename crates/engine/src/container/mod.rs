@@ -1,12 +1,29 @@
 //! Containers: what is known about one ([`Details`]), what a list shows ([`Summary`]), and the requests about them.
 //! The life of one is driven by `driver`; the steps stand beside it, one file each.
+//! A request arrives in `create`, `lifecycle`, `attach`, `wait`, `logs`, `list` or `top`.
 
+pub(crate) mod attach;
+mod create;
+pub(crate) use create::parse_platform;
+pub(crate) mod driver;
+pub(crate) mod exec;
+pub(crate) mod exit;
+pub(crate) mod index;
+mod lifecycle;
+pub(crate) mod link;
+pub(crate) mod list;
+mod log_reader;
+pub(crate) mod log_watch;
 pub(crate) mod logging;
+pub(crate) mod logs;
 pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod oci;
 pub(crate) mod security;
+pub(crate) mod start;
+mod top;
 pub(crate) mod validate;
+pub(crate) mod wait;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -1,0 +1,448 @@
+//! Making a container: checks, the image, the mounts, the directories; then the row and the event in one transaction.
+//! When a step fails, all before it are undone.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use palan_network::files::{self, DnsOptions};
+use palan_oci::Platform;
+use palan_store::Image;
+
+use crate::container::driver::{container_event, short};
+use crate::container::index::Handle;
+use crate::container::mounts::{self, Planned};
+use crate::container::{
+    Created, Details, Endpoint, MountPoint, OverlayDirs, driver, logging, merge, oci, security, validate,
+};
+use crate::db::Change;
+use crate::engine::{Engine, blocking};
+use crate::error::Context;
+use crate::spec::{ContainerSpec, HostConfig};
+use crate::volume::{ANONYMOUS_LABEL, Volume};
+use crate::{Error, Result, identifier, image, network, volume};
+
+/// Version of [`Details`] as stored.
+const DETAILS_VERSION: u32 = 1;
+
+impl Engine {
+    /// Makes a container.
+    pub async fn create(&self, spec: ContainerSpec) -> Result<Created> {
+        validate::spec(&spec, &self.host)?;
+        let id = identifier::new_id();
+        let name = self.index.reserve_name(spec.name.as_deref(), &id)?;
+        let engine = self.shared();
+        let (own_id, own_name) = (id.clone(), name.clone());
+        let made = blocking(move || Making::new(&engine, own_id).make(spec, own_name)).await;
+        let outcome = match made {
+            Ok(made) => self.record(made).await,
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() {
+            self.index.release(&name, &id);
+        }
+        self.volumes.unpin(&id);
+        outcome
+    }
+
+    async fn record(&self, made: Made) -> Result<Created> {
+        let Made { details, volumes, warnings } = made;
+        let id = details.id.clone();
+        let mut change = Change::new();
+        for volume in &volumes {
+            change = change.put_volume(volume.clone()).event(volume::event(&volume.name, "create"));
+        }
+        let change =
+            change.put_container(Arc::new(details.clone())).event(container_event(&details, "create", []));
+        if let Err(error) = self.db.commit(change).await {
+            let engine = self.shared();
+            let undo = blocking(move || {
+                Undo { engine: &engine, id: &id, volumes: &volumes }.all();
+                Ok(())
+            });
+            undo.await?;
+            return Err(error);
+        }
+        let (handle, inbox) = Handle::new(details);
+        self.index.insert(handle.clone());
+        driver::spawn(self.shared(), handle, inbox, None);
+        Ok(Created { id, warnings })
+    }
+}
+
+struct Made {
+    details: Details,
+    volumes: Vec<Volume>,
+    warnings: Vec<String>,
+}
+
+/// A container being made, on a blocking thread.
+struct Making<'a> {
+    engine: &'a Engine,
+    id: String,
+    volumes: Vec<Volume>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Making<'a> {
+    fn new(engine: &'a Engine, id: String) -> Self {
+        Self { engine, id, volumes: Vec::new(), warnings: Vec::new() }
+    }
+
+    fn make(mut self, spec: ContainerSpec, name: String) -> Result<Made> {
+        match self.steps(spec, name) {
+            Ok(details) => Ok(Made { details, volumes: self.volumes, warnings: self.warnings }),
+            Err(error) => {
+                Undo { engine: self.engine, id: &self.id, volumes: &self.volumes }.all();
+                Err(error)
+            }
+        }
+    }
+
+    fn steps(&mut self, spec: ContainerSpec, name: String) -> Result<Details> {
+        let engine = self.engine;
+        let image = self.image(&spec)?;
+        let mut details = self.details(&spec, name, &image)?;
+        let inherited = inherited_mounts(engine, &spec.host)?;
+        let planned = mounts::plan(&spec, details.config.volumes.iter().cloned(), inherited)?;
+        engine.store.hold(&self.id, &image.id).map_err(image::store_error)?;
+        let lowers = engine.store.lower_dirs(&image.id).map_err(image::store_error)?;
+        details.overlay.lowers = lowers.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        self.make_directories(&details)?;
+        for planned in planned {
+            let point = self.make_mount(planned, &image)?;
+            details.mounts.push(point);
+        }
+        write_files(engine, &details)?;
+        // What the start would refuse is refused now, when the user still looks.
+        let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
+        oci::spec(&details, &options)?;
+        network::port_bindings(&details)?;
+        Ok(details)
+    }
+
+    fn image(&mut self, spec: &ContainerSpec) -> Result<Image> {
+        let image = self.engine.store.resolve(&spec.config.image).map_err(image::store_error)?;
+        let actual = image.config.platform();
+        match &spec.platform {
+            Some(text) => {
+                let wanted = parse_platform(text)?;
+                if !wanted.matches(&actual) {
+                    return Err(Error::not_found(format!(
+                        "image with reference {} was found but its platform ({actual}) does not match the specified \
+                         platform ({wanted})",
+                        spec.config.image
+                    )));
+                }
+            }
+            None if !Platform::host().matches(&actual) => self.warnings.push(format!(
+                "The requested image's platform ({actual}) does not match the detected host platform ({}) and no specific \
+                 platform was requested",
+                Platform::host()
+            )),
+            None => {}
+        }
+        Ok(image)
+    }
+
+    fn details(&mut self, spec: &ContainerSpec, name: String, image: &Image) -> Result<Details> {
+        let engine = self.engine;
+        let directory = engine.container_dir(&self.id);
+        let path_of = |file: &str| directory.join(file).to_string_lossy().into_owned();
+        let mut config = merge::merge(spec.config.clone(), &image.config.config);
+        let (path, args) = merge::command_line(&config)?;
+        let host = self.complete_host(spec)?;
+        if config.hostname.is_empty() {
+            config.hostname = if host.network_mode == "host" || host.uts_mode == "host" {
+                rustix::system::uname().nodename().to_string_lossy().into_owned()
+            } else {
+                short(&self.id).to_owned()
+            };
+        }
+        let log_path = if host.log.driver == "json-file" {
+            path_of(&format!("{}-json.log", self.id))
+        } else {
+            String::new()
+        };
+        let network_name = host.network_mode.clone();
+        let settings = spec
+            .endpoints
+            .get(&network_name)
+            .or_else(|| spec.endpoints.get("default"))
+            .cloned()
+            .unwrap_or_default();
+        let endpoint = Endpoint {
+            settings,
+            network_id: network::id_of(&engine.daemon_id, &network_name),
+            ..Endpoint::default()
+        };
+        Ok(Details {
+            version: DETAILS_VERSION,
+            id: self.id.clone(),
+            name,
+            created: Timestamp::now(),
+            image_id: image.id.to_string(),
+            platform: image.config.platform().to_string(),
+            image_manifest: Some(image.manifest.to_string()),
+            path,
+            args,
+            endpoints: [(network_name, endpoint)].into(),
+            log_path,
+            resolv_conf_path: path_of("resolv.conf"),
+            hostname_path: path_of("hostname"),
+            hosts_path: path_of("hosts"),
+            cgroup_path: cgroup_path(&host, &self.id),
+            overlay: OverlayDirs { lowers: Vec::new(), upper: path_of("upper"), work: path_of("work") },
+            config,
+            host,
+            ..Details::default()
+        })
+    }
+
+    /// The host part with the daemon's defaults.
+    fn complete_host(&mut self, spec: &ContainerSpec) -> Result<HostConfig> {
+        let settings = &self.engine.config;
+        let mut host = spec.host.clone();
+        if host.log.driver.is_empty() {
+            host.log = settings.log.clone();
+        } else if host.log.driver == settings.log.driver {
+            for (key, value) in &settings.log.options {
+                host.log.options.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        logging::check(&host.log)?;
+        if matches!(host.network_mode.as_str(), "" | "default") {
+            host.network_mode = if spec.config.network_disabled { "none" } else { "bridge" }.into();
+        }
+        if host.shm_size == 0 {
+            host.shm_size = settings.default_shm_size;
+        }
+        if host.ipc_mode.is_empty() {
+            host.ipc_mode = "private".into();
+        }
+        if host.cgroupns_mode.is_empty() {
+            host.cgroupns_mode = if host.privileged { "host" } else { "private" }.into();
+        }
+        if host.restart_policy.name.is_empty() {
+            host.restart_policy.name = "no".into();
+        }
+        if host.runtime.is_empty() {
+            host.runtime = "palan".into();
+        }
+        host.init.get_or_insert(settings.init);
+        if host.resources.cgroup_parent.is_empty() {
+            host.resources.cgroup_parent.clone_from(&settings.cgroup_parent);
+        }
+        for (name, limit) in &settings.default_ulimits {
+            if !host.resources.ulimits.iter().any(|own| own.name == *name) {
+                host.resources.ulimits.push(limit.clone());
+            }
+        }
+        let options = security::options(&host.security_opt, &self.engine.host, settings)?;
+        let hidden = !host.privileged && !options.system_paths_unconfined;
+        let paths = |list: &[&str]| {
+            hidden.then(|| list.iter().map(|path| (*path).to_owned()).collect()).unwrap_or_default()
+        };
+        host.masked_paths.get_or_insert_with(|| paths(&oci::MASKED_PATHS));
+        host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
+        self.complete_resources(&mut host);
+        Ok(host)
+    }
+
+    /// Limits that this host has not are left out, with a warning, as Docker does; the swap limit defaults to twice the
+    /// memory.
+    fn complete_resources(&mut self, host: &mut HostConfig) {
+        let facts = &self.engine.host;
+        let resources = &mut host.resources;
+        let mut warn = |text: &str| self.warnings.push(text.to_owned());
+        if resources.memory > 0 && !facts.memory_limit {
+            warn(
+                "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
+            );
+            (resources.memory, resources.memory_swap) = (0, -1);
+        }
+        if resources.memory > 0 && resources.memory_swap != -1 && !facts.swap_limit {
+            warn(
+                "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+            );
+            resources.memory_swap = -1;
+        }
+        if resources.memory > 0 && resources.memory_swap == 0 {
+            resources.memory_swap = resources.memory.saturating_mul(2);
+        }
+        if resources.memory_swap == -1 && !facts.swap_limit {
+            // Nothing to write where there is no such file.
+            resources.memory_swap = 0;
+        }
+        if resources.oom_kill_disable == Some(true) && !facts.oom_kill_disable {
+            warn("Your kernel does not support OomKillDisable. OomKillDisable discarded.");
+            resources.oom_kill_disable = None;
+        }
+        if resources.pids_limit.is_some_and(|limit| limit > 0) && !facts.pids {
+            warn(
+                "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
+            );
+            resources.pids_limit = None;
+        }
+        if (resources.nano_cpus > 0 || resources.cpu_quota > 0) && !facts.cpu_quota {
+            warn("Your kernel does not support CPU cfs quota or the cgroup is not mounted. Quota discarded.");
+            (resources.nano_cpus, resources.cpu_quota) = (0, 0);
+        }
+    }
+
+    fn make_directories(&self, details: &Details) -> Result<()> {
+        let directory = self.engine.container_dir(&self.id);
+        let directories = [
+            (directory.as_path(), 0o710),
+            (Path::new(&details.overlay.upper), 0o755),
+            (Path::new(&details.overlay.work), 0o700),
+        ];
+        for (path, mode) in directories {
+            palan_stdx::fs::create_dir(path, mode)
+                .context(|| "cannot make the container's directories".into())?;
+        }
+        // Until the first start, the hosts file exists so that it can be mounted over.
+        palan_stdx::fs::write(Path::new(&details.hosts_path), "")
+            .context(|| "cannot write the hosts file".into())
+    }
+
+    /// Makes what a mount needs: the volume with its content, or the missing source of a bind mount.
+    fn make_mount(&mut self, planned: Planned, image: &Image) -> Result<MountPoint> {
+        let mut point = planned.point;
+        match point.kind.as_str() {
+            "bind" => {
+                let source = Path::new(&point.source);
+                if !source.exists() {
+                    if !planned.create_source {
+                        return Err(Error::invalid(format!(
+                            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                            point.source
+                        )));
+                    }
+                    palan_stdx::fs::create_dir_all(source, 0o755)
+                        .context(|| format!("error while creating mount source path '{}'", point.source))?;
+                }
+            }
+            "volume" => {
+                let labels = if point.anonymous && point.name.is_empty() {
+                    point.name = identifier::new_id();
+                    [(ANONYMOUS_LABEL.to_owned(), String::new())].into_iter().chain(planned.labels).collect()
+                } else {
+                    planned.labels
+                };
+                let spec =
+                    volume::VolumeSpec { name: point.name.clone(), labels, ..volume::VolumeSpec::default() };
+                let (volume, is_new) = self.engine.ensure_volume(spec, Some(&self.id))?;
+                point.source.clone_from(&volume.mountpoint);
+                if is_new {
+                    self.volumes.push(volume);
+                }
+                if planned.copy_up {
+                    copy_up(self.engine, image, &point)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(point)
+    }
+}
+
+/// A platform as typed, or an error in Docker's words.
+pub(crate) fn parse_platform(text: &str) -> Result<Platform> {
+    text.parse().map_err(|source: palan_oci::platform::PlatformError| {
+        Error::invalid("invalid platform").with_source(source)
+    })
+}
+
+/// Copies what the image has at a volume's place into the volume, if the volume is empty.
+fn copy_up(engine: &Engine, image: &Image, point: &MountPoint) -> Result<()> {
+    let what = || format!("cannot fill the volume {} from the image", point.name);
+    let source = Path::new(&point.source);
+    if !palan_stdx::fs::read_dir(source).context(what)?.is_empty() {
+        return Ok(());
+    }
+    let view = engine.store.view(&image.id).map_err(image::store_error)?;
+    let inside = Path::new(point.destination.trim_start_matches('/'));
+    // Nothing, or no directory, at that place in the image: the volume stays empty.
+    if !view.metadata(inside).is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    let target = palan_linux::path::RootDir::open(source).context(what)?;
+    palan_store::copy::copy_tree(&view, inside, &target, Path::new(".")).context(what)?;
+    Ok(())
+}
+
+/// The mounts of other containers, without those whose destination the caller names anew.
+fn inherited_mounts(engine: &Engine, host: &HostConfig) -> Result<Vec<MountPoint>> {
+    let mut inherited = Vec::new();
+    for text in &host.volumes_from {
+        let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+        if name.is_empty() || !matches!(mode, "ro" | "rw" | "z" | "Z") {
+            return Err(Error::invalid(format!("invalid volumes-from specification: '{text}'")));
+        }
+        let other = engine.index.find(name)?.details();
+        for mount in other.mounts.iter().filter(|mount| mount.kind != "tmpfs") {
+            let writable = mount.writable && mode != "ro";
+            inherited.push(MountPoint { writable, anonymous: false, ..mount.clone() });
+        }
+    }
+    Ok(inherited)
+}
+
+fn cgroup_path(host: &HostConfig, id: &str) -> String {
+    let parent = host.resources.cgroup_parent.trim_matches('/');
+    if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") }
+}
+
+fn write_files(engine: &Engine, details: &Details) -> Result<()> {
+    let write = |path: &str, text: String| {
+        palan_stdx::fs::write(Path::new(path), text).context(|| "cannot write the container's files".into())
+    };
+    write(&details.hostname_path, files::hostname(&details.config.hostname))?;
+    let (own, defaults) = (&details.host, &engine.config);
+    let first =
+        |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
+    let servers: Vec<IpAddr> =
+        first(&own.dns, &defaults.dns).iter().filter_map(|address| address.parse().ok()).collect();
+    let search = first(&own.dns_search, &defaults.dns_search);
+    let options = first(&own.dns_options, &defaults.dns_options);
+    let dns = DnsOptions { servers: &servers, search: &search, options: &options };
+    let host = palan_stdx::fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
+    let is_plain = servers.is_empty() && search.is_empty() && options.is_empty();
+    let text = if own.network_mode == "host" && is_plain {
+        host
+    } else {
+        let path = files::host_resolv_conf_path(&host);
+        let host = palan_stdx::fs::read_to_string(&path).unwrap_or(host);
+        files::resolv_conf(&host, &dns)
+    };
+    write(&details.resolv_conf_path, text)
+}
+
+/// Takes back what a container's making has left.
+struct Undo<'a> {
+    engine: &'a Engine,
+    id: &'a str,
+    volumes: &'a [Volume],
+}
+
+impl Undo<'_> {
+    fn all(&self) {
+        let outcome = palan_stdx::fs::remove_dir_all(&self.engine.container_dir(self.id));
+        let report = |error: &dyn std::error::Error| tracing::warn!(%error, "an unfinished container was not cleaned up");
+        if let Err(error) = outcome {
+            report(&error);
+        }
+        if let Err(error) = self.engine.store.release(self.id) {
+            report(&error);
+        }
+        let names: Vec<String> = self.volumes.iter().map(|volume| volume.name.clone()).collect();
+        self.engine.forget_volumes(&names);
+        for name in &names {
+            if let Err(error) = palan_stdx::fs::remove_dir_all(&self.engine.volume_dir(name)) {
+                report(&error);
+            }
+        }
+    }
+}

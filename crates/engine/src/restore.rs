@@ -1,0 +1,302 @@
+//! After a restart: the database says what was intended, the supervisors and the kernel say what is. In this order:
+//!
+//! 1. the trash of the last daemon is emptied, directories and holds without a row are removed;
+//! 2. for each container whose run directory exists, its supervisor is looked for; the journal's entries that the database
+//!    lacks are applied by the driver (from the connection where there is one, else from the file);
+//! 3. a container that should run and has neither supervisor nor entry has ended: 255 when the host was restarted since,
+//!    137 when the supervisor was killed;
+//! 4. the network gets the endpoints that are alive, and drops all others.
+//!
+//! Containers run on meanwhile and notice nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use palan_network::EndpointRecord;
+use palan_supervisor::client;
+use palan_supervisor::journal::{Entry, Event as JournalEvent};
+use palan_supervisor::protocol::{self, Request};
+
+use crate::container::driver::{self, container_event, timestamp};
+use crate::container::exit::kill_cgroup;
+use crate::container::index::Handle;
+use crate::container::link::Link;
+use crate::container::{Details, Endpoint, Status};
+use crate::db::Change;
+use crate::engine::{Engine, blocking};
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// Exit code of a container that ended with its host.
+const LOST: i32 = 255;
+/// Exit code of a container whose supervisor was killed.
+const KILLED: i32 = 137;
+
+/// What was found of one container.
+struct Found {
+    details: Details,
+    /// The supervisor that serves it.
+    link: Option<Link>,
+    /// The row differs from what the database has.
+    is_changed: bool,
+    /// It was to be removed at its end, which has come.
+    is_over: bool,
+}
+
+/// Restores all containers. `rows` is what the database has.
+pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<()> {
+    let working = engine.clone();
+    let (found, live) = blocking(move || {
+        clean(&working, &rows)?;
+        let found: Vec<Found> = rows.into_iter().map(|row| look(&working, row)).collect();
+        let live: Vec<EndpointRecord> = found.iter().filter_map(live_endpoint).collect();
+        Ok((found, live))
+    })
+    .await?;
+    restore_network(engine, live).await?;
+    let mut over = Vec::new();
+    for found in found {
+        let id = found.details.id.clone();
+        if let Err(error) = engine.index.reserve_name(Some(&found.details.name), &id) {
+            tracing::error!(
+                container = id,
+                error = error.report(),
+                "two containers have one name in the database"
+            );
+            continue;
+        }
+        if found.is_changed {
+            let event = container_event(
+                &found.details,
+                "die",
+                [("exitCode", found.details.state.exit_code.to_string())],
+            );
+            let change = Change::new().put_container(Arc::new(found.details.clone())).event(event);
+            engine.db.commit(change).await?;
+        }
+        let (handle, inbox) = Handle::new(found.details);
+        engine.index.insert(handle.clone());
+        driver::spawn(engine.clone(), handle.clone(), inbox, found.link);
+        if found.is_over {
+            over.push(handle);
+        }
+    }
+    for handle in over {
+        let options = crate::container::RemoveOptions { volumes: true, ..Default::default() };
+        if let Err(error) = handle.ask(|reply| driver::Action::Remove { options, reply }).await {
+            tracing::warn!(
+                container = handle.id,
+                error = error.report(),
+                "a finished container was not removed"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn live_endpoint(found: &Found) -> Option<EndpointRecord> {
+    found.link.as_ref()?;
+    serde_json::from_value(found.details.endpoint_record.clone()?).ok()
+}
+
+async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>) -> Result<()> {
+    let working = engine.clone();
+    blocking(move || {
+        let restored = working.network.restore(&live).context(|| "cannot restore the network".into())?;
+        for (endpoint, reason) in restored.lost {
+            tracing::warn!(
+                endpoint = endpoint.as_str(),
+                reason,
+                "the network of a running container is damaged"
+            );
+        }
+        for orphan in restored.orphans {
+            tracing::info!(orphan, "removed what an earlier daemon left in the network");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Finds out what became of one container.
+fn look(engine: &Engine, mut details: Details) -> Found {
+    let run_dir = engine.run_dir(&details.id);
+    let was_live = details.state.status.is_live() || details.endpoint_record.is_some();
+    if run_dir.exists() {
+        match connect(&run_dir, details.journal_seq) {
+            Ok(link) => return Found { details, link: Some(link), is_changed: false, is_over: false },
+            Err(error) if was_live => {
+                tracing::info!(container = details.id, error = error.report(), "no supervisor answers");
+            }
+            Err(_) => {}
+        }
+    }
+    if !was_live {
+        let is_over = details.host.auto_remove && details.state.status == Status::Exited;
+        return Found { details, link: None, is_changed: false, is_over };
+    }
+    // A missing run directory means that the host was restarted: the run root does not survive that.
+    let killed = run_dir.exists();
+    let entries = client::read_journal(&run_dir, details.journal_seq).unwrap_or_else(|error| {
+        let error = palan_stdx::error_chain::to_string(&error);
+        tracing::warn!(container = details.id, error, "the journal can't be read");
+        Vec::new()
+    });
+    if killed {
+        kill_cgroup(&details.cgroup_path);
+    }
+    settle(&mut details, &entries, killed);
+    let is_over = details.host.auto_remove;
+    Found { details, link: None, is_changed: true, is_over }
+}
+
+fn connect(run_dir: &std::path::Path, after_seq: u64) -> Result<Link> {
+    let connection = client::connect(run_dir).context(|| "cannot connect".into())?;
+    let mut link = Link::found(connection).context(|| "cannot watch the connection".into())?;
+    let hello = Request::Hello { version: protocol::VERSION, after_seq };
+    link.send(hello, Vec::new()).context(|| "cannot greet the supervisor".into())?;
+    Ok(link)
+}
+
+/// Brings the row of a container that is over to its end, by the journal or, where that is silent, by what must have
+/// happened.
+fn settle(details: &mut Details, entries: &[Entry], killed: bool) {
+    let state = &mut details.state;
+    let mut end = None;
+    for entry in entries.iter().filter(|entry| entry.seq > details.journal_seq) {
+        match &entry.event {
+            JournalEvent::Start { .. } => state.started_at = Some(timestamp(entry.time_ns)),
+            JournalEvent::Oom => state.oom_killed = true,
+            JournalEvent::Exit { code, oom, .. } => {
+                state.oom_killed |= *oom;
+                end = Some((*code, timestamp(entry.time_ns), String::new()));
+            }
+            JournalEvent::StartFailed { kind, message, .. } => {
+                end = Some((kind.exit_code(), timestamp(entry.time_ns), message.clone()));
+            }
+            _ => {}
+        }
+    }
+    details.journal_seq = entries.iter().map(|entry| entry.seq).fold(details.journal_seq, u64::max);
+    let (code, time, error) = end.unwrap_or_else(|| {
+        let now = Timestamp::now();
+        if killed {
+            (KILLED, now, "the supervisor of the container was killed while the daemon was down".into())
+        } else {
+            (LOST, now, String::new())
+        }
+    });
+    state.status = if state.started_at.is_some() { Status::Exited } else { Status::Created };
+    state.pid = 0;
+    state.exit_code = code;
+    state.finished_at = Some(time);
+    state.error = error;
+    details.endpoint_record = None;
+    details.ports.clear();
+    for endpoint in details.endpoints.values_mut() {
+        *endpoint = Endpoint {
+            settings: std::mem::take(&mut endpoint.settings),
+            network_id: std::mem::take(&mut endpoint.network_id),
+            ..Endpoint::default()
+        };
+    }
+}
+
+/// Removes what no row speaks of.
+fn clean(engine: &Engine, rows: &[Details]) -> Result<()> {
+    let known: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let report = |error: &(dyn std::error::Error + 'static)| {
+        tracing::warn!(
+            error = palan_stdx::error_chain::to_string(error),
+            "something was left behind and stays"
+        );
+    };
+    for (owner, _) in engine.store.holds().map_err(crate::image::store_error)? {
+        if !known.contains(owner.as_str()) {
+            engine.store.release(&owner).unwrap_or_else(|error| report(&error));
+        }
+    }
+    let data_root = &engine.config.data_root;
+    let mut orphans = list(&data_root.join("containers/.trash"), |_| true)?;
+    orphans.extend(list(&data_root.join("containers"), |name| name != ".trash" && !known.contains(name))?);
+    let volumes = engine.volumes.names();
+    orphans.extend(list(&data_root.join("volumes"), |name| !volumes.iter().any(|volume| volume == name))?);
+    let run_dirs = list(&engine.config.run_root.join("containers"), |name| !known.contains(name))?;
+    for run_dir in &run_dirs {
+        end_orphan(run_dir);
+    }
+    for path in orphans.iter().chain(&run_dirs) {
+        palan_stdx::fs::remove_dir_all(path).unwrap_or_else(|error| report(&error));
+    }
+    Ok(())
+}
+
+/// A supervisor without a row: its container was removed while it ended, or the row was lost. Its container is killed.
+fn end_orphan(run_dir: &std::path::Path) {
+    const SIGKILL: i32 = 9;
+    let Ok(mut connection) = client::connect(run_dir) else { return };
+    let hello = Request::Hello { version: protocol::VERSION, after_seq: u64::MAX };
+    let asked = connection
+        .send(hello, Vec::new())
+        .and_then(|_| connection.send(Request::Signal { signal: SIGKILL }, Vec::new()));
+    if let Err(error) = asked {
+        tracing::debug!(%error, "an orphaned supervisor has ended");
+    }
+}
+
+fn list(directory: &std::path::Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<std::path::PathBuf>> {
+    let entries = palan_stdx::fs::if_exists(palan_stdx::fs::read_dir(directory))
+        .map_err(|source| Error::system("cannot look for what an earlier daemon left").with_source(source))?;
+    let names = entries.unwrap_or_default().into_iter().map(|entry| (entry.file_name(), entry.path()));
+    Ok(names.filter(|(name, _)| name.to_str().is_some_and(&wanted)).map(|(_, path)| path).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running() -> Details {
+        let mut details = Details { journal_seq: 3, ..Details::default() };
+        details.state.status = Status::Running;
+        details.state.pid = 7;
+        details.state.started_at = Some(Timestamp::UNIX_EPOCH);
+        details
+    }
+
+    fn exit(seq: u64, code: i32) -> Entry {
+        Entry { seq, time_ns: 5_000_000_000, event: JournalEvent::Exit { code, signal: None, oom: true } }
+    }
+
+    #[test]
+    fn the_journal_knows_the_end() {
+        let mut details = running();
+        settle(&mut details, &[exit(2, 1), exit(4, 42)], true);
+        assert_eq!(
+            (details.state.status, details.state.exit_code, details.journal_seq),
+            (Status::Exited, 42, 4)
+        );
+        assert_eq!((details.state.pid, details.state.oom_killed), (0, true));
+        assert_eq!(details.state.finished_at, Timestamp::from_second(5).ok());
+    }
+
+    #[test]
+    fn without_an_entry_the_cause_decides() {
+        let mut killed = running();
+        settle(&mut killed, &[], true);
+        assert_eq!(killed.state.exit_code, KILLED);
+        assert!(killed.state.error.contains("was killed"));
+        let mut rebooted = running();
+        settle(&mut rebooted, &[], false);
+        assert_eq!((rebooted.state.exit_code, rebooted.state.error.as_str()), (LOST, ""));
+    }
+
+    #[test]
+    fn a_start_that_failed_meanwhile() {
+        let mut details = Details::default();
+        let kind = palan_supervisor::protocol::FailureKind::NotFound;
+        let event = JournalEvent::StartFailed { kind, message: "no".into() };
+        settle(&mut details, &[Entry { seq: 1, time_ns: 1, event }], true);
+        assert_eq!((details.state.status, details.state.exit_code), (Status::Created, 127));
+    }
+}
