@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        check("", Ok((0, 0, &[], "/root")));
+        check("", Ok((0, 0, &[10], "/root")));
         check("root", Ok((0, 0, &[10], "/root")));
         check("alice", Ok((1000, 1001, &[10, 50], "/home/alice")));
         check("alice:staff", Ok((1000, 50, &[], "/home/alice")));
