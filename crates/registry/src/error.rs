@@ -15,7 +15,7 @@ use crate::guard::GuardError;
 pub enum Class {
     /// The image, repository or platform does not exist, or is not to be seen by this user.
     NotFound,
-    /// The credentials were refused.
+    /// The credentials were refused, in a login.
     Unauthorized,
     /// What was asked for makes no sense.
     Invalid,
@@ -140,6 +140,10 @@ pub enum RegistryError {
         /// What was being fetched.
         what: String,
     },
+    /// The credentials of a pull were refused. The same as the error inside, but not of the class `Unauthorized`: on a
+    /// 401 in answer to a pull Docker's client asks its user for a password, which dockerd never lets it do.
+    #[error(transparent)]
+    PullRefused(Box<Self>),
     /// A failure that several pulls share because they waited for one download.
     #[error(transparent)]
     Shared(Arc<Self>),
@@ -157,16 +161,19 @@ impl RegistryError {
             Self::Request { source, .. } => source.class(),
             Self::Exhausted { source, .. } => source.class(),
             Self::Shared(error) => error.class(),
-            Self::Digest { .. } | Self::Document { .. } | Self::Store { .. } | Self::GivenUp { .. } => {
-                Class::System
-            }
+            Self::Digest { .. }
+            | Self::Document { .. }
+            | Self::Store { .. }
+            | Self::GivenUp { .. }
+            | Self::PullRefused(_) => Class::System,
         }
     }
 
-    /// The failure itself where several pulls share it.
+    /// The failure itself, without what only wraps it.
     pub fn unshared(&self) -> &Self {
         match self {
             Self::Shared(error) => error.unshared(),
+            Self::PullRefused(error) => error.unshared(),
             error => error,
         }
     }

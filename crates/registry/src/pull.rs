@@ -24,7 +24,7 @@ use palan_store::{BeginLayer, ImageId, LayerRequest, Lease, Store};
 use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::error::{ApiError, RegistryError, RequestError};
+use crate::error::{ApiError, Class as ErrorClass, RegistryError, RequestError};
 use crate::flight::{FlightKey, Ticket};
 use crate::layer::Download;
 use crate::login::is_connection_failure;
@@ -642,19 +642,18 @@ fn final_status(name: &str, status: PullStatus) -> ProgressEvent {
     })
 }
 
-/// Gives a registry's refusal the text that Docker's clients know.
+/// Gives a registry's refusal the text and class that Docker's clients know.
 fn in_dockers_words(error: RegistryError, reference: &Reference) -> RegistryError {
-    let RegistryError::Request {
-        source: RequestError::Api(source) | RequestError::TokenRefused(source), ..
-    } = &error
-    else {
-        return error;
+    let (source, is_token): (&ApiError, bool) = match &error {
+        RegistryError::Request { source: RequestError::Api(source), .. } => (source, false),
+        RegistryError::Request { source: RequestError::TokenRefused(source), .. } => (source, true),
+        _ if error.class() == ErrorClass::Unauthorized => return RegistryError::PullRefused(Box::new(error)),
+        _ => return error,
     };
-    let is_token = matches!(&error, RegistryError::Request { source: RequestError::TokenRefused(_), .. });
-    let source: ApiError = source.clone();
+    let source = source.clone();
     match (source.code.as_str(), source.status) {
         // Wrong credentials: the text must not say that the repository may not exist.
-        ("UNAUTHORIZED", _) | (_, 401) if is_token => error,
+        ("UNAUTHORIZED", _) | (_, 401) if is_token => RegistryError::PullRefused(Box::new(error)),
         ("DENIED" | "UNAUTHORIZED", _) | (_, 401 | 403) => {
             RegistryError::Denied { name: reference.familiar_name(), source }
         }

@@ -305,6 +305,7 @@ async fn a_storage_that_asks_for_credentials_gets_none() {
     registry.fault("/blobs/", Fault::Redirect(format!("{}{{path}}", storage.url())));
     let error = Fixture::new().pull_as(&name, password("me", "secret")).await.unwrap_err();
     assert!(text(&error).contains("authentication required"), "{}", text(&error));
+    assert_eq!(error.class(), palan_registry::Class::System);
     assert!(storage.requests().iter().all(|request| request.header("authorization").is_none()));
 }
 
