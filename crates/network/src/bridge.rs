@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use palan_linux::netlink::link::{self, Link, Target};
+use palan_linux::netlink::link::{self, Filter, Link, Target};
 use palan_linux::netlink::route::{self, Address, Route};
 use palan_linux::netlink::{Batch, Socket};
 use rustix::io::Errno;
@@ -33,15 +33,19 @@ pub(crate) struct Bridge {
 /// A bridge that is there keeps its address unless another one is configured and nothing is connected to it.
 pub(crate) fn ensure(socket: &mut Socket, config: &NetworkConfig) -> Result<Bridge, NetworkError> {
     check_name("bridge", &config.bridge)?;
-    let links = link::list(socket).map_err(netlink("list the network interfaces"))?;
     let routes = route::routes(socket).map_err(netlink("list the routes"))?;
-    let mtu = config.mtu.unwrap_or_else(|| mtu_of_default_route(&links, &routes));
-    let bridge = match links.iter().find(|link| link.name == config.bridge) {
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => mtu_of_default_route(socket, &routes)?,
+    };
+    let found = link::get(socket, Target::Name(&config.bridge))
+        .map_err(netlink(format!("look the interface {} up", config.bridge)))?;
+    let bridge = match found {
         Some(link) if link.kind != "bridge" => {
-            let kind = if link.kind.is_empty() { "hardware interface" } else { &link.kind };
-            return Err(NetworkError::NotABridge { name: link.name.clone(), kind: kind.to_owned() });
+            let kind = if link.kind.is_empty() { "hardware interface".to_owned() } else { link.kind };
+            return Err(NetworkError::NotABridge { name: link.name, kind });
         }
-        Some(link) => adopt(socket, config, link, &links, &routes, mtu)?,
+        Some(link) => adopt(socket, config, &link, &routes, mtu)?,
         None => create(socket, config, &routes, mtu)?,
     };
     configure(&bridge)?;
@@ -90,21 +94,21 @@ fn adopt(
     socket: &mut Socket,
     config: &NetworkConfig,
     link: &Link,
-    links: &[Link],
     routes: &[Route],
     mtu: u32,
 ) -> Result<Bridge, NetworkError> {
     let addresses = route::addresses(socket).map_err(netlink("list the addresses"))?;
     let present = addresses.iter().find(|address| address.index == link.index).copied();
-    let in_use = links.iter().any(|port| port.master == Some(link.index));
     let gateway = match (present, config.address) {
         (Some(present), None) => Subnet::new(present.address, present.prefix),
         (Some(present), Some(wanted)) if Subnet::new(present.address, present.prefix) == wanted => wanted,
-        (Some(present), Some(wanted)) if in_use => {
-            let present = Subnet::new(present.address, present.prefix);
-            return Err(NetworkError::BridgeInUse { bridge: link.name.clone(), present, wanted });
-        }
-        (Some(present), Some(_)) => {
+        (Some(present), Some(wanted)) => {
+            let ports =
+                link::list(socket, Filter::Master(link.index)).map_err(netlink("list the bridge's ports"))?;
+            if !ports.is_empty() {
+                let present = Subnet::new(present.address, present.prefix);
+                return Err(NetworkError::BridgeInUse { bridge: link.name.clone(), present, wanted });
+            }
             let mut batch = Batch::new();
             route::delete_address(&mut batch, present);
             socket
@@ -242,13 +246,17 @@ fn first_free(config: &NetworkConfig, taken: &[Subnet]) -> Result<Subnet, Networ
 }
 
 /// Larger packets than the way out can carry would depend on ICMP messages that many networks drop.
-fn mtu_of_default_route(links: &[Link], routes: &[Route]) -> u32 {
-    let default = routes
-        .iter()
-        .filter(|route| route.prefix == 0 && route.table == MAIN_TABLE)
-        .min_by_key(|route| route.metric);
-    let index = default.and_then(|route| route.index);
-    links.iter().find(|link| Some(link.index) == index).map_or(DEFAULT_MTU, |link| link.mtu)
+fn mtu_of_default_route(socket: &mut Socket, routes: &[Route]) -> Result<u32, NetworkError> {
+    let Some(index) = default_interface(routes) else { return Ok(DEFAULT_MTU) };
+    let link = link::get(socket, Target::Index(index))
+        .map_err(netlink("look the interface of the default route up"))?;
+    Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
+}
+
+/// The interface of the best default route.
+fn default_interface(routes: &[Route]) -> Option<u32> {
+    let defaults = routes.iter().filter(|route| route.prefix == 0 && route.table == MAIN_TABLE);
+    defaults.min_by_key(|route| route.metric)?.index
 }
 
 /// The kernel settings of the bridge, and forwarding: without it nothing leaves the host. Forwarding is a setting of
@@ -299,8 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mtu_is_that_of_the_best_default_route() {
-        let link = |index, mtu| Link { index, mtu, ..Link::default() };
+    fn the_best_default_route_is_the_one_of_least_metric() {
         let route = |index, metric, prefix| Route {
             destination: Ipv4Addr::UNSPECIFIED,
             prefix,
@@ -309,9 +316,7 @@ mod tests {
             metric,
             table: MAIN_TABLE,
         };
-        let links = [link(2, 1400), link(3, 9000)];
-        assert_eq!(mtu_of_default_route(&links, &[]), 1500);
-        assert_eq!(mtu_of_default_route(&links, &[route(3, 10, 0), route(2, 5, 0)]), 1400);
-        assert_eq!(mtu_of_default_route(&links, &[route(3, 0, 24)]), 1500);
+        assert_eq!(default_interface(&[]), None);
+        assert_eq!(default_interface(&[route(3, 10, 0), route(2, 5, 0), route(4, 0, 24)]), Some(2));
     }
 }

@@ -30,3 +30,6 @@ pub use error::{AddressError, AttachError, KernelError, NetworkError, PublishErr
 pub use network::{AttachRequest, Attachment, Network, Restored, Statistics};
 pub use record::{EndpointId, EndpointRecord, MacAddress, Mode, PortBinding, Protocol, PublishedPort};
 pub use subnet::{Subnet, SubnetParseError};
+
+/// The stack of our threads: they call the kernel and log, no more. Only what is used of it takes memory.
+pub(crate) const STACK: usize = 256 * 1024;

@@ -17,7 +17,7 @@ use palan_stdx::fs::PathError;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::netlink;
-use crate::{KernelError, sysctl};
+use crate::{KernelError, STACK, sysctl};
 
 /// A new network namespace: `lo` is up, interfaces to come have no IPv6.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ fn start() -> Result<Receiver<Result<Namespace, KernelError>>, KernelError> {
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), KernelError> {
-    let thread = std::thread::Builder::new().name(THREAD.into()).stack_size(64 * 1024);
+    let thread = std::thread::Builder::new().name(THREAD.into()).stack_size(STACK);
     thread.spawn(work).map(|_| ()).map_err(|source| KernelError::Thread { name: THREAD, source })
 }
 

@@ -19,9 +19,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use palan_linux::netlink::conntrack::{self, Flow};
-use palan_linux::netlink::link::{self, Target};
+use palan_linux::netlink::link::{self, Filter, Target};
 use palan_linux::netlink::{Batch, Protocol, Socket, route};
 use palan_stdx::error_chain::Chain;
 use rustix::io::Errno;
@@ -38,7 +39,7 @@ use crate::publish::Ports;
 use crate::record::{
     self, BridgeEndpoint, EndpointId, EndpointRecord, MacAddress, Mode, PortBinding, PublishedPort,
 };
-use crate::{AttachError, FirewallIntegration, KernelError, NetworkConfig, NetworkError, Subnet};
+use crate::{AttachError, FirewallIntegration, KernelError, NetworkConfig, NetworkError, STACK, Subnet};
 
 /// The default bridge network of one daemon. Methods may be called from several threads at once.
 #[derive(Debug)]
@@ -252,11 +253,9 @@ impl Network {
             state.ports.release(&endpoint.ports);
             state.leases.release(endpoint.address);
         }
-        let interfaces = self.own_interfaces()?;
+        let interfaces: Vec<String> = self.own_interfaces()?.into_values().collect();
         let mut links = lock(&self.links);
-        for name in interfaces.into_values() {
-            remove_link(&mut links, &name)?;
-        }
+        remove_links(&mut links, &interfaces)?;
         bridge::remove(&mut links, &self.bridge)
     }
 
@@ -485,9 +484,10 @@ impl Network {
 
     /// Our interfaces on the bridge: endpoint ids and interface names.
     fn own_interfaces(&self) -> Result<HashMap<String, String>, KernelError> {
-        let links = link::list(&mut lock(&self.links)).map_err(netlink("list the network interfaces"))?;
+        let ports = link::list(&mut lock(&self.links), Filter::Master(self.bridge.index))
+            .map_err(netlink("list the bridge's ports"))?;
         let prefix = endpoint::alias(&self.bridge.name, "");
-        let own = links.into_iter().filter(|link| link.master == Some(self.bridge.index));
+        let own = ports.into_iter();
         Ok(own.filter_map(|link| Some((link.alias.strip_prefix(&prefix)?.to_owned(), link.name))).collect())
     }
 
@@ -520,9 +520,10 @@ impl Network {
     }
 
     fn find_other_bridges(&self) -> Result<Vec<String>, KernelError> {
-        let links = link::list(&mut lock(&self.links)).map_err(netlink("list the network interfaces"))?;
-        let bridges = links.iter().filter(|link| link.kind == "bridge" && link.index != self.bridge.index);
-        Ok(foreign::docker_bridges(bridges.map(|link| link.name.as_str())))
+        let bridges = link::list(&mut lock(&self.links), Filter::Kind("bridge"))
+            .map_err(netlink("list the host's bridges"))?;
+        let others = bridges.iter().filter(|link| link.index != self.bridge.index);
+        Ok(foreign::docker_bridges(others.map(|link| link.name.as_str())))
     }
 
     /// On exactly while a port is published on a loopback address; called with the table in force.
@@ -594,17 +595,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Starts the thread that removes interfaces; it ends with the sender.
+///
+/// Mostly it finds nothing to do: an interface goes with the namespace of its peer, when a container has ended. So it
+/// waits a little, and then removes together what is left.
 fn start_remover() -> Result<Sender<String>, KernelError> {
     const THREAD: &str = "palan-links";
+    const GRACE: Duration = Duration::from_millis(200);
     let mut socket = open_socket(Protocol::Route)?;
     let (sender, receiver) = mpsc::channel::<String>();
     std::thread::Builder::new()
         .name(THREAD.into())
-        .stack_size(64 * 1024)
+        .stack_size(STACK)
         .spawn(move || {
-            for name in receiver {
-                if let Err(error) = remove_link(&mut socket, &name) {
-                    tracing::warn!(%error, "an interface stays behind until the next start");
+            while let Ok(first) = receiver.recv() {
+                std::thread::sleep(GRACE);
+                let names: Vec<String> = std::iter::once(first).chain(receiver.try_iter()).collect();
+                if let Err(error) = remove_links(&mut socket, &names) {
+                    tracing::warn!(error = %Chain(&error), "interfaces stay behind until the next start");
                 }
             }
         })
@@ -612,14 +619,19 @@ fn start_remover() -> Result<Sender<String>, KernelError> {
     Ok(sender)
 }
 
-/// Removes an interface; one that is gone already, with its container's namespace, is no error.
-fn remove_link(socket: &mut Socket, name: &str) -> Result<(), KernelError> {
-    let mut batch = Batch::new();
-    link::delete(&mut batch, Target::Name(name));
-    match socket.execute(&mut batch) {
-        Err(error) if error.errno() != Some(Errno::NODEV) => {
-            Err(netlink(format!("remove the interface {name}"))(error))
+/// Removes interfaces; those that are gone already are no error.
+fn remove_links(socket: &mut Socket, names: &[String]) -> Result<(), KernelError> {
+    // What is sent at once must fit in the socket's buffer.
+    const AT_ONCE: usize = 512;
+    for names in names.chunks(AT_ONCE) {
+        let mut batch = Batch::new();
+        link::delete_all(&mut batch, names.iter().map(String::as_str));
+        match socket.execute(&mut batch) {
+            Err(error) if error.errno() != Some(Errno::NODEV) => {
+                return Err(netlink(format!("remove the interfaces {}", names.join(", ")))(error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }

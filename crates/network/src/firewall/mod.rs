@@ -5,6 +5,8 @@
 //! - The kernel setting `route_localnet` of the bridge is on only while a port is published on a loopback address *and* the
 //!   table with its `guard` chain is in force. It goes on after the table and the ports are written, and off
 //!   before the last such port or the table is removed; when somebody else removes the table, off comes first.
+//!   What is left is the moment between somebody's flush and the watch's reaction, and a flush while no daemon runs,
+//!   which the next start repairs.
 //! - An `accept` in our table doesn't override a `drop` in another, but our `drop`s hold whatever others accept. So
 //!   [`foreign`] may accept broadly for our bridge: what is forbidden is decided in our table alone.
 

@@ -180,26 +180,26 @@ impl Table {
 
     /// The bridge has `route_localnet`, so the kernel itself no longer refuses these.
     fn guard_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
-        rules.push((GUARD, destination_in(self.out_of_bridge(), LOOPBACK, true).verdict(Verdict::Drop)));
-        rules.push((GUARD, source_in(self.out_of_bridge(), LOOPBACK, true).verdict(Verdict::Drop)));
+        rules.push((GUARD, destination_in(self.leaving(), LOOPBACK, true).verdict(Verdict::Drop)));
+        rules.push((GUARD, source_in(self.leaving(), LOOPBACK, true).verdict(Verdict::Drop)));
     }
 
     fn forward_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
         let mut forward = |rule: Rule, verdict| rules.push((FORWARD, rule.verdict(verdict)));
-        forward(self.out_of_bridge(), Verdict::Jump(USER_CHAIN));
+        forward(self.leaving(), Verdict::Jump(USER_CHAIN));
         forward(
-            interface_is(self.into_bridge(), Meta::InputInterfaceName, &self.bridge, false),
+            interface_is(self.entering(), Meta::InputInterfaceName, &self.bridge, false),
             Verdict::Jump(USER_CHAIN),
         );
-        forward(is_reply(self.into_bridge()), Verdict::Accept);
+        forward(is_reply(self.entering()), Verdict::Accept);
         if self.inter_container {
-            let between = interface_is(self.into_bridge(), Meta::InputInterfaceName, &self.bridge, true);
+            let between = interface_is(self.entering(), Meta::InputInterfaceName, &self.bridge, true);
             forward(between, Verdict::Accept);
         }
-        forward(is_published(self.into_bridge(), true), Verdict::Accept);
-        forward(self.into_bridge(), Verdict::Drop);
+        forward(is_published(self.entering(), true), Verdict::Accept);
+        forward(self.entering(), Verdict::Drop);
         let to_other_bridge =
-            self.out_of_bridge().meta(Meta::OutputInterfaceName, R0).lookup(OTHER_BRIDGES.name, R0, None);
+            self.leaving().meta(Meta::OutputInterfaceName, R0).lookup(OTHER_BRIDGES.name, R0, None);
         forward(is_published(to_other_bridge, false), Verdict::Drop);
     }
 
@@ -209,15 +209,15 @@ impl Table {
             let leaving = source_in(Rule::new(), self.subnet, true);
             masquerade(interface_is(leaving, Meta::OutputInterfaceName, &self.bridge, false));
         }
-        masquerade(source_in(self.into_bridge(), LOOPBACK, true));
-        masquerade(is_published(source_in(self.into_bridge(), self.subnet, true), true));
+        masquerade(source_in(self.entering(), LOOPBACK, true));
+        masquerade(is_published(source_in(self.entering(), self.subnet, true), true));
     }
 
-    fn out_of_bridge(&self) -> Rule {
+    fn leaving(&self) -> Rule {
         interface_is(Rule::new(), Meta::InputInterfaceName, &self.bridge, true)
     }
 
-    fn into_bridge(&self) -> Rule {
+    fn entering(&self) -> Rule {
         interface_is(Rule::new(), Meta::OutputInterfaceName, &self.bridge, true)
     }
 }

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use palan_linux::netlink::{Protocol, Socket, nftables};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
-use crate::KernelError;
 use crate::error::netlink;
+use crate::{KernelError, STACK};
 
 const THREAD: &str = "palan-nft-watch";
 
@@ -37,7 +37,7 @@ pub(crate) fn start(own: u32, changed: impl FnMut() -> bool + Send + 'static) ->
     let stopped = rustix::io::dup(&stop).map_err(|errno| thread(errno.into()))?;
     std::thread::Builder::new()
         .name(THREAD.into())
-        .stack_size(128 * 1024)
+        .stack_size(STACK)
         .spawn(move || watch(socket, &stopped, own, changed))
         .map_err(thread)?;
     Ok(Watch { stop })

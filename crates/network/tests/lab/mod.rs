@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palan_linux::namespace::{self, Kind, Kinds};
-use palan_linux::netlink::link::{self, Link, Target, VethPair};
+use palan_linux::netlink::link::{self, Filter, Link, Target, VethPair};
 use palan_linux::netlink::route::{self, Address};
 use palan_linux::netlink::{Batch, Protocol, Socket};
 pub(crate) use palan_network::AttachRequest;
@@ -268,7 +268,7 @@ pub(crate) fn eventually(condition: impl Fn() -> bool) -> bool {
 }
 
 pub(crate) fn links() -> Vec<Link> {
-    link::list(&mut Socket::open(Protocol::Route).unwrap()).unwrap()
+    link::list(&mut Socket::open(Protocol::Route).unwrap(), Filter::All).unwrap()
 }
 
 fn link_names() -> Vec<String> {
