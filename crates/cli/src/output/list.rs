@@ -86,7 +86,7 @@ pub(crate) fn render(format: &Format, columns: &[Column], rows: &[impl Row]) -> 
     let with_labels = source.contains(".Label ");
     for row in rows {
         let mut fields: BTreeMap<Arc<str>, Value> =
-            wanted.iter().map(|(name, _)| (Arc::from(*name), Value::from(row.field(name)))).collect();
+            wanted.iter().map(|(name, _)| (Arc::from(*name), value(name, row.field(name)))).collect();
         fields.insert(Arc::from(ROW), Value::Nil);
         if with_labels {
             let labels: BTreeMap<String, Value> =
@@ -96,7 +96,14 @@ pub(crate) fn render(format: &Format, columns: &[Column], rows: &[impl Row]) -> 
         text.push_str(&parsed.execute(&Value::from(fields)).map_err(|e| failed(&e))?);
         text.push('\n');
     }
+    // The one field that may be nil prints so.
+    let text = text.replace("<no value>", "<nil>");
     Ok(if format.table { table::align(&text, table::LIST) } else { text })
+}
+
+/// All fields are texts, but for a platform that isn't known.
+fn value(name: &str, text: String) -> Value {
+    if name == "Platform" && text.is_empty() { Value::Nil } else { Value::from(text) }
 }
 
 #[cfg(test)]

@@ -168,6 +168,7 @@ impl Order {
                 path.pop();
                 Value::from(list)
             }
+            Ordered::Map(members) if members.is_empty() && is_set(path) => Value::from("{}"),
             Ordered::Map(members) => {
                 let mut map: BTreeMap<Arc<str>, Value> = BTreeMap::new();
                 for (key, value) in members {
@@ -199,6 +200,11 @@ impl Order {
             }),
         }
     }
+}
+
+/// Whether the value at the path belongs to a Go `map[string]struct{}`, whose values print as `{}`.
+fn is_set(path: &[String]) -> bool {
+    matches!(path, [.., set, _] if matches!(set.as_str(), "ExposedPorts" | "Volumes"))
 }
 
 /// Knows what Docker's client types hold where the JSON holds nothing, so that `{{.Config.Healthcheck}}` is a value and

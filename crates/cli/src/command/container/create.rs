@@ -123,7 +123,10 @@ impl From<Failure> for CliError {
 }
 
 fn is_missing_image(error: &ClientError) -> bool {
-    matches!(error, ClientError::Api { status: 404, message } if message.to_lowercase().contains("no such image"))
+    let ClientError::Api { status: 404, message } = error else { return false };
+    // There may be one for another platform only.
+    message.to_lowercase().contains("no such image")
+        || message.contains("does not match the specified platform")
 }
 
 /// `--cidfile`: made before the container, and gone again if there is none.

@@ -163,7 +163,8 @@ impl Row for Line<'_> {
             "CreatedSince" if image.created == i64::MIN || image.created == -62_135_596_800 => String::new(),
             "CreatedSince" => human::ago(image.created, self.now),
             "CreatedAt" => human::local_time(image.created, &common::zone()),
-            "Size" | "VirtualSize" => size::format_decimal_short(bytes(image.size)),
+            "Size" => size::format_decimal_short(bytes(image.size)),
+            "VirtualSize" => size::format_decimal(bytes(image.size)),
             "Containers" => or_unknown(image.containers != -1, image.containers.to_string()),
             "SharedSize" => {
                 or_unknown(image.shared_size != -1, size::format_decimal(bytes(image.shared_size)))
