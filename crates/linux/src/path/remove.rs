@@ -12,11 +12,14 @@ use rustix::io::Errno;
 
 use super::{Directory, FileKind, Metadata};
 
+/// A directory that is being emptied.
 struct Level {
-    /// Device and inode of the directory that holds the one being emptied.
-    parent: (u64, u64),
-    /// The name of the directory being emptied, in that parent.
+    /// Its name in the directory above.
     name: OsString,
+    /// Device and inode of the directory above.
+    above: (u64, u64),
+    /// Directories in it that are not empty, to be emptied next.
+    pending: Vec<OsString>,
 }
 
 /// Removes `name` and everything below it. Absent is fine; a mount point inside fails with `EBUSY`.
@@ -24,50 +27,67 @@ pub(super) fn remove_all(directory: &Directory, name: &OsStr) -> io::Result<()> 
     if remove_leaf(directory, name)? {
         return Ok(());
     }
-    let mut levels = vec![Level { parent: identity(directory)?, name: name.to_owned() }];
     let mut current = directory.open_dir(name)?;
-    loop {
-        if let Some(subdirectory) = empty_or_find_subdirectory(&current)? {
-            let below = match current.open_dir(&subdirectory) {
+    let mut levels =
+        vec![Level { name: name.to_owned(), above: identity(directory)?, pending: remove_leaves(&current)? }];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.pending.pop() {
+            let below = match current.open_dir(&name) {
                 Ok(below) => below,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            levels.push(Level { parent: identity(&current)?, name: subdirectory });
+            let pending = remove_leaves(&below)?;
+            levels.push(Level { name, above: identity(&current)?, pending });
             current = below;
             continue;
         }
-        let Some(level) = levels.pop() else { return Ok(()) };
-        if levels.is_empty() {
-            return absent_is_fine(directory.remove_dir(&level.name));
+        let above = if levels.len() == 1 {
+            directory.try_clone()?
+        } else {
+            directory_above(&current, levels.last())?
+        };
+        let Some(level) = levels.last_mut() else { break };
+        match above.remove_dir(&level.name) {
+            // Somebody put something in meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                level.pending = remove_leaves(&current)?;
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let above = Directory::from_fd(rustix::fs::openat(&current, "..", flags, rustix::fs::Mode::empty())?);
-        if identity(&above)? != level.parent {
-            return Err(io::Error::other("the directory was moved while it was being removed"));
-        }
+        levels.pop();
         current = above;
-        absent_is_fine(current.remove_dir(&level.name))?;
     }
+    Ok(())
 }
 
-/// Unlinks all that is not a directory and removes empty directories; names one that is not empty, if any.
-fn empty_or_find_subdirectory(directory: &Directory) -> io::Result<Option<OsString>> {
+/// The directory above, if it is still the one that we came from.
+fn directory_above(current: &Directory, level: Option<&Level>) -> io::Result<Directory> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = Directory::from_fd(rustix::fs::openat(current, "..", flags, rustix::fs::Mode::empty())?);
+    if level.is_none_or(|level| level.above != identity(&above).unwrap_or_default()) {
+        return Err(io::Error::other("the directory was moved while it was being removed"));
+    }
+    Ok(above)
+}
+
+/// Unlinks all that is not a directory and removes empty directories; the names of the others.
+fn remove_leaves(directory: &Directory) -> io::Result<Vec<OsString>> {
+    let mut left = Vec::new();
     for entry in directory.entries()? {
         if entry.kind == FileKind::Directory {
             match directory.remove_dir(&entry.name) {
-                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    return Ok(Some(entry.name));
-                }
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => left.push(entry.name),
+                other => other?,
             }
         } else if !remove_leaf(directory, &entry.name)? {
-            return Ok(Some(entry.name));
+            left.push(entry.name);
         }
     }
-    Ok(None)
+    Ok(left)
 }
 
 /// Unlinks an entry; `false` when it is a directory.
@@ -83,11 +103,4 @@ fn remove_leaf(directory: &Directory, name: &OsStr) -> io::Result<bool> {
 fn identity(directory: &Directory) -> io::Result<(u64, u64)> {
     let metadata = Metadata::of(directory)?;
     Ok((metadata.device, metadata.inode))
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
