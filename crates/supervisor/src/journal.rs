@@ -5,6 +5,9 @@
 //! Numbers rise by one and never repeat for a container, also over several runs, so that a
 //! daemon may commit entries as often as it sees them: it keeps the last number and skips what is not newer.
 //!
+//! A container that is started again may get its next supervisor before the last one has ended. The journal is locked by
+//! the one that may use what belongs to the container by name: the journal, the socket, the cgroups.
+//!
 //! A line that is torn (the disk was full half-way) or malformed is skipped by readers; the writer starts a new line
 //! after it.
 
@@ -14,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use palan_stdx::fs::{PathContext, PathError};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 
 use crate::log::timestamp;
@@ -143,10 +146,13 @@ pub(crate) struct Journal {
     last_seq: u64,
     /// Entries that the file had no room for.
     unwritten: Vec<Entry>,
+    /// The file may have a new writer.
+    handed_over: bool,
 }
 
 impl Journal {
-    /// Opens the journal in the run directory. Numbers go on after its last one.
+    /// Opens the journal in the run directory, once no earlier supervisor of the container holds it any more. Numbers go
+    /// on after its last one.
     pub(crate) fn open(run_dir: &Path) -> Result<Self, PathError> {
         let path = run_dir.join(FILE_NAME);
         let mut file = OpenOptions::new()
@@ -156,10 +162,13 @@ impl Journal {
             .mode(0o600)
             .open(&path)
             .path_context("open the journal", &path)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
+            .path_context("lock the journal", &path)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).path_context("read the journal", &path)?;
         let last_seq = parse(&text, 0).last().map_or(0, |entry| entry.seq);
-        let mut journal = Self { file, size: text.len() as u64, last_seq, unwritten: Vec::new() };
+        let mut journal =
+            Self { file, size: text.len() as u64, last_seq, unwritten: Vec::new(), handed_over: false };
         if text.last().is_some_and(|byte| *byte != b'\n') {
             journal.end_torn_line();
         }
@@ -171,6 +180,13 @@ impl Journal {
     /// Numbers go on after `seq` at least.
     pub(crate) fn continue_after(&mut self, seq: u64) {
         self.last_seq = self.last_seq.max(seq);
+    }
+
+    /// Lets the container's next supervisor have the journal; nothing is appended from here on.
+    pub(crate) fn hand_over(&mut self) {
+        self.handed_over = true;
+        // It can only fail for a file that was never locked.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 
     /// The newest entry's number.
@@ -234,6 +250,7 @@ impl Journal {
     pub(crate) fn acknowledge(&mut self, seq: u64) {
         if seq >= self.last_seq
             && self.unwritten.is_empty()
+            && !self.handed_over
             && self.size >= EMPTIED_FROM
             && self.file.set_len(0).is_ok()
         {

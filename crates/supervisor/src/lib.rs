@@ -25,6 +25,8 @@
 //! - A journal entry is written before it is sent; its sequence number never repeats for the same container.
 //! - No client, no log device and no daemon can stop the container from being waited for; a slow client can make it wait
 //!   (back-pressure), a dead one can't.
+//! - What belongs to the container by name (journal, socket, cgroups) is used by one supervisor at a time: the journal's lock
+//!   is taken first and given up last, before lingering clients are waited for.
 //! - If the supervisor dies, init gets SIGKILL from the kernel (parent-death signal).
 
 #![forbid(unsafe_code)]
@@ -41,19 +43,37 @@ pub mod client;
 /// The runtime, for those who build configurations: seccomp programs, the container's cgroup.
 pub use palan_runtime as runtime;
 
-mod control;
-mod requests;
+/// The event loop and the state that it drives.
 mod serve;
 
+/// The daemon's requests, carried out.
+mod requests;
+
+/// The daemon's connection.
+mod control;
+
+/// From a request to a process: the runtime is called here.
 mod launch;
+
+/// A process's stdio and its clients.
 mod session;
 
+/// One client: socket, queue, orderly end.
 mod attach;
+
+/// The keys that detach a client.
 mod detach_keys;
+
+/// The container's log file.
+mod log;
+
+/// `/wait` connections that are answered if the daemon is gone.
 mod wait;
 
-mod log;
+/// Moving to a cgroup of one's own.
 mod own_cgroup;
+
+/// Descriptors in the event loop.
 mod watch;
 
 use std::error::Error;
@@ -93,7 +113,6 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Erro
         run_dir.ok_or("--run-dir is missing: a supervisor is started by `palan daemon`, not by hand")?;
     let connection =
         palan_linux::process::inherited_descriptor(CONNECTION).map_err(ServeError::Connection)?;
-    palan_linux::process::set_close_at_exec(&connection, true).map_err(ServeError::Connection)?;
     Ok(Supervisor::new(&run_dir, connection, cgroup)?.run()?)
 }
 

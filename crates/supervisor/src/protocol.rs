@@ -18,7 +18,8 @@
 //!    sent before the answer to an earlier one came, also before `Welcome`.
 //! 4. Journal entries are sent as they happen. An entry that a request causes is sent before the reply to that request.
 //!    The daemon may say [`Request::AckJournal`] once it has committed them.
-//! 5. After the `exit` entry the supervisor closes the connection when it is done; the daemon sees the end of the stream.
+//! 5. After the `exit` entry `supervisor.sock` is gone, and the container may be started again by another supervisor. This one
+//!    closes the connection when it is done with its clients; the daemon sees the end of the stream.
 //!
 //! `Start` must come on the connection that the supervisor was spawned with. If that connection ends before, the
 //! supervisor exits and leaves nothing.

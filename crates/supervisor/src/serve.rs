@@ -69,7 +69,8 @@ pub(crate) struct Supervisor {
     pub(crate) run_dir: PathBuf,
     pub(crate) epoll: Rc<Epoll>,
     signals: SignalFd,
-    listener: OwnedFd,
+    /// `None` once the container has ended: its place belongs to the next supervisor.
+    listener: Option<OwnedFd>,
     pub(crate) control: Option<Control>,
     generation: Generation,
     pub(crate) journal: Journal,
@@ -143,6 +144,8 @@ impl Supervisor {
         connection: OwnedFd,
         cgroup: Option<String>,
     ) -> Result<Self, ServeError> {
+        // First of all, since an earlier supervisor of this container may just be leaving.
+        let journal = Journal::open(run_dir)?;
         let epoll = Rc::new(Epoll::new()?);
         let directory = palan_stdx::fs::open(run_dir)?;
         let listener =
@@ -157,10 +160,10 @@ impl Supervisor {
             stdio: Session::new(&epoll, INIT),
             epoll,
             signals,
-            listener,
+            listener: Some(listener),
             control: Some(control),
             generation: 1,
-            journal: Journal::open(run_dir)?,
+            journal,
             life: Life::Waiting,
             execs: Vec::new(),
             next_session: INIT + 1,
@@ -192,7 +195,7 @@ impl Supervisor {
             }
             self.end_turn()?;
         }
-        self.leave();
+        self.vacate();
         Ok(())
     }
 
@@ -284,7 +287,7 @@ impl Supervisor {
 
     /// A newer connection replaces the older one: its daemon is another one, or has lost track.
     fn accept_daemon(&mut self) -> Result<(), ServeError> {
-        let Ok(connection) = socket::accept(&self.listener) else { return Ok(()) };
+        let Some(Ok(connection)) = self.listener.as_ref().map(socket::accept) else { return Ok(()) };
         let ours = rustix::process::geteuid().as_raw();
         let allowed =
             socket::peer_credentials(&connection).is_ok_and(|peer| peer.uid == 0 || peer.uid == ours);
@@ -296,9 +299,6 @@ impl Supervisor {
         self.control = None;
         self.generation += 1;
         self.control = Some(Control::new(&self.epoll, frames, self.generation)?);
-        if let Life::Finished(Finished { exit_code: Some(code), .. }) = self.life {
-            self.waits.answer_orphans(code, Some(self.generation));
-        }
         Ok(())
     }
 
@@ -413,6 +413,7 @@ impl Supervisor {
         if until > now && !(self.stdio.is_drained() && execs_ended) {
             return;
         }
+        self.give_up_execs();
         self.stdio.finish(self.log.as_mut());
         if let Some(lost) = self.log.take().as_mut().and_then(Log::close) {
             self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
@@ -423,7 +424,7 @@ impl Supervisor {
             &mut self.life,
             Life::Finished(Finished { exit_code: Some(status.code()), at: now }),
         );
-        // The daemon goes on while the cgroups are removed.
+        // The daemon and the clients go on while the cgroups are removed.
         if self.control.as_mut().is_some_and(|control| control.flush().is_err()) {
             self.control = None;
         }
@@ -435,6 +436,29 @@ impl Supervisor {
             && let Err(error) = running.container.cgroup.remove()
         {
             crate::complain(&error);
+        }
+        if self.journal.is_written() {
+            self.vacate();
+        }
+    }
+
+    /// Sessions whose process did not end with the container, although it was killed (it hangs in the kernel, say).
+    fn give_up_execs(&mut self) {
+        let mut given_up = Vec::new();
+        for exec in &mut self.execs {
+            if !matches!(exec.phase, ExecPhase::Ended) {
+                exec.phase = ExecPhase::Ended;
+                exec.session.finish(None);
+                let kill = Signal::KILL.as_raw();
+                given_up.push(Event::ExecExit {
+                    exec: exec.name.clone(),
+                    code: 128 + kill,
+                    signal: Some(kill),
+                });
+            }
+        }
+        for event in given_up {
+            self.record(event);
         }
     }
 
@@ -486,10 +510,14 @@ impl Supervisor {
         memory::trim();
     }
 
-    /// Leaves nothing but the journal: that is the daemon's to read and to remove.
-    fn leave(self) {
-        // A daemon that looks for a supervisor shall not find the socket of one that has gone.
+    /// Gives up what belongs to the container by name, so that its next supervisor can have it. The journal is left for
+    /// the daemon to read.
+    fn vacate(&mut self) {
+        let Some(listener) = self.listener.take() else { return };
+        // A daemon that looks for a supervisor shall not find the socket of one that has ended.
         let _ = palan_stdx::fs::remove_file(&self.run_dir.join(SOCKET_NAME));
+        let _ = self.epoll.remove(&listener);
+        self.journal.hand_over();
     }
 }
 

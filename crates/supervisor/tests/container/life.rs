@@ -176,10 +176,34 @@ fn a_supervisor_whose_daemon_dies_before_the_start_leaves_nothing() {
 }
 
 #[test]
-fn an_idle_supervisor_is_small() {
+fn the_next_run_may_begin_while_a_client_still_reads_the_last() {
+    let mut container = command(&["seq", "1", "100000"]);
+    let (socket, mut client) = client_socket();
+    container.start(vec![(socket, all_streams(Default::default()))]);
+    // The client's own buffer takes half of it at most: the process ends, the supervisor has to stay.
+    container.exit();
+    let mut old = container.respawn();
+    container.config.spec.process.as_mut().unwrap().args = vec!["sleep".into(), "1000".into()];
+    let pid = container.start(vec![]);
+    let welcome = container.reconnect(0);
+    assert_eq!((welcome.state, welcome.last_seq), (State::Running { pid }, 3));
+    assert!(is_alive(old.pid));
+    assert!(client.rest().ends_with(b"\n100000\n"));
+    assert_eq!(old.wait(), palan_linux::process::ExitStatus::Exited(0));
+    assert!(is_alive(pid));
+    container.reconnect(0);
+    container.request(Request::Signal { signal: 9 }, vec![]).unwrap();
+    container.event(|event| matches!(event, Event::Exit { code: 137, .. }));
+    container.assert_clean_end();
+}
+
+#[test]
+fn an_idle_supervisor_is_small_and_in_its_own_cgroup() {
     let mut container = command(&["sleep", "1000"]);
     container.start(vec![]);
     std::thread::sleep(Duration::from_millis(1500));
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", container.supervisor.pid)).unwrap();
+    assert!(groups.lines().any(|line| line.ends_with("/supervisors")), "{groups}");
     let begun = Instant::now();
     container.request(Request::Sync, vec![]).unwrap();
     assert!(begun.elapsed() < PATIENCE);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use palan_linux::process::{self, ExitStatus};
-use palan_supervisor::client::{self, ClientError, Connection, SpawnRequest, SupervisorProgram};
+use palan_supervisor::client::{self, ClientError, Connection, SpawnRequest, Spawned, SupervisorProgram};
 use palan_supervisor::journal::{Entry, Event};
 use palan_supervisor::protocol::{
     AttachOptions, Config, ExecOptions, Failure, Framing, LogConfig, Message, Reply, Request, RequestId,
@@ -82,10 +82,7 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
         stop_timeout_ms: 10_000,
         journal_after: 0,
     };
-    let program = SupervisorProgram::open(Path::new(env!("CARGO_BIN_EXE_palan-supervisor"))).unwrap();
-    let run_dir = directory.path().join("run");
-    let spawned =
-        client::spawn(&SpawnRequest { program: &program, run_dir: &run_dir, cgroup: None }).unwrap();
+    let spawned = spawn(&directory.path().join("run"), &cgroup_parent);
     let mut container = Container {
         directory,
         config,
@@ -96,6 +93,12 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
     };
     container.hello(0);
     container
+}
+
+fn spawn(run_dir: &Path, cgroup_parent: &str) -> Spawned {
+    let program = SupervisorProgram::open(Path::new(env!("CARGO_BIN_EXE_palan-supervisor"))).unwrap();
+    let cgroup = format!("/{cgroup_parent}/supervisors");
+    client::spawn(&SpawnRequest { program: &program, run_dir, cgroup: Some(&cgroup) }).unwrap()
 }
 
 fn specification(arguments: &[&str], cgroup: &str) -> Value {
@@ -210,6 +213,16 @@ impl Container {
     /// The raw text of the log.
     pub(crate) fn raw_log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("c-json.log")).unwrap()
+    }
+
+    /// A new supervisor for the next run; the old one is returned.
+    pub(crate) fn respawn(&mut self) -> Supervised {
+        let spawned = spawn(&self.run_dir(), &self.cgroup_parent);
+        self.connection = spawned.connection;
+        let new = Supervised { pid: spawned.pid, pidfd: spawned.pidfd, reaped: false };
+        let old = std::mem::replace(&mut self.supervisor, new);
+        self.hello(u64::MAX);
+        old
     }
 
     pub(crate) fn hello(&mut self, after_seq: u64) -> Welcome {
@@ -369,7 +382,7 @@ impl Drop for Container {
         }
         // Init dies with the supervisor, a moment later.
         for group in self.cgroups() {
-            for directory in [group.join("c"), group] {
+            for directory in [group.join("c"), group.join("supervisors"), group] {
                 retry(|| match std::fs::remove_dir(&directory) {
                     Err(error) if error.kind() == ErrorKind::NotFound => true,
                     result => result.is_ok(),
