@@ -7,6 +7,7 @@ use palan_network::{FirewallIntegration, Network, NetworkConfig, Subnet};
 use palan_registry::{Client as Registry, ClientConfig};
 use palan_store::Store;
 use palan_supervisor::client::SupervisorProgram;
+use palan_supervisor::runtime::cgroup::Cgroup;
 
 use crate::config::{EngineConfig, SupervisorSource};
 use crate::container::driver::Action;
@@ -105,6 +106,20 @@ impl Engine {
         if let Err(error) = closing.await {
             tracing::warn!(error = error.report(), "the database was not closed in order");
         }
+    }
+
+    /// Takes the bridge and the firewall's rules away, for uninstalling. Containers on the bridge lose their network.
+    pub async fn remove_host_traces(&self) -> Result<()> {
+        let engine = self.shared();
+        blocking(move || {
+            engine.network.remove_all().context(|| "cannot remove the default network".into())?;
+            if let Ok(cgroup) = Cgroup::open(&engine.config.cgroup_parent) {
+                // Where containers still run in it, it stays.
+                let _ = cgroup.remove();
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The settings.
