@@ -5,12 +5,16 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use palan_engine::{Engine, EngineConfig, FileConfig, SupervisorSource};
-use palan_server::{Listeners, Settings};
+use palan_server::Listeners;
 use palan_stdx::{error_chain, fs};
 use serde_json::Value;
 
@@ -31,7 +35,7 @@ fn supervisor_program() -> std::io::Result<SupervisorSource> {
 /// The program that supervisors run: in a development build, this one with another first argument.
 #[cfg(not(embedded_supervisor))]
 fn supervisor_program() -> std::io::Result<SupervisorSource> {
-    Ok(SupervisorSource::File(std::env::current_exe()?, vec!["supervisor".to_owned()]))
+    Ok(SupervisorSource::File(std::env::current_exe()?))
 }
 
 const USAGE: &str = "\
@@ -124,7 +128,11 @@ struct Arguments {
 }
 
 /// Runs the daemon to its end.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the daemon's command line talks to whoever starts it")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the daemon's command line talks to whoever starts it"
+)]
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let arguments = match parse(arguments) {
         Ok(arguments) => arguments,
@@ -162,7 +170,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.docker_socket {
         hosts.push(DOCKER_SOCKET.to_owned());
     }
-    let listeners = Listeners::bind(&hosts, file.group.as_deref())?;
+    let listeners = listen(&hosts, file.group.as_deref())?;
     let _pid_file = file.pid_file.as_deref().map(PidFile::create).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -176,16 +184,61 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 
 async fn serve(config: EngineConfig, listeners: Listeners) -> Result<(), Failure> {
     let engine = Engine::start(config).await?;
+    let (end, ended) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        end_signal().await;
+        end.send_replace(true);
+    });
     tracing::info!("the daemon is ready");
-    palan_server::notify_ready();
-    palan_server::serve(Arc::clone(&engine), listeners, Settings::default(), end_signal()).await?;
+    notify_ready()?;
+    palan_server::serve(Arc::clone(&engine), listeners, ended).await?;
     engine.shutdown().await;
+    Ok(())
+}
+
+/// Opens the sockets; `fd://` stands for those that the service manager opened.
+fn listen(hosts: &[String], group: Option<&str>) -> Result<Listeners, Failure> {
+    let mut listeners = Listeners::new();
+    for host in hosts {
+        if host.starts_with("fd://") {
+            listeners.add_inherited(inherited_sockets()?)?;
+            continue;
+        }
+        if host == SOCKET {
+            fs::create_dir_all(Path::new("/run/palan"), 0o710)?;
+        }
+        listeners.add_host(host, group)?;
+    }
+    Ok(listeners)
+}
+
+/// The sockets passed by the service manager (sd_listen_fds(3)): they begin at descriptor 3.
+fn inherited_sockets() -> Result<Vec<OwnedFd>, Failure> {
+    let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let count: u32 =
+        std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or_default();
+    if !ours || count == 0 {
+        return Err("-H fd:// was given, but the service manager passed no socket (LISTEN_FDS)".into());
+    }
+    (3..3 + count.min(64)).map(|number| Ok(palan_linux::process::inherited_descriptor(number)?)).collect()
+}
+
+/// Tells the service manager that requests are answered (sd_notify(3)); nothing where there is none.
+fn notify_ready() -> std::io::Result<()> {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let socket = UnixDatagram::unbound()?;
+    let address = match name.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(&name)?,
+    };
+    socket.send_to_addr(b"READY=1", &address)?;
     Ok(())
 }
 
 async fn end_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };
@@ -200,7 +253,8 @@ fn parse(arguments: Vec<OsString>) -> Result<Arguments, String> {
     let mut parsed = Arguments::default();
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
-        let argument = argument.into_string().map_err(|raw| format!("an argument is not UTF-8: {}", raw.display()))?;
+        let argument =
+            argument.into_string().map_err(|raw| format!("an argument is not UTF-8: {}", raw.display()))?;
         let (name, mut value) = match argument.strip_prefix("--") {
             Some(long) => match long.split_once('=') {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -260,7 +314,9 @@ fn switch(name: &str, value: Option<String>) -> Result<bool, String> {
     match value.as_deref() {
         None | Some("true" | "1" | "t") => Ok(true),
         Some("false" | "0" | "f") => Ok(false),
-        Some(other) => Err(format!("invalid argument {other:?} for \"--{name}\" flag: it takes true or false")),
+        Some(other) => {
+            Err(format!("invalid argument {other:?} for \"--{name}\" flag: it takes true or false"))
+        }
     }
 }
 
@@ -280,7 +336,8 @@ fn store(settings: &mut Object, key: &str, kind: Kind, text: String) -> Result<(
         }
         Kind::Map => {
             let (name, value) = text.split_once('=').ok_or(format!("{text:?} is not key=value"))?;
-            if let Value::Object(items) = settings.entry(key).or_insert_with(|| Value::Object(Object::new())) {
+            if let Value::Object(items) = settings.entry(key).or_insert_with(|| Value::Object(Object::new()))
+            {
                 items.insert(name.to_owned(), value.into());
             }
         }
@@ -297,12 +354,14 @@ fn read_settings(arguments: &Arguments) -> Result<FileConfig, Failure> {
         None => fs::read_to_string_if_exists(Path::new(SETTINGS))?.unwrap_or_default(),
     };
     let path = path.unwrap_or(Path::new(SETTINGS));
-    let in_file = |error: palan_engine::Error| format!("{}: {}", path.display(), error_chain::to_string(&error));
+    let in_file =
+        |error: palan_engine::Error| format!("{}: {}", path.display(), error_chain::to_string(&error));
     if arguments.settings.is_empty() {
         return FileConfig::parse(&text).map_err(|error| in_file(error).into());
     }
     FileConfig::parse(&text).map_err(in_file)?;
-    let mut merged: Object = if text.trim().is_empty() { Object::new() } else { serde_json::from_str(&text)? };
+    let mut merged: Object =
+        if text.trim().is_empty() { Object::new() } else { serde_json::from_str(&text)? };
     for (key, value) in &arguments.settings {
         if let Some(other) = merged.insert(key.clone(), value.clone()) {
             return Err(format!(
@@ -325,7 +384,8 @@ fn init_logging(debug: bool, level: Option<&str>) {
         Some("error" | "fatal") => LevelFilter::ERROR,
         _ => LevelFilter::INFO,
     };
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let colour =
+        std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colour).init();
 }
 
@@ -336,7 +396,10 @@ impl PidFile {
     fn create(path: &Path) -> Result<Self, Failure> {
         if let Some(text) = fs::read_to_string_if_exists(path)? {
             let pid = text.trim();
-            if !pid.is_empty() && Path::new("/proc").join(pid).exists() && pid != std::process::id().to_string() {
+            if !pid.is_empty()
+                && Path::new("/proc").join(pid).exists()
+                && pid != std::process::id().to_string()
+            {
                 return Err(format!(
                     "process with PID {pid} is still running; if it is not a daemon, delete {}",
                     path.display()
@@ -368,8 +431,19 @@ mod tests {
     #[test]
     fn flags_become_settings() {
         let arguments = parsed(&[
-            "--data-root", "/d", "-H", "unix:///a", "-Hunix:///b", "--host=unix:///c", "-D", "--init=false", "--mtu", "1400",
-            "--log-opt", "max-size=1m", "--docker-socket",
+            "--data-root",
+            "/d",
+            "-H",
+            "unix:///a",
+            "-Hunix:///b",
+            "--host=unix:///c",
+            "-D",
+            "--init=false",
+            "--mtu",
+            "1400",
+            "--log-opt",
+            "max-size=1m",
+            "--docker-socket",
         ]);
         let arguments = arguments.unwrap();
         assert!(arguments.docker_socket);
