@@ -170,6 +170,7 @@ async fn serve_connection(stream: Stream, router: Router, mut shutdown: watch::R
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(connection), service)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);

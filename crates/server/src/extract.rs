@@ -34,6 +34,19 @@ impl<S: Sync> FromRequestParts<S> for Version {
     }
 }
 
+/// The part of the path that is a name or an id (the first of its route).
+#[derive(Debug, Clone)]
+pub(crate) struct Name(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::<String>::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0)).map_err(|e| ApiError::invalid(e.body_text()))
+    }
+}
+
 /// The query parameters.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Params(Vec<(String, String)>);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -23,7 +23,7 @@ use palan_engine::{Engine, WaitTicket};
 use crate::connection::ConnectionHandle;
 use crate::convert;
 use crate::error::{ApiError, ApiResult, json_response, no_content, ok_json};
-use crate::extract::{JsonBytes, Params, Version, invalid_json};
+use crate::extract::{JsonBytes, Name, Params, Version, invalid_json};
 use crate::hijack::Hijack;
 use crate::streaming::{json_line, respond};
 
@@ -65,7 +65,7 @@ pub(crate) async fn create(
 pub(crate) async fn inspect(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
 ) -> ApiResult {
     let details = engine.inspect(&name).await?;
@@ -79,7 +79,7 @@ pub(crate) async fn inspect(
     ok_json(&answer)
 }
 
-pub(crate) async fn start(State(engine): Engines, Path(name): Path<String>, headers: HeaderMap) -> ApiResult {
+pub(crate) async fn start(State(engine): Engines, Name(name): Name, headers: HeaderMap) -> ApiResult {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > 7) || headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(ApiError::invalid(
@@ -99,7 +99,7 @@ fn stop_options(version: Version, params: &Params) -> ApiResult<StopOptions> {
 pub(crate) async fn stop(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
 ) -> ApiResult {
     engine.stop(&name, stop_options(version, &params)?).await?;
@@ -109,35 +109,35 @@ pub(crate) async fn stop(
 pub(crate) async fn restart(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
 ) -> ApiResult {
     engine.restart(&name, stop_options(version, &params)?).await?;
     no_content()
 }
 
-pub(crate) async fn kill(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn kill(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     engine.kill(&name, params.some("signal").as_deref()).await?;
     no_content()
 }
 
-pub(crate) async fn pause(State(engine): Engines, Path(name): Path<String>) -> ApiResult {
+pub(crate) async fn pause(State(engine): Engines, Name(name): Name) -> ApiResult {
     engine.pause(&name).await?;
     no_content()
 }
 
-pub(crate) async fn unpause(State(engine): Engines, Path(name): Path<String>) -> ApiResult {
+pub(crate) async fn unpause(State(engine): Engines, Name(name): Name) -> ApiResult {
     engine.unpause(&name).await?;
     no_content()
 }
 
-pub(crate) async fn rename(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn rename(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     let new_name = params.text("name");
     engine.rename(&name, new_name.strip_prefix('/').unwrap_or(new_name)).await?;
     no_content()
 }
 
-pub(crate) async fn remove(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     let options =
         RemoveOptions { force: params.flag("force"), volumes: params.flag("v"), link: params.flag("link") };
     engine.remove(&name, options).await?;
@@ -149,13 +149,13 @@ pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {
     ok_json(&convert::containers_pruned(pruned))
 }
 
-pub(crate) async fn resize(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn resize(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     let (height, width) = (params.dimension("h", "height")?, params.dimension("w", "width")?);
     engine.resize(&name, height, width).await?;
     Ok(StatusCode::OK.into_response())
 }
 
-pub(crate) async fn top(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn top(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     let top = engine.top(&name, params.text("ps_args")).await?;
     ok_json(&TopResponse { processes: top.processes, titles: top.titles })
 }
@@ -163,7 +163,7 @@ pub(crate) async fn top(State(engine): Engines, Path(name): Path<String>, params
 pub(crate) async fn wait(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
     request_version: http::Version,
     connection: Option<Extension<ConnectionHandle>>,
@@ -208,7 +208,7 @@ fn wait_answer(outcome: WaitOutcome) -> WaitResponse {
 pub(crate) async fn attach(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
     hijack: Hijack,
 ) -> ApiResult {
@@ -227,7 +227,7 @@ pub(crate) async fn attach(
 pub(crate) async fn logs(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
 ) -> ApiResult {
     let (stdout, stderr) = (params.flag("stdout"), params.flag("stderr"));
@@ -264,7 +264,7 @@ fn log_error(error: &palan_engine::Error, tty: bool) -> Bytes {
 pub(crate) async fn stats(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     params: Params,
 ) -> Result<Response, ApiError> {
     let stream = params.flag_or("stream", true);

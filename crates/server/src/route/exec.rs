@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use http::StatusCode;
 use palan_docker_api::types::{ExecCreateRequest, ExecStartRequest, IdResponse};
@@ -12,7 +12,7 @@ use palan_engine::container::ExecStartOptions;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult, json_response, ok_json};
-use crate::extract::{JsonBytes, Params, Version};
+use crate::extract::{JsonBytes, Name, Params, Version};
 use crate::hijack::Hijack;
 
 type Engines = State<Arc<Engine>>;
@@ -20,7 +20,7 @@ type Engines = State<Arc<Engine>>;
 pub(crate) async fn create(
     State(engine): Engines,
     version: Version,
-    Path(name): Path<String>,
+    Name(name): Name,
     body: JsonBytes,
 ) -> ApiResult {
     let mut request: ExecCreateRequest = body.decode()?;
@@ -35,7 +35,7 @@ pub(crate) async fn create(
 pub(crate) async fn start(
     State(engine): Engines,
     version: Version,
-    Path(id): Path<String>,
+    Name(id): Name,
     hijack: Hijack,
     body: JsonBytes,
 ) -> ApiResult {
@@ -54,12 +54,12 @@ pub(crate) async fn start(
     hijack.answer(version, ticket.framing, |stream| ticket.deliver(stream))
 }
 
-pub(crate) async fn resize(State(engine): Engines, Path(id): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn resize(State(engine): Engines, Name(id): Name, params: Params) -> ApiResult {
     let (height, width) = (params.dimension("h", "height")?, params.dimension("w", "width")?);
     engine.exec_resize(&id, height, width).await?;
     Ok(StatusCode::OK.into_response())
 }
 
-pub(crate) async fn inspect(State(engine): Engines, Path(id): Path<String>) -> ApiResult {
+pub(crate) async fn inspect(State(engine): Engines, Name(id): Name) -> ApiResult {
     ok_json(&convert::exec::inspect(engine.exec_inspect(&id).await?))
 }

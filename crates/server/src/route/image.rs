@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -16,7 +16,7 @@ use palan_engine::stream::Items;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult, ok_json};
-use crate::extract::{Params, Version};
+use crate::extract::{Name, Params, Version};
 use crate::streaming::{json_line, pipe_body, respond};
 
 type Engines = State<Arc<Engine>>;
@@ -119,7 +119,7 @@ pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {
 pub(crate) async fn get(
     State(engine): Engines,
     version: Version,
-    Path(path): Path<String>,
+    Name(path): Name,
     params: Params,
 ) -> ApiResult {
     match path.rsplit_once('/') {
@@ -146,7 +146,7 @@ async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params)
 }
 
 /// `POST /images/{name}/tag|push`.
-pub(crate) async fn post(State(engine): Engines, Path(path): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn post(State(engine): Engines, Name(path): Name, params: Params) -> ApiResult {
     match path.rsplit_once('/') {
         Some((name, "tag")) => {
             engine.tag_image(name, params.text("repo"), params.text("tag")).await?;
@@ -157,7 +157,7 @@ pub(crate) async fn post(State(engine): Engines, Path(path): Path<String>, param
     }
 }
 
-pub(crate) async fn remove(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     if name.trim().is_empty() {
         return Err(ApiError::invalid("image name cannot be blank"));
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use palan_docker_api::versions;
 use palan_engine::Engine;
 
 use crate::convert;
 use crate::error::{ApiResult, ok_json};
-use crate::extract::{Params, Version};
+use crate::extract::{Name, Params, Version};
 
 type Engines = State<Arc<Engine>>;
 
@@ -19,6 +19,6 @@ pub(crate) async fn list(State(engine): Engines, version: Version, params: Param
     ok_json(&answer)
 }
 
-pub(crate) async fn inspect(State(engine): Engines, Path(id): Path<String>) -> ApiResult {
+pub(crate) async fn inspect(State(engine): Engines, Name(id): Name) -> ApiResult {
     ok_json(&convert::network::inspected(&engine.inspect_network(&id).await?))
 }

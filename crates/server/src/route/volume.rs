@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use palan_docker_api::types::{VolumeCreateRequest, VolumeList};
 use palan_engine::Engine;
@@ -10,7 +10,7 @@ use palan_engine::volume::VolumeSpec;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult, json_response, no_content, ok_json};
-use crate::extract::{JsonBytes, Params};
+use crate::extract::{JsonBytes, Name, Params};
 
 type Engines = State<Arc<Engine>>;
 
@@ -33,11 +33,11 @@ pub(crate) async fn create(State(engine): Engines, body: JsonBytes) -> ApiResult
     Ok(json_response(StatusCode::CREATED, &convert::volume(engine.create_volume(spec).await?)))
 }
 
-pub(crate) async fn inspect(State(engine): Engines, Path(name): Path<String>) -> ApiResult {
+pub(crate) async fn inspect(State(engine): Engines, Name(name): Name) -> ApiResult {
     ok_json(&convert::volume(engine.inspect_volume(&name).await?))
 }
 
-pub(crate) async fn remove(State(engine): Engines, Path(name): Path<String>, params: Params) -> ApiResult {
+pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     engine.remove_volume(&name, params.flag("force")).await?;
     no_content()
 }
