@@ -45,10 +45,12 @@ impl Default for NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// The defaults on a bridge of another name, with the table named after it.
+    /// The defaults on the bridge of this name, with the table named after it unless it is the usual one.
     #[must_use]
     pub fn for_bridge(bridge: &str) -> Self {
-        Self { bridge: bridge.to_owned(), table: bridge.to_owned(), ..Self::default() }
+        let default = Self::default();
+        let table = if bridge == default.bridge { default.table.clone() } else { bridge.to_owned() };
+        Self { bridge: bridge.to_owned(), table, ..default }
     }
 }
 
