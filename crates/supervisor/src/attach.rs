@@ -432,4 +432,47 @@ mod tests {
         peer.read_to_string(&mut text).unwrap();
         assert_eq!(text, "answer");
     }
+
+    #[test]
+    fn a_tcp_client_is_told_the_end_and_waited_for() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut peer = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        let epoll = Rc::new(Epoll::new().unwrap());
+        let mut client = Client::new(&epoll, 0, 1, ours.into(), &output(Framing::Raw)).unwrap();
+        peer.write_all(b"never read by the process").unwrap();
+        client.write(Stream::Stdout, b"last words");
+        client.close();
+        client.flush();
+        assert!(!client.is_gone());
+        let mut text = String::new();
+        peer.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "last words");
+        drop(peer);
+        for _ in 0..1000 {
+            client.read(&mut Vec::new());
+            if client.is_gone() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("the client is not gone");
+    }
+
+    #[test]
+    fn a_tcp_client_that_stays_is_left() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _peer = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        let epoll = Rc::new(Epoll::new().unwrap());
+        let mut client = Client::new(&epoll, 0, 1, ours.into(), &output(Framing::Raw)).unwrap();
+        client.close();
+        client.flush();
+        client.pass_time(Instant::now());
+        assert!(!client.is_gone());
+        client.pass_time(Instant::now() + LINGER);
+        assert!(client.is_gone());
+    }
 }

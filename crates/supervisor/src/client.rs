@@ -13,8 +13,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use palan_linux::mount::Attributes;
 use palan_linux::process::{Program, Spawn};
-use palan_linux::{memfd, process, socket};
+use palan_linux::{memfd, mount, process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::journal::{self, Entry};
@@ -42,9 +43,20 @@ impl SupervisorProgram {
     }
 
     /// A program file.
+    ///
+    /// It is executed by way of a read-only mount of its own, so that a container that gets hold of its supervisor's (or
+    /// of the runtime's) `/proc/<pid>/exe` can't write to the file even after the process has ended (CVE-2019-5736). A
+    /// daemon that may not mount executes the file as it is.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?.into() })
+        let file = OwnedFd::from(File::open(path)?);
+        Ok(Self { file: read_only(&file).unwrap_or(file) })
     }
+}
+
+fn read_only(file: &OwnedFd) -> io::Result<OwnedFd> {
+    let copy = mount::clone_of(file, false)?;
+    mount::change(&copy, &mount::Change { set: Attributes::MOUNT_ATTR_RDONLY, ..Default::default() }, false)?;
+    Ok(copy)
 }
 
 /// What [`spawn`] needs.

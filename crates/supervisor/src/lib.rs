@@ -113,6 +113,8 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Erro
         run_dir.ok_or("--run-dir is missing: a supervisor is started by `palan daemon`, not by hand")?;
     let connection =
         palan_linux::process::inherited_descriptor(CONNECTION).map_err(ServeError::Connection)?;
+    // Executed from a descriptor, the process would have its number as a name. It is only for people to read.
+    let _ = rustix::thread::set_name(c"palan-supervisor");
     Ok(Supervisor::new(&run_dir, connection, cgroup)?.run()?)
 }
 

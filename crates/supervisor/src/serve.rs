@@ -14,6 +14,7 @@ use palan_linux::signal::Signal;
 use palan_linux::{memory, socket};
 use palan_runtime::Container;
 use palan_stdx::fs::{PathContext, PathError};
+use rustix::io::Errno;
 
 use crate::control::Control;
 use crate::journal::{Event, Journal};
@@ -37,8 +38,8 @@ const DAEMON_GRACE: Duration = Duration::from_secs(5);
 /// The longest that clients, even ones that read a little now and then, keep the supervisor alive after the end.
 const CLIENT_GRACE: Duration = Duration::from_secs(60);
 
-/// How often a journal that found no room is tried again.
-const JOURNAL_RETRY: Duration = Duration::from_millis(250);
+/// How often what failed for lack of space, memory or descriptors is tried again.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// After this time without events, what can wait is done.
 const IDLE: Duration = Duration::from_secs(1);
@@ -57,8 +58,8 @@ pub(crate) enum ServeError {
     Connection(#[source] std::io::Error),
 }
 
-impl From<rustix::io::Errno> for ServeError {
-    fn from(errno: rustix::io::Errno) -> Self {
+impl From<Errno> for ServeError {
+    fn from(errno: Errno) -> Self {
         Self::Events(errno.into())
     }
 }
@@ -71,6 +72,8 @@ pub(crate) struct Supervisor {
     signals: SignalFd,
     /// `None` once the container has ended: its place belongs to the next supervisor.
     listener: Option<OwnedFd>,
+    /// When to look at the listener again that could not accept, for lack of descriptors say: it would stay readable.
+    listener_rests_until: Option<Instant>,
     pub(crate) control: Option<Control>,
     generation: Generation,
     pub(crate) journal: Journal,
@@ -161,6 +164,7 @@ impl Supervisor {
             epoll,
             signals,
             listener: Some(listener),
+            listener_rests_until: None,
             control: Some(control),
             generation: 1,
             journal,
@@ -287,7 +291,16 @@ impl Supervisor {
 
     /// A newer connection replaces the older one: its daemon is another one, or has lost track.
     fn accept_daemon(&mut self) -> Result<(), ServeError> {
-        let Some(Ok(connection)) = self.listener.as_ref().map(socket::accept) else { return Ok(()) };
+        let Some(listener) = &self.listener else { return Ok(()) };
+        let connection = match socket::accept(listener) {
+            Ok(connection) => connection,
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(()),
+            Err(_) => {
+                self.epoll.remove(listener)?;
+                self.listener_rests_until = Some(Instant::now() + RETRY);
+                return Ok(());
+            }
+        };
         let ours = rustix::process::geteuid().as_raw();
         let allowed =
             socket::peer_credentials(&connection).is_ok_and(|peer| peer.uid == 0 || peer.uid == ours);
@@ -359,6 +372,7 @@ impl Supervisor {
 
     fn end_turn(&mut self) -> Result<(), ServeError> {
         let now = Instant::now();
+        self.wake_listener(now)?;
         self.kill_if_due(now);
         self.finish_execs(now);
         self.finish_container_if_drained(now);
@@ -374,6 +388,16 @@ impl Supervisor {
             exec.session.end_turn(now)?;
         }
         self.execs.retain(|exec| !matches!(exec.phase, ExecPhase::Ended) || exec.session.has_clients());
+        Ok(())
+    }
+
+    fn wake_listener(&mut self, now: Instant) -> Result<(), ServeError> {
+        if self.listener_rests_until.is_some_and(|until| until <= now) {
+            self.listener_rests_until = None;
+            if let Some(listener) = &self.listener {
+                self.epoll.add(listener, Token::Listener.encode(), Interest::READ)?;
+            }
+        }
         Ok(())
     }
 
@@ -477,11 +501,11 @@ impl Supervisor {
             ExecPhase::Draining { until, .. } => Some(until),
             ExecPhase::Running { .. } | ExecPhase::Ended => None,
         });
-        let journal = (!self.journal.is_written()).then(|| Instant::now() + JOURNAL_RETRY);
+        let journal = (!self.journal.is_written()).then(|| Instant::now() + RETRY);
         let log = self.log.as_ref().and_then(Log::deadline);
         let clients =
             self.execs.iter().map(|exec| &exec.session).chain([&self.stdio]).filter_map(Session::deadline);
-        execs.chain(life).chain(journal).chain(log).chain(clients).min()
+        execs.chain(life).chain(self.listener_rests_until).chain(journal).chain(log).chain(clients).min()
     }
 
     fn daemon_is_done(&self) -> bool {

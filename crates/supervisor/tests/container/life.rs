@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use palan_supervisor::client;
 use palan_supervisor::journal::Event;
-use palan_supervisor::protocol::{FailureKind, Request, State};
+use palan_supervisor::protocol::{FailureKind, LogConfig, Request, State};
 
 use crate::support::{
     PATIENCE, all_streams, client_socket, command, container, exec_options, is_alive, retry,
@@ -165,6 +165,32 @@ fn the_container_dies_with_its_supervisor() {
     container.supervisor.kill();
     container.supervisor.wait();
     assert!(retry(|| !is_alive(pid)));
+}
+
+/// CVE-2019-5736: a handle on `/proc/<pid>/exe` may be kept until the program is no longer busy, and then be written to.
+#[test]
+fn the_program_can_not_be_overwritten_through_its_process() {
+    let mut container = command(&["sleep", "1000"]);
+    container.start(vec![]);
+    let path = format!("/proc/{}/exe", container.supervisor.pid);
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let handle = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty()).unwrap();
+    let mount = rustix::fs::fstatvfs(&handle).unwrap();
+    assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+}
+
+#[test]
+fn a_log_that_can_not_be_written_stops_nothing_and_is_told() {
+    let mut container = command(&["seq", "1", "1000"]);
+    container.config.log =
+        LogConfig::JsonFile { path: "/dev/full".into(), max_size: None, max_files: 1, attributes: None };
+    let (socket, mut client) = client_socket();
+    container.start(vec![(socket, all_streams(Default::default()))]);
+    assert!(client.rest().ends_with(b"\n1000\n"));
+    let lost = container.event(|event| matches!(event, Event::LogLost { .. }));
+    assert!(matches!(lost, Event::LogLost { lines: 1000, .. }), "{lost:?}");
+    assert_eq!(container.exit(), Event::Exit { code: 0, signal: None, oom: false });
+    container.assert_clean_end();
 }
 
 #[test]
