@@ -15,6 +15,14 @@ use crate::error::{CliError, Result};
 use crate::flags::Parsed;
 use crate::output::streams::Streams;
 
+/// What `-l` chooses between, as far as the client says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Debug,
+    Warning,
+    Error,
+}
+
 /// The surroundings of one call; what costs time is made when it is first asked for.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -50,6 +58,17 @@ impl App {
         self.globals().bool("debug")
     }
 
+    /// `-l`: how much is said beside the data; `-D` is `-l debug`.
+    fn says(&self, least: Level) -> bool {
+        let level = match self.globals().string("log-level").to_ascii_lowercase().as_str() {
+            _ if self.debug() => Level::Debug,
+            "debug" | "trace" => Level::Debug,
+            "error" | "fatal" | "panic" => Level::Error,
+            _ => Level::Warning,
+        };
+        level <= least
+    }
+
     /// The client's configuration file.
     pub(crate) fn config(&self) -> &ConfigFile {
         self.config.get_or_init(|| {
@@ -58,7 +77,7 @@ impl App {
                 None => self.environment.config_directory(),
             };
             let config = ConfigFile::load(&directory);
-            if let Some(problem) = config.problem() {
+            if let Some(problem) = config.problem().filter(|_| self.says(Level::Warning)) {
                 self.streams.say(&format!("WARNING: Error loading config file: {problem}"));
             }
             config
@@ -83,6 +102,10 @@ impl App {
             return Ok(client);
         }
         let target = self.target()?;
+        if self.says(Level::Debug) {
+            let Target { host, context, .. } = &target;
+            self.streams.say(&format!("level=debug msg=\"using the daemon at {host} of context {context}\""));
+        }
         if let (true, Host::Unix(socket)) = (target.by_default, &target.host) {
             autostart::ensure(socket, &self.environment)?;
         }

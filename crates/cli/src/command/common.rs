@@ -9,9 +9,12 @@ use gotmpl::MissingKey;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use palan_docker_api::client::{Client, ClientError};
+use palan_docker_api::client::{Client, ClientError, Query, Request};
 use palan_docker_api::filters::Filters;
 use palan_docker_api::timestamp;
+use palan_docker_api::types::ImageDeleteItem;
+use palan_stdx::size;
+use serde::Deserialize;
 
 use crate::app::App;
 use crate::error::{self, CliError, Kind, Result};
@@ -335,9 +338,49 @@ pub(crate) fn pause(milliseconds: u64) {
     thread::sleep(Duration::from_millis(milliseconds));
 }
 
+/// What a `prune` removes, and how it talks about it.
+#[derive(Debug)]
+pub(crate) struct Prune<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) object: &'a str,
+    pub(crate) warning: &'a str,
+    pub(crate) title: &'a str,
+}
+
+/// The answers of all prune endpoints.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "PascalCase")]
+struct Pruned {
+    containers_deleted: Vec<String>,
+    images_deleted: Vec<ImageDeleteItem>,
+    volumes_deleted: Vec<String>,
+    space_reclaimed: u64,
+}
+
+/// Asks, removes what nobody uses, and says what went.
+pub(crate) fn prune(app: &App, force: bool, filters: &Filters, prune: &Prune<'_>) -> Result<()> {
+    if !force && !confirm(app, &format!("{}\nAre you sure you want to continue?", prune.warning))? {
+        return Err(CliError::new(format!("{} prune has been cancelled", prune.object)));
+    }
+    let query = Query::new().with_some("filters", filters.to_json().as_deref());
+    let pruned: Pruned = app.client()?.fetch(Request::new("POST", prune.path, &query))?;
+    let images = pruned.images_deleted.iter().map(|item| match item.deleted.as_str() {
+        "" => format!("untagged: {}", item.untagged),
+        deleted => format!("deleted: {deleted}"),
+    });
+    let names = pruned.containers_deleted.iter().chain(&pruned.volumes_deleted).cloned();
+    let lines: Vec<String> = names.chain(images).collect();
+    let mut text = String::new();
+    if !lines.is_empty() {
+        text = format!("{}:\n{}\n\n", prune.title, lines.join("\n"));
+    }
+    app.streams
+        .print(&format!("{text}Total reclaimed space: {}\n", size::format_decimal(pruned.space_reclaimed)))
+}
+
 /// Asks before something is deleted.
-pub(crate) fn confirm(app: &App, warning: &str) -> Result<bool> {
-    app.streams.print(&format!("{warning} [y/N] "))?;
+fn confirm(app: &App, question: &str) -> Result<bool> {
+    app.streams.print(&format!("{question} [y/N] "))?;
     let mut input = std::io::BufReader::new(app.streams.take_input());
     let mut answer = String::new();
     std::io::BufRead::read_line(&mut input, &mut answer)

@@ -131,7 +131,7 @@ impl Streams {
         self.terminals[1]
     }
 
-    pub(crate) fn errors_is_terminal(&self) -> bool {
+    fn errors_is_terminal(&self) -> bool {
         self.terminals[2]
     }
 
@@ -141,6 +141,18 @@ impl Streams {
             return (0, 0);
         }
         tty::window_size(io::stdout()).map_or((0, 0), |size| (size.rows, size.columns))
+    }
+
+    /// The columns of the terminal on standard output, or on standard error; `None` if it is none.
+    pub(crate) fn columns(&self, of_errors: bool) -> Option<usize> {
+        let size = match (of_errors, self.errors_is_terminal(), self.output_is_terminal()) {
+            (true, true, _) => tty::window_size(io::stderr()),
+            (false, _, true) => tty::window_size(io::stdout()),
+            _ => return None,
+        };
+        // A terminal that doesn't know its size is taken for a wide one, as in Docker.
+        Some(size.map_or(0, |size| usize::from(size.columns)))
+            .map(|columns| if columns == 0 { 200 } else { columns })
     }
 
     /// The columns for help texts: of the terminal on standard input, as Docker asks, else 80.

@@ -9,6 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod pause;
 pub(crate) mod port;
+pub(crate) mod prune;
 pub(crate) mod rename;
 pub(crate) mod rm;
 pub(crate) mod run;
@@ -34,6 +35,7 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["ls", "list", "ps"], &ls::COMMAND),
         Entry(&["pause"], &pause::PAUSE),
         Entry(&["port"], &port::COMMAND),
+        Entry(&["prune"], &prune::COMMAND),
         Entry(&["rename"], &rename::COMMAND),
         Entry(&["restart"], &stop::RESTART),
         Entry(&["rm", "remove"], &rm::COMMAND),
@@ -45,5 +47,5 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["unpause"], &pause::UNPAUSE),
         Entry(&["wait"], &wait::COMMAND),
     ],
-    missing: &["commit", "cp", "diff", "export", "prune", "update"],
+    missing: &["commit", "cp", "diff", "export", "update"],
 };

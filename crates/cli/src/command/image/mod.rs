@@ -5,6 +5,7 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod ls;
+pub(crate) mod prune;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod tag;
@@ -21,9 +22,10 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["inspect"], &inspect::COMMAND),
         Entry(&["load"], &load::COMMAND),
         Entry(&["ls", "list"], &ls::COMMAND),
+        Entry(&["prune"], &prune::COMMAND),
         Entry(&["pull"], &pull::COMMAND),
         Entry(&["rm", "remove"], &rm::COMMAND),
         Entry(&["tag"], &tag::COMMAND),
     ],
-    missing: &["build", "prune", "push", "save"],
+    missing: &["build", "push", "save"],
 };

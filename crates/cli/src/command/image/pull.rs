@@ -76,15 +76,7 @@ pub(crate) fn pull(
 
 /// Shows the progress of a pull, load or import until its end.
 pub(crate) fn show(app: &App, progress: Progress, quiet: bool, to: To) -> Result<()> {
-    let is_terminal = match to {
-        To::Output => app.streams.output_is_terminal(),
-        To::Errors => app.streams.errors_is_terminal(),
-    };
-    let columns = match app.streams.size() {
-        (_, 0) => 200,
-        (_, columns) => usize::from(columns),
-    };
-    let mut display = Display::new(is_terminal.then_some(columns));
+    let mut display = Display::new(app.streams.columns(to == To::Errors));
     for message in progress {
         let message = message.map_err(|error| CliError::new(error_chain::to_string(&error)))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

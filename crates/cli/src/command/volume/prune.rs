@@ -1,10 +1,6 @@
 //! `palan volume prune`.
 
-use palan_docker_api::client::{Query, Request};
-use palan_stdx::size;
-use serde::Deserialize;
-
-use super::super::common;
+use super::super::common::{self, Prune};
 use super::super::{Arity, Command};
 use crate::app::App;
 use crate::error::{CliError, Result};
@@ -19,13 +15,6 @@ static FLAGS: &[Flag] = &[
     Flag::bool("force", Some('f'), "Do not prompt for confirmation"),
 ];
 
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "PascalCase")]
-struct Pruned {
-    volumes_deleted: Vec<String>,
-    space_reclaimed: u64,
-}
-
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let mut filters = common::filters(flags);
     let which = if flags.bool("all") {
@@ -37,21 +26,12 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     } else {
         "anonymous "
     };
-    if !flags.bool("force") {
-        let warning = format!(
-            "WARNING! This will remove {which}local volumes not used by at least one container.\n\
-             Are you sure you want to continue?"
-        );
-        if !common::confirm(app, &warning)? {
-            return Err(CliError::new("volume prune has been cancelled"));
-        }
-    }
-    let query = Query::new().with_some("filters", filters.to_json().as_deref());
-    let pruned: Pruned = app.client()?.fetch(Request::new("POST", "/volumes/prune", &query))?;
-    let mut text = String::new();
-    if !pruned.volumes_deleted.is_empty() {
-        text = format!("Deleted Volumes:\n{}\n\n", pruned.volumes_deleted.join("\n"));
-    }
-    app.streams
-        .print(&format!("{text}Total reclaimed space: {}\n", size::format_decimal(pruned.space_reclaimed)))
+    let warning =
+        format!("WARNING! This will remove {which}local volumes not used by at least one container.");
+    common::prune(
+        app,
+        flags.bool("force"),
+        &filters,
+        &Prune { path: "/volumes/prune", object: "volume", warning: &warning, title: "Deleted Volumes" },
+    )
 }
