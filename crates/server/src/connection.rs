@@ -61,7 +61,14 @@ pub async fn serve(
     listeners: Listeners,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let router = router(engine);
+    serve_router(router(engine), listeners, shutdown).await
+}
+
+async fn serve_router(
+    router: Router,
+    listeners: Listeners,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut accepting = JoinSet::new();
     let mut listeners = listeners;
@@ -144,7 +151,7 @@ async fn accept_in_slot(
     Ok((acceptor.accept().await?, slot))
 }
 
-async fn serve_connection(stream: Stream, router: Router, mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn serve_connection(stream: Stream, router: Router, mut shutdown: watch::Receiver<bool>) {
     // A duplicate for the supervisors of containers that are waited for; only local clients have one.
     let duplicate = match &stream {
         Stream::Unix(unix) => unix.as_fd().try_clone_to_owned().ok(),
@@ -205,7 +212,7 @@ impl ConnectionHandle {
 
 /// An accepted socket.
 #[derive(Debug)]
-enum Stream {
+pub(crate) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -375,37 +382,4 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(bytes: &str, expected: Look) {
-        assert_eq!(raw_request(bytes.as_bytes()), expected, "{bytes:?}");
-    }
-
-    #[test]
-    fn finds_requests_for_a_raw_stream() {
-        check("GET /x HTTP/1.1\r\n", Look::Ordinary);
-        check("PO", Look::MoreNeeded);
-        check("POST /v1.24/containers/a/attach?x=1 HT", Look::MoreNeeded);
-        check("POST /containers/a/start HTTP/1.1\r\n", Look::Ordinary);
-        check("POST /exec/a/start HTTP/1.1\r\nHost: x\r\n", Look::MoreNeeded);
-        check("POST /exec/a/start HTTP/1.1\r\nHost: x\r\n\r\n{}", Look::Raw { line_end: 29 });
-        check("POST /containers/a/attach HTTP/1.1\r\nHost: x\r\nupgrade: tcp\r\n\r\n", Look::Ordinary);
-        check("POST /containers/a/attach?stdin=1 HTTP/1.1\r\nHost: x\r\n\r\n", Look::Raw { line_end: 44 });
-    }
-
-    #[tokio::test]
-    async fn replaces_the_status_line_once() {
-        use tokio::io::AsyncWriteExt;
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut connection = Connection { stream: Stream::Unix(ours), ahead: Bytes::new(), raw: true };
-        let head = [SWITCHING, b"\r\n"].concat();
-        for _ in 0..2 {
-            connection.write_all_buf(&mut &head[..]).await.unwrap();
-        }
-        drop(connection);
-        let mut seen = Vec::new();
-        theirs.read_to_end(&mut seen).await.unwrap();
-        assert_eq!(seen, [RAW_OK, b"\r\n", SWITCHING, b"\r\n"].concat());
-    }
-}
+mod tests;

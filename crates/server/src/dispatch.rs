@@ -97,4 +97,16 @@ mod tests {
         check("/v1.2.3/info", Err(404));
         check("/v1.99999999/info", Err(404));
     }
+
+    #[tokio::test]
+    async fn every_answer_has_the_headers() {
+        let router = || Router::new().route("/x", axum::routing::get(|| async { "x" }));
+        for (path, status) in [("/x", 200), ("/v1.24/x", 200), ("/y", 404), ("/v1.99/x", 400)] {
+            let request = Request::builder().uri(path).body(axum::body::Body::empty()).unwrap();
+            let response = dispatch(router(), request).await;
+            assert_eq!(response.status().as_u16(), status, "{path}");
+            assert_eq!(response.headers()["api-version"], "1.56");
+            assert_eq!(response.headers()["ostype"], "linux");
+        }
+    }
 }

@@ -1,0 +1,210 @@
+//! Connections with routers made for the tests, so that no engine is needed.
+
+use super::*;
+use crate::extract::Version;
+use crate::hijack::Hijack;
+use axum::Extension;
+use axum::routing::{get, post};
+use futures_util::stream;
+use palan_engine::container::{ClientStream, Framing};
+use std::convert::Infallible;
+use std::future::pending;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::oneshot;
+
+fn check(bytes: &str, expected: Look) {
+    assert_eq!(raw_request(bytes.as_bytes()), expected, "{bytes:?}");
+}
+
+#[test]
+fn finds_requests_for_a_raw_stream() {
+    check("GET /x HTTP/1.1\r\n", Look::Ordinary);
+    check("PO", Look::MoreNeeded);
+    check("POST /v1.24/containers/a/attach?x=1 HT", Look::MoreNeeded);
+    check("POST /containers/a/start HTTP/1.1\r\n", Look::Ordinary);
+    check("POST /exec/a/start HTTP/1.1\r\nHost: x\r\n", Look::MoreNeeded);
+    check("POST /exec/a/start HTTP/1.1\r\nHost: x\r\n\r\n{}", Look::Raw { line_end: 29 });
+    check("POST /containers/a/attach HTTP/1.1\r\nHost: x\r\nupgrade: tcp\r\n\r\n", Look::Ordinary);
+    check("POST /containers/a/attach?stdin=1 HTTP/1.1\r\nHost: x\r\n\r\n", Look::Raw { line_end: 44 });
+}
+
+#[tokio::test]
+async fn replaces_the_status_line_once() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut connection = Connection { stream: Stream::Unix(ours), ahead: Bytes::new(), raw: true };
+    let head = [SWITCHING, b"\r\n"].concat();
+    for _ in 0..2 {
+        connection.write_all_buf(&mut &head[..]).await.unwrap();
+    }
+    drop(connection);
+    let mut seen = Vec::new();
+    theirs.read_to_end(&mut seen).await.unwrap();
+    assert_eq!(seen, [RAW_OK, b"\r\n", SWITCHING, b"\r\n"].concat());
+}
+
+/// A client of a connection that a router serves; keep the sender, its end is the daemon's.
+fn connect(router: Router) -> (UnixStream, watch::Sender<bool>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (sender, shutdown) = watch::channel(false);
+    tokio::spawn(serve_connection(Stream::Unix(ours), router, shutdown));
+    (theirs, sender)
+}
+
+/// Says what it got, gives it back, and ends.
+async fn echo(client: ClientStream) -> palan_engine::Result<()> {
+    let socket = std::os::unix::net::UnixStream::from(client.socket);
+    let mut socket = UnixStream::from_std(socket).unwrap();
+    let mut bytes = client.buffered;
+    socket.read_to_end(&mut bytes).await.unwrap();
+    socket.write_all(&[b"got ", &bytes[..]].concat()).await.unwrap();
+    Ok(())
+}
+
+fn sessions() -> Router {
+    let handler =
+        |version: Version, hijack: Hijack| async move { hijack.answer(version, Framing::Multiplexed, echo) };
+    Router::new().route("/containers/{name}/attach", post(handler)).route("/_ping", get(|| async { "OK" }))
+}
+
+/// Sends pieces one after the other, then the end of the input, and reads the status line, the media type and the rest.
+async fn session(pieces: &[&str]) -> (String, String, String) {
+    let (mut client, _daemon) = connect(sessions());
+    for piece in pieces {
+        client.write_all(piece.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        bytes.push(client.read_u8().await.unwrap());
+    }
+    client.shutdown().await.unwrap();
+    let head = String::from_utf8(bytes).unwrap();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).await.unwrap();
+    let status = head.lines().next().unwrap().to_owned();
+    let media_type =
+        head.lines().find_map(|l| l.strip_prefix("Content-Type: ")).unwrap_or_default().to_owned();
+    (status, media_type, rest)
+}
+
+#[tokio::test]
+async fn sessions_get_the_socket_with_what_was_read_ahead() {
+    let upgrade = "Host: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    let request =
+        |version: &str| format!("POST {version}/containers/a/attach?stdin=1 HTTP/1.1\r\n{upgrade}early");
+    let (status, media_type, rest) = session(&[&request("")]).await;
+    assert_eq!(status, "HTTP/1.1 101 Switching Protocols");
+    assert_eq!(media_type, "application/vnd.docker.multiplexed-stream");
+    assert_eq!(rest, "got early");
+    let (_, media_type, rest) = session(&[&request("/v1.41"), " late"]).await;
+    assert_eq!(media_type, "application/vnd.docker.raw-stream");
+    assert_eq!(rest, "got early late");
+}
+
+#[tokio::test]
+async fn old_clients_get_a_raw_stream_behind_a_200() {
+    let pieces = ["POST /v1.24/contain", "ers/a/attach HTTP/1.1\r\nHost: x\r\n", "\r\ninput"];
+    for split in [&pieces[..], &[&pieces.concat()]] {
+        let (status, media_type, rest) = session(split).await;
+        assert_eq!(status, "HTTP/1.1 200 OK, raw bytes ahead");
+        assert_eq!(media_type, "application/vnd.docker.raw-stream");
+        assert_eq!(rest, "got input");
+    }
+}
+
+#[tokio::test]
+async fn a_later_request_without_upgrade_gets_output_as_a_body() {
+    let pieces =
+        ["GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n", "POST /containers/a/attach HTTP/1.1\r\nHost: x\r\n\r\n"];
+    let (mut client, _daemon) = connect(sessions());
+    for piece in pieces {
+        client.write_all(piece.as_bytes()).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while !contains(&seen, b"transfer-encoding: chunked") && !contains(&seen, b"Transfer-Encoding: chunked") {
+        assert!(client.read_buf(&mut seen).await.unwrap() > 0, "{}", String::from_utf8_lossy(&seen));
+    }
+    assert!(contains(&seen, b"200 OK\r\n"));
+}
+
+/// Tells when it is dropped.
+struct Guard(Option<oneshot::Sender<()>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.take().map(|sender| sender.send(()));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_stream() {
+    let (sender, dropped) = oneshot::channel();
+    let guard = Arc::new(std::sync::Mutex::new(Some(Guard(Some(sender)))));
+    let endless = move || {
+        let guard = guard.lock().unwrap().take();
+        async move {
+            Body::from_stream(stream::once(async move {
+                let _guard = guard;
+                pending::<Result<Bytes, Infallible>>().await
+            }))
+        }
+    };
+    let (mut client, _daemon) = connect(Router::new().route("/events", get(endless)));
+    client.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    // The head comes although there is nothing to say yet.
+    let mut head = [0; 15];
+    client.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    drop(client);
+    dropped.await.unwrap();
+}
+
+#[tokio::test]
+async fn local_connections_can_be_given_away() {
+    let handler = |Extension(handle): Extension<ConnectionHandle>| async move {
+        let socket = std::os::unix::net::UnixStream::from(handle.duplicate().unwrap());
+        tokio::spawn(async move {
+            let mut socket = UnixStream::from_std(socket).unwrap();
+            socket.write_all(b"from elsewhere").await.unwrap();
+        });
+        pending::<&'static str>().await
+    };
+    let (mut client, _daemon) = connect(Router::new().route("/wait", post(handler)));
+    client.write_all(b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    let mut seen = [0; 14];
+    client.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"from elsewhere");
+}
+
+#[tokio::test]
+async fn the_end_of_the_daemon_closes_idle_connections_and_removes_the_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let mut listeners = Listeners::new();
+    listeners.add_unix(&path, None).unwrap();
+    let (sender, shutdown) = watch::channel(false);
+    let serving = tokio::spawn(serve_router(sessions(), listeners, shutdown));
+    let mut busy = UnixStream::connect(&path).await.unwrap();
+    busy.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"OK") {
+        busy.read_buf(&mut seen).await.unwrap();
+    }
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    sender.send(true).unwrap();
+    serving.await.unwrap().unwrap();
+    assert!(!path.exists());
+    assert_eq!(busy.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn garbage_is_refused() {
+    for garbage in ["\0\0\0\0\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET  / HTTP/1.1\r\n\r\n"] {
+        let (mut client, _daemon) = connect(sessions());
+        client.write_all(garbage.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        client.read_to_end(&mut seen).await.unwrap();
+        assert!(seen.starts_with(b"HTTP/1.1 400 "), "{garbage:?}: {}", String::from_utf8_lossy(&seen));
+    }
+}
