@@ -76,6 +76,8 @@ pub(crate) fn exec_process(
 /// The pipes of a process without terminal; ours and its ends.
 #[derive(Debug, Default)]
 struct Pipes {
+    /// The process has a stdin to write to.
+    input: bool,
     ours: Ends,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
@@ -85,7 +87,7 @@ struct Pipes {
 impl Pipes {
     /// `stdin`: a pipe instead of `/dev/null`. `output`: somebody wants it.
     fn for_process(process: &Process, stdin: bool, output: bool) -> Result<Self, Failure> {
-        let mut pipes = Self::default();
+        let mut pipes = Self { input: stdin, ..Self::default() };
         if process.terminal {
             return Ok(pipes);
         }
@@ -127,7 +129,8 @@ impl Pipes {
         let copy = |master: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(master, 3);
         match console_master {
             Some(master) => {
-                Ok(Ends { stdin: Some(copy(master)?), stdout: Some(copy(master)?), stderr: None })
+                let stdin = if self.input { Some(copy(master)?) } else { None };
+                Ok(Ends { stdin, stdout: Some(copy(master)?), stderr: None })
             }
             None => Ok(self.ours),
         }

@@ -64,6 +64,8 @@ pub(crate) struct Session {
     epoll: Rc<Epoll>,
     outputs: [Option<Watched>; 2],
     input: Option<Watched>,
+    /// The process has a stdin to attach to, or had.
+    has_input: bool,
     input_queue: VecDeque<u8>,
     /// Close the input once the queue is empty.
     input_ends: bool,
@@ -76,13 +78,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session without a process yet: clients may be attached, and wait.
+    /// A session without a process yet.
     pub(crate) fn new(epoll: &Rc<Epoll>, id: SessionId) -> Self {
         Self {
             id,
             epoll: Rc::clone(epoll),
             outputs: [None, None],
             input: None,
+            has_input: false,
             input_queue: VecDeque::new(),
             input_ends: false,
             input_end: InputEnd::Detaches,
@@ -109,6 +112,7 @@ impl Session {
                     Some(Watched::new(&self.epoll, end, Token::Output(self.id, stream)));
             }
         }
+        self.has_input = ends.stdin.is_some();
         match ends.stdin {
             Some(end) => {
                 rustix::io::ioctl_fionbio(&end, true)?;
@@ -124,7 +128,9 @@ impl Session {
     pub(crate) fn attach(&mut self, socket: OwnedFd, options: &AttachOptions) -> rustix::io::Result<Typed> {
         let id = self.next_client;
         self.next_client += 1;
-        let mut client = Client::new(&self.epoll, self.id, id, socket, options)?;
+        // Without a stdin to write to, the end of the client's is no reason to detach it.
+        let options = AttachOptions { stdin: options.stdin && self.has_input, ..options.clone() };
+        let mut client = Client::new(&self.epoll, self.id, id, socket, &options)?;
         let mut input = Vec::new();
         let typed = client.typed(&options.buffered.0, &mut input);
         self.clients.push(client);
@@ -281,7 +287,7 @@ impl Session {
     }
 
     fn push_input(&mut self, bytes: &[u8]) {
-        // Before the process is there the queue keeps what was typed; when stdin is closed nobody wants it.
+        // When stdin is closed nobody wants it.
         if !self.input_ends {
             self.input_queue.extend(bytes);
             self.write_input();

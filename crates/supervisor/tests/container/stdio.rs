@@ -72,6 +72,21 @@ fn stdin_stays_open_for_the_next_client() {
 }
 
 #[test]
+fn a_client_of_a_container_without_stdin_is_not_detached_by_the_end_of_its_own() {
+    for terminal in [false, true] {
+        let mut container = container("sleep 0.2; echo done");
+        container.config.spec.process.as_mut().unwrap().terminal = terminal;
+        let (socket, mut client) = client_socket();
+        container.start(vec![(socket, all_streams(Framing::Raw))]);
+        client.0.write_all(b"typed").unwrap();
+        client.0.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.rest(), if terminal { &b"done\r\n"[..] } else { b"done\n" });
+        container.exit();
+        container.assert_clean_end();
+    }
+}
+
+#[test]
 fn several_clients_see_the_same_and_one_that_vanishes_hurts_nobody() {
     let mut container = container("read line; echo first; read line; echo second");
     container.config.open_stdin = true;
