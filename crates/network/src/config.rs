@@ -9,8 +9,8 @@ use crate::Subnet;
 pub struct NetworkConfig {
     /// The bridge's interface name, at most 15 bytes. Two daemons on one host must differ in it.
     pub bridge: String,
-    /// The name of our nftables table (family `ip`). Two daemons on one host must differ in it, so that the usual
-    /// choice is the bridge's name when that isn't the default.
+    /// The name of our nftables table (family `ip`). Two daemons on one host must differ in it, too:
+    /// [`NetworkConfig::for_bridge`] sees to that.
     pub table: String,
     /// The bridge's own address and subnet (`bip`); `None` takes the first free subnet of `pools`.
     pub address: Option<Subnet>,
@@ -49,7 +49,7 @@ impl NetworkConfig {
     #[must_use]
     pub fn for_bridge(bridge: &str) -> Self {
         let default = Self::default();
-        let table = if bridge == default.bridge { default.table.clone() } else { bridge.to_owned() };
+        let table = if bridge == default.bridge { default.table.clone() } else { format!("palan-{bridge}") };
         Self { bridge: bridge.to_owned(), table, ..default }
     }
 }

@@ -68,6 +68,17 @@ pub enum NetworkError {
         /// What it is.
         kind: String,
     },
+    /// Another daemon has the table.
+    #[error(
+        "the nftables table \"ip {table}\" belongs to the bridge {bridge}: \
+         configure another table name, or remove that bridge if no daemon uses it any more"
+    )]
+    TableInUse {
+        /// The table.
+        table: String,
+        /// The bridge it is for.
+        bridge: String,
+    },
     /// The configured address differs from the one in use.
     #[error(
         "the bridge {bridge} has the address {present} and containers on it, so it can't change to {wanted}: \

@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use crate::bridge::{self, Bridge};
 use crate::endpoint::{self, Plan};
 use crate::error::netlink;
-use crate::firewall::table::Publication;
+use crate::firewall::table::{self, Publication};
 use crate::firewall::watch::Watch;
 use crate::firewall::{Table, foreign, watch};
 use crate::ipam::Leases;
@@ -139,11 +139,16 @@ impl Network {
         check_table_name(&config.table)?;
         let mut links = open_socket(Protocol::Route)?;
         let mut firewall = open_socket(Protocol::Netfilter)?;
+        let unreadable = || netlink(format!("read the nftables table ip {}", config.table));
+        if let Some(owner) = table::other_owner(&mut firewall, &config).map_err(unreadable())?
+            && exists(&mut links, &owner)?
+        {
+            return Err(NetworkError::TableInUse { table: config.table, bridge: owner });
+        }
         let bridge = bridge::ensure(&mut links, &config)?;
         let table = Table::new(&config, bridge.gateway);
         let own_port = firewall.port();
-        let intact = table.is_intact(&mut firewall);
-        if !intact.map_err(netlink(format!("read the nftables table ip {}", config.table)))? {
+        if !table.is_intact(&mut firewall).map_err(unreadable())? {
             bridge::set_route_localnet(&bridge.name, false)?;
         }
         let state = State {
@@ -579,6 +584,11 @@ fn check_table_name(name: &str) -> Result<(), NetworkError> {
         _ => return Ok(()),
     };
     Err(NetworkError::Setting { setting: "table", value: name.to_owned(), reason })
+}
+
+fn exists(links: &mut Socket, name: &str) -> Result<bool, KernelError> {
+    let link = link::get(links, Target::Name(name));
+    link.map(|link| link.is_some()).map_err(netlink(format!("look the interface {name} up")))
 }
 
 fn publications(ports: &[PublishedPort], container: Ipv4Addr) -> Vec<Publication> {

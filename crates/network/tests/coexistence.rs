@@ -193,6 +193,9 @@ fn others_can_be_left_alone() {
 fn two_daemons_on_one_host() {
     with_host(|lab| {
         let first = open(NetworkConfig::default());
+        let third = NetworkConfig { bridge: "plthird".into(), ..NetworkConfig::default() };
+        let error = palan_network::Network::open(third).unwrap_err().to_string();
+        assert!(error.starts_with("the nftables table \"ip palan\" belongs to the bridge palan0"), "{error}");
         let second = open(NetworkConfig::for_bridge("pltest"));
         let (one, two) = (attach(&first, 1, &[tcp(8080, 80)]), attach(&second, 2, &[tcp(8081, 80)]));
         one.serve_tcp(80, "one");

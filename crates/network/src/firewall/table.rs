@@ -77,6 +77,16 @@ pub(crate) struct Table {
     masquerade: bool,
 }
 
+/// The bridge for which the kernel has rules under the configured table name, if it isn't ours.
+pub(crate) fn other_owner(
+    socket: &mut Socket,
+    config: &NetworkConfig,
+) -> Result<Option<String>, netlink::NetlinkError> {
+    let rules = nftables::rules(socket, &config.table, Some(GUARD))?;
+    let owner = rules.into_iter().map(|rule| rule.comment).find(|comment| !comment.is_empty());
+    Ok(owner.filter(|bridge| *bridge != config.bridge))
+}
+
 /// A published port and the container it leads to.
 pub(crate) type Publication = (PublishedPort, Ipv4Addr);
 
@@ -178,10 +188,11 @@ impl Table {
         rules
     }
 
-    /// The bridge has `route_localnet`, so the kernel itself no longer refuses these.
+    /// The bridge has `route_localnet`, so the kernel itself no longer refuses these. The comment tells whose table it is.
     fn guard_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
-        rules.push((GUARD, destination_in(self.leaving(), LOOPBACK, true).verdict(Verdict::Drop)));
-        rules.push((GUARD, source_in(self.leaving(), LOOPBACK, true).verdict(Verdict::Drop)));
+        let mut guard = |rule: Rule| rules.push((GUARD, rule.verdict(Verdict::Drop).comment(&self.bridge)));
+        guard(destination_in(self.leaving(), LOOPBACK, true));
+        guard(source_in(self.leaving(), LOOPBACK, true));
     }
 
     fn forward_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
