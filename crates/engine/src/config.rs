@@ -357,10 +357,14 @@ impl EngineConfig {
             max_concurrent_downloads: positive("max-concurrent-downloads", file.max_concurrent_downloads, 3)?,
             max_download_attempts: positive("max-download-attempts", file.max_download_attempts, 5)?,
             bip: file.bip.clone(),
+            // Each bridge has its own, so that daemons with different bridges don't overwrite each other's rules.
+            firewall_table: file
+                .firewall_table
+                .clone()
+                .unwrap_or_else(|| palan_network::NetworkConfig::for_bridge(&bridge).table),
             bridge,
             default_address_pools: file.default_address_pools.clone().unwrap_or_default(),
             mtu: file.mtu.unwrap_or_default(),
-            firewall_table: file.firewall_table.clone().unwrap_or_else(|| "palan".into()),
             firewall_integration: file.firewall_integration.as_deref() != Some("none"),
             dns: file.dns.clone().unwrap_or_default(),
             dns_options: file.dns_options.clone().unwrap_or_default(),
