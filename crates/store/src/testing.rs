@@ -181,9 +181,18 @@ impl TestStore {
 
     /// As after a kill: what was in memory is gone, what is on disk is looked at anew.
     pub(crate) fn reopen(&mut self) {
-        self.settle();
-        self.store = None;
-        self.store = Some(Store::open(self.directory.path(), self.limits.clone()).expect("opens again"));
+        if let Some(store) = self.store.take() {
+            // Its background thread holds the lock until it is done.
+            store.settle();
+        }
+        let mut opened = Store::open(self.directory.path(), self.limits.clone());
+        while matches!(opened, Err(crate::Error::InUse { .. })) {
+            std::thread::yield_now();
+            opened = Store::open(self.directory.path(), self.limits.clone());
+        }
+        let store = opened.expect("opens again");
+        store.settle();
+        self.store = Some(store);
     }
 
     /// The names in a directory of the store, those of our own use left out.
@@ -217,7 +226,7 @@ impl TestStore {
     }
 
     /// Makes an image of these tars, bottom first.
-    pub(crate) fn image(&self, tag: &str, layers: &[Vec<u8>]) -> Result<Image> {
+    pub(crate) fn make(&self, tag: &str, layers: &[Vec<u8>]) -> Result<Image> {
         let lease = self.lease();
         let mut brought = Vec::new();
         for layer in layers {

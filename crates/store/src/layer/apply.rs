@@ -136,8 +136,7 @@ impl<'a> Applier<'a> {
             Kind::Fifo => self.node(entry, &name, FileKind::Fifo)?,
         }
         if self.form == Form::Merged {
-            self.remember(name.as_bytes().len())?;
-            self.written.insert(name.as_bytes().to_vec());
+            self.mark_written(name.as_bytes())?;
         }
         Ok(())
     }
@@ -460,6 +459,17 @@ impl<'a> Applier<'a> {
                 + inherited.iter().map(|(_, value)| value.len()).sum::<usize>(),
         )?;
         self.directories.push((name, entry.modified, inherited));
+        Ok(())
+    }
+
+    /// Notes that this layer wrote here, and so in every directory above.
+    fn mark_written(&mut self, path: &[u8]) -> Result<(), Error> {
+        let mut path = path;
+        while !path.is_empty() && !self.written.contains(path) {
+            self.remember(path.len())?;
+            self.written.insert(path.to_vec());
+            path = path.iter().rposition(|byte| *byte == b'/').map_or(b"", |slash| &path[..slash]);
+        }
         Ok(())
     }
 
