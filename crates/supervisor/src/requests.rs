@@ -71,7 +71,7 @@ impl Supervisor {
     }
 
     /// Tells how things stand, and what the daemon has missed.
-    fn hello(&mut self, _id: RequestId, after_seq: u64) {
+    fn hello(&mut self, after_seq: u64) {
         let running = |exec: &Exec| match exec.phase {
             ExecPhase::Running { .. } => Some(ExecState { exec: exec.name.clone(), pid: exec.pid }),
             ExecPhase::Draining { .. } | ExecPhase::Ended => None,
