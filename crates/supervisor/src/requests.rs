@@ -53,8 +53,8 @@ impl Supervisor {
 
     fn handle(&mut self, frame: Frame) {
         let (id, result) = match serde_json::from_slice(&frame.body) {
-            Ok(RequestFrame { id, request: Request::Hello { after_seq, .. } }) => {
-                return self.hello(id, after_seq);
+            Ok(RequestFrame { request: Request::Hello { after_seq, .. }, .. }) => {
+                return self.hello(after_seq);
             }
             Ok(RequestFrame { id, request }) => {
                 (id, self.carry_out(request, Descriptors(frame.descriptors.into())))
