@@ -12,6 +12,7 @@ pub mod process;
 
 pub mod bpf;
 pub mod capability;
+pub mod keyring;
 pub mod seccomp;
 
 pub mod memfd;

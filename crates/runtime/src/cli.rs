@@ -1,10 +1,221 @@
-//! `palan runtime`: runc's command line.
+//! `palan runtime`: runc's command line, so that whatever drives runc can drive Palan's runtime.
+//!
+//! One file for each group of commands. The parser is a table and a loop ([`arguments`]): a start counts here, and
+//! nothing but what the command needs is done.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line")]
+
+mod arguments;
+mod create;
+mod exec;
+mod foreground;
+mod info;
+mod log;
+mod manage;
+mod protect;
+mod state;
+mod time;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use arguments::{Arguments, Flag, flag, option};
+
+/// A failed command: its text, and the exit code if it is not 1.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 1 }
+    }
+}
+
+impl From<crate::error::RuntimeError> for Failure {
+    fn from(error: crate::error::RuntimeError) -> Self {
+        Self::new(error.report())
+    }
+}
+
+impl From<crate::cgroup::CgroupError> for Failure {
+    fn from(error: crate::cgroup::CgroupError) -> Self {
+        crate::error::RuntimeError::from(error).into()
+    }
+}
+
+type Outcome = Result<ExitCode, Failure>;
+
+/// What stands before the command.
+#[derive(Debug)]
+struct Global {
+    /// Directory of all containers' state.
+    root: PathBuf,
+    log: log::Log,
+}
+
+const GLOBAL_FLAGS: &[Flag] = &[
+    flag("debug"),
+    option("log"),
+    option("log-format"),
+    option("root"),
+    option("criu"),
+    flag("systemd-cgroup"),
+    option("rootless"),
+    flag("help").short('h'),
+    flag("version").short('v'),
+];
+
+/// A command: its name, what it takes, and the function behind it.
+struct Command {
+    name: &'static str,
+    usage: &'static str,
+    flags: &'static [Flag],
+    run: fn(&Global, &Arguments) -> Outcome,
+}
+
+const COMMANDS: &[Command] = &[
+    Command { name: "create", usage: "[options] <container-id>", flags: create::FLAGS, run: create::create },
+    Command {
+        name: "delete",
+        usage: "[--force] <container-id>",
+        flags: manage::DELETE_FLAGS,
+        run: manage::delete,
+    },
+    Command {
+        name: "exec",
+        usage: "[options] <container-id> <command> [argument...]",
+        flags: exec::FLAGS,
+        run: exec::exec,
+    },
+    Command { name: "features", usage: "", flags: &[], run: info::features },
+    Command {
+        name: "kill",
+        usage: "[--all] <container-id> [signal]",
+        flags: manage::KILL_FLAGS,
+        run: manage::kill,
+    },
+    Command {
+        name: "list",
+        usage: "[--format table|json] [--quiet]",
+        flags: manage::LIST_FLAGS,
+        run: manage::list,
+    },
+    Command { name: "pause", usage: "<container-id>", flags: &[], run: manage::pause },
+    Command {
+        name: "ps",
+        usage: "[--format table|json] <container-id>",
+        flags: manage::PS_FLAGS,
+        run: manage::ps,
+    },
+    Command { name: "resume", usage: "<container-id>", flags: &[], run: manage::resume },
+    Command { name: "run", usage: "[options] <container-id>", flags: create::FLAGS, run: create::run },
+    Command { name: "spec", usage: "[--bundle <directory>]", flags: info::SPEC_FLAGS, run: info::spec },
+    Command { name: "start", usage: "<container-id>", flags: &[], run: create::start },
+    Command { name: "state", usage: "<container-id>", flags: &[], run: manage::state },
+];
 
 /// Runs `palan runtime` with the arguments after these two words.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let _ = args;
-    todo!()
+    let words: Vec<OsString> = args.collect();
+    let (arguments, global) = match Arguments::parse(GLOBAL_FLAGS, &words).and_then(|arguments| {
+        let global = global(&arguments)?;
+        Ok((arguments, global))
+    }) {
+        Ok(parsed) => parsed,
+        Err(failure) => {
+            eprintln!("palan runtime: {}", failure.message);
+            return ExitCode::from(failure.code);
+        }
+    };
+    match dispatch(&arguments, &global) {
+        Ok(code) => code,
+        Err(failure) => {
+            global.log.error(&failure.message);
+            eprintln!("palan runtime: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn global(arguments: &Arguments) -> Result<Global, Failure> {
+    if arguments.has("systemd-cgroup") {
+        return Err(Failure::new(
+            "--systemd-cgroup is not supported by this version of Palan; use the cgroupfs driver",
+        ));
+    }
+    if arguments.value("criu").is_some() {
+        return Err(Failure::new("--criu: checkpoints are not supported by this version of Palan"));
+    }
+    if !matches!(arguments.value("rootless").unwrap_or("auto"), "auto" | "false") {
+        return Err(Failure::new("--rootless: only root can run containers in this version of Palan"));
+    }
+    Ok(Global {
+        root: PathBuf::from(arguments.value("root").unwrap_or("/run/palan-runtime")),
+        log: log::Log::open(
+            arguments.value("log"),
+            arguments.value("log-format").unwrap_or("text"),
+            arguments.has("debug"),
+        )?,
+    })
+}
+
+fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
+    if arguments.has("version") {
+        info::version();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some((name, rest)) = arguments.positional.split_first() else {
+        help();
+        return Ok(ExitCode::SUCCESS);
+    };
+    if arguments.has("help") || name == "help" {
+        help();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
+        let name = name.to_string_lossy();
+        match &*name {
+            "checkpoint" | "restore" | "events" | "update" => {
+                Failure::new(format!("{name} is not supported by this version of Palan"))
+            }
+            _ => Failure::new(format!("no such command: {name}; palan runtime --help lists them")),
+        }
+    })?;
+    if rest.iter().any(|word| word == "--help" || word == "-h") && command.name != "exec" {
+        usage(command);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let parsed = Arguments::parse(command.flags, rest)
+        .map_err(|failure| Failure::new(format!("{}: {}", command.name, failure.message)))?;
+    global.log.debug(&format!("{} {:?}", command.name, parsed.positional));
+    (command.run)(global, &parsed)
+}
+
+fn help() {
+    println!("Usage: palan runtime [global options] <command> [options]\n\nCommands:");
+    for command in COMMANDS {
+        println!("  {:<10}{}", command.name, command.usage);
+    }
+    println!("\nGlobal options:");
+    print_flags(GLOBAL_FLAGS);
+}
+
+fn usage(command: &Command) {
+    println!("Usage: palan runtime {} {}", command.name, command.usage);
+    if !command.flags.is_empty() {
+        println!("\nOptions:");
+        print_flags(command.flags);
+    }
+}
+
+fn print_flags(flags: &[Flag]) {
+    for flag in flags {
+        let short = flag.short.map_or_else(String::new, |short| format!("-{short}, "));
+        let value = if flag.takes_value { " <value>" } else { "" };
+        println!("  {short}--{}{value}", flag.name);
+    }
 }

@@ -13,7 +13,7 @@ use crate::user::UserError;
 
 /// Why a container or a process in it could not be created or started.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RuntimeError {
     /// The request asks for something impossible or unsupported.
     #[error("{0}")]
     Invalid(String),
@@ -77,6 +77,8 @@ pub enum Error {
     NotRunning,
 }
 
+pub(crate) use RuntimeError as Error;
+
 /// What is the matter with the program to execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgramProblem {
@@ -119,7 +121,7 @@ pub enum FailureKind {
     System,
 }
 
-impl Error {
+impl RuntimeError {
     pub(crate) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::System { what: what.into(), source: source.into() }
     }
@@ -169,11 +171,11 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 /// Adds what was being done to an io-like result.
 pub(crate) trait Context<T> {
     /// `what` is a verb with its object.
-    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError>;
 }
 
 impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
-    fn context(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|source| Error::System { what: what(), source: source.into() })
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError> {
+        self.map_err(|source| RuntimeError::System { what: what(), source: source.into() })
     }
 }

@@ -48,10 +48,7 @@ pub(crate) struct Setup<'a> {
 
 /// Becomes the container's first process.
 pub(crate) fn run(setup: Setup<'_>) -> ! {
-    let (channel, proc) = match prepare_process(setup.channel, &setup.streams) {
-        Ok(prepared) => prepared,
-        Err(()) => os::exit_now(1),
-    };
+    let Ok((channel, proc)) = prepare_process(setup.channel, &setup.streams) else { os::exit_now(1) };
     let body = Body {
         plan: setup.plan,
         streams: setup.streams,
@@ -192,6 +189,8 @@ impl Last {
             .map(|fifo| rustix::io::fcntl_dupfd_cloexec(fifo, streams.first_free()))
             .transpose()
             .context(|| "duplicate a descriptor".to_owned())?;
+        // Keys of the host's session are not the container's.
+        palan_linux::keyring::join_new_session().context(|| "start a session keyring".to_owned())?;
         identity::set_labels(&self.process, proc)?;
         let first_free = streams.first_free();
         streams.place(terminal).context(|| "set up the standard streams".to_owned())?;

@@ -27,5 +27,5 @@ pub mod user;
 pub mod cli;
 
 pub use container::{Container, CreateRequest, Created, Rootfs, Stdio, create};
-pub use error::{Error, FailureKind};
+pub use error::{FailureKind, RuntimeError as Error};
 pub use exec::{ExecRequest, Execed, exec};

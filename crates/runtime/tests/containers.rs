@@ -1,8 +1,20 @@
 //! Runs real containers made from a static busybox. Needs root; says so and passes otherwise.
+//!
+//! The harness is `support`: no thread may exist when a container is made. Called with `runtime` as its first
+//! argument this program is `palan runtime`, for the tests of the command line.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stdout, clippy::exit, reason = "this is a test harness")]
 
 mod cases;
 mod support;
 
-fn main() {
-    support::run(cases::ALL);
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "runtime") {
+        return palan_runtime::cli::main(arguments);
+    }
+    support::run(cases::ALL)
 }

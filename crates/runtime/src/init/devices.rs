@@ -1,7 +1,7 @@
 //! What is in every container's /dev: devices, links, the terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use palan_linux::mount;
 use palan_linux::path::{FileKind, Metadata, RootDir};
@@ -38,7 +38,9 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Err
     }
     let dev = root.open_root("dev")?;
     for (name, major, minor) in DEFAULTS {
-        let overridden = devices.iter().any(|device| device.path == PathBuf::from(format!("/dev/{name}")));
+        let overridden = devices
+            .iter()
+            .any(|device| device.path.strip_prefix("/dev").is_ok_and(|path| path == Path::new(name)));
         if !overridden {
             make_node(
                 &dev,

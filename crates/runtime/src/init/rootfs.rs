@@ -45,10 +45,11 @@ pub(super) fn open_sources(
     let mut cgroups = Vec::new();
     if wants_cgroup {
         for (name, path) in cgroup_views {
-            let directory = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|directory| Ok(mount::clone_of(&directory, false)))
-                .context(|| format!("open cgroup {}", path.display()))?
-                .context(|| format!("bind cgroup {}", path.display()))?;
+            let open = || -> std::io::Result<OwnedFd> {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                mount::clone_of(rustix::fs::openat(CWD, path, flags, Mode::empty())?, false)
+            };
+            let directory = open().context(|| format!("bind cgroup {}", path.display()))?;
             cgroups.push((name.clone(), directory));
         }
     }

@@ -1,6 +1,7 @@
 //! The cases, by topic.
 
 mod basics;
+mod cli;
 mod exec;
 
 use crate::support::Case;
@@ -30,4 +31,9 @@ pub(crate) const ALL: &[Case] = cases![
     exec::missing_programs,
     exec::ended_container,
     exec::terminal,
+    cli::same_results_as_runc,
+    cli::errors_are_runcs,
+    cli::the_life_of_a_container,
+    cli::unsupported_is_said,
+    cli::spec_makes_a_bundle_that_runs,
 ];

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use palan_linux::process::{self, ExitStatus};
 use palan_oci::runtime_spec::{Capabilities, Linux, Mount, Namespace, NamespaceKind, Process, Root, Spec};
@@ -13,17 +14,17 @@ use palan_runtime::{Container, CreateRequest, Error, Rootfs, Stdio};
 pub(crate) type Case = (&'static str, fn());
 
 /// Runs the cases whose names contain the first argument, one after the other, in this one thread.
-pub(crate) fn run(cases: &[Case]) {
+pub(crate) fn run(cases: &[Case]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in cases {
             println!("{name}: test");
         }
-        return;
+        return ExitCode::SUCCESS;
     }
     if let Some(reason) = missing() {
         println!("SKIPPED all container tests: {reason}");
-        return;
+        return ExitCode::SUCCESS;
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let mut failed = Vec::new();
@@ -37,10 +38,11 @@ pub(crate) fn run(cases: &[Case]) {
             failed.push(*name);
         }
     }
-    if !failed.is_empty() {
-        println!("\nfailures: {failed:?}");
-        std::process::exit(101);
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
     }
+    println!("\nfailures: {failed:?}");
+    ExitCode::FAILURE
 }
 
 fn missing() -> Option<&'static str> {

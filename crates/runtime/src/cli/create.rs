@@ -1,0 +1,215 @@
+//! `create`, `start`, and both in one: `run`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use palan_linux::process as os;
+use palan_linux::{socket, tty};
+use palan_oci::runtime_spec::{MAX_SIZE, Spec};
+
+use super::arguments::{Arguments, Flag, flag, option};
+use super::state::{self, Existing, Home, State, Status};
+use super::{Failure, Global, Outcome, foreground, protect};
+use crate::container::{CreateRequest, Created, Rootfs, Stdio};
+
+pub(super) const FLAGS: &[Flag] = &[
+    option("bundle").short('b'),
+    option("console-socket"),
+    flag("detach").short('d'),
+    option("pid-file"),
+    flag("no-subreaper"),
+    flag("no-pivot"),
+    flag("no-new-keyring"),
+    option("preserve-fds"),
+    flag("keep"),
+];
+
+/// A bundle, read and checked.
+struct Bundle {
+    path: PathBuf,
+    rootfs: Rootfs,
+    rootfs_path: PathBuf,
+    spec: Spec,
+    terminal: bool,
+}
+
+impl Bundle {
+    fn load(arguments: &Arguments) -> Result<Self, Failure> {
+        let given = arguments.value("bundle").unwrap_or(".");
+        let path =
+            std::path::absolute(given).map_err(|error| Failure::new(format!("bundle {given:?}: {error}")))?;
+        let json = state::read_limited(&path.join("config.json"), MAX_SIZE)?;
+        let spec = Spec::from_json(&json)
+            .map_err(|error| Failure::new(palan_stdx::error_chain::to_string(&error)))?;
+        let root = spec.root.as_ref().filter(|root| !root.path.is_empty());
+        let root = root.ok_or_else(|| Failure::new("config.json has no root.path"))?;
+        let rootfs_path = path.join(&root.path);
+        Ok(Self {
+            rootfs: Rootfs::Directory(rootfs_path.clone()),
+            rootfs_path,
+            terminal: spec.process.as_ref().is_some_and(|process| process.terminal),
+            path,
+            spec,
+        })
+    }
+}
+
+/// Flags that would change what happens and are not there.
+fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
+    for name in ["no-pivot", "no-new-keyring"] {
+        if arguments.has(name) {
+            return Err(Failure::new(format!("--{name} is not supported by this version of Palan")));
+        }
+    }
+    Ok(())
+}
+
+/// The cgroup of a container: as the specification says, or a place of its own.
+fn cgroup_path(spec: &Spec, id: &str) -> String {
+    let path = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
+    match path.trim_end_matches('/') {
+        "" => format!("/palan/{id}"),
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("/palan/{path}"),
+    }
+}
+
+pub(super) fn preserved(arguments: &Arguments) -> Result<Vec<OwnedFd>, Failure> {
+    let count = arguments.number("preserve-fds")?.unwrap_or(0);
+    (3..3 + count)
+        .map(|number| {
+            os::inherited_descriptor(number)
+                .map_err(|error| Failure::new(format!("--preserve-fds: descriptor {number}: {error}")))
+        })
+        .collect()
+}
+
+/// Sends the master of a terminal to the socket at `path`, as runc does.
+pub(super) fn send_console(path: &str, master: BorrowedFd<'_>) -> Result<(), Failure> {
+    let send = || -> std::io::Result<()> {
+        let stream = std::os::unix::net::UnixStream::connect(path)?;
+        socket::send_with_descriptors(&stream, b"/dev/ptmx", &[master])?;
+        Ok(())
+    };
+    send().map_err(|error| {
+        Failure::new(format!("cannot send the terminal to --console-socket {path}: {error}"))
+    })
+}
+
+/// Everything up to the start.
+fn set_up(
+    global: &Global,
+    arguments: &Arguments,
+    bundle: &Bundle,
+    home: &Home,
+    fifo: Option<BorrowedFd<'_>>,
+) -> Result<Created, Failure> {
+    let id = arguments.container_id()?;
+    let cgroup = cgroup_path(&bundle.spec, id);
+    let preserved = preserved(arguments)?;
+    let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
+    let size = bundle.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
+    let created = crate::container::create(&CreateRequest {
+        spec: &bundle.spec,
+        bundle: &bundle.path,
+        rootfs: &bundle.rootfs,
+        user: None,
+        create_cwd: true,
+        network_namespace: None,
+        seccomp: None,
+        stdio: if bundle.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
+        cgroup: &cgroup,
+        parent_death_signal: false,
+        init: false,
+        extra_descriptors: &extra,
+        start_fifo: fifo,
+    })?;
+    let container = created.container();
+    for warning in &container.warnings {
+        global.log.warning(warning);
+    }
+    let rootfs = bundle.rootfs_path.clone();
+    home.save(&State::new(id, container.pid, &bundle.path, rootfs, &cgroup, &bundle.spec))?;
+    if let (Some(socket), Some(master)) = (arguments.value("console-socket"), &container.console_master) {
+        send_console(socket, master.as_fd())?;
+    }
+    state::write_pid_file(arguments.value("pid-file"), container.pid)?;
+    Ok(created)
+}
+
+/// The rules about terminals and their sockets, before anything exists.
+fn check_console(arguments: &Arguments, terminal: bool, detached: bool) -> Result<(), Failure> {
+    let socket = arguments.value("console-socket").is_some();
+    match (terminal, detached, socket) {
+        (true, true, false) => {
+            Err(Failure::new("cannot allocate tty if runc will detach without setting console socket"))
+        }
+        (true, false, true) | (false, _, true) => {
+            Err(Failure::new("cannot use console socket if runc will not detach or allocate tty"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn create(global: &Global, arguments: &Arguments) -> Outcome {
+    arguments.at_most(1)?;
+    refuse_unsupported(arguments)?;
+    protect::ensure()?;
+    let bundle = Bundle::load(arguments)?;
+    check_console(arguments, bundle.terminal, true)?;
+    let home = Home::claim(global, arguments.container_id()?)?;
+    let fifo = home.make_fifo();
+    let created = fifo.and_then(|fifo| set_up(global, arguments, &bundle, &home, Some(fifo.as_fd())));
+    match created {
+        Ok(created) => {
+            created.leave()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            home.remove()?;
+            Err(failure)
+        }
+    }
+}
+
+pub(super) fn start(global: &Global, arguments: &Arguments) -> Outcome {
+    arguments.at_most(1)?;
+    let existing = Existing::load(global, arguments.container_id()?)?;
+    match existing.status()? {
+        Status::Created => existing.home.start()?,
+        Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
+        _ => return Err(Failure::new("cannot start an already running container")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
+    arguments.at_most(1)?;
+    refuse_unsupported(arguments)?;
+    protect::ensure()?;
+    let bundle = Bundle::load(arguments)?;
+    let detached = arguments.has("detach");
+    check_console(arguments, bundle.terminal, detached)?;
+    let home = Home::claim(global, arguments.container_id()?)?;
+    // From here on signals are for the container.
+    let signals = if detached { None } else { Some(foreground::Signals::block()?) };
+    let started = set_up(global, arguments, &bundle, &home, None)
+        .and_then(|created| created.start().map_err(Failure::from));
+    let container = match started {
+        Ok(container) => container,
+        Err(failure) => {
+            home.remove()?;
+            return Err(failure);
+        }
+    };
+    let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+    let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref())?;
+    // Processes that the first one has left behind, if it shares its PID namespace, end with it.
+    container.cgroup.kill()?;
+    if !arguments.has("keep") {
+        container.cgroup.remove()?;
+        home.remove()?;
+    }
+    Ok(foreground::exit_code(status))
+}

@@ -1,0 +1,168 @@
+//! `exec`: a further process in a running container.
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use palan_linux::tty;
+use palan_oci::runtime_spec::{Capabilities, MAX_SIZE, Process};
+
+use super::arguments::{Arguments, Flag, flag, option};
+use super::create::{preserved, send_console};
+use super::state::{self, Existing, Status};
+use super::{Failure, Global, Outcome, foreground, protect};
+use crate::container::Stdio;
+use crate::exec::ExecRequest;
+use crate::seccomp::Program;
+
+pub(super) const FLAGS: &[Flag] = &[
+    option("console-socket"),
+    option("cwd"),
+    option("env").short('e'),
+    flag("tty").short('t'),
+    option("user").short('u'),
+    option("additional-gids").short('g'),
+    option("process").short('p'),
+    flag("detach").short('d'),
+    option("pid-file"),
+    option("process-label"),
+    option("apparmor"),
+    flag("no-new-privs"),
+    option("cap").short('c'),
+    option("preserve-fds"),
+    flag("ignore-paused"),
+    option("cgroup"),
+    flag("no-subreaper"),
+];
+
+/// runc's code for an exec that did not happen.
+const NOT_EXECUTED: u8 = 255;
+
+pub(super) fn exec(global: &Global, arguments: &Arguments) -> Outcome {
+    protect::ensure()?;
+    attempt(global, arguments).map_err(|failure| Failure { code: NOT_EXECUTED, ..failure })
+}
+
+fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
+    if arguments.value("cgroup").is_some() {
+        return Err(Failure::new("--cgroup is not supported by this version of Palan"));
+    }
+    let existing = Existing::load(global, arguments.container_id()?)?;
+    let Some(pidfd) = &existing.pidfd else {
+        return Err(Failure::new("cannot exec in a stopped container"));
+    };
+    if existing.status()? == Status::Paused && !arguments.has("ignore-paused") {
+        return Err(Failure::new("cannot exec in a paused container (use --ignore-paused to override)"));
+    }
+    let process = process(&existing, arguments)?;
+    let detached = arguments.has("detach");
+    let console_socket = arguments.value("console-socket");
+    if process.terminal && detached && console_socket.is_none() {
+        return Err(Failure::new("cannot allocate tty if runc will detach without setting console socket"));
+    }
+    let seccomp = existing.state.seccomp.as_ref().map(Program::compile).transpose();
+    let seccomp = seccomp.map_err(|error| crate::error::RuntimeError::from(error).report());
+    let seccomp = seccomp.map_err(Failure::new)?;
+    let preserved = preserved(arguments)?;
+    let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
+    let size = process.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
+    let signals = if detached { None } else { Some(foreground::Signals::block()?) };
+    let cgroup = existing.cgroup()?;
+    let execed = crate::exec::exec(&ExecRequest {
+        pid: existing.state.init_process_pid,
+        pidfd: pidfd.as_fd(),
+        cgroup: &cgroup,
+        process: &process,
+        user: None,
+        seccomp: seccomp.as_ref(),
+        stdio: if process.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
+        extra_descriptors: &extra,
+        parent_death_signal: false,
+    })?;
+    for warning in &execed.warnings {
+        global.log.warning(warning);
+    }
+    if let (Some(socket), Some(master)) = (console_socket, &execed.console_master) {
+        send_console(socket, master.as_fd())?;
+    }
+    state::write_pid_file(arguments.value("pid-file"), execed.pid)?;
+    let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
+    let console = execed.console_master.as_ref().filter(|_| console_socket.is_none());
+    foreground::attend(&signals, &execed.pidfd, console).map(foreground::exit_code)
+}
+
+/// The process to run: from a file, or the container's own with what the options change.
+fn process(existing: &Existing, arguments: &Arguments) -> Result<Process, Failure> {
+    if let Some(path) = arguments.value("process") {
+        arguments.at_most(1)?;
+        let json = state::read_limited(path.as_ref(), MAX_SIZE)?;
+        return serde_json::from_slice(&json)
+            .map_err(|error| Failure::new(format!("{path} is no valid process: {error}")));
+    }
+    let mut process = existing.state.process.clone();
+    process.args = arguments.positional[1..]
+        .iter()
+        .map(|word| {
+            let word =
+                word.to_str().ok_or_else(|| Failure::new(format!("argument {word:?} is not UTF-8")))?;
+            Ok(word.to_owned())
+        })
+        .collect::<Result<_, Failure>>()?;
+    if process.args.is_empty() {
+        return Err(Failure::new("process args cannot be empty"));
+    }
+    process.terminal = arguments.has("tty");
+    process.console_size = None;
+    if let Some(cwd) = arguments.value("cwd") {
+        cwd.clone_into(&mut process.cwd);
+    }
+    if let Some(label) = arguments.value("process-label") {
+        label.clone_into(&mut process.selinux_label);
+    }
+    if let Some(profile) = arguments.value("apparmor") {
+        profile.clone_into(&mut process.apparmor_profile);
+    }
+    process.no_new_privileges |= arguments.has("no-new-privs");
+    process.env.extend(arguments.values("env").map(str::to_owned));
+    let capabilities = process.capabilities.get_or_insert_with(Capabilities::default);
+    for name in arguments.values("cap") {
+        for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
+            set.push(name.to_owned());
+        }
+    }
+    if let Some(user) = arguments.value("user") {
+        let (uid, gid) = match user.split_once(':') {
+            Some((uid, gid)) => (uid, Some(gid)),
+            None => (user, None),
+        };
+        process.user.uid = number(uid, "user")?;
+        if let Some(gid) = gid {
+            process.user.gid = number(gid, "user")?;
+        }
+    }
+    for gid in arguments.values("additional-gids") {
+        process.user.additional_gids.push(number(gid, "additional-gids")?);
+    }
+    Ok(process)
+}
+
+/// A user or group: digits and nothing else (CVE-2026-30892: `-u 1` must never become 0).
+fn number(text: &str, option: &str) -> Result<u32, Failure> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = text.parse::<u32>().ok().filter(|id| digits && *id <= i32::MAX.unsigned_abs());
+    id.ok_or_else(|| Failure::new(format!("--{option}: {text:?} is no number from 0 to 2147483647")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_exactly_what_is_written() {
+        for (text, id) in [("0", 0), ("1", 1), ("01", 1), ("2147483647", i32::MAX.unsigned_abs())] {
+            assert_eq!(number(text, "user").unwrap(), id);
+        }
+        for text in ["", "-1", "+1", " 1", "1 ", "0x1", "1e3", "2147483648", "4294967296", "root"] {
+            assert!(number(text, "user").is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What is known about a container between two commands: `<root>/<id>/state.json`, with runc's names where it has them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use palan_linux::process as os;
+use palan_oci::runtime_spec::{Process, Seccomp, Spec};
+use palan_stdx::atomic_file::{self, Durability};
+use palan_stdx::{error_chain, fs};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Global, time};
+use crate::cgroup::Cgroup;
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) oci_version: String,
+    pub(super) id: String,
+    pub(super) init_process_pid: i32,
+    /// When that process started, in the kernel's ticks: another one that got its PID started later.
+    pub(super) init_process_start: u64,
+    pub(super) created: String,
+    pub(super) bundle: PathBuf,
+    pub(super) rootfs: PathBuf,
+    pub(super) cgroup_path: String,
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
+    /// What `exec` starts from.
+    pub(super) process: Process,
+    pub(super) seccomp: Option<Seccomp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container's directory.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) path: PathBuf,
+}
+
+const STATE: &str = "state.json";
+const FIFO: &str = "exec.fifo";
+
+fn report(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(error_chain::to_string(error))
+}
+
+impl Home {
+    fn of(global: &Global, id: &str) -> Self {
+        Self { path: global.root.join(id) }
+    }
+
+    /// Claims the directory of a new container.
+    pub(super) fn claim(global: &Global, id: &str) -> Result<Self, Failure> {
+        let home = Self::of(global, id);
+        let create = || rustix::fs::mkdir(&home.path, Mode::from_raw_mode(0o711));
+        let mut created = create();
+        if created == Err(Errno::NOENT) {
+            fs::create_dir_all(&global.root, 0o700).map_err(|error| report(&error))?;
+            created = create();
+        }
+        match created {
+            Ok(()) => Ok(home),
+            Err(Errno::EXIST) => Err(Failure::new("container with given ID already exists")),
+            Err(errno) => Err(Failure::new(format!("cannot create {}: {errno}", home.path.display()))),
+        }
+    }
+
+    /// Makes the fifo that `start` writes into, and opens both ends of it.
+    pub(super) fn make_fifo(&self) -> Result<OwnedFd, Failure> {
+        let path = self.path.join(FIFO);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, Mode::from_raw_mode(0o600), 0)
+            .and_then(|()| rustix::fs::open(&path, flags, Mode::empty()))
+            .map_err(|error| Failure::new(format!("cannot make {}: {error}", path.display())))
+    }
+
+    /// Writes into the fifo. Whoever takes it away first is the one who starts the container.
+    pub(super) fn start(&self) -> Result<(), Failure> {
+        let path = self.path.join(FIFO);
+        let taken = self.path.join(".started");
+        if let Err(error) = fs::rename(&path, &taken) {
+            return Err(match error.kind() {
+                std::io::ErrorKind::NotFound => Failure::new("cannot start an already running container"),
+                _ => report(&error),
+            });
+        }
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(&taken, flags, Mode::empty())
+            .and_then(|fifo| rustix::io::write(fifo, &[1]).map(drop))
+            .map_err(|error| Failure::new(format!("cannot start the container's process: {error}")))?;
+        fs::remove_file(&taken).map_err(|error| report(&error))
+    }
+
+    pub(super) fn save(&self, state: &State) -> Result<(), Failure> {
+        let json = serde_json::to_vec(state).map_err(|error| report(&error))?;
+        atomic_file::write(&self.path.join(STATE), &json, 0o600, Durability::Process)
+            .map_err(|error| report(&error))
+    }
+
+    pub(super) fn remove(&self) -> Result<(), Failure> {
+        fs::if_exists(fs::remove_dir_all(&self.path)).map(drop).map_err(|error| report(&error))
+    }
+}
+
+/// A container that exists.
+#[derive(Debug)]
+pub(super) struct Existing {
+    pub(super) home: Home,
+    pub(super) state: State,
+    /// Its first process, if it still runs.
+    pub(super) pidfd: Option<OwnedFd>,
+}
+
+impl Existing {
+    pub(super) fn load(global: &Global, id: &str) -> Result<Self, Failure> {
+        let home = Home::of(global, id);
+        let json = fs::if_exists(fs::read(&home.path.join(STATE))).map_err(|error| report(&error))?;
+        let json = json.ok_or_else(|| Failure::new("container does not exist"))?;
+        let state: State = serde_json::from_slice(&json)
+            .map_err(|error| Failure::new(format!("{}: {error}", home.path.join(STATE).display())))?;
+        let pidfd = find_process(state.init_process_pid, state.init_process_start);
+        Ok(Self { home, state, pidfd })
+    }
+
+    pub(super) fn cgroup(&self) -> Result<Cgroup, Failure> {
+        Ok(Cgroup::open(&self.state.cgroup_path)?)
+    }
+
+    pub(super) fn status(&self) -> Result<Status, Failure> {
+        if self.pidfd.is_none() {
+            return Ok(Status::Stopped);
+        }
+        if self.home.path.join(FIFO).exists() {
+            return Ok(Status::Created);
+        }
+        Ok(if self.cgroup()?.is_frozen()? { Status::Paused } else { Status::Running })
+    }
+}
+
+/// The ID directories below the root that hold a state.
+pub(super) fn all_ids(global: &Global) -> Result<Vec<String>, Failure> {
+    let entries = fs::if_exists(fs::read_dir(&global.root)).map_err(|error| report(&error))?;
+    let mut ids: Vec<String> = entries
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|entry| entry.path().join(STATE).exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// State and start time of a process (fields 3 and 22 of its `stat`).
+fn process_facts(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may contain any character.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}
+
+/// The start time of a process that has just been created.
+pub(super) fn start_time(pid: i32) -> u64 {
+    process_facts(pid).map_or(0, |(_, start)| start)
+}
+
+fn find_process(pid: i32, start: u64) -> Option<OwnedFd> {
+    let pidfd = os::open_pidfd(Pid::from_raw(pid)?).ok()?;
+    // Asked after the descriptor was opened: what holds now holds for the descriptor's process.
+    let (state, started) = process_facts(pid)?;
+    (started == start && !matches!(state, 'Z' | 'X')).then_some(pidfd)
+}
+
+impl State {
+    pub(super) fn new(id: &str, pid: i32, bundle: &Path, rootfs: PathBuf, cgroup: &str, spec: &Spec) -> Self {
+        Self {
+            oci_version: spec.oci_version.clone(),
+            id: id.to_owned(),
+            init_process_pid: pid,
+            init_process_start: start_time(pid),
+            created: time::now(),
+            bundle: bundle.to_owned(),
+            rootfs,
+            cgroup_path: cgroup.to_owned(),
+            annotations: spec.annotations.clone(),
+            process: spec.process.clone().unwrap_or_default(),
+            seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+        }
+    }
+}
+
+/// Waits until the process behind `pidfd` has ended. False: it has not in time.
+pub(super) fn wait_until_ended(pidfd: impl AsFd, milliseconds: i64) -> bool {
+    let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let timeout =
+        rustix::event::Timespec { tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000 };
+    rustix::event::poll(&mut poll, Some(&timeout)).is_ok_and(|ready| ready > 0)
+}
+
+/// Writes a PID file whole.
+pub(super) fn write_pid_file(path: Option<&str>, pid: i32) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    atomic_file::write(path.as_ref(), pid.to_string().as_bytes(), 0o644, Durability::Process)
+        .map_err(|error| report(&error))
+}
+
+/// Reads a file of at most `limit` bytes.
+pub(super) fn read_limited(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    use std::io::Read as _;
+    let file: File = fs::open(path).map_err(|error| report(&error))?;
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;
+    if bytes.len() > limit {
+        return Err(Failure::new(format!("{} is larger than {limit} bytes", path.display())));
+    }
+    Ok(bytes)
+}
