@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::XattrFlags;
@@ -34,34 +34,34 @@ pub fn list(fd: impl AsFd) -> io::Result<Vec<OsString>> {
 
 /// The value of `attribute` on entry `name` of `directory`, whatever kind of file it is.
 pub fn get_at(directory: impl AsFd, name: &OsStr, attribute: &OsStr) -> io::Result<Option<Vec<u8>>> {
-    let path = entry_path(directory, name)?;
+    let path = entry_path(directory.as_fd(), name)?;
     read_value(|buffer| rustix::fs::lgetxattr(path.as_c_str(), attribute, buffer))
 }
 
 /// Sets `attribute` on entry `name` of `directory`, whatever kind of file it is.
 pub fn set_at(directory: impl AsFd, name: &OsStr, attribute: &OsStr, value: &[u8]) -> io::Result<()> {
-    let path = entry_path(directory, name)?;
+    let path = entry_path(directory.as_fd(), name)?;
     Ok(rustix::fs::lsetxattr(path.as_c_str(), attribute, value, XattrFlags::empty())?)
 }
 
 /// Removes `attribute` from entry `name` of `directory`; absent is fine.
 pub fn remove_at(directory: impl AsFd, name: &OsStr, attribute: &OsStr) -> io::Result<()> {
-    let path = entry_path(directory, name)?;
+    let path = entry_path(directory.as_fd(), name)?;
     absent_is_fine(rustix::fs::lremovexattr(path.as_c_str(), attribute))
 }
 
 /// The names of all attributes of entry `name` of `directory`, whatever kind of file it is.
 pub fn list_at(directory: impl AsFd, name: &OsStr) -> io::Result<Vec<OsString>> {
-    let path = entry_path(directory, name)?;
+    let path = entry_path(directory.as_fd(), name)?;
     read_names(|buffer| rustix::fs::llistxattr(path.as_c_str(), buffer))
 }
 
 /// `/proc/self/fd/N/name`: before Linux 6.13 the only way to reach the attributes of a symlink or device below
 /// a directory handle. The magic link leads to exactly the open directory and the `l` calls don't follow the
 /// last component, so nothing is resolved twice.
-fn entry_path(directory: impl AsFd, name: &OsStr) -> io::Result<CString> {
+fn entry_path(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<CString> {
     let mut path = String::from("/proc/self/fd/");
-    let _ = write!(path, "{}/", directory.as_fd().as_raw_fd());
+    let _ = write!(path, "{}/", directory.as_raw_fd());
     let mut path = path.into_bytes();
     path.extend_from_slice(name.as_bytes());
     Ok(CString::new(path)?)

@@ -70,6 +70,7 @@ pub struct Index {
 }
 
 /// What is found where an image is expected.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// An image.

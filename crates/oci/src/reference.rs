@@ -314,7 +314,7 @@ mod tests {
         refused("a/Upper:T", "invalid reference format: repository name (a/Upper) must be lowercase");
         refused("UPPER/Case", "invalid reference format: repository name (Case) must be lowercase");
         refused(
-            &"a/".repeat(200).trim_end_matches('/').to_owned(),
+            "a/".repeat(200).trim_end_matches('/'),
             "repository name must not be more than 255 characters",
         );
         let id = Digest::of(b"x").hex();

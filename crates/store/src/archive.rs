@@ -25,7 +25,7 @@ mod spool;
 mod unpack;
 
 pub use change::ChangeError;
-use spool::{Entries, Spooled};
+use spool::{Entries, Parts, Spooled};
 use unpack::WantedLayer;
 
 /// An image that `load` brought.
@@ -173,7 +173,8 @@ impl Store {
     /// Loads images from an archive that is read once from start to end, plain, gzip or zstd.
     pub fn load(&self, source: &mut dyn Read, progress: &mut dyn FnMut(LoadProgress)) -> Result<Vec<Loaded>> {
         let lease = self.lease();
-        let loaded = Entries::read(self, source, &lease).and_then(|entries| {
+        let mut parts = Parts::new(self);
+        let loaded = Entries::read(&mut parts, source, &lease).and_then(|entries| {
             let found = match entries.document("manifest.json") {
                 Some(_) => docker::images(&entries)?,
                 None => layout::images(&entries)?,
@@ -194,7 +195,8 @@ impl Store {
         let mut config = ImageConfig::default();
         change::apply(&mut config.config, &options.changes)?;
         let lease = self.lease();
-        let imported = self.import_layer(source, config, options, &lease);
+        let mut parts = Parts::new(self);
+        let imported = self.import_layer(&mut parts, source, config, options, &lease);
         drop(lease);
         if imported.is_err() {
             let _ = self.collect();
@@ -204,12 +206,13 @@ impl Store {
 
     fn import_layer(
         &self,
+        parts: &mut Parts<'_>,
         source: &mut dyn Read,
         mut config: ImageConfig,
         options: &ImportOptions,
         lease: &Lease,
     ) -> Result<ImageId> {
-        let spooled = spool::spool(self, source, None, lease)?;
+        let spooled = parts.spool(source, None, lease)?;
         let wanted = WantedLayer { blob: spooled.clone(), diff_id: None };
         let diff_id = self.unpack_layer(&wanted, lease)?.diff_id;
         let platform = options.platform.clone().unwrap_or_else(Platform::host);

@@ -4,18 +4,18 @@ use std::io;
 
 use palan_linux::mount::MountError;
 use palan_linux::path;
+use palan_oci::Digest;
 use palan_oci::digest::VerifyError;
 use palan_oci::image_config::ImageConfigError;
 use palan_oci::manifest::DocumentError;
 use palan_oci::reference::ReferenceError;
-use palan_oci::{Digest, Reference};
 use palan_stdx::fs::PathError;
 
 use crate::layer;
 
 /// A failed operation of the store.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum StoreError {
     /// No image of that name or id. The text is Docker's.
     #[error("No such image: {name}")]
     NoSuchImage {
@@ -72,7 +72,7 @@ pub enum Error {
         /// The digest of the layer as transferred.
         blob: Digest,
         /// Why.
-        source: layer::Error,
+        source: layer::LayerError,
     },
     /// A manifest or index is refused.
     #[error("manifest {digest} is refused")]
@@ -122,16 +122,6 @@ pub enum Error {
     /// A Dockerfile instruction given to `import --change` is refused.
     #[error(transparent)]
     Change(#[from] crate::archive::ChangeError),
-    /// An image is for something else than this host.
-    #[error("image {reference} is for {image}, not for {wanted}")]
-    Platform {
-        /// As asked for.
-        reference: Reference,
-        /// What it is for.
-        image: String,
-        /// What was asked for.
-        wanted: String,
-    },
     /// Files of the store.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -172,15 +162,14 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl StoreError {
     /// Whether the disk is full, anywhere in the chain of causes.
     pub fn is_disk_full(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-                    return true;
-                }
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+                return true;
             }
             cause = error.source();
         }

@@ -165,12 +165,12 @@ impl Store {
         let Some(claim) = Busy::claim(&self.inner, digest) else { return Ok(busy()) };
         // Looked up after the claim: whoever had it before is done, and what it brought is seen.
         let known = self.inner.lock().layer_by(request.diff_id.as_ref(), &digest)?;
-        if let Some(record) = known {
-            if record.standing == Standing::SelfContained || self.has_blob(&record.blob) {
-                lease.protect(record.diff_id);
-                lease.protect(record.blob);
-                return Ok(BeginLayer::Present(record.info()));
-            }
+        let usable =
+            |record: &LayerRecord| record.standing == Standing::SelfContained || self.has_blob(&record.blob);
+        if let Some(record) = known.filter(usable) {
+            lease.protect(record.diff_id);
+            lease.protect(record.blob);
+            return Ok(BeginLayer::Present(record.info()));
         }
         let blob = BlobWriter::open(claim, digest, request.descriptor.size)?;
         let protected = Lease { protected: Arc::clone(&lease.protected) };
@@ -225,7 +225,7 @@ fn decode_and_apply(
         // The reader's own failure (source, disk, size) is the cause of what went wrong further down.
         (Err(_), Some(failure), _) => failure,
         (Err(_), None, Some(source)) => crate::Error::Layer { blob: digest, source },
-        (Err(source @ Error::Tar(_)), None, None) => match reader.drain() {
+        (Err(source @ LayerError::Tar(_)), None, None) => match reader.drain() {
             // The digest of the whole decides, so that nobody is told of a broken archive where the transfer was.
             Err(damage @ crate::Error::Verify(_)) => damage,
             _ => crate::Error::Layer { blob: digest, source },
@@ -346,7 +346,7 @@ pub(crate) fn chain_key(chain: &Digest) -> String {
 
 /// Why a layer can't be unpacked. Every variant names the entry or the limit.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LayerError {
     /// The archive itself is broken.
     #[error(transparent)]
     Tar(#[from] TarError),

@@ -34,7 +34,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 
-pub use error::Error;
+pub use error::StoreError as Error;
 pub use image::{Image, ImageId};
 pub use layer::{BeginLayer, LayerInfo, LayerRequest, LayerWriter};
 pub use lease::Lease;

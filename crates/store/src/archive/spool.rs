@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write as _};
+use std::path::Path;
 
 use palan_oci::Digest;
-use palan_oci::digest::Hasher;
+use palan_oci::digest::{Hasher, VerifyError};
 use palan_oci::manifest::MAX_MANIFEST_SIZE;
 use palan_oci::media_type::Compression;
 use palan_stdx::fs::{self, PathContext as _};
@@ -44,15 +45,15 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    pub(super) fn read(store: &Store, source: &mut dyn Read, lease: &Lease) -> Result<Self> {
-        let limits = &store.inner.limits;
+    pub(super) fn read(parts: &mut Parts<'_>, source: &mut dyn Read, lease: &Lease) -> Result<Self> {
+        let limits = &parts.store.inner.limits;
         let mut reader = Reader::new(Decoder::new(source), limits);
         let mut entries = Self::default();
         let mut document_bytes = 0;
         while let Some(entry) = reader.next_entry().map_err(ArchiveError::from)? {
             let name = clean(&lossy(&entry.path));
             let content = match entry.kind {
-                Kind::Regular => regular(store, &entry, &name, &mut reader, lease)?,
+                Kind::Regular => regular(parts, &entry, &name, &mut reader, lease)?,
                 Kind::Symlink => Content::Link(beside(&name, &lossy(&entry.link))),
                 Kind::HardLink => Content::Link(clean(&lossy(&entry.link))),
                 _ => continue,
@@ -107,7 +108,7 @@ impl Entries {
 }
 
 fn regular<R: Read>(
-    store: &Store,
+    parts: &mut Parts<'_>,
     entry: &Entry,
     name: &str,
     reader: &mut Reader<'_, R>,
@@ -123,15 +124,13 @@ fn regular<R: Read>(
         entry.size <= MAX_MANIFEST_SIZE && content.peek(&mut start)? && matches!(start[0], b'{' | b'[');
     let promised = promised_digest(name);
     if !is_document {
-        let spooled = spool(store, &mut content, promised, lease);
+        let spooled = parts.spool(&mut content, promised, lease);
         if let Some(failure) = content.failure.take() {
             return Err(ArchiveError::from(failure).into());
         }
         let mismatch = |actual| ArchiveError::Digest { name: name.to_owned(), actual };
         return match spooled {
-            Err(Error::Verify(palan_oci::digest::VerifyError::Digest { actual, .. })) => {
-                Err(mismatch(actual).into())
-            }
+            Err(Error::Verify(VerifyError::Digest { actual, .. })) => Err(mismatch(actual).into()),
             other => other.map(Content::Blob),
         };
     }
@@ -140,7 +139,7 @@ fn regular<R: Read>(
     if let Some(failure) = content.failure.take() {
         return Err(ArchiveError::from(failure).into());
     }
-    read.path_context("read", std::path::Path::new(name))?;
+    read.path_context("read", Path::new(name))?;
     let actual = Digest::of(&document);
     if promised.is_some_and(|promised| promised != actual) {
         return Err(ArchiveError::Digest { name: name.to_owned(), actual }.into());
@@ -155,41 +154,71 @@ fn promised_digest(name: &str) -> Option<Digest> {
     Digest::from_hex(hex).ok()
 }
 
-/// Writes content to a part named by its digest, from where a layer can be unpacked without any more bytes.
-pub(super) fn spool(
-    store: &Store,
-    source: &mut dyn Read,
-    promised: Option<Digest>,
-    lease: &Lease,
-) -> Result<Spooled> {
-    let inner = &store.inner;
-    let temporary = inner.ingest.join(format!(".tmp-{}", crate::store::random_name()));
-    let written = write_down(source, &temporary, &inner.limits);
-    let spooled = written.and_then(|spooled| match promised {
-        Some(expected) if expected != spooled.digest => {
-            let actual = spooled.digest;
-            Err(palan_oci::digest::VerifyError::Digest { expected, actual }.into())
-        }
-        _ => Ok(spooled),
-    });
-    let spooled = spooled.and_then(|spooled| {
-        lease.protect(spooled.digest);
-        // A part that somebody is filling at this moment is left to them: they bring the same bytes.
-        if inner.has_blob(&spooled.digest) || inner.busy.contains(&spooled.digest) {
-            fs::remove_file(&temporary)?;
-        } else {
-            fs::rename(&temporary, &inner.part_path(&spooled.digest))?;
-        }
-        Ok(spooled)
-    });
-    if spooled.is_err() {
-        // The error above is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    }
-    spooled
+/// The parts that an archive was taken apart into. What of them became no blob is removed at the end.
+pub(super) struct Parts<'s> {
+    store: &'s Store,
+    digests: Vec<Digest>,
 }
 
-fn write_down(source: &mut dyn Read, path: &std::path::Path, limits: &Limits) -> Result<Spooled> {
+impl<'s> Parts<'s> {
+    pub(super) fn new(store: &'s Store) -> Self {
+        Self { store, digests: Vec::new() }
+    }
+
+    /// Writes content to a part named by its digest, from where a layer can be unpacked without any more bytes.
+    pub(super) fn spool(
+        &mut self,
+        source: &mut dyn Read,
+        promised: Option<Digest>,
+        lease: &Lease,
+    ) -> Result<Spooled> {
+        let inner = &self.store.inner;
+        let temporary = inner.ingest.join(format!(".tmp-{}", crate::store::random_name()));
+        let kept = write_down(source, &temporary, &inner.limits).and_then(|spooled| {
+            self.keep(&spooled, promised, &temporary, lease)?;
+            Ok(spooled)
+        });
+        if kept.is_err() {
+            // The error to tell is the one at hand.
+            let _ = fs::remove_file(&temporary);
+        }
+        kept
+    }
+
+    fn keep(
+        &mut self,
+        spooled: &Spooled,
+        promised: Option<Digest>,
+        temporary: &Path,
+        lease: &Lease,
+    ) -> Result<()> {
+        let inner = &self.store.inner;
+        let actual = spooled.digest;
+        if let Some(expected) = promised.filter(|expected| *expected != actual) {
+            return Err(VerifyError::Digest { expected, actual }.into());
+        }
+        lease.protect(actual);
+        // A part that somebody is filling at this moment is left to them: they bring the same bytes.
+        if inner.has_blob(&actual) || inner.busy.contains(&actual) {
+            return Ok(fs::remove_file(temporary)?);
+        }
+        fs::rename(temporary, &inner.part_path(&actual))?;
+        self.digests.push(actual);
+        Ok(())
+    }
+}
+
+impl Drop for Parts<'_> {
+    fn drop(&mut self) {
+        let inner = &self.store.inner;
+        for digest in self.digests.iter().filter(|digest| !inner.busy.contains(digest)) {
+            // Most are blobs by now, and the rest goes when it is a week old.
+            let _ = fs::remove_file(&inner.part_path(digest));
+        }
+    }
+}
+
+fn write_down(source: &mut dyn Read, path: &Path, limits: &Limits) -> Result<Spooled> {
     let mut file = fs::create_new(path, 0o600)?;
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 256 * 1024];

@@ -311,7 +311,7 @@ fn digests_go_with_the_last_tag() {
     let pulled = commit.tags[0].with_digest(digest);
     commit.digests = vec![pulled.clone()];
     let image = store.commit_image(&commit, &lease).expect("commits");
-    assert_eq!(image.digests, [pulled.clone()]);
+    assert_eq!(image.digests, std::slice::from_ref(&pulled));
     assert_eq!(store.find(&pulled).expect("looks"), Some(image.id));
     let both = format!("app:1@{digest}");
     assert_eq!(store.resolve(&both).expect("the digest decides").id, image.id);

@@ -25,7 +25,7 @@ use palan_linux::xattr;
 use rustix::fs::{Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::Error;
+use super::LayerError;
 use super::name::{Meaning, Name, meaning};
 use super::tar::{Entry, Kind, Reader, Segment, lossy};
 use crate::Limits;
@@ -60,14 +60,14 @@ pub(crate) fn apply(
     root: &RootDir,
     form: Form,
     limits: &Limits,
-) -> Result<Applied, Error> {
+) -> Result<Applied, LayerError> {
     let mut reader = Reader::new(source, limits);
     let mut applier = Applier::new(root, form, limits);
     let mut entries = 0;
     while let Some(entry) = reader.next_entry()? {
         entries += 1;
         if entries > limits.entries {
-            return Err(Error::Entries { limit: limits.entries });
+            return Err(LayerError::Entries { limit: limits.entries });
         }
         if applier.applied.incomplete.is_none() {
             applier.entry(&entry, &mut reader)?;
@@ -86,7 +86,7 @@ struct Applier<'a> {
     /// name may lead elsewhere then.
     handles: Vec<(Vec<u8>, Directory)>,
     /// Directories whose times are set at the end, when nothing is created in them any more.
-    directories: Vec<(Name, Time, Vec<(Vec<u8>, Vec<u8>)>)>,
+    directories: Vec<Unfinished>,
     /// Merged form: what this layer wrote, which its own whiteouts don't hide.
     written: HashSet<Vec<u8>>,
     /// Directories that were made opaque already: doing it again for each of a million markers must cost nothing.
@@ -94,6 +94,13 @@ struct Applier<'a> {
     remembered: usize,
     /// An entry replaced another: the sum of sizes is wrong and is taken from the tree instead.
     replaced: bool,
+}
+
+/// A directory whose times, and the access lists that entries in it would inherit, are still to be set.
+struct Unfinished {
+    name: Name,
+    modified: Time,
+    inherited: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<'a> Applier<'a> {
@@ -112,7 +119,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<'_, R>) -> Result<(), Error> {
+    fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<'_, R>) -> Result<(), LayerError> {
         let name = Name::parse(&entry.path, self.limits)?;
         if name.is_root() {
             return self.root_entry(entry);
@@ -120,7 +127,7 @@ impl<'a> Applier<'a> {
         let (parent, last) = name.split();
         match meaning(parent, last) {
             Meaning::Bookkeeping => return Ok(()),
-            Meaning::Invalid => return Err(Error::InvalidWhiteout { entry: lossy(&entry.path) }),
+            Meaning::Invalid => return Err(LayerError::InvalidWhiteout { entry: lossy(&entry.path) }),
             Meaning::Opaque => return self.opaque(entry, parent),
             Meaning::Whiteout(hidden) => return self.whiteout(entry, parent, hidden),
             Meaning::Plain => {}
@@ -143,9 +150,9 @@ impl<'a> Applier<'a> {
 
     // --- One method for each kind -----------------------------------------------------------------------------
 
-    fn root_entry(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn root_entry(&mut self, entry: &Entry) -> Result<(), LayerError> {
         if entry.kind != Kind::Directory {
-            return Err(Error::RootNotDirectory { entry: lossy(&entry.path) });
+            return Err(LayerError::RootNotDirectory { entry: lossy(&entry.path) });
         }
         let root =
             self.root.as_directory().try_clone().map_err(failed(entry, "open the layer's root for"))?;
@@ -153,7 +160,7 @@ impl<'a> Applier<'a> {
         self.set_times_at_the_end(Name::parse(b"", self.limits)?, entry)
     }
 
-    fn directory(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+    fn directory(&mut self, entry: &Entry, name: &Name) -> Result<(), LayerError> {
         let (parent_path, last) = name.split();
         let last = OsStr::from_bytes(last);
         let parent = self.parent(entry, parent_path)?;
@@ -187,7 +194,7 @@ impl<'a> Applier<'a> {
         entry: &Entry,
         name: &Name,
         reader: &mut Reader<'_, R>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), LayerError> {
         let file = self.create(entry, name, "create", |parent, last| parent.create_file(last, 0o600))?;
         match &entry.sparse {
             None => {
@@ -206,12 +213,14 @@ impl<'a> Applier<'a> {
             .map_err(|error| failed(entry, "set the times of")(error.into()))
     }
 
-    fn hard_link(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
-        let target = Name::parse(&entry.link, self.limits)
-            .map_err(|_| Error::HardLinkOutside { entry: lossy(&entry.path), target: lossy(&entry.link) })?;
+    fn hard_link(&mut self, entry: &Entry, name: &Name) -> Result<(), LayerError> {
+        let target = Name::parse(&entry.link, self.limits).map_err(|_| LayerError::HardLinkOutside {
+            entry: lossy(&entry.path),
+            target: lossy(&entry.link),
+        })?;
         let missing = || format!("hard link {:?} leads to {:?}", lossy(&entry.path), lossy(&entry.link));
         if target.is_root() || target == *name {
-            return Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
+            return Err(LayerError::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
         }
         let path = Path::new(OsStr::from_bytes(target.as_bytes()));
         let source = match self.root.parent_of(path) {
@@ -229,33 +238,33 @@ impl<'a> Applier<'a> {
                     Ok(())
                 }
                 Form::Merged => {
-                    Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) })
+                    Err(LayerError::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) })
                 }
             };
         };
         if found.is_dir() {
-            return Err(Error::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
+            return Err(LayerError::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
         }
         self.create(entry, name, "create hard link", |parent, own| {
             parent.create_hard_link(own, &directory, &last)
         })
     }
 
-    fn symlink(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+    fn symlink(&mut self, entry: &Entry, name: &Name) -> Result<(), LayerError> {
         let target = OsStr::from_bytes(&entry.link);
         self.create(entry, name, "create symlink", |parent, last| parent.create_symlink(last, target))?;
         self.applied.size = self.applied.size.saturating_add(entry.link.len() as u64);
         self.dress_at(entry, name)
     }
 
-    fn node(&mut self, entry: &Entry, name: &Name, kind: FileKind) -> Result<(), Error> {
+    fn node(&mut self, entry: &Entry, name: &Name, kind: FileKind) -> Result<(), LayerError> {
         self.create(entry, name, "create special file", |parent, last| {
             parent.create_node(last, kind, 0o600, entry.device)
         })?;
         self.dress_at(entry, name)
     }
 
-    fn whiteout(&mut self, entry: &Entry, parent_path: &[u8], hidden: &[u8]) -> Result<(), Error> {
+    fn whiteout(&mut self, entry: &Entry, parent_path: &[u8], hidden: &[u8]) -> Result<(), LayerError> {
         let last = OsStr::from_bytes(hidden);
         if self.form == Form::Merged {
             return self.whiteout_merged(entry, parent_path, hidden);
@@ -276,7 +285,12 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn whiteout_merged(&mut self, entry: &Entry, parent_path: &[u8], hidden: &[u8]) -> Result<(), Error> {
+    fn whiteout_merged(
+        &mut self,
+        entry: &Entry,
+        parent_path: &[u8],
+        hidden: &[u8],
+    ) -> Result<(), LayerError> {
         let path = join(parent_path, hidden);
         let last = OsStr::from_bytes(hidden);
         if self.written.contains(&path) {
@@ -293,7 +307,7 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn opaque(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Error> {
+    fn opaque(&mut self, entry: &Entry, path: &[u8]) -> Result<(), LayerError> {
         if self.opaque.contains(path) {
             return Ok(());
         }
@@ -314,7 +328,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Removes what the lower layers show in a directory; what this layer wrote stays, with what it wrote below.
-    fn remove_unwritten(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Error> {
+    fn remove_unwritten(&mut self, entry: &Entry, path: &[u8]) -> Result<(), LayerError> {
         let mut pending = vec![path.to_vec()];
         self.handles.clear();
         while let Some(path) = pending.pop() {
@@ -342,7 +356,7 @@ impl<'a> Applier<'a> {
         name: &Name,
         action: &'static str,
         mut create: impl FnMut(&Directory, &OsStr) -> io::Result<T>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, LayerError> {
         let (parent_path, last) = name.split();
         let last = OsStr::from_bytes(last);
         let parent = self.parent(entry, parent_path)?;
@@ -355,7 +369,7 @@ impl<'a> Applier<'a> {
         create(parent, last).map_err(failed(entry, action))
     }
 
-    fn make_room(&mut self, entry: &Entry, parent_path: &[u8], last: &OsStr) -> Result<(), Error> {
+    fn make_room(&mut self, entry: &Entry, parent_path: &[u8], last: &OsStr) -> Result<(), LayerError> {
         let parent = self.parent(entry, parent_path)?;
         parent.remove_all(last).map_err(failed(entry, "replace"))?;
         self.handles.clear();
@@ -364,7 +378,7 @@ impl<'a> Applier<'a> {
     }
 
     /// The directory at `path`, from the handles at hand, resolved inside the root, or made up.
-    fn parent(&mut self, entry: &Entry, path: &[u8]) -> Result<&Directory, Error> {
+    fn parent(&mut self, entry: &Entry, path: &[u8]) -> Result<&Directory, LayerError> {
         if path.is_empty() {
             return Ok(self.root.as_directory());
         }
@@ -391,7 +405,7 @@ impl<'a> Applier<'a> {
         self.handles.push((path.to_vec(), directory));
     }
 
-    fn resolve_parent(&mut self, entry: &Entry, path: &[u8]) -> Result<Directory, Error> {
+    fn resolve_parent(&mut self, entry: &Entry, path: &[u8]) -> Result<Directory, LayerError> {
         let relative = Path::new(OsStr::from_bytes(path));
         match self.root.open_dir(relative) {
             Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => {}
@@ -408,7 +422,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Something is created below a name that this layer has whited out: the name becomes an opaque directory.
-    fn lift_whiteouts(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Error> {
+    fn lift_whiteouts(&mut self, entry: &Entry, path: &[u8]) -> Result<(), LayerError> {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
         for end in ends.chain(std::iter::once(path.len())) {
             let prefix = Path::new(OsStr::from_bytes(&path[..end]));
@@ -432,7 +446,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Owner, attributes, mode and times of an entry that can't be opened.
-    fn dress_at(&mut self, entry: &Entry, name: &Name) -> Result<(), Error> {
+    fn dress_at(&mut self, entry: &Entry, name: &Name) -> Result<(), LayerError> {
         let (parent_path, last) = name.split();
         let last = OsStr::from_bytes(last);
         let parent = self.parent(entry, parent_path)?;
@@ -451,19 +465,19 @@ impl<'a> Applier<'a> {
     }
 
     /// Times, and the access lists that new entries would inherit.
-    fn set_times_at_the_end(&mut self, name: Name, entry: &Entry) -> Result<(), Error> {
+    fn set_times_at_the_end(&mut self, name: Name, entry: &Entry) -> Result<(), LayerError> {
         let inherited: Vec<_> = kept_xattrs(entry).filter(|(name, _)| is_inherited(name)).cloned().collect();
         self.remember(
             name.as_bytes().len()
-                + size_of::<(Name, Time)>()
+                + size_of::<Unfinished>()
                 + inherited.iter().map(|(_, value)| value.len()).sum::<usize>(),
         )?;
-        self.directories.push((name, entry.modified, inherited));
+        self.directories.push(Unfinished { name, modified: entry.modified, inherited });
         Ok(())
     }
 
     /// Notes that this layer wrote here, and so in every directory above.
-    fn mark_written(&mut self, path: &[u8]) -> Result<(), Error> {
+    fn mark_written(&mut self, path: &[u8]) -> Result<(), LayerError> {
         let mut path = path;
         while !path.is_empty() && !self.written.contains(path) {
             self.remember(path.len())?;
@@ -473,20 +487,20 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, bytes: usize) -> Result<(), Error> {
+    fn remember(&mut self, bytes: usize) -> Result<(), LayerError> {
         self.remembered += bytes + 64;
         if self.remembered > self.limits.remembered_bytes {
-            return Err(Error::Directories { limit: self.limits.remembered_bytes });
+            return Err(LayerError::Directories { limit: self.limits.remembered_bytes });
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Applied, Error> {
+    fn finish(mut self) -> Result<Applied, LayerError> {
         if self.applied.incomplete.is_some() {
             return Ok(self.applied);
         }
         self.handles.clear();
-        for (name, modified, inherited) in &self.directories {
+        for Unfinished { name, modified, inherited } in &self.directories {
             let path = Path::new(OsStr::from_bytes(name.as_bytes()));
             // What was replaced since by something else has its own times.
             let Ok(found) = self.root.symlink_metadata(path) else { continue };
@@ -501,7 +515,7 @@ impl<'a> Applier<'a> {
                 }
                 Ok(rustix::fs::futimens(&directory, &timestamps(*modified))?)
             };
-            finish().map_err(|source: io::Error| Error::Entry {
+            finish().map_err(|source: io::Error| LayerError::Entry {
                 action: "set the times of",
                 entry: lossy(name.as_bytes()),
                 source,
@@ -515,8 +529,8 @@ impl<'a> Applier<'a> {
 }
 
 /// Bytes of the files in a tree: each inode once, without directories, as Docker counts a layer.
-pub(crate) fn tree_size(root: &Directory) -> Result<u64, Error> {
-    let at = |source| Error::Entry { action: "measure", entry: "/".to_owned(), source };
+pub(crate) fn tree_size(root: &Directory) -> Result<u64, LayerError> {
+    let at = |source| LayerError::Entry { action: "measure", entry: "/".to_owned(), source };
     let mut seen = HashSet::new();
     let mut size = 0u64;
     let mut pending = vec![root.try_clone().map_err(at)?];
@@ -540,7 +554,7 @@ fn write_segments<R: Read>(
     segments: &[Segment],
     entry: &Entry,
     reader: &mut Reader<'_, R>,
-) -> Result<(), Error> {
+) -> Result<(), LayerError> {
     let mut places = segments.iter().filter(|segment| segment.length > 0);
     let mut place = places.next().copied();
     while let Some(mut chunk) = reader.next_chunk()? {
@@ -617,8 +631,8 @@ fn join(parent: &[u8], last: &[u8]) -> Vec<u8> {
     if parent.is_empty() { last.to_vec() } else { [parent, b"/", last].concat() }
 }
 
-fn failed<'e>(entry: &'e Entry, action: &'static str) -> impl Fn(io::Error) -> Error + 'e {
-    move |source| Error::Entry { action, entry: lossy(&entry.path), source }
+fn failed<'e>(entry: &'e Entry, action: &'static str) -> impl Fn(io::Error) -> LayerError + 'e {
+    move |source| LayerError::Entry { action, entry: lossy(&entry.path), source }
 }
 
 #[cfg(test)]

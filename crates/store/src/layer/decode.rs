@@ -7,7 +7,7 @@ use palan_oci::Digest;
 use palan_oci::digest::Hasher;
 use palan_oci::media_type::Compression;
 
-use super::Error;
+use super::LayerError;
 use crate::Limits;
 use crate::content::BlobReader;
 
@@ -99,7 +99,7 @@ pub(super) struct Decoded<'a, 's> {
     blob: &'a BlobReader<'s>,
     hasher: Hasher,
     limits: &'a Limits,
-    error: Option<Error>,
+    error: Option<LayerError>,
 }
 
 impl<'a, 's> Decoded<'a, 's> {
@@ -108,7 +108,7 @@ impl<'a, 's> Decoded<'a, 's> {
     }
 
     /// The limit that stopped the reading, if one did.
-    pub(super) fn take_error(&mut self) -> Option<Error> {
+    pub(super) fn take_error(&mut self) -> Option<LayerError> {
         self.error.take()
     }
 
@@ -117,14 +117,14 @@ impl<'a, 's> Decoded<'a, 's> {
         self.hasher.finish()
     }
 
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self) -> Result<(), LayerError> {
         let (unpacked, compressed) = (self.hasher.length(), self.blob.position());
         if unpacked > self.limits.unpacked_bytes {
-            return Err(Error::TooLarge { limit: self.limits.unpacked_bytes });
+            return Err(LayerError::TooLarge { limit: self.limits.unpacked_bytes });
         }
         let ratio = self.limits.ratio;
         if unpacked > self.limits.ratio_threshold && unpacked / ratio > compressed {
-            return Err(Error::Bomb { ratio, unpacked, compressed });
+            return Err(LayerError::Bomb { ratio, unpacked, compressed });
         }
         Ok(())
     }

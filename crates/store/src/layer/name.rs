@@ -1,6 +1,6 @@
 //! Names of entries: cleaned as text, as Docker does, and refused where they leave the layer.
 
-use super::Error;
+use super::LayerError;
 use super::tar::lossy;
 use crate::Limits;
 
@@ -10,22 +10,22 @@ pub(super) struct Name(Vec<u8>);
 
 impl Name {
     /// Cleans a name as written. `/a`, `./a` and `b/../a` are `a`; `../a` is refused.
-    pub(super) fn parse(raw: &[u8], limits: &Limits) -> Result<Self, Error> {
+    pub(super) fn parse(raw: &[u8], limits: &Limits) -> Result<Self, LayerError> {
         if raw.contains(&0) {
-            return Err(Error::Nul { entry: lossy(raw) });
+            return Err(LayerError::Nul { entry: lossy(raw) });
         }
         let mut components: Vec<&[u8]> = Vec::new();
         for component in raw.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => {}
                 b".." => {
-                    components.pop().ok_or_else(|| Error::Outside { entry: lossy(raw) })?;
+                    components.pop().ok_or_else(|| LayerError::Outside { entry: lossy(raw) })?;
                 }
                 name => components.push(name),
             }
         }
         if components.len() > limits.depth {
-            return Err(Error::Depth { entry: lossy(raw), limit: limits.depth });
+            return Err(LayerError::Depth { entry: lossy(raw), limit: limits.depth });
         }
         Ok(Self(components.join(&b'/')))
     }
@@ -98,10 +98,10 @@ mod tests {
             assert_eq!(clean(raw).expect(raw), expected);
         }
         for raw in ["..", "../a", "a/../../b", "/..", "./../etc"] {
-            assert!(matches!(clean(raw), Err(Error::Outside { .. })), "{raw}");
+            assert!(matches!(clean(raw), Err(LayerError::Outside { .. })), "{raw}");
         }
-        assert!(matches!(clean(&"a/".repeat(2000)), Err(Error::Depth { .. })));
-        assert!(matches!(clean("a\0b"), Err(Error::Nul { .. })));
+        assert!(matches!(clean(&"a/".repeat(2000)), Err(LayerError::Depth { .. })));
+        assert!(matches!(clean("a\0b"), Err(LayerError::Nul { .. })));
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Scene {
         Self { directory, root }
     }
 
-    fn apply(&self, tar: Tar) -> Result<Applied, Error> {
+    fn apply(&self, tar: Tar) -> Result<Applied, LayerError> {
         apply(&tar.finish()[..], &self.root, Form::Alone, &Limits::default())
     }
 
@@ -90,7 +90,7 @@ fn owners_modes_times_and_attributes() {
     let su = scene.root.metadata("bin/su").expect("there");
     assert_eq!((su.mode, su.uid, su.gid, su.links), (0o4750, 12, 34, 2));
     assert_eq!(su.modified, Time { seconds: 3000, nanoseconds: 250_000_000 });
-    let names = xattr::list_at(&scene.root.open_dir("bin").expect("there"), OsStr::new("su")).expect("lists");
+    let names = xattr::list_at(scene.root.open_dir("bin").expect("there"), OsStr::new("su")).expect("lists");
     assert!(names.iter().all(|name| !name.to_string_lossy().contains("overlay")), "{names:?}");
     assert!(names.contains(&"user.x".into()) && names.contains(&"security.capability".into()), "{names:?}");
     let bin = scene.root.metadata("bin").expect("there");
@@ -141,7 +141,7 @@ fn whiteouts_and_opaque_directories() {
     for invalid in [".wh.", "a/.wh..", "a/.wh..."] {
         assert!(matches!(
             Scene::new().apply(Tar::new().file(invalid, b"")),
-            Err(Error::InvalidWhiteout { .. })
+            Err(LayerError::InvalidWhiteout { .. })
         ));
     }
 }
@@ -214,7 +214,7 @@ fn symlinks_on_the_way_stay_inside() {
 
 #[test]
 fn names_that_leave_the_layer_are_refused() {
-    let check = |tar: Tar, expected: fn(&Error) -> bool| {
+    let check = |tar: Tar, expected: fn(&LayerError) -> bool| {
         let scene = Scene::new();
         let error = scene.apply(tar).expect_err("refused");
         assert!(expected(&error), "{error}");
@@ -223,16 +223,16 @@ fn names_that_leave_the_layer_are_refused() {
     for name in ["../outside/secret", "a/../../outside/secret", "/../outside/secret", ".."] {
         for kind in [b'0', b'2', b'5', b'3'] {
             let entry = Header { link: b"x".to_vec(), ..Header::new(name, kind) };
-            check(Tar::new().entry(&entry, b""), |error| matches!(error, Error::Outside { .. }));
+            check(Tar::new().entry(&entry, b""), |error| matches!(error, LayerError::Outside { .. }));
         }
-        check(Tar::new().hard_link("a", name), |error| matches!(error, Error::HardLinkOutside { .. }));
+        check(Tar::new().hard_link("a", name), |error| matches!(error, LayerError::HardLinkOutside { .. }));
     }
-    let bad_target = |error: &Error| matches!(error, Error::HardLinkTarget { .. });
+    let bad_target = |error: &LayerError| matches!(error, LayerError::HardLinkTarget { .. });
     check(Tar::new().directory("d").hard_link("a", "d"), bad_target);
     check(Tar::new().file("a", b"").hard_link("a", "a"), bad_target);
     check(Tar::new().hard_link("a", "/"), bad_target);
-    check(Tar::new().file("./", b"x"), |error| matches!(error, Error::RootNotDirectory { .. }));
-    check(Tar::new().file("f", b"").file("f/below", b""), |error| matches!(error, Error::Entry { .. }));
+    check(Tar::new().file("./", b"x"), |error| matches!(error, LayerError::RootNotDirectory { .. }));
+    check(Tar::new().file("f", b"").file("f/below", b""), |error| matches!(error, LayerError::Entry { .. }));
 }
 
 #[test]
@@ -320,7 +320,7 @@ impl Read for Repeat {
 
 #[test]
 fn limits_stop_what_does_not_end() {
-    let check = |limits: Limits, block: [u8; 512], expected: fn(&Error) -> bool| {
+    let check = |limits: Limits, block: [u8; 512], expected: fn(&LayerError) -> bool| {
         let scene = Scene::new();
         let error =
             apply(Repeat { block, position: 0 }, &scene.root, Form::Alone, &limits).expect_err("stops");
@@ -328,11 +328,11 @@ fn limits_stop_what_does_not_end() {
     };
     let file = Header::new("f", b'0').bytes();
     let few = Limits { entries: 1000, ..Limits::default() };
-    check(few, file, |error| matches!(error, Error::Entries { limit: 1000 }));
+    check(few, file, |error| matches!(error, LayerError::Entries { limit: 1000 }));
     let little = Limits { remembered_bytes: 100_000, ..Limits::default() };
-    check(little, Header::new("d", b'5').bytes(), |error| matches!(error, Error::Directories { .. }));
+    check(little, Header::new("d", b'5').bytes(), |error| matches!(error, LayerError::Directories { .. }));
     let shallow = Limits { depth: 3, ..Limits::default() };
-    check(shallow, Header::new("a/b/c/d", b'5').bytes(), |error| matches!(error, Error::Depth { .. }));
+    check(shallow, Header::new("a/b/c/d", b'5').bytes(), |error| matches!(error, LayerError::Depth { .. }));
 }
 
 #[test]

@@ -137,8 +137,11 @@ fn set(records: &mut Records, key: &[u8], value: &[u8], limits: &Limits) -> Resu
     Ok(())
 }
 
+/// Key, value, and what is behind them.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 /// Splits off one record; strictly, since a length that is off by one moves everything behind it.
-fn record(content: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
+fn record(content: &[u8]) -> Result<Record<'_>, &'static str> {
     const BROKEN: &str = "a broken record in an extended header";
     let space = content.iter().take(8).position(|byte| *byte == b' ').ok_or(BROKEN)?;
     let length = usize::try_from(number(&content[..space])?).map_err(|_| BROKEN)?;
