@@ -8,13 +8,13 @@ const PLAIN: &str = include_str!("data/create-plain.json");
 const FULL: &str = include_str!("data/create-full.json");
 
 fn parsed(body: &str) -> CreateContainerRequest {
-    CreateContainerRequest::from_slice(body.as_bytes()).unwrap()
+    CreateContainerRequest::from_slice(body.as_bytes()).expect("as recorded")
 }
 
 /// What differs on purpose: `OnBuild` is left out when empty since 1.52.
 fn without_on_build(body: &str) -> Value {
-    let mut value: Value = serde_json::from_str(body).unwrap();
-    value.as_object_mut().unwrap().remove("OnBuild");
+    let mut value: Value = serde_json::from_str(body).expect("as recorded");
+    value.as_object_mut().expect("as recorded").remove("OnBuild");
     value
 }
 
@@ -27,7 +27,7 @@ fn with_null_volumes(mut body: Value) -> Value {
 #[test]
 fn round_trips_without_loss() {
     for body in [PLAIN, FULL] {
-        let again = serde_json::to_value(parsed(body)).unwrap();
+        let again = serde_json::to_value(parsed(body)).expect("as recorded");
         assert_eq!(again, with_null_volumes(without_on_build(body)));
     }
 }
@@ -47,7 +47,7 @@ fn flags_arrive_where_they_should() {
     assert_eq!(host.binds, ["vol:/c", "/a:/b:ro"]);
     assert_eq!((host.memory, host.memory_swap, host.nano_cpus), (512 << 20, 1 << 30, 1_500_000_000));
     assert_eq!((host.pids_limit, host.init, host.memory_swappiness), (Some(10), Some(true), Some(-1)));
-    assert_eq!(host.port_bindings["80/udp"].as_ref().unwrap()[0].host_port, "8080");
+    assert_eq!(host.port_bindings["80/udp"].as_ref().expect("as recorded")[0].host_port, "8080");
     assert_eq!((host.cap_add[0].as_str(), host.cap_drop[0].as_str()), ("CAP_NET_ADMIN", "ALL"));
     assert_eq!(host.tmpfs["/t"], "size=1m");
     assert!(host.privileged && host.publish_all_ports && host.readonly_rootfs && host.auto_remove);

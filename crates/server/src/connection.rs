@@ -46,7 +46,7 @@ const MAX_HEADERS: usize = 100;
 const MAX_CONNECTIONS: usize = 4096;
 
 /// How long requests may go on when the daemon ends.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// The wait after a failed accept, mostly for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
