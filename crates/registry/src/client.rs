@@ -1,6 +1,11 @@
 //! The client: what all pulls and logins of the process share.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use palan_oci::Digest;
+use tokio::sync::OnceCell;
 
 use crate::auth::Authenticator;
 use crate::config::{ClientConfig, ConfigError, parse_mirrors};
@@ -17,6 +22,26 @@ pub struct Client {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) slots: Arc<Slots>,
+    pub(crate) configurations: Arc<Configurations>,
+}
+
+/// Image configurations that are being fetched or held by a pull: concurrent pulls fetch each once.
+#[derive(Debug, Default)]
+pub(crate) struct Configurations(Mutex<HashMap<Digest, Weak<OnceCell<Bytes>>>>);
+
+impl Configurations {
+    /// The place of one configuration; it lasts as long as somebody holds it. A fetch that fails leaves it empty, and the
+    /// next who waits tries at its own registry.
+    pub(crate) fn of(&self, digest: Digest) -> Arc<OnceCell<Bytes>> {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = cells.get(&digest).and_then(Weak::upgrade) {
+            return cell;
+        }
+        cells.retain(|_, cell| cell.strong_count() > 0);
+        let cell = Arc::new(OnceCell::new());
+        cells.insert(digest, Arc::downgrade(&cell));
+        cell
+    }
 }
 
 impl Client {
@@ -33,6 +58,7 @@ impl Client {
             endpoints: Arc::new(Endpoints::new(mirrors)),
             flights: Arc::default(),
             slots: Arc::new(slots),
+            configurations: Arc::default(),
         })
     }
 }

@@ -20,6 +20,7 @@ use palan_oci::media_type::Class;
 use palan_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Platform, Reference};
 use palan_store::image::ImageCommit;
 use palan_store::{BeginLayer, ImageId, LayerRequest, Lease, Store};
+use tokio::sync::OnceCell;
 
 use crate::client::Client;
 use crate::credentials::Credentials;
@@ -248,7 +249,9 @@ impl Pull<'_> {
         }
         let chosen = self.choose(repository).await?;
         self.tell_start();
-        let config_body = self.config(repository, &chosen.manifest.config).await?;
+        // Held to the end of the pull: others find it until the store has it.
+        let held = self.config(repository, &chosen.manifest.config).await?;
+        let config_body = held.get().cloned().unwrap_or_default();
         let config =
             ImageConfig::parse(&config_body).map_err(|error| self.invalid("image configuration", &error))?;
         let layers = self.layers(&chosen.manifest, &config)?;
@@ -397,8 +400,12 @@ impl Pull<'_> {
         RegistryError::Document { what, reference: self.reference.familiar(), reason: reason.to_owned() }
     }
 
-    /// The configuration's bytes, from the store if they are there.
-    async fn config(&self, repository: &Repository, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {
+    /// The configuration, from the store if it is there.
+    async fn config(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> Result<Arc<OnceCell<Bytes>>, RegistryError> {
         let is_config = matches!(descriptor.class(), Class::Config)
             || matches!(descriptor.media_type.as_str(), "application/octet-stream" | "application/json");
         if !is_config {
@@ -419,11 +426,17 @@ impl Pull<'_> {
             })
             .await?;
         if let Some(known) = known {
-            return Ok(known.into());
+            return Ok(Arc::new(OnceCell::new_with(Some(known.into()))));
         }
-        let body = repository.small_blob(&digest, limit).await?;
-        self.verified("image configuration", &body, Some(digest))?;
-        Ok(body)
+        // Whoever asks at the same time has proven, with the manifest, that it may read this repository.
+        let fetch = self.client.configurations.of(digest);
+        let fetched = fetch.get_or_try_init(|| async {
+            let body = repository.small_blob(&digest, limit).await?;
+            self.verified("image configuration", &body, Some(digest))?;
+            Ok::<_, RegistryError>(body)
+        });
+        fetched.await?;
+        Ok(fetch)
     }
 
     /// The layers with their diff-ids, bottom first, each once.
