@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use palan_docker_api::version::ApiVersion;
 use palan_docker_api::versions;
+use jiff::Timestamp;
 use palan_engine::Engine;
 use palan_engine::events::EventQuery;
 
@@ -24,7 +25,8 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> ApiResult {
     let query = EventQuery {
-        since: params.moment("since")?,
+        // Unlike for logs, 0 asks for all that is kept.
+        since: if params.text("since") == "0" { Some(Timestamp::UNIX_EPOCH) } else { params.moment("since")? },
         until: params.moment("until")?,
         filters: params.filters()?,
     };
