@@ -31,7 +31,7 @@ fn flags_and_names() {
         (&["-v", "relative:also/relative", BUSYBOX, "true"], "invalid"),
         (&["--cap-add", "FLY", BUSYBOX, "true"], "FLY"),
         (&["--network", "nosuch", BUSYBOX, "true"], "network nosuch not found"),
-        (&["--cpus", "1000", BUSYBOX, "true"], "Range of CPUs is from 0.01 to"),
+        (&["--cpus", "1000", BUSYBOX, "true"], "range of CPUs is from 0.01 to"),
         (&["--security-opt", "wings=on", BUSYBOX, "true"], "wings"),
         (&["--entrypoint", "", BUSYBOX], "no command specified"),
     ] {
@@ -80,7 +80,7 @@ fn a_full_disk_is_said_and_everything_can_still_be_removed() {
     let image =
         ImageBuilder::new().file("big", 0o644, palan_test_support::image::noise(8_000_000, 3)).build();
     let run = daemon.palan_with_input(["load"], &image.docker_archive(&["big:latest"]));
-    run.fails(1, "no space left on device");
+    run.fails(1, "No space left on device");
     daemon.palan(["ps"]).ok();
     daemon.palan(["stop", "-t", "0", "writer"]).ok();
     daemon.palan(["rm", "writer"]).ok();

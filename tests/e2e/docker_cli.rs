@@ -71,8 +71,11 @@ fn the_daily_commands() {
     daemon.docker(["rmi", "second:tag"]).ok();
     daemon.docker(["volume", "ls"]).ok();
     daemon.docker(["network", "ls"]).ok();
+    // The CLI sends whole seconds.
+    let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
+    let until = until.to_string();
     let events =
-        daemon.docker(["events", "--since", "1h", "--until", "0s", "--filter", "container=web"]).ok();
+        daemon.docker(["events", "--since", "1h", "--until", &until, "--filter", "container=web"]).ok();
     assert!(events.stdout.contains("container start") && events.stdout.contains("container die"), "{events}");
 }
 
@@ -92,7 +95,7 @@ fn input_and_following() {
             "run",
             "-d",
             "--name",
-            "f",
+            "ff",
             "--network",
             "none",
             BUSYBOX,
@@ -101,10 +104,10 @@ fn input_and_following() {
             "for i in 1 2 3; do echo $i; sleep 0.1; done",
         ])
         .ok();
-    assert_eq!(daemon.docker(["logs", "-f", "f"]).ok().stdout, "1\n2\n3\n");
-    let attached = daemon.docker(["start", "-a", "f"]).ok();
+    assert_eq!(daemon.docker(["logs", "-f", "ff"]).ok().stdout, "1\n2\n3\n");
+    let attached = daemon.docker(["start", "-a", "ff"]).ok();
     assert_eq!(attached.stdout, "1\n2\n3\n");
-    assert_eq!(daemon.docker(["wait", "f"]).ok().line(), "0");
+    assert_eq!(daemon.docker(["wait", "ff"]).ok().line(), "0");
 }
 
 #[test]

@@ -9,11 +9,11 @@ fn runs_beside_with_its_own_streams_and_code() {
     requires!(root);
     let daemon = daemon();
     daemon
-        .palan(["run", "-d", "--name", "c", "-e", "FROM=run", "--network", "none", BUSYBOX, "sleep", "1000"])
+        .palan(["run", "-d", "--name", "cc", "-e", "FROM=run", "--network", "none", BUSYBOX, "sleep", "1000"])
         .ok();
-    let run = daemon.palan(["exec", "c", "sh", "-c", "echo out; echo err >&2; exit 4"]);
+    let run = daemon.palan(["exec", "cc", "sh", "-c", "echo out; echo err >&2; exit 4"]);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str(), run.code), ("out\n", "err\n", 4), "{run}");
-    let run = daemon.palan_with_input(["exec", "-i", "c", "cat"], b"through");
+    let run = daemon.palan_with_input(["exec", "-i", "cc", "cat"], b"through");
     assert_eq!(run.ok().stdout, "through");
     let run = daemon.palan([
         "exec",
@@ -23,15 +23,18 @@ fn runs_beside_with_its_own_streams_and_code() {
         "/tmp",
         "-u",
         "alice",
-        "c",
+        "cc",
         "sh",
         "-c",
         "echo $FROM $A $PWD $(id -u)",
     ]);
     assert_eq!(run.ok().line(), "run 1 /tmp 1000");
-    daemon.palan(["exec", "c", "nosuch"]).fails(127, "executable file not found in $PATH");
-    daemon.palan(["exec", "c", "/etc/passwd"]).fails(126, "permission denied");
-    let caps = daemon.palan(["exec", "c", "grep", "-E", "Cap(Eff|Inh)|Seccomp:", "/proc/self/status"]).ok();
+    // As with Docker, the text comes on the session's own stream.
+    let run = daemon.palan(["exec", "cc", "nosuch"]);
+    assert!(run.code == 127 && run.stdout.contains("executable file not found in $PATH"), "{run}");
+    let run = daemon.palan(["exec", "cc", "/etc/passwd"]);
+    assert!(run.code == 126 && run.stdout.contains("permission denied"), "{run}");
+    let caps = daemon.palan(["exec", "cc", "grep", "-E", "Cap(Eff|Inh)|Seccomp:", "/proc/self/status"]).ok();
     assert_eq!(caps.stdout, "CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n");
 }
 
@@ -39,8 +42,8 @@ fn runs_beside_with_its_own_streams_and_code() {
 fn needs_a_running_container() {
     requires!(root);
     let daemon = daemon();
-    let id = daemon.palan(["create", "--name", "c", "--network", "none", BUSYBOX]).ok().line().to_owned();
-    daemon.palan(["exec", "c", "true"]).fails(1, &format!("container {id} is not running"));
+    let id = daemon.palan(["create", "--name", "cc", "--network", "none", BUSYBOX]).ok().line().to_owned();
+    daemon.palan(["exec", "cc", "true"]).fails(1, &format!("container {id} is not running"));
     daemon.palan(["exec", "nosuch", "true"]).fails(1, "No such container: nosuch");
 }
 
@@ -48,10 +51,10 @@ fn needs_a_running_container() {
 fn detached_and_many() {
     requires!(root);
     let daemon = daemon();
-    daemon.palan(["run", "-d", "--name", "c", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
-    daemon.palan(["exec", "-d", "c", "sh", "-c", "echo here > /tmp/mark"]).ok();
+    daemon.palan(["run", "-d", "--name", "cc", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    daemon.palan(["exec", "-d", "cc", "sh", "-c", "echo here > /tmp/mark"]).ok();
     let appeared = palan_test_support::wait_until(std::time::Duration::from_secs(5), || {
-        daemon.palan(["exec", "c", "cat", "/tmp/mark"]).stdout == "here\n"
+        daemon.palan(["exec", "cc", "cat", "/tmp/mark"]).stdout == "here\n"
     });
     assert!(appeared);
     std::thread::scope(|scope| {
@@ -60,7 +63,7 @@ fn detached_and_many() {
             scope.spawn(move || {
                 for round in 0..5 {
                     let text = format!("{number}-{round}");
-                    assert_eq!(daemon.palan(["exec", "c", "echo", &text]).ok().line(), text);
+                    assert_eq!(daemon.palan(["exec", "cc", "echo", &text]).ok().line(), text);
                 }
             });
         }
@@ -72,11 +75,11 @@ fn detached_and_many() {
 fn a_working_directory_outside_is_refused() {
     requires!(root);
     let daemon = daemon();
-    daemon.palan(["run", "-d", "--name", "c", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    daemon.palan(["run", "-d", "--name", "cc", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
     for number in 3..24 {
         let directory = format!("/proc/self/fd/{number}");
         let run =
-            daemon.palan(["exec", "-w", &directory, "c", "sh", "-c", "ls ../../../../etc/debian_version"]);
+            daemon.palan(["exec", "-w", &directory, "cc", "sh", "-c", "ls ../../../../etc/debian_version"]);
         assert_ne!(run.code, 0, "{run}");
         let run = daemon.palan([
             "run",

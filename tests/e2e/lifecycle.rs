@@ -103,7 +103,7 @@ fn pause_holds_everything() {
             "run",
             "-d",
             "--name",
-            "p",
+            "pp",
             "--network",
             "none",
             BUSYBOX,
@@ -112,14 +112,14 @@ fn pause_holds_everything() {
             "while :; do echo x; sleep 0.02; done",
         ])
         .ok();
-    daemon.palan(["pause", "p"]).ok();
+    daemon.palan(["pause", "pp"]).ok();
     assert!(daemon.palan(["ps", "--format", "{{.Status}}"]).ok().line().ends_with("(Paused)"));
-    let lines = || daemon.palan(["logs", "p"]).ok().stdout.lines().count();
+    let lines = || daemon.palan(["logs", "pp"]).ok().stdout.lines().count();
     std::thread::sleep(Duration::from_millis(100));
     let held = lines();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(lines(), held);
-    daemon.palan(["unpause", "p"]).ok();
+    daemon.palan(["unpause", "pp"]).ok();
     std::thread::sleep(Duration::from_millis(300));
     assert!(lines() > held);
 }
@@ -132,7 +132,7 @@ fn inspect_and_ps_speak_dockers_json() {
         "run",
         "-d",
         "--name",
-        "j",
+        "jj",
         "-e",
         "K=v",
         "-m",
@@ -146,10 +146,10 @@ fn inspect_and_ps_speak_dockers_json() {
         "99",
     ];
     let id = daemon.palan(run).ok().line().to_owned();
-    let json: Value = serde_json::from_str(&daemon.palan(["inspect", "j"]).ok().stdout).unwrap();
+    let json: Value = serde_json::from_str(&daemon.palan(["inspect", "jj"]).ok().stdout).unwrap();
     let it = &json[0];
     assert_eq!(it["Id"], id);
-    assert_eq!(it["Name"], "/j");
+    assert_eq!(it["Name"], "/jj");
     assert_eq!(it["Path"], "sleep");
     assert_eq!(it["Args"], serde_json::json!(["99"]));
     assert_eq!(it["State"]["Status"], "running");
@@ -163,7 +163,7 @@ fn inspect_and_ps_speak_dockers_json() {
     assert_eq!(it["Config"]["Image"], BUSYBOX);
     assert!(it["Config"]["Env"].as_array().unwrap().contains(&"K=v".into()));
     let row: Value = serde_json::from_str(daemon.palan(["ps", "--format", "json"]).ok().line()).unwrap();
-    assert_eq!(row["Names"], "j");
+    assert_eq!(row["Names"], "jj");
     assert_eq!(row["Image"], BUSYBOX);
     assert_eq!(row["State"], "running");
 }
@@ -193,9 +193,9 @@ fn events_tell_the_story() {
 fn stats_count() {
     requires!(root);
     let daemon = daemon();
-    daemon.palan(["run", "-d", "--name", "s", "-m", "64m", BUSYBOX, "sleep", "1000"]).ok();
+    daemon.palan(["run", "-d", "--name", "ss", "-m", "64m", BUSYBOX, "sleep", "1000"]).ok();
     let stats = daemon.palan(["stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}"]).ok();
-    assert!(stats.line().starts_with("s "), "{stats}");
+    assert!(stats.line().starts_with("ss "), "{stats}");
     assert!(stats.line().ends_with("/ 64MiB 1"), "{stats}");
 }
 

@@ -11,16 +11,16 @@ use crate::images::{BUSYBOX, daemon};
 fn whole_tail_and_time_stamps() {
     requires!(root);
     let daemon = daemon();
-    daemon.palan(["run", "--name", "l", "--network", "none", BUSYBOX, "seq", "1", "100"]).ok();
+    daemon.palan(["run", "--name", "ll", "--network", "none", BUSYBOX, "seq", "1", "100"]).ok();
     let expected: String = (1..=100).map(|number| format!("{number}\n")).collect();
-    assert_eq!(daemon.palan(["logs", "l"]).ok().stdout, expected);
-    assert_eq!(daemon.palan(["logs", "-n", "2", "l"]).ok().stdout, "99\n100\n");
-    assert_eq!(daemon.palan(["logs", "--tail", "0", "l"]).ok().stdout, "");
-    let stamped = daemon.palan(["logs", "-t", "-n", "1", "l"]).ok().stdout;
+    assert_eq!(daemon.palan(["logs", "ll"]).ok().stdout, expected);
+    assert_eq!(daemon.palan(["logs", "-n", "2", "ll"]).ok().stdout, "99\n100\n");
+    assert_eq!(daemon.palan(["logs", "--tail", "0", "ll"]).ok().stdout, "");
+    let stamped = daemon.palan(["logs", "-t", "-n", "1", "ll"]).ok().stdout;
     let (stamp, text) = stamped.split_once(' ').unwrap();
     assert!(stamp.ends_with('Z') && stamp.starts_with("20") && text == "100\n", "{stamped}");
-    assert_eq!(daemon.palan(["logs", "--since", "1h", "-n", "1", "l"]).ok().stdout, "100\n");
-    assert_eq!(daemon.palan(["logs", "--until", "1h", "l"]).ok().stdout, "");
+    assert_eq!(daemon.palan(["logs", "--since", "1h", "-n", "1", "ll"]).ok().stdout, "100\n");
+    assert_eq!(daemon.palan(["logs", "--until", "1h", "ll"]).ok().stdout, "");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn the_file_is_dockers() {
     let text = std::fs::read_to_string(path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with(r#"{"log":"a\u003cb\u003e\n","stream":"stdout","time":"20"#), "{text}");
-    assert!(lines[1].starts_with(r#"{"log":"\"q\"\tz","stream":"stdout","time":"20"#), "{text}");
+    assert!(lines[1].starts_with(r#"{"log":"\"q\"\u0009z","stream":"stdout","time":"20"#), "{text}");
     assert!(lines[1].ends_with("Z\"}"), "{text}");
 }
 
@@ -61,7 +61,7 @@ fn following_ends_with_the_container() {
             "run",
             "-d",
             "--name",
-            "f",
+            "ff",
             "--network",
             "none",
             BUSYBOX,
@@ -70,7 +70,7 @@ fn following_ends_with_the_container() {
             "for i in 1 2 3; do echo $i; sleep 0.2; done",
         ])
         .ok();
-    let followed = daemon.palan(["logs", "-f", "f"]).ok();
+    let followed = daemon.palan(["logs", "-f", "ff"]).ok();
     assert_eq!(followed.stdout, "1\n2\n3\n");
 }
 
@@ -83,7 +83,7 @@ fn a_follower_sees_lines_as_they_come() {
             "run",
             "-d",
             "--name",
-            "f",
+            "ff",
             "--network",
             "none",
             BUSYBOX,
@@ -92,7 +92,7 @@ fn a_follower_sees_lines_as_they_come() {
             "echo first; sleep 1000",
         ])
         .ok();
-    let mut follower = daemon.command().args(["logs", "-f", "f"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follower = daemon.command().args(["logs", "-f", "ff"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "first");
     follower.kill().unwrap();
@@ -103,9 +103,9 @@ fn a_follower_sees_lines_as_they_come() {
 fn a_million_lines() {
     requires!(root);
     let daemon = daemon();
-    daemon.palan(["run", "--name", "m", "-d", "--network", "none", BUSYBOX, "seq", "1", "1000000"]).ok();
-    daemon.palan(["wait", "m"]).ok();
-    let logs = daemon.palan(["logs", "m"]).ok().stdout;
+    daemon.palan(["run", "--name", "mm", "-d", "--network", "none", BUSYBOX, "seq", "1", "1000000"]).ok();
+    daemon.palan(["wait", "mm"]).ok();
+    let logs = daemon.palan(["logs", "mm"]).ok().stdout;
     let wrong = logs.lines().zip(1u32..).find(|(line, number)| line.parse() != Ok(*number));
     assert_eq!(wrong, None);
     assert_eq!(logs.lines().count(), 1_000_000);
@@ -119,7 +119,7 @@ fn rotation_keeps_the_newest() {
         "run",
         "-d",
         "--name",
-        "r",
+        "rr",
         "--log-opt",
         "max-size=100k",
         "--log-opt",
@@ -128,14 +128,14 @@ fn rotation_keeps_the_newest() {
         "none",
     ];
     let id = daemon.palan(run.into_iter().chain([BUSYBOX, "seq", "1", "10000"])).ok().line().to_owned();
-    daemon.palan(["wait", "r"]).ok();
+    daemon.palan(["wait", "rr"]).ok();
     let directory = daemon.data_root().join("containers").join(&id);
     for suffix in ["", ".1", ".2"] {
         let size = std::fs::metadata(directory.join(format!("{id}-json.log{suffix}"))).unwrap().len();
         assert!(size <= 101_000, "{suffix}: {size}");
     }
     assert!(!directory.join(format!("{id}-json.log.3")).exists());
-    let logs = daemon.palan(["logs", "r"]).ok().stdout;
+    let logs = daemon.palan(["logs", "rr"]).ok().stdout;
     let last: Vec<u32> = logs.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(last.last(), Some(&10000));
     assert!(last.windows(2).all(|pair| pair[1] == pair[0] + 1));

@@ -80,7 +80,7 @@ fn udp_and_random_ports() {
     let publish = format!("127.0.0.1:{port}:9000/udp");
     daemon
         .palan([
-            "run", "-d", "--name", "u", "-p", &publish, BUSYBOX, "nc", "-u", "-l", "-p", "9000", "-e", "cat",
+            "run", "-d", "--name", "uu", "-p", &publish, BUSYBOX, "nc", "-u", "-l", "-p", "9000", "-e", "cat",
         ])
         .ok();
     let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
@@ -91,8 +91,8 @@ fn udp_and_random_ports() {
         matches!(socket.recv(&mut buffer), Ok(4) if &buffer[..4] == b"ping")
     });
     assert!(answered);
-    daemon.palan(["run", "-d", "--name", "p", "--expose", "8080", "-P", BUSYBOX, "sleep", "100"]).ok();
-    let shown = daemon.palan(["port", "p", "8080"]).ok();
+    daemon.palan(["run", "-d", "--name", "pp", "--expose", "8080", "-P", BUSYBOX, "sleep", "100"]).ok();
+    let shown = daemon.palan(["port", "pp", "8080"]).ok();
     let chosen: SocketAddr = shown.stdout.lines().next().unwrap().parse().unwrap();
     assert!(chosen.port() >= 1024);
 }
@@ -148,14 +148,14 @@ fn a_port_is_given_once() {
     let daemon = daemon();
     let port = free_port();
     let publish = format!("{port}:80");
-    daemon.palan(["run", "-d", "--name", "a", "-p", &publish, BUSYBOX, "sleep", "100"]).ok();
-    let second = daemon.palan(["run", "-d", "--name", "b", "-p", &publish, BUSYBOX, "sleep", "100"]);
+    daemon.palan(["run", "-d", "--name", "aa", "-p", &publish, BUSYBOX, "sleep", "100"]).ok();
+    let second = daemon.palan(["run", "-d", "--name", "bb", "-p", &publish, BUSYBOX, "sleep", "100"]);
     second.fails(125, &format!("Bind for 0.0.0.0:{port} failed: port is already allocated"));
     let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
     let publish = format!("{}:80", taken.local_addr().unwrap().port());
-    let third = daemon.palan(["run", "-d", "--name", "c", "-p", &publish, BUSYBOX, "sleep", "100"]);
+    let third = daemon.palan(["run", "-d", "--name", "cc", "-p", &publish, BUSYBOX, "sleep", "100"]);
     third.fails(125, "address already in use");
     // The same port again once the holder is gone.
-    daemon.palan(["rm", "-f", "a", "b", "c"]).ok();
-    daemon.palan(["run", "-d", "--name", "d", "-p", &format!("{port}:80"), BUSYBOX, "sleep", "100"]).ok();
+    daemon.palan(["rm", "-f", "aa", "bb", "cc"]).ok();
+    daemon.palan(["run", "-d", "--name", "dd", "-p", &format!("{port}:80"), BUSYBOX, "sleep", "100"]).ok();
 }

@@ -64,7 +64,9 @@ fn an_index_gives_this_machines_platform() {
     let registry = Registry::start();
     let here = busybox().build();
     let other = busybox().architecture("s390x", None).file("other", 0o644, "x").build();
-    let digest = registry.push_index("multi", "latest", &Index::new(Flavour::Oci, vec![other, here]));
+    let index = Index::new(Flavour::Oci, vec![other, here]);
+    let digest = index.digest.clone();
+    registry.push_index("multi", "latest", &index);
     let pulled = pull(&daemon, &registry, "multi").ok();
     assert!(pulled.stdout.contains(&format!("Digest: {digest}\n")), "{pulled}");
     assert!(pulled.stdout.starts_with("Using default tag: latest\n"), "{pulled}");

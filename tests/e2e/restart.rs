@@ -135,10 +135,10 @@ fn of_a_million_lines_none_is_missing_or_doubled() {
     requires!(root);
     let mut daemon = daemon();
     daemon
-        .palan(["run", "-d", "--name", "m", "--network", "none", BUSYBOX, "sh", "-c", "seq 1 1000000"])
+        .palan(["run", "-d", "--name", "mm", "--network", "none", BUSYBOX, "sh", "-c", "seq 1 1000000"])
         .ok();
     let mut attached = daemon.command();
-    attached.args(["run", "--name", "a", "--network", "none", BUSYBOX, "seq", "1", "1000000"]);
+    attached.args(["run", "--name", "aa", "--network", "none", BUSYBOX, "seq", "1", "1000000"]);
     let attached = attached.stdout(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(60));
     for _ in 0..3 {
@@ -148,11 +148,11 @@ fn of_a_million_lines_none_is_missing_or_doubled() {
     }
     let output = attached.wait_with_output().unwrap();
     assert!(output.status.success(), "{:?}", output.status);
-    daemon.palan(["wait", "m"]).ok();
+    daemon.palan(["wait", "mm"]).ok();
     for text in [
         String::from_utf8(output.stdout).unwrap(),
-        daemon.palan(["logs", "m"]).ok().stdout,
-        daemon.palan(["logs", "a"]).ok().stdout,
+        daemon.palan(["logs", "mm"]).ok().stdout,
+        daemon.palan(["logs", "aa"]).ok().stdout,
     ] {
         let wrong = text.lines().zip(1u32..).find(|(line, number)| line.parse() != Ok(*number));
         assert_eq!(wrong, None);
@@ -170,7 +170,7 @@ fn a_published_port_stays_open() {
             "run",
             "-d",
             "--name",
-            "w",
+            "ww",
             "-p",
             &format!("{port}:8080"),
             BUSYBOX,
@@ -218,17 +218,17 @@ fn auto_remove_happens_though_the_daemon_was_away() {
 fn a_killed_supervisor_takes_its_container_along() {
     requires!(root);
     let daemon = daemon();
-    daemon.palan(["run", "-d", "--name", "o", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
-    let pid = daemon.palan(["inspect", "-f", "{{.State.Pid}}", "o"]).ok().line().to_owned();
+    daemon.palan(["run", "-d", "--name", "oo", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    let pid = daemon.palan(["inspect", "-f", "{{.State.Pid}}", "oo"]).ok().line().to_owned();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
     let parent = rustix::process::Pid::from_raw(parent).unwrap();
     rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
     let recorded = wait_until(Duration::from_secs(5), || {
-        daemon.palan(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "o"]).ok().line()
+        daemon.palan(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "oo"]).ok().line()
             == "exited 137"
     });
     assert!(recorded);
     assert!(!std::path::Path::new(&format!("/proc/{pid}/root")).exists());
-    daemon.palan(["start", "o"]).ok();
+    daemon.palan(["start", "oo"]).ok();
 }

@@ -23,8 +23,6 @@ fn output_exit_code_and_input() {
     let run =
         daemon.palan_with_input(["run", "--rm", "-i", "--network", "none", BUSYBOX, "cat"], b"line\nlast");
     assert_eq!(run.ok().stdout, "line\nlast");
-    let run = daemon.palan(["run", "--rm", "--network", "none", BUSYBOX, "sh", "-c", "kill -9 $$"]);
-    assert_eq!(run.code, 137, "{run}");
     // Nothing is there after --rm.
     assert_eq!(daemon.palan(["ps", "-aq"]).ok().stdout, "");
 }
@@ -224,9 +222,9 @@ fn init_reaps_and_forwards() {
     let seen = sh(&daemon, &["--init"], script);
     assert!(!seen.contains('Z'), "a zombie is left:\n{seen}");
     assert_eq!(sh(&daemon, &["--init"], "echo $$ | grep -vx 1 >/dev/null && echo not first"), "not first");
-    daemon.palan(["run", "-d", "--name", "i", "--init", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
-    daemon.palan(["stop", "-t", "10", "i"]).ok();
-    let code = daemon.palan(["inspect", "-f", "{{.State.ExitCode}}", "i"]).ok();
+    daemon.palan(["run", "-d", "--name", "ii", "--init", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    daemon.palan(["stop", "-t", "10", "ii"]).ok();
+    let code = daemon.palan(["inspect", "-f", "{{.State.ExitCode}}", "ii"]).ok();
     assert_eq!(code.line(), "143");
 }
 

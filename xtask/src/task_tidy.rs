@@ -12,7 +12,7 @@ use crate::process::{cargo, output, root};
 const EDGES: &[(&str, &[&str])] = &[
     ("palan", &["cli", "server", "engine", "supervisor", "runtime", "linux"]),
     ("palan-server", &["engine", "docker-api"]),
-    ("palan-cli", &["docker-api"]),
+    ("palan-cli", &["docker-api", "linux"]),
     ("palan-engine", &["store", "registry", "network", "supervisor", "linux"]),
     ("palan-registry", &["store"]),
     ("palan-supervisor", &["runtime", "linux"]),

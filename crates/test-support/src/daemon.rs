@@ -107,6 +107,8 @@ impl Daemon {
     /// Starts a daemon and waits until it answers.
     #[track_caller]
     pub fn start_with(options: Options) -> Self {
+        // Fails here, before there is anything to drop.
+        program();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let directory =
