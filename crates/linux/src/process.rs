@@ -62,24 +62,33 @@ pub enum ForkError {
     Clone(#[source] io::Error),
 }
 
-/// Copies the calling process. Refused in a process with several threads.
-pub fn fork(options: &ForkOptions<'_>) -> Result<Forked, ForkError> {
-    fork_with_proc(options, None)
-}
+/// The knowledge that this process has one thread, for a [`fork_again`] where no trusted /proc is at hand to count
+/// them. Its holder starts none.
+#[derive(Debug)]
+pub struct SingleThreaded(());
 
-/// Like [`fork`], where /proc may be anybody's: the threads are counted in the procfs `proc`.
-pub fn fork_with_proc(options: &ForkOptions<'_>, proc: Option<&OwnedFd>) -> Result<Forked, ForkError> {
+/// Counts the threads of this process in the procfs `proc` (or /proc).
+pub fn single_threaded(proc: Option<BorrowedFd<'_>>) -> Result<SingleThreaded, ForkError> {
     let (start, path) = match proc {
-        Some(proc) => (proc.as_fd(), "self/task"),
+        Some(proc) => (proc, "self/task"),
         None => (rustix::fs::CWD, "/proc/self/task"),
     };
     let task = rustix::fs::statx(start, path, rustix::fs::AtFlags::empty(), rustix::fs::StatxFlags::NLINK)
         .map_err(|error| ForkError::CountThreads(error.into()))?;
     // The directory has one link for each thread, one for itself and one from its parent.
-    let threads = task.stx_nlink.saturating_sub(2);
-    if threads != 1 {
-        return Err(ForkError::Threads(threads));
+    match task.stx_nlink.saturating_sub(2) {
+        1 => Ok(SingleThreaded(())),
+        threads => Err(ForkError::Threads(threads)),
     }
+}
+
+/// Copies the calling process. Refused in a process with several threads.
+pub fn fork(options: &ForkOptions<'_>) -> Result<Forked, ForkError> {
+    fork_again(&single_threaded(None)?, options)
+}
+
+/// Copies the calling process, whose threads have been counted before.
+pub fn fork_again(_proof: &SingleThreaded, options: &ForkOptions<'_>) -> Result<Forked, ForkError> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for which zero means "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -98,8 +107,15 @@ pub fn fork_with_proc(options: &ForkOptions<'_>, proc: Option<&OwnedFd>) -> Resu
     }
     // SAFETY: without CLONE_VM and with no stack given the child continues here on its own copy of the memory; the
     // process has one thread, so no lock of the C library is held by a thread that the child lacks.
-    let result =
+    let mut result =
         unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() == Some(libc::ENOSYS) && options.cgroup.is_none() {
+        // A seccomp filter that is already in force may know only the older call, whose flags it can look at.
+        let flags = arguments.flags | arguments.exit_signal;
+        // SAFETY: as above; the third argument, which CLONE_PIDFD fills, is the same on all architectures.
+        result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    }
     if result == 0 {
         return Ok(Forked::Child);
     }
@@ -110,6 +126,13 @@ pub fn fork_with_proc(options: &ForkOptions<'_>, proc: Option<&OwnedFd>) -> Resu
     let pid = pid.ok_or_else(|| ForkError::Clone(io::Error::from_raw_os_error(libc::ERANGE)))?;
     // SAFETY: CLONE_PIDFD stored a descriptor that it has just opened for us.
     Ok(Forked::Parent(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }))
+}
+
+/// The PID, in this process's namespace, of the process behind `pidfd`. `None` if it has ended or has none here.
+pub fn pid_of(pidfd: impl AsFd) -> io::Result<Option<Pid>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    Ok(number.filter(|number| *number > 0).and_then(Pid::from_raw))
 }
 
 /// The program that [`spawn`] executes.
@@ -325,9 +348,22 @@ pub fn close_all_from(first: u32) -> io::Result<()> {
     close_range(first, 0)
 }
 
+/// Closes every descriptor from `first` on except `keep`. What [`close_all_from`] says holds here too.
+pub fn close_all_between(first: u32, keep: &OwnedFd) -> io::Result<()> {
+    let keep = keep.as_raw_fd().unsigned_abs();
+    if keep > first {
+        close_range_to(first, keep - 1, 0)?;
+    }
+    close_range(first.max(keep + 1), 0)
+}
+
 fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {
+    close_range_to(first, libc::c_uint::MAX, flags)
+}
+
+fn close_range_to(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: takes integers only. Closing descriptors that are owned elsewhere is the caller's declared intent.
-    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) } {
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

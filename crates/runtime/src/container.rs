@@ -197,7 +197,7 @@ fn launch(
         }
         Forked::Parent(child) => {
             drop(theirs);
-            match listen(&ours, &child) {
+            match listen(&ours, &child, false) {
                 Ok(said) => Ok((child, ours, said)),
                 Err(error) => Err(error),
             }
@@ -225,22 +225,34 @@ pub(crate) struct Said {
     pub(crate) console: Option<OwnedFd>,
     pub(crate) listener: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
+    /// The process that takes the last step, if it is another one.
+    pub(crate) process: Option<OwnedFd>,
 }
 
-/// Listens to a new process until it is ready. On failure it is reaped.
-pub(crate) fn listen(channel: &Channel, child: &Child) -> Result<Said, Error> {
+/// Listens to a new process until it is ready, and, if it hands over to another one, has said to which. On failure
+/// all are reaped.
+pub(crate) fn listen(channel: &Channel, child: &Child, hands_over: bool) -> Result<Said, Error> {
     let mut said = Said::default();
+    let mut ready = false;
     let error = loop {
+        if ready && (said.process.is_some() || !hands_over) {
+            return Ok(said);
+        }
         match channel.receive() {
             Ok(Some(Message::Warning(text))) => said.warnings.push(text),
             Ok(Some(Message::Console(master))) => said.console = Some(master),
             Ok(Some(Message::Listener(listener))) => said.listener = Some(listener),
-            Ok(Some(Message::Ready)) => return Ok(said),
+            Ok(Some(Message::Process(pidfd))) => said.process = Some(pidfd),
+            Ok(Some(Message::Ready)) => ready = true,
             Ok(Some(Message::Failed(error))) => break error,
-            Ok(None) => return Err(ended(child)),
+            Ok(None) => {
+                said.process.iter().for_each(discard);
+                return Err(ended(child));
+            }
             Err(error) => break Error::system("read from the new process", error),
         }
     };
+    said.process.iter().for_each(discard);
     discard(&child.pidfd);
     Err(error)
 }

@@ -7,16 +7,15 @@ use palan_linux::namespace::{self, Kind};
 use palan_linux::process::{self as os, ForkError, ForkOptions, Forked};
 use palan_oci::runtime_spec::Process;
 use rustix::io::Errno;
-use rustix::process::DumpableBehavior;
 
 use crate::cgroup::Cgroup;
-use crate::container::{Stdio, fork_into, listen, release};
+use crate::container::{Stdio, listen, release};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::init::devices::{find_devpts, new_terminal};
 use crate::init::identity::{resolve_user, set_limits};
 use crate::init::program::WorkingDirectory;
-use crate::init::{Last, Never, own_root, prepare_process};
+use crate::init::{Ending, Last, Never, own_root, prepare_process};
 use crate::plan::ProcessPlan;
 use crate::seccomp::Program;
 use crate::streams::Streams;
@@ -66,13 +65,8 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
     let entrances = request.cgroup.entrances()?;
     let (ours, theirs) = Channel::pair().context(|| "make a socket pair".to_owned())?;
     let options = ForkOptions { cgroup: request.cgroup.birthplace(), ..ForkOptions::default() };
-    // Not even for a moment may a process of the container look into the new one, which has host descriptors
-    // (CVE-2016-9962). The caller gets its own setting back.
-    let dumpable = rustix::process::dumpable_behavior().context(|| "read the dumpable flag".to_owned())?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .context(|| "make this process undumpable".to_owned())?;
-    let forked = fork_into(&target.pid, &options);
-    if matches!(forked, Ok(Forked::Child)) {
+    let forked = os::fork(&options)?;
+    let Forked::Parent(entering) = forked else {
         drop(ours);
         run(Entering {
             channel: theirs,
@@ -82,28 +76,18 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
             process,
             parent_death_signal: request.parent_death_signal,
         })
-    }
-    if dumpable == DumpableBehavior::Dumpable {
-        rustix::process::set_dumpable_behavior(dumpable)
-            .context(|| "restore the dumpable flag".to_owned())?;
-    }
-    drop(theirs);
-    let child = match forked {
-        Ok(Forked::Parent(child)) => child,
-        // Handled above.
-        Ok(Forked::Child) => unreachable!("the child never returns"),
-        // A PID namespace whose first process has ended takes no new one.
-        Err(Error::Fork(ForkError::Clone(source))) if source.kind() == io::ErrorKind::OutOfMemory => {
-            return Err(Error::NotRunning);
-        }
-        Err(error) => return Err(error),
     };
-    let said = listen(&ours, &child)?;
+    drop(theirs);
+    let mut said = listen(&ours, &entering, true)?;
+    // The process that has entered is done; the one that it made is our child as well.
+    os::wait(&entering.pidfd).context(|| "wait for the entering process".to_owned())?;
+    let pidfd = said.process.take().ok_or(Error::NotRunning)?;
+    let pid = os::pid_of(&pidfd).context(|| "find the new process's PID".to_owned())?;
     // Nobody listens for further processes: with the listener closed, their `notify` calls fail with ENOSYS.
-    drop(release(&ours, &child.pidfd)?);
+    drop(release(&ours, &pidfd)?);
     Ok(Execed {
-        pid: child.pid.as_raw_nonzero().get(),
-        pidfd: child.pidfd,
+        pid: pid.ok_or(Error::NotRunning)?.as_raw_nonzero().get(),
+        pidfd,
         console_master: said.console,
         warnings: said.warnings,
     })
@@ -169,7 +153,8 @@ struct Entering {
     parent_death_signal: bool,
 }
 
-/// The new process: from the clone to the exec.
+/// The process that enters, up to the point where it has become what the program is to be; the program itself runs in
+/// a sibling, which alone is in the PID namespace.
 fn run(entering: Entering) -> ! {
     let Entering { channel, streams, entrances, target, process, parent_death_signal } = entering;
     let Ok((channel, proc)) = prepare_process(channel, &streams) else { os::exit_now(1) };
@@ -177,12 +162,13 @@ fn run(entering: Entering) -> ! {
         for tasks in entrances {
             rustix::io::write(&tasks, b"0").context(|| "enter the container's cgroup".to_owned())?;
         }
-        rustix::process::setsid().context(|| "start a session".to_owned())?;
         set_limits(&process, &proc, &channel)?;
         for (kind, fd) in target.others {
             namespace::join(fd, kind)
                 .context(|| format!("join the {} namespace of the container", kind.file_name()))?;
         }
+        namespace::join(&target.pid, Kind::Pid)
+            .context(|| "join the pid namespace of the container".to_owned())?;
         // Joining a mount namespace has made its root ours.
         let root = own_root()?;
         let terminal = match streams.terminal() {
@@ -194,10 +180,14 @@ fn run(entering: Entering) -> ! {
         };
         let user = resolve_user(&root, &process)?;
         let cwd = WorkingDirectory::open(root, &process.cwd, false)?;
-        let last = Last { process, user, parent_death_signal, init: false };
+        let last = Last { process, user, parent_death_signal, ending: Ending::Sibling };
         last.run(&channel, &proc, streams, terminal, cwd, None)
     };
     let error = match execute() {
+        // A PID namespace whose first process has ended takes no new one.
+        Err(Error::Fork(ForkError::Clone(source))) if source.kind() == io::ErrorKind::OutOfMemory => {
+            Error::NotRunning
+        }
         Err(error) => error,
         Ok(never) => match never {},
     };

@@ -1,14 +1,15 @@
 //! The words between the caller and the process that becomes the container's.
 //!
 //! 1. new process → caller: any number of `Warning`, at most one `Console` (with the master of the terminal) and
-//!    `Listener` (of seccomp), then `Ready` when only the exec is missing; or `Failed` at any moment.
+//!    `Listener` (of seccomp), then `Ready` when only the exec is missing; or `Failed` at any moment. One that enters
+//!    a running container hands over to another process for the last step, and says so with `Process` (its pidfd).
 //! 2. caller → new process: one byte: execute. The end of the stream instead: nobody wants it any more.
 //! 3. The stream ends: the exec has happened, since the socket is close-on-exec. Or `Failed` comes: it has not.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use palan_linux::socket;
+use palan_linux::{process as os, socket};
 use rustix::io::Errno;
 
 use crate::error::{Error, FailureKind};
@@ -21,6 +22,7 @@ const CONSOLE: u8 = 2;
 const LISTENER: u8 = 3;
 const READY: u8 = 4;
 const FAILED: u8 = 5;
+const PROCESS: u8 = 6;
 
 /// What the new process says.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(crate) enum Message {
     Console(OwnedFd),
     Listener(OwnedFd),
     Ready,
+    Process(OwnedFd),
     Failed(Error),
 }
 
@@ -50,6 +53,11 @@ impl Channel {
         Ok(Self { socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, minimum)? })
     }
 
+    /// Closes every descriptor from number `first` on but this channel. No other owner of one may use it afterwards.
+    pub(crate) fn close_others(&self, first: i32) -> io::Result<()> {
+        os::close_all_between(u32::try_from(first).map_err(io::Error::other)?, &self.socket)
+    }
+
     // --- the new process's side ------------------------------------------------------------------------------
 
     pub(crate) fn warn(&self, text: &str) -> io::Result<()> {
@@ -62,6 +70,10 @@ impl Channel {
 
     pub(crate) fn listener(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
         self.send(LISTENER, &[], Some(listener))
+    }
+
+    pub(crate) fn process(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(PROCESS, &[], Some(pidfd))
     }
 
     pub(crate) fn ready(&self) -> io::Result<()> {
@@ -133,6 +145,7 @@ impl Channel {
             (WARNING, None) => Message::Warning(String::from_utf8_lossy(&payload).into_owned()),
             (CONSOLE, Some(master)) => Message::Console(master),
             (LISTENER, Some(listener)) => Message::Listener(listener),
+            (PROCESS, Some(pidfd)) => Message::Process(pidfd),
             (READY, None) => Message::Ready,
             (FAILED, None) => Message::Failed(parse_failure(&payload)?),
             _ => return Err(io::ErrorKind::InvalidData.into()),

@@ -22,8 +22,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
-use palan_linux::process as os;
-use palan_linux::signal;
+use palan_linux::process::{self as os, ForkOptions, Forked};
+use palan_linux::{signal, tty};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Context, Error};
@@ -156,7 +156,7 @@ impl Body<'_> {
             process: plan.process,
             user,
             parent_death_signal: self.parent_death_signal,
-            init: plan.init,
+            ending: if plan.init { Ending::Init } else { Ending::Execute },
         };
         last.run(channel, proc, streams, terminal, cwd, self.start_fifo)
     }
@@ -167,7 +167,19 @@ pub(crate) struct Last {
     pub(crate) process: ProcessPlan,
     pub(crate) user: crate::user::ResolvedUser,
     pub(crate) parent_death_signal: bool,
-    pub(crate) init: bool,
+    pub(crate) ending: Ending,
+}
+
+/// Which process executes the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// This one.
+    Execute,
+    /// A child of this one, which stays as the container's init.
+    Init,
+    /// A sibling in another PID namespace, which sees nothing of what this process needed on its way: other processes
+    /// there may look into it (CVE-2016-9962), even with CAP_SYS_PTRACE.
+    Sibling,
 }
 
 impl Last {
@@ -198,11 +210,6 @@ impl Last {
         identity::become_user(&self.process, &self.user)?;
         entered.or_else(|error| error.again_as_user())?;
         rustix::process::umask(Mode::from_raw_mode(self.process.umask));
-        if self.parent_death_signal {
-            // Only now: a change of credentials clears it.
-            os::set_parent_death_signal(Some(signal::Signal::KILL))
-                .context(|| "set the parent-death signal".to_owned())?;
-        }
         let filter = self.process.seccomp.as_ref();
         if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs".to_owned())?;
@@ -214,6 +221,21 @@ impl Last {
         let program = program::find(&self.process)?;
         let environment = program::environment(&self.process, &self.user);
         program::close_others(first_free)?;
+        let proof = os::single_threaded(Some(proc.as_fd()))?;
+        if self.ending == Ending::Sibling {
+            channel.close_others(first_free).context(|| "close descriptors".to_owned())?;
+            hand_over(&proof, channel)?;
+            rustix::process::setsid().context(|| "start a session".to_owned())?;
+        }
+        if has_terminal {
+            tty::set_controlling(rustix::stdio::stdin())
+                .context(|| "take the terminal as the controlling one".to_owned())?;
+        }
+        if self.parent_death_signal {
+            // Only now: a change of credentials clears it, and it is no heritage of a new process.
+            os::set_parent_death_signal(Some(signal::Signal::KILL))
+                .context(|| "set the parent-death signal".to_owned())?;
+        }
         channel.ready().context(|| "tell the caller".to_owned())?;
         let go = match &fifo {
             Some(fifo) => wait_for_byte(fifo),
@@ -225,10 +247,22 @@ impl Last {
         if let Some(filter) = filter.filter(|_| self.process.no_new_privileges) {
             identity::load_filter(filter, channel)?;
         }
-        if self.init {
-            reaper::split(proc, has_terminal)?;
+        if self.ending == Ending::Init {
+            reaper::split(&proof, has_terminal)?;
         }
         program::execute(&program, &self.process.arguments, &environment)
+    }
+}
+
+/// Goes on in a sibling, of which the caller is told; this process ends.
+fn hand_over(proof: &os::SingleThreaded, channel: &Channel) -> Result<(), Error> {
+    let options = ForkOptions { sibling: true, ..ForkOptions::default() };
+    match os::fork_again(proof, &options)? {
+        Forked::Child => Ok(()),
+        Forked::Parent(sibling) => {
+            let told = channel.process(sibling.pidfd.as_fd());
+            os::exit_now(i32::from(told.is_err()))
+        }
     }
 }
 

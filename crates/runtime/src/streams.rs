@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use palan_linux::process;
-use palan_linux::tty::{self, WindowSize};
+use palan_linux::tty::WindowSize;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::process::Uid;
 
@@ -72,8 +72,7 @@ impl Streams {
         }
     }
 
-    /// Puts everything in its place, in the new process. `terminal` is the peer of a new terminal, which becomes the
-    /// controlling one. Descriptors that stand where others go are closed: nothing but what lies at
+    /// Puts everything in its place, in the new process. `terminal` is the peer of a new terminal. Descriptors that stand where others go are closed: nothing but what lies at
     /// [`Streams::first_free`] and above may be used afterwards.
     pub(crate) fn place(self, terminal: Option<OwnedFd>) -> std::io::Result<()> {
         let first_free = self.first_free();
@@ -88,7 +87,6 @@ impl Streams {
             }
             Standard::Terminal(_) => {
                 if let Some(peer) = &terminal {
-                    tty::set_controlling(peer)?;
                     for number in 0..3 {
                         process::place_descriptor(peer, number)?;
                     }

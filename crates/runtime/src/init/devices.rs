@@ -116,12 +116,11 @@ pub(super) fn open_terminal(
     })?;
     let peer = new_terminal(devpts, size, channel)?;
     if let Some(root) = console {
-        let show = || -> std::io::Result<()> {
-            let target = root.ensure_file("/dev/console", 0o600)?;
-            // From the descriptor of the real terminal, whatever any path says by now (CVE-2025-52565).
-            mount::attach(mount::clone_of(&peer, false)?, target)
-        };
-        show().context(|| "bind the terminal to /dev/console".to_owned())?;
+        let target = super::mounts::ensure_file(root, Path::new("/dev/console"))?;
+        // From the descriptor of the real terminal, whatever any path says by now (CVE-2025-52565).
+        mount::clone_of(&peer, false)
+            .and_then(|copy| mount::attach(copy, target))
+            .context(|| "bind the terminal to /dev/console".to_owned())?;
     }
     Ok(peer)
 }

@@ -4,18 +4,16 @@
 //! It runs after everything was given up (same user, capabilities and filter as the program), executes no file of
 //! the container, and keeps no descriptor but the three standard ones.
 
-use std::os::fd::OwnedFd;
-
-use palan_linux::process::{self as os, Child, ForkOptions, Forked};
+use palan_linux::process::{self as os, Child, ForkOptions, Forked, SingleThreaded};
 use palan_linux::signal::{self, Signal, SignalSet};
 
 use crate::error::{Context, Error};
 
 /// Splits the process: returns in the child, which is to execute the program; the parent never returns.
-pub(super) fn split(proc: &OwnedFd, has_terminal: bool) -> Result<(), Error> {
+pub(super) fn split(proof: &SingleThreaded, has_terminal: bool) -> Result<(), Error> {
     // Nothing may get lost between the fork and the first wait.
     signal::set_mask(&SignalSet::all()).context(|| "block signals".to_owned())?;
-    match os::fork_with_proc(&ForkOptions::default(), Some(proc))? {
+    match os::fork_again(proof, &ForkOptions::default())? {
         Forked::Child => {
             // A process group of its own, in the foreground: Ctrl-C reaches the program once, not through us again.
             rustix::process::setpgid(None, None).context(|| "make a process group".to_owned())?;

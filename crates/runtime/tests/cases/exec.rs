@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use palan_linux::process as os;
 use palan_oci::runtime_spec::Process;
+use palan_runtime::seccomp::Program;
 use palan_runtime::{Container, Error, ExecRequest, FailureKind, Stdio, exec};
 
 use crate::support::{Sandbox, pipe};
@@ -33,6 +34,15 @@ impl Running {
     }
 
     pub(crate) fn exec(&self, process: &Process, user: Option<&str>) -> Result<(i32, String), Error> {
+        self.exec_filtered(process, user, None)
+    }
+
+    pub(crate) fn exec_filtered(
+        &self,
+        process: &Process,
+        user: Option<&str>,
+        seccomp: Option<&Program>,
+    ) -> Result<(i32, String), Error> {
         let (read, write) = pipe();
         let null = File::open("/dev/null").unwrap();
         let stdio = Stdio::Descriptors { stdin: null.as_fd(), stdout: write.as_fd(), stderr: write.as_fd() };
@@ -42,7 +52,7 @@ impl Running {
             cgroup: &self.container.cgroup,
             process,
             user,
-            seccomp: None,
+            seccomp,
             stdio,
             extra_descriptors: &[],
             parent_death_signal: false,

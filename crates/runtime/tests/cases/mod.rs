@@ -1,8 +1,10 @@
 //! The cases, by topic.
 
 mod basics;
+mod cgroups;
 mod cli;
 mod exec;
+mod hardening;
 
 use crate::support::Case;
 
@@ -36,4 +38,23 @@ pub(crate) const ALL: &[Case] = cases![
     cli::the_life_of_a_container,
     cli::unsupported_is_said,
     cli::spec_makes_a_bundle_that_runs,
+    hardening::system_directories_that_are_symlinks,
+    hardening::destinations_stay_inside,
+    hardening::working_directories_stay_inside,
+    hardening::masks_hold,
+    hardening::proc_is_proc,
+    hardening::console_is_the_terminal,
+    hardening::the_runtime_is_out_of_reach,
+    hardening::entering_processes_leak_nothing,
+    hardening::capabilities_and_privileges,
+    hardening::seccomp_filters,
+    hardening::read_only_binds_and_propagation,
+    hardening::sysctls_belong_to_namespaces,
+    hardening::nothing_is_silently_ignored,
+    cgroups::memory_limit_kills,
+    cgroups::process_limit_holds,
+    cgroups::processors_and_counters,
+    cgroups::freezing_stops_everything,
+    cgroups::devices_are_denied,
+    cgroups::paths_are_checked,
 ];
