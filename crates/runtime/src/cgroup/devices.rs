@@ -225,7 +225,7 @@ mod tests {
         loop {
             let Instruction { code, registers: r, offset, immediate } = program[at];
             let (to, from) = (usize::from(r & 15), usize::from(r >> 4));
-            let value = i64::from(immediate) as u64;
+            let value = i64::from(immediate).cast_unsigned();
             at += 1;
             let jump = |at: usize| at.checked_add_signed(isize::from(offset)).unwrap();
             match code {

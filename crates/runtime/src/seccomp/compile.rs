@@ -380,7 +380,8 @@ pub(super) mod interpreter {
             _ => {
                 let index = (offset - ARGUMENTS) as usize;
                 let value = data.arguments[index / 8];
-                (if index % 8 == 0 { value & 0xffff_ffff } else { value >> 32 }) as u32
+                let half = if index.is_multiple_of(8) { value & 0xffff_ffff } else { value >> 32 };
+                u32::try_from(half).unwrap()
             }
         };
         let (mut accumulator, mut at) = (0, 0);

@@ -6,9 +6,10 @@ use palan_oci::runtime_spec::{Seccomp, SeccompArg, SeccompSyscall};
 use super::compile::interpreter::{Data, run};
 use super::*;
 
+#[cfg(not(target_arch = "aarch64"))]
 const X86_64: u32 = 0xc000_003e;
+#[cfg(not(target_arch = "aarch64"))]
 const I386: u32 = 0x4000_0003;
-const AARCH64: u32 = 0xc000_00b7;
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -16,7 +17,7 @@ const KILL_PROCESS: u32 = 0x8000_0000;
 #[cfg(not(target_arch = "aarch64"))]
 const NATIVE: u32 = X86_64;
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = AARCH64;
+const NATIVE: u32 = 0xc000_00b7;
 
 fn answer(program: &Program, architecture: u32, number: u32, arguments: &[u64]) -> u32 {
     let mut all = [0; 6];
@@ -151,6 +152,8 @@ fn one_rule(op: &str, value: u64, value_two: u64) -> Program {
     Program::compile(&rules).unwrap()
 }
 
+type Comparison = fn(u64, u64) -> bool;
+
 #[test]
 fn comparisons_are_of_64_bits() {
     let values = [
@@ -166,7 +169,7 @@ fn comparisons_are_of_64_bits() {
         u64::MAX - 1,
         u64::MAX,
     ];
-    let operators: [(&str, fn(u64, u64) -> bool); 6] = [
+    let operators: [(&str, Comparison); 6] = [
         ("SCMP_CMP_EQ", |a, b| a == b),
         ("SCMP_CMP_NE", |a, b| a != b),
         ("SCMP_CMP_LT", |a, b| a < b),
