@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use palan_supervisor::journal::Event;
-use palan_supervisor::protocol::{AttachOptions, Bytes, Framing, Request, TerminalSize};
+use palan_supervisor::protocol::{AttachOptions, Bytes, Framing, LogConfig, Request, TerminalSize};
 
 use crate::support::{all_streams, client_socket, command, container, is_alive};
 
@@ -36,7 +36,7 @@ fn stdin_flows_from_what_was_buffered_to_the_half_close() {
 fn a_megabyte_goes_in_and_comes_out() {
     let mut container = command(&["cat"]);
     (container.config.open_stdin, container.config.stdin_once) = (true, true);
-    container.config.log = palan_supervisor::protocol::LogConfig::None;
+    container.config.log = LogConfig::None;
     let (socket, mut client) = client_socket();
     container.start(vec![(socket, all_streams(Framing::Raw))]);
     let data: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -193,4 +193,26 @@ fn the_streams_can_be_opened_by_another_user() {
     container.exit();
     container.assert_clean_end();
     assert_eq!((container.log("stdout").as_str(), container.log("stderr").as_str()), ("a\n", "b\n"));
+}
+
+#[test]
+fn no_file_of_a_rotated_log_is_longer_than_asked_for_by_more_than_a_line() {
+    let mut container = command(&["seq", "1", "10000"]);
+    if let LogConfig::JsonFile { max_size, max_files, .. } = &mut container.config.log {
+        (*max_size, *max_files) = (Some(100_000), 3);
+    }
+    container.start(vec![]);
+    container.exit();
+    let texts = [".2", ".1", ""].map(|suffix| container.raw_log_file(suffix));
+    for text in &texts {
+        assert!((100_000 - 200..100_000 + 200).contains(&text.len()) || text == &texts[2], "{}", text.len());
+        assert!(text.ends_with('\n'));
+    }
+    let rest = texts.concat();
+    let first = 10_001 - rest.lines().count();
+    for (line, number) in rest.lines().zip(first..) {
+        assert!(line.starts_with(&format!("{{\"log\":\"{number}\\n\"")), "{line}");
+    }
+    assert_eq!(container.raw_log_file(".3"), "");
+    container.assert_clean_end();
 }

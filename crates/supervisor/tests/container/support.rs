@@ -215,6 +215,12 @@ impl Container {
         std::fs::read_to_string(self.directory.path().join("c-json.log")).unwrap()
     }
 
+    /// The raw text of one of the log's files; nothing if there is none.
+    pub(crate) fn raw_log_file(&self, suffix: &str) -> String {
+        let path = self.directory.path().join(format!("c-json.log{suffix}"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// A new supervisor for the next run; the old one is returned.
     pub(crate) fn respawn(&mut self) -> Supervised {
         let spawned = spawn(&self.run_dir(), &self.cgroup_parent);
