@@ -92,19 +92,27 @@ impl Engine {
         Ok((engine, contents.containers))
     }
 
-    /// Ends the daemon's work in order: containers go on, the database is flushed.
+    /// Ends the daemon's work in order: containers go on, the trash is emptied, the database is flushed. Where no container
+    /// runs, nothing of ours has a use any more, and the bridge, the rules and the parent cgroup go too.
     pub async fn shutdown(&self) {
-        for handle in self.index.all() {
+        let handles = self.index.all();
+        for handle in &handles {
             // A driver that is gone needs no telling.
             let _ = handle.send(Action::Quit).await;
         }
+        let in_use = handles.iter().any(|handle| handle.details().state.status.is_live());
+        if !in_use && let Err(error) = self.remove_host_traces().await {
+            tracing::warn!(error = error.report(), "something of the default network stays on the host");
+        }
         let engine = self.shared();
         let closing = blocking(move || {
+            let known = handles.iter().map(|handle| handle.id.as_str()).collect();
+            let cleaned = crate::restore::clean(&engine, &known);
             engine.db.close();
-            Ok(())
+            cleaned
         });
         if let Err(error) = closing.await {
-            tracing::warn!(error = error.report(), "the database was not closed in order");
+            tracing::warn!(error = error.report(), "the daemon did not end in order");
         }
     }
 

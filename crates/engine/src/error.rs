@@ -31,6 +31,10 @@ pub enum Class {
 
 /// A failed operation.
 #[derive(Debug)]
+#[allow(
+    clippy::error_impl_error,
+    reason = "the crate's one error, always written palan_engine::Error outside"
+)]
 pub struct Error {
     class: Class,
     message: String,

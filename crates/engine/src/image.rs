@@ -1,7 +1,7 @@
 //! Images as objects with names, and the requests about them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 pub use palan_oci::ImageConfig;
@@ -491,9 +491,15 @@ async fn pull(
     all_tags: bool,
     sender: mpsc::Sender<Result<Progress>>,
 ) {
+    let late = Mutex::new(Vec::new());
     let tell = |event: ProgressEvent| {
-        // A slow client misses a step of a bar; the last lines are sent when it has caught up.
-        let _ = sender.try_send(Ok(progress(event)));
+        let is_line = matches!(event, ProgressEvent::Message(_));
+        if let Err(mpsc::error::TrySendError::Full(item)) = sender.try_send(Ok(progress(event)))
+            && is_line
+        {
+            // A slow client may miss a step of a bar, but no line.
+            late.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        }
     };
     let work = async {
         if all_tags {
@@ -507,6 +513,10 @@ async fn pull(
         // Nobody waits for it any more: what has come is kept for the next pull.
         () = sender.closed() => return,
     };
+    for line in late.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        // The client may have gone; the outcome stands.
+        let _ = sender.send(line).await;
+    }
     let recorded = match outcome {
         Ok(()) => {
             let reference = if all_tags { request.reference } else { request.reference.or_latest() };
@@ -637,7 +647,9 @@ fn in_set(set: &str, wanted: char) -> bool {
 pub(crate) fn store_error(error: palan_store::Error) -> Error {
     use palan_store::Error as Store;
     let class = match &error {
-        Store::NoSuchImage { .. } | Store::Platform { .. } => Class::NotFound,
+        Store::NoSuchImage { .. } | Store::Archive(palan_store::archive::ArchiveError::NoPlatform { .. }) => {
+            Class::NotFound
+        }
         Store::Conflict(_) => Class::Conflict,
         Store::Reference(_)
         | Store::TagWithDigest

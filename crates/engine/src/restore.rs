@@ -48,7 +48,7 @@ struct Found {
 pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<()> {
     let working = engine.clone();
     let (found, live) = blocking(move || {
-        clean(&working, &rows)?;
+        clean(&working, &rows.iter().map(|row| row.id.as_str()).collect())?;
         let found: Vec<Found> = rows.into_iter().map(|row| look(&working, row)).collect();
         let live: Vec<EndpointRecord> = found.iter().filter_map(live_endpoint).collect();
         Ok((found, live))
@@ -203,9 +203,8 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) {
     }
 }
 
-/// Removes what no row speaks of.
-fn clean(engine: &Engine, rows: &[Details]) -> Result<()> {
-    let known: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+/// Removes what no row speaks of; `known` are the containers that have one.
+pub(crate) fn clean(engine: &Engine, known: &HashSet<&str>) -> Result<()> {
     let report = |error: &(dyn std::error::Error + 'static)| {
         tracing::warn!(
             error = palan_stdx::error_chain::to_string(error),

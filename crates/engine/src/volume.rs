@@ -181,7 +181,7 @@ impl Engine {
 
     /// Removes a volume; with `force` it may be missing.
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
-        if self.volumes.lock().by_name.get(name).is_none() {
+        if !self.volumes.lock().by_name.contains_key(name) {
             return if force { Ok(()) } else { Err(Error::not_found(format!("get {name}: no such volume"))) };
         }
         let users = self.volume_users(name);

@@ -17,7 +17,7 @@ async fn create_start_logs_wait_remove() {
     let Some(fixture) = fixture("create_start_logs_wait_remove").await else { return };
     let engine = &fixture.engine;
     let started = jiff::Timestamp::now();
-    let id = fixture.run(script("echo out; echo err >&2; echo $GREETING $HOSTNAME; exit 3")).await;
+    let id = fixture.run(script("echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $GREETING $HOSTNAME; exit 3")).await;
     assert_eq!(fixture.exit_code(&id).await, 3);
     assert_eq!(fixture.log(&id).await, format!("out\nerr\nhello {}\n", &id[..12]));
     let details = engine.inspect(&id).await.expect("known");
@@ -220,14 +220,13 @@ async fn limits_and_mounts_reach_the_container() {
     let path = source.path().display();
     std::fs::write(source.path().join("file"), "from the host\n").expect("written");
     let mut asked = script(
-        "cat /in/file; echo x > /in/new 2>/dev/null || echo read-only; cat /data/seed; echo t > /scratch/t && echo tmpfs; \
+        "cat /in/file; (echo x > /in/new) 2>/dev/null || echo read-only; cat /data/seed; echo t > /scratch/t && echo tmpfs; \
          cat /named/seed 2>/dev/null; stat -c %a /data; hostname; id -u",
     );
     asked.host.binds = vec![format!("{path}:/in:ro"), "named:/named".into()];
     asked.host.tmpfs.insert("/scratch".into(), "size=1m".into());
     asked.host.resources.memory = 32 << 20;
     asked.config.hostname = "box".into();
-    asked.config.user = "1000:1000".into();
     asked.config.user = "root".into();
     let id = fixture.run(asked).await;
     assert_eq!(fixture.exit_code(&id).await, 0);

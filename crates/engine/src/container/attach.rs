@@ -7,7 +7,7 @@ use palan_supervisor::protocol;
 
 use crate::container::driver::Action;
 use crate::container::exec::Session;
-use crate::container::index::Handle;
+use crate::container::index::{Handle, Promise};
 use crate::container::{
     AttachOptions, ClientStream, ExecStartOptions, Framing, LogOptions, Status, logs, validate,
 };
@@ -29,6 +29,8 @@ pub struct AttachTicket {
     handle: Arc<Handle>,
     options: AttachOptions,
     detach_keys: Vec<u8>,
+    /// Holds a start back until the connection has been delivered.
+    promise: Promise,
 }
 
 /// Checked permission to start an exec session with a client attached.
@@ -57,7 +59,8 @@ impl Engine {
         }
         let tty = details.config.tty;
         let framing = if tty { Framing::Raw } else { Framing::Multiplexed };
-        Ok(AttachTicket { tty, framing, engine: self.shared(), handle, options, detach_keys })
+        let promise = handle.promise();
+        Ok(AttachTicket { tty, framing, engine: self.shared(), handle, options, detach_keys, promise })
     }
 
     /// Checks that an exec session can be started with a client attached.
@@ -111,7 +114,9 @@ impl AttachTicket {
             buffered: protocol::Bytes(stream.buffered),
         };
         let socket = stream.socket;
-        self.handle.ask(|reply| Action::Attach { options, socket, reply }).await
+        let delivered = self.handle.ask(|reply| Action::Attach { options, socket, reply }).await;
+        drop(self.promise);
+        delivered
     }
 
     async fn replay_log(&self, stream: &ClientStream) -> Result<()> {

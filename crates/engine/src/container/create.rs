@@ -241,8 +241,8 @@ impl<'a> Making<'a> {
         }
         let options = security::options(&host.security_opt, &self.engine.host, settings)?;
         let hidden = !host.privileged && !options.system_paths_unconfined;
-        let paths = |list: &[&str]| {
-            hidden.then(|| list.iter().map(|path| (*path).to_owned()).collect()).unwrap_or_default()
+        let paths = |list: &[&str]| -> Vec<String> {
+            if hidden { list.iter().map(|path| (*path).to_owned()).collect() } else { Vec::new() }
         };
         host.masked_paths.get_or_insert_with(|| paths(&oci::MASKED_PATHS));
         host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
@@ -408,13 +408,12 @@ fn write_files(engine: &Engine, details: &Details) -> Result<()> {
     let search = first(&own.dns_search, &defaults.dns_search);
     let options = first(&own.dns_options, &defaults.dns_options);
     let dns = DnsOptions { servers: &servers, search: &search, options: &options };
-    let host = palan_stdx::fs::read_to_string(Path::new("/etc/resolv.conf")).unwrap_or_default();
     let is_plain = servers.is_empty() && search.is_empty() && options.is_empty();
     let text = if own.network_mode == "host" && is_plain {
-        host
+        let host = palan_stdx::fs::read_to_string_if_exists(Path::new("/etc/resolv.conf"));
+        host.context(|| "cannot read the host's name servers".into())?.unwrap_or_default()
     } else {
-        let path = files::host_resolv_conf_path(&host);
-        let host = palan_stdx::fs::read_to_string(&path).unwrap_or(host);
+        let host = files::host_resolv_conf().context(|| "cannot read the host's name servers".into())?;
         files::resolv_conf(&host, &dns)
     };
     write(&details.resolv_conf_path, text)

@@ -233,9 +233,16 @@ impl Driver {
             }
             let Some(link) = self.link.as_mut() else { return Err(lost("no connection".into())) };
             match link.receive().await {
-                // A start failure is told by the reply, with the same facts.
-                Ok(Message::Journal(Entry { event: JournalEvent::StartFailed { .. }, .. })) => {}
-                Ok(message) => drop(Box::pin(self.on_message(message)).await),
+                // A start failure is told by the reply, with the same facts; only its number is kept.
+                Ok(Message::Journal(Entry { seq, event: JournalEvent::StartFailed { .. }, .. })) => {
+                    let mut next = (*self.details()).clone();
+                    next.journal_seq = next.journal_seq.max(seq);
+                    self.record(next, Change::new()).await;
+                }
+                Ok(message) => {
+                    // Nothing that comes before the answer to a start ends a container.
+                    Box::pin(self.on_message(message)).await;
+                }
                 Err(error) => return Err(lost(palan_stdx::error_chain::to_string(&error))),
             }
         }
@@ -387,10 +394,16 @@ impl Driver {
     /// Commits the changed details and publishes them, even when the database refuses: what happened has happened, and the
     /// journal will tell it again after a restart.
     pub(super) async fn commit_details(&mut self, details: Details, change: Change) {
+        let status = details.state.status;
+        self.record(details, change).await;
+        self.handle.life.send_modify(|life| life.status = status);
+    }
+
+    /// The same without telling those that wait.
+    pub(super) async fn record(&self, details: Details, change: Change) {
         let details = Arc::new(details);
         self.commit_or_log(change.put_container(details.clone())).await;
-        self.handle.publish(details.clone());
-        self.handle.life.send_modify(|life| life.status = details.state.status);
+        self.handle.publish(details);
     }
 
     pub(super) async fn commit_or_log(&self, change: Change) {
@@ -399,12 +412,13 @@ impl Driver {
         }
     }
 
-    /// Tells all that wait for an exit.
+    /// Tells all that wait for an exit. The supervisor is told first that it need not answer for the daemon.
     pub(super) fn announce_exit(&mut self, code: i32) {
         for key in std::mem::take(&mut self.holds).into_keys() {
             self.request(Request::ReleaseWait { key }, Vec::new(), Pending::Nobody);
         }
         self.handle.life.send_modify(|life: &mut Life| {
+            life.status = Status::Exited;
             life.exits += 1;
             life.exit_code = code;
         });

@@ -18,6 +18,9 @@ const ENDED_KEPT: usize = 32;
 /// Sessions of one container that wait for their start or run.
 const MOST_OPEN: usize = 1024;
 
+/// Exit code of a session that could not be started.
+const NOT_STARTED: i32 = 126;
+
 /// One session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -199,7 +202,7 @@ impl Driver {
                 self.request(request, descriptors, Pending::Exec(session, reply));
             }
             Err(error) => {
-                session.ended(126);
+                self.engine.sessions.ended(&self.handle.id, &session.id, NOT_STARTED);
                 drop(reply.send(Err(error)));
             }
         }
@@ -274,7 +277,7 @@ mod tests {
         }
         sessions.find(&session.id).expect_err("too old");
         let open = sessions.create("c", ExecSpec::default()).expect("made");
-        assert_eq!(sessions.open_ids("c"), [open.id.clone()]);
+        assert_eq!(sessions.open_ids("c"), std::slice::from_ref(&open.id));
         sessions.container_removed("c");
         sessions.find(&open.id).expect_err("gone with the container");
         assert!(sessions.lock().by_id.is_empty());

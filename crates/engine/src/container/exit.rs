@@ -60,7 +60,7 @@ impl Driver {
                 detach_network(&engine, &record).await;
             }
         };
-        let commit = self.commit_details(next, change);
+        let commit = self.record(next, change);
         tokio::join!(detach, commit);
         self.announce_exit(code);
         for reply in self.stoppers.drain(..) {

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::container::driver::Action;
@@ -38,6 +40,22 @@ pub(crate) struct Handle {
     pub(crate) life: watch::Sender<Life>,
     actions: mpsc::Sender<Box<Action>>,
     next_key: AtomicU64,
+    promised: watch::Sender<usize>,
+}
+
+/// How long a start waits for clients that were told that they are attached. Their connections need a turn of the
+/// reactor to arrive; a client that never reads its answer must not hold the container up.
+const PROMISE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A client was told that it is attached and its connection is on the way: a start waits for it, since what the
+/// container says first would be lost on that client. Kept or broken when dropped.
+#[derive(Debug)]
+pub(crate) struct Promise(Arc<Handle>);
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.0.promised.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Handle {
@@ -53,8 +71,22 @@ impl Handle {
             life: watch::Sender::new(life),
             actions,
             next_key: AtomicU64::new(1),
+            promised: watch::Sender::new(0),
         };
         (Arc::new(handle), inbox)
+    }
+
+    /// Announces a client; see [`Promise`].
+    pub(crate) fn promise(self: &Arc<Self>) -> Promise {
+        self.promised.send_modify(|count| *count += 1);
+        Promise(Arc::clone(self))
+    }
+
+    /// Waits until the connections of all announced clients are with the driver.
+    pub(crate) async fn promises_settled(&self) {
+        let mut promised = self.promised.subscribe();
+        // The sender lives as long as this handle, so the wait ends by the condition or by the clock.
+        let _ = tokio::time::timeout(PROMISE_PATIENCE, promised.wait_for(|count| *count == 0)).await;
     }
 
     /// What is known now.

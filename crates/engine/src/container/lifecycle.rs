@@ -18,7 +18,9 @@ use crate::{Class, Error, Result};
 impl Engine {
     /// Starts a container. Class `NotModified` when it runs already.
     pub async fn start_container(&self, name: &str) -> Result<()> {
-        self.index.find(name)?.ask(|reply| Action::Start { reply }).await
+        let handle = self.index.find(name)?;
+        handle.promises_settled().await;
+        handle.ask(|reply| Action::Start { reply }).await
     }
 
     /// Stops a container: its signal, then SIGKILL. Class `NotModified` when it does not run.
@@ -66,6 +68,7 @@ impl Engine {
             Err(error) if error.class() == Class::NotModified => {}
             Err(error) => return Err(error),
         }
+        handle.promises_settled().await;
         match handle.ask(|reply| Action::Start { reply }).await {
             Ok(()) => {}
             Err(error) if error.class() == Class::NotModified => {}

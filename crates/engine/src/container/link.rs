@@ -69,21 +69,34 @@ impl Link {
         });
     }
 
+    /// Ends a supervisor that has not started its container, or does not answer: with it the kernel ends what it made.
+    pub(crate) fn abandon(self) {
+        let Self { connection, pidfd } = self;
+        drop(connection);
+        if let Some(pidfd) = pidfd {
+            if let Err(error) = palan_linux::process::send_signal(&pidfd, palan_linux::signal::Signal::KILL) {
+                tracing::debug!(%error, "an unused supervisor has ended already");
+            }
+            tokio::spawn(reap(pidfd));
+        }
+    }
+
     /// Reads on until the supervisor has ended, and reaps it.
     pub(crate) async fn drain(&mut self) {
         while self.receive().await.is_ok() {}
-        self.reap().await;
-    }
-
-    async fn reap(&mut self) {
-        let Some(pidfd) = self.pidfd.take() else { return };
-        let Ok(pidfd) = register(pidfd, Interest::READABLE) else { return };
-        // The socket closes a moment before the process is gone. One that never goes is left to init.
-        const PATIENCE: Duration = Duration::from_secs(60);
-        if tokio::time::timeout(PATIENCE, pidfd.readable()).await.is_ok() {
-            if let Err(error) = palan_linux::process::try_wait(pidfd.get_ref()) {
-                tracing::warn!(%error, "a supervisor could not be reaped");
-            }
+        if let Some(pidfd) = self.pidfd.take() {
+            reap(pidfd).await;
         }
+    }
+}
+
+async fn reap(pidfd: OwnedFd) {
+    let Ok(pidfd) = register(pidfd, Interest::READABLE) else { return };
+    // The socket closes a moment before the process is gone. One that never goes is left to init.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    if tokio::time::timeout(PATIENCE, pidfd.readable()).await.is_ok()
+        && let Err(error) = palan_linux::process::try_wait(pidfd.get_ref())
+    {
+        tracing::warn!(%error, "a supervisor could not be reaped");
     }
 }

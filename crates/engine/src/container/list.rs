@@ -80,9 +80,8 @@ impl Engine {
         let own = self.writable_size(details).await?;
         let (engine, image_id) = (self.shared(), details.image_id.clone());
         let image = blocking(move || {
-            let id = image_id.parse().ok();
-            let image =
-                id.map(|id| engine.store.image(&id)).transpose().map_err(image::store_error)?.flatten();
+            let Ok(id) = image_id.parse() else { return Ok(0) };
+            let image = engine.store.image(&id).map_err(image::store_error)?;
             Ok(image.map_or(0, |image| image.size))
         });
         Ok((own, own + image.await?))

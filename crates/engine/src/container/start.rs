@@ -11,7 +11,7 @@ use palan_network::{AttachRequest, Attachment, EndpointId, EndpointRecord, Mode}
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_supervisor::protocol::{self, Failure, FailureKind, Request, RootfsConfig};
 
-use crate::container::driver::{Driver, Pending, container_event, short, start_failure_text, wait_options};
+use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
 use crate::container::{Details, Endpoint, Status, logging, oci, security, validate};
 use crate::db::Change;
@@ -23,6 +23,9 @@ use crate::{Class, Error, Result, network};
 
 /// How long a supervisor may take to end after its container before a new start gives up.
 const PREVIOUS_RUN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a start may take: a mount of a slow file system is part of it.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Exit code of a container whose start failed for a reason of ours.
 const FAILED_TO_START: i32 = 128;
@@ -93,8 +96,7 @@ impl Driver {
                 return Err(ours(error));
             }
             (Err(error), Ok(spawned)) => {
-                // Without a start the supervisor ends with its connection.
-                linger(spawned);
+                abandon(spawned);
                 return Err(ours(error));
             }
             (Err(error), Err(_)) => return Err(ours(error)),
@@ -104,7 +106,7 @@ impl Driver {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if let Some(link) = self.link.take() {
-                    link.linger();
+                    link.abandon();
                 }
                 detach_network(&self.engine, &record).await;
                 Err(failure)
@@ -137,7 +139,21 @@ impl Driver {
         );
         self.start_outcome = None;
         self.request(request, descriptors, Pending::Start);
-        self.await_start().await.map_err(|failure| (failure.kind.exit_code(), start_error(&failure)))
+        match tokio::time::timeout(START_PATIENCE, self.await_start()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failure)) => {
+                // It has cleaned up; it only has to tell its clients yet.
+                if let Some(link) = self.link.take() {
+                    link.linger();
+                }
+                Err((failure.kind.exit_code(), start_error(&failure)))
+            }
+            Err(_) => Err(ours(Error::system(format!(
+                "the supervisor of container {} did not start it within {} seconds",
+                short(&details.id),
+                START_PATIENCE.as_secs()
+            )))),
+        }
     }
 
     fn start_request(
@@ -303,9 +319,9 @@ async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Resul
     .await
 }
 
-fn linger(spawned: Spawned) {
+fn abandon(spawned: Spawned) {
     if let Ok(link) = Link::spawned(spawned) {
-        link.linger();
+        link.abandon();
     }
 }
 

@@ -1,6 +1,6 @@
 //! An engine of its own for each test: private directories, bridge, table and cgroup; all is gone when the test ends.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of this")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
