@@ -77,12 +77,10 @@ fn udp_and_random_ports() {
     requires!(root);
     let daemon = daemon();
     let port = free_port();
-    let publish = format!("127.0.0.1:{port}:9000/udp");
-    daemon
-        .palan([
-            "run", "-d", "--name", "uu", "-p", &publish, BUSYBOX, "nc", "-u", "-l", "-p", "9000", "-e", "cat",
-        ])
-        .ok();
+    let publish = format!("127.0.0.1:{port}:8080/udp");
+    let program = std::env::var("PALAN_DEMO_PROGRAMS").expect("run the tests by `cargo xtask test`");
+    let server = format!("{program}/web:/server:ro");
+    daemon.palan(["run", "-d", "--name", "uu", "-p", &publish, "-v", &server, BUSYBOX, "/server"]).ok();
     let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let answered = wait_until(Duration::from_secs(5), || {

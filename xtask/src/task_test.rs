@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::process::{cargo, check, command, find, output, root};
+use crate::process::{cargo, check, command, find, host_triple, output, root};
 use crate::{Failure, task_dist};
 
 /// A Debian package and a program by which we see that it is installed.
@@ -32,6 +32,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     install_packages()?;
     let python = python_client()?;
     let palan = task_dist::run()?;
+    check(cargo().args(["build", "--locked", "--quiet", "--release", "--package", "palan-demo"]))?;
+    let programs = root().join("target").join(host_triple()).join("release");
     let skips = root().join("target/skipped.txt");
     std::fs::remove_file(&skips).ok();
 
@@ -46,6 +48,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
             .args(arguments)
             .env("RUST_TEST_THREADS", threads)
             .env("PALAN_BIN", &palan)
+            .env("PALAN_DEMO_PROGRAMS", &programs)
             .env("PALAN_TEST_PYTHON", &python)
             .env("PALAN_TEST_CACHE", root().join("target/test-cache"))
             .env("PALAN_SKIP_LIST", &skips)

@@ -106,7 +106,7 @@ fn inside(rootfs: &Path, scratch: &Path, groups: &[PathBuf]) -> Result<i32, Fail
     )?;
     let fresh = FileSystem::new("proc")?.mount(Attributes::empty())?;
     mount::attach(&fresh, &proc_directory)?;
-    mount::pivot_root(&overlay)?;
+    mount::pivot_root(&overlay, false)?;
     let error = process::execute(c"/bin/true", &[CString::from(c"true")], &[]);
     Err(error.into())
 }
