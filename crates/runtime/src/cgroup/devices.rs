@@ -310,4 +310,38 @@ mod tests {
         assert_eq!(v1_line(&DEFAULTS[0]), "c *:* m");
         assert_eq!(v1_line(&DEFAULTS[9]), "c 136:* rwm");
     }
+
+    /// The verifier has the last word. The unified hierarchy takes device programs on hybrid hosts, too.
+    #[test]
+    fn the_kernel_accepts_the_program() {
+        let rules = [
+            rule(true, "b", Some(8), Some(1), "rw"),
+            rule(false, "c", Some(1), None, "w"),
+            rule(true, "a", Some(7), None, "r"),
+        ];
+        let program = compile(&plan(&rules).unwrap());
+        let loaded = match bpf::load_device_program(&program) {
+            Ok(loaded) => loaded,
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                println!("SKIPPED: loading a device program needs root: {error}");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let Some(root) = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .into_iter()
+            .find(|path| std::path::Path::new(path).join("cgroup.controllers").exists())
+        else {
+            println!("SKIPPED attaching: no unified hierarchy is mounted");
+            return;
+        };
+        let path = std::path::Path::new(root).join(format!("palan-test-bpf-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        let directory = std::fs::File::open(&path).unwrap();
+        // The second replaces the first.
+        let attached = bpf::replace_device_program(&directory, &loaded)
+            .and_then(|()| bpf::replace_device_program(&directory, bpf::load_device_program(&program)?));
+        std::fs::remove_dir(&path).unwrap();
+        attached.unwrap();
+    }
 }

@@ -299,3 +299,54 @@ pub(crate) fn nothing_is_silently_ignored() {
         Some(Resources { rdma: [("mlx".to_owned(), Default::default())].into(), ..Resources::default() });
     assert!(sandbox.run().is_err());
 }
+
+/// CVE-2021-30465: somebody who shares a volume exchanges a directory on the way to a mount's destination for a symlink
+/// to the host's root, again and again.
+pub(crate) fn races_on_a_shared_volume() {
+    use palan_linux::process::{self as os, ForkOptions, Forked};
+    let volume = tempfile::tempdir().unwrap();
+    let source = tempfile::tempdir().unwrap();
+    let marker = format!("palan-race-{}", std::process::id());
+    std::fs::create_dir(volume.path().join("a")).unwrap();
+    symlink("/", volume.path().join("b")).unwrap();
+    let (first, second) = (volume.path().join("a"), volume.path().join("b"));
+    let Forked::Parent(racer) = os::fork(&ForkOptions::default()).unwrap() else {
+        os::set_parent_death_signal(Some(palan_linux::signal::Signal::KILL)).unwrap();
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        loop {
+            let _ = rustix::fs::renameat_with(rustix::fs::CWD, &first, rustix::fs::CWD, &second, flags);
+        }
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut sandbox = Sandbox::new(&["true"]);
+    std::fs::create_dir(sandbox.rootfs().join("volume")).unwrap();
+    sandbox.spec.mounts.push(bind(volume.path(), "/volume", &[]));
+    sandbox.spec.mounts.push(bind(source.path(), &format!("/volume/a/{marker}/x"), &[]));
+    let mut ran = 0;
+    for _ in 0..100 {
+        // It may fail in the middle of an exchange.
+        ran += usize::from(sandbox.run().is_ok());
+    }
+    os::send_signal(&racer.pidfd, palan_linux::signal::Signal::KILL).unwrap();
+    os::wait(&racer.pidfd).unwrap();
+    assert!(ran > 0);
+    assert!(!Path::new("/").join(&marker).exists());
+    assert_eq!(mounts, std::fs::read_to_string("/proc/self/mountinfo").unwrap());
+}
+
+/// The init of `--init` is made after the filter is loaded, and the default filter has no clone3.
+pub(crate) fn init_under_the_default_filter() {
+    let conditions = Conditions {
+        capabilities: palan_linux::capability::CapabilitySet::empty(),
+        kernel: kernel_version(),
+    };
+    for no_new_privileges in [false, true] {
+        let mut sandbox = Sandbox::new(&["sh", "-c", "echo $$; exit 3"]);
+        sandbox.init = true;
+        sandbox.process().no_new_privileges = no_new_privileges;
+        sandbox.process().user.uid = 1000;
+        sandbox.linux().seccomp = Some(Profile::builtin().resolve(&conditions));
+        let (code, output) = sandbox.run().unwrap_or_else(|error| panic!("{}", error.report()));
+        assert_eq!((code, output.as_str()), (3, "2\n"));
+    }
+}

@@ -51,6 +51,8 @@ pub(crate) const ALL: &[Case] = cases![
     hardening::read_only_binds_and_propagation,
     hardening::sysctls_belong_to_namespaces,
     hardening::nothing_is_silently_ignored,
+    hardening::races_on_a_shared_volume,
+    hardening::init_under_the_default_filter,
     cgroups::memory_limit_kills,
     cgroups::process_limit_holds,
     cgroups::processors_and_counters,
