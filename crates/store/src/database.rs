@@ -334,8 +334,10 @@ pub(crate) fn holds(db: &Connection) -> Result<Vec<(String, ImageId, Vec<String>
     })
 }
 
-pub(crate) fn hold_layers(db: &Connection, owner: &str) -> Result<Option<Vec<String>>> {
-    first(db, "look up a hold", "SELECT layers FROM holds WHERE owner = ?1", owner, |row| words(row, 0))
+/// Image and layers (topmost first) of one hold.
+pub(crate) fn hold(db: &Connection, owner: &str) -> Result<Option<(ImageId, Vec<String>)>> {
+    let query = "SELECT image, layers FROM holds WHERE owner = ?1";
+    first(db, "look up a hold", query, owner, |row| Ok((ImageId(digest(row, 0)?), words(row, 1)?)))
 }
 
 // --- Syncing -------------------------------------------------------------------------------------------------

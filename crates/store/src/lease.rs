@@ -69,8 +69,13 @@ impl Store {
     /// Ends a hold; unknown owners are fine. Layers that nothing else needs are removed in the background.
     pub fn release(&self, owner: &str) -> Result<()> {
         let mut state = self.inner.lock();
-        let Some(layers) = database::hold_layers(&state.db, owner)? else { return Ok(()) };
+        let Some((image, layers)) = database::hold(&state.db, owner)? else { return Ok(()) };
         database::delete_hold(&mut state.db, owner)?;
+        // The usual case: the image is there, and with it all its layers. Looking through all holds takes time.
+        let own = database::image(&state.db, &image)?.map_or_else(Vec::new, |image| image.layers);
+        if layers.iter().all(|layer| own.contains(layer)) {
+            return Ok(());
+        }
         if state.remove_unneeded(&self.inner, &layers, &[])? {
             drop(state);
             self.inner.background.schedule(&self.inner, false, true);
@@ -86,7 +91,7 @@ impl Store {
 
     /// The layer directories that a hold keeps, topmost first: what `lower_dirs` said when the hold was made.
     pub fn held_lower_dirs(&self, owner: &str) -> Result<Option<Vec<PathBuf>>> {
-        let layers = database::hold_layers(&self.inner.lock().db, owner)?;
-        Ok(layers.map(|layers| self.inner.directories(&layers)))
+        let hold = database::hold(&self.inner.lock().db, owner)?;
+        Ok(hold.map(|(_, layers)| self.inner.directories(&layers)))
     }
 }

@@ -225,6 +225,42 @@ fn bombs_stop() {
 }
 
 #[test]
+fn a_full_disk_is_told_and_left_as_it_was() {
+    let directory = tempfile::tempdir().expect("temporary");
+    let none = rustix::mount::MountFlags::empty();
+    let mounted = rustix::mount::mount("tmpfs", directory.path(), "tmpfs", none, c"size=6m,mode=700");
+    mounted.expect("needs root");
+    let check = || {
+        let store = Store::open(directory.path(), crate::Limits::default()).expect("opens");
+        let lease = store.lease();
+        let blob = gzip(&Tar::new().file("a", &noise(200_000)).file("zeros", &vec![0; 20 << 20]).finish());
+        let request = LayerRequest { descriptor: palan_oci::Descriptor::of("", &blob), diff_id: None };
+        let BeginLayer::Ready(writer) = store.begin_layer(&request, &lease).expect("begins") else {
+            panic!("is new")
+        };
+        let error = writer.run(&mut &blob[..]).expect_err("there is no space");
+        assert!(error.is_disk_full(), "{error:?}");
+        let text = palan_stdx::error_chain::to_string(&error);
+        assert!(text.contains("\"zeros\": No space left on device"), "{text}");
+        let big = gzip(&Tar::new().file("a", &noise(8 << 20)).finish());
+        let error =
+            store.import(&mut &big[..], &crate::archive::ImportOptions::default()).expect_err("no space");
+        assert!(error.is_disk_full(), "{error:?}");
+        for place in ["layers", "blobs/sha256", "blobs/sha256/.ingest"] {
+            let left = palan_stdx::fs::read_dir(&directory.path().join(place)).expect("lists");
+            let left: Vec<_> = left.iter().map(std::fs::DirEntry::file_name).collect();
+            assert!(left.iter().all(|name| name == ".empty" || name == ".ingest"), "{place}: {left:?}");
+        }
+        store.settle();
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
+    rustix::mount::unmount(directory.path(), rustix::mount::UnmountFlags::DETACH).expect("unmounts");
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
 fn compressions_by_content() {
     let store = TestStore::new();
     let tar = hello("same");
