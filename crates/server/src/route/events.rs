@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use jiff::Timestamp;
 use palan_docker_api::version::ApiVersion;
 use palan_docker_api::versions;
-use jiff::Timestamp;
 use palan_engine::Engine;
 use palan_engine::events::EventQuery;
 
@@ -26,7 +26,11 @@ pub(crate) async fn events(
 ) -> ApiResult {
     let query = EventQuery {
         // Unlike for logs, 0 asks for all that is kept.
-        since: if params.text("since") == "0" { Some(Timestamp::UNIX_EPOCH) } else { params.moment("since")? },
+        since: if params.text("since") == "0" {
+            Some(Timestamp::UNIX_EPOCH)
+        } else {
+            params.moment("since")?
+        },
         until: params.moment("until")?,
         filters: params.filters()?,
     };
