@@ -70,7 +70,6 @@ impl Engine {
         };
         let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
         let seccomp = SeccompPrograms::new(&config)?;
-        let watcher = DirectoryWatcher::new()?;
         let volumes = Volumes::new(contents.volumes);
         let engine = Arc::new_cyclic(|this| Self {
             config: Arc::new(config),
@@ -86,7 +85,7 @@ impl Engine {
             index: Index::default(),
             sessions: Sessions::default(),
             volumes,
-            watcher,
+            watcher: DirectoryWatcher::default(),
             this: this.clone(),
         });
         Ok((engine, contents.containers))

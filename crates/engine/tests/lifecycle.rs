@@ -17,7 +17,9 @@ async fn create_start_logs_wait_remove() {
     let Some(fixture) = fixture("create_start_logs_wait_remove").await else { return };
     let engine = &fixture.engine;
     let started = jiff::Timestamp::now();
-    let id = fixture.run(script("echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $GREETING $HOSTNAME; exit 3")).await;
+    let id = fixture
+        .run(script("echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $GREETING $HOSTNAME; exit 3"))
+        .await;
     assert_eq!(fixture.exit_code(&id).await, 3);
     assert_eq!(fixture.log(&id).await, format!("out\nerr\nhello {}\n", &id[..12]));
     let details = engine.inspect(&id).await.expect("known");

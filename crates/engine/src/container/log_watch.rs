@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::inotify;
 use tokio::io::Interest;
@@ -25,11 +25,10 @@ struct Shared {
     watched: Mutex<HashMap<i32, Watched>>,
 }
 
-/// Watches directories for followers.
-#[derive(Debug)]
+/// Watches directories for followers. The instance is made with the first one.
+#[derive(Debug, Default)]
 pub(crate) struct DirectoryWatcher {
-    shared: Arc<Shared>,
-    task: OnceLock<()>,
+    shared: Mutex<Option<Arc<Shared>>>,
 }
 
 /// One follower's interest in a directory; ends with it.
@@ -47,30 +46,36 @@ impl Shared {
 }
 
 impl DirectoryWatcher {
-    /// A watcher of nothing.
-    pub(crate) fn new() -> Result<Self> {
-        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            .map_err(std::io::Error::from)
-            .context(|| {
-                "cannot watch log files: the limit fs.inotify.max_user_instances may be reached".into()
-            })?;
-        let shared = Shared { inotify, watched: Mutex::default() };
-        Ok(Self { shared: Arc::new(shared), task: OnceLock::new() })
-    }
-
     /// Watches a directory for changes of the files in it. Must be called from within the reactor.
     pub(crate) fn watch(&self, directory: &Path) -> Result<Watch> {
-        self.task.get_or_init(|| drop(tokio::spawn(distribute(self.shared.clone()))));
+        let shared = self.shared()?;
         let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        let mut watched = self.shared.lock();
-        let descriptor = inotify::add_watch(&self.shared.inotify, directory, flags)
+        let mut watched = shared.lock();
+        let descriptor = inotify::add_watch(&shared.inotify, directory, flags)
             .map_err(std::io::Error::from)
             .context(|| format!("cannot watch {}", directory.display()))?;
         let entry = watched
             .entry(descriptor)
             .or_insert_with(|| Watched { followers: 0, changed: Arc::new(Notify::new()) });
         entry.followers += 1;
-        Ok(Watch { shared: self.shared.clone(), descriptor, changed: entry.changed.clone() })
+        let changed = entry.changed.clone();
+        drop(watched);
+        Ok(Watch { shared, descriptor, changed })
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = &*shared {
+            return Ok(shared.clone());
+        }
+        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .map_err(std::io::Error::from)
+            .context(|| {
+                "cannot follow logs: the limit fs.inotify.max_user_instances may be reached".into()
+            })?;
+        let made = Arc::new(Shared { inotify, watched: Mutex::default() });
+        tokio::spawn(distribute(made.clone()));
+        Ok(shared.insert(made).clone())
     }
 }
 

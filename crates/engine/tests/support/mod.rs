@@ -23,7 +23,42 @@ pub struct Fixture {
     pub engine: Arc<Engine>,
     /// Its settings, for a restart.
     pub config: EngineConfig,
+    traces: Traces,
     root: tempfile::TempDir,
+}
+
+/// What lies outside of the directories; taken away also when the test fails.
+struct Traces {
+    bridge: String,
+    cgroup: String,
+    run_root: PathBuf,
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        use palan_supervisor::protocol::Request;
+        if !std::thread::panicking() {
+            return;
+        }
+        let directories = std::fs::read_dir(self.run_root.join("containers")).into_iter().flatten().flatten();
+        for directory in directories {
+            if let Ok(mut connection) = palan_supervisor::client::connect(&directory.path()) {
+                connection.send(Request::Signal { signal: 9 }, Vec::new()).ok();
+                // Until it has ended: the end of the connection.
+                while connection
+                    .receive_timeout(Duration::from_secs(2))
+                    .is_ok_and(|message| message.is_some())
+                {}
+            }
+        }
+        let config = palan_network::NetworkConfig::for_bridge(&self.bridge);
+        if let Ok(network) = palan_network::Network::open(config) {
+            network.remove_all().ok();
+        }
+        if let Ok(cgroup) = palan_supervisor::runtime::cgroup::Cgroup::open(&self.cgroup) {
+            cgroup.remove().ok();
+        }
+    }
 }
 
 /// A fixture, or nothing where the test can't run: it then says so.
@@ -56,7 +91,12 @@ pub async fn fixture(test: &str) -> Option<Fixture> {
     let config =
         EngineConfig::resolve(&file, "0.0.0-test", SupervisorSource::File(supervisor)).expect("settings");
     let engine = Engine::start(config.clone()).await.expect("the engine starts");
-    let fixture = Fixture { engine, config, root };
+    let traces = Traces {
+        bridge: config.bridge.clone(),
+        cgroup: config.cgroup_parent.clone(),
+        run_root: config.run_root.clone(),
+    };
+    let fixture = Fixture { engine, config, traces, root };
     fixture.import(busybox).await;
     Some(fixture)
 }
@@ -119,7 +159,7 @@ impl Fixture {
 
     /// Ends this engine and starts another on the same data.
     pub async fn restarted(self) -> Self {
-        let Self { engine, config, root } = self;
+        let Self { engine, config, traces, root } = self;
         engine.shutdown().await;
         let old = Arc::downgrade(&engine);
         drop(engine);
@@ -131,7 +171,7 @@ impl Fixture {
         })
         .await;
         let engine = Engine::start(config.clone()).await.expect("the engine starts again");
-        Self { engine, config, root }
+        Self { engine, config, traces, root }
     }
 
     /// Makes and starts a container; returns its id.
