@@ -39,7 +39,7 @@ fn flags_and_names() {
     }
     let long = format!("x:{}", "t".repeat(200));
     for (name, text) in [
-        ("UPPER/Case", "invalid reference format: repository name (library/UPPER/Case) must be lowercase"),
+        ("UPPER/Case", "invalid reference format: repository name (Case) must be lowercase"),
         (long.as_str(), "invalid reference format"),
         ("a//b", "invalid reference format"),
         ("x@sha256:123", "invalid"),

@@ -148,6 +148,8 @@ fn an_attached_session_goes_on_while_the_daemon_is_away() {
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     writeln!(input, "one").unwrap();
     assert_eq!(output.next().unwrap().unwrap(), "got one");
+    // Output does not cross the daemon, so it may come before the CLI has the answer to its start.
+    std::thread::sleep(Duration::from_millis(500));
     daemon.kill();
     writeln!(input, "two").unwrap();
     assert_eq!(output.next().unwrap().unwrap(), "got two");

@@ -55,6 +55,18 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p"])
     }
 
+    /// Waits until the shell of the host has the terminal again, and prints the code of the command before.
+    #[track_caller]
+    fn back_at_the_host(&self) {
+        let back = wait_until(Duration::from_secs(10), || {
+            let screen = self.screen();
+            screen.trim_end().lines().last().is_some_and(|line| line.trim_end().ends_with("host$"))
+        });
+        assert!(back, "the host's prompt is not the last line:\n{}", self.screen());
+        self.type_line("echo code=$?");
+        self.shows("\ncode=");
+    }
+
     #[track_caller]
     fn shows(&self, text: &str) {
         let shown = wait_until(Duration::from_secs(10), || self.screen().contains(text));
@@ -75,7 +87,7 @@ fn size_resize_interrupt_job_control_and_exit_code() {
     let daemon = daemon();
     let terminal = Terminal::open(&daemon);
     terminal.type_line(&format!("palan run -it --rm --name tt --network none -e PS1='in> ' {BUSYBOX}"));
-    terminal.shows("in>");
+    terminal.shows("\nin>");
     terminal.type_line("tty; stty size");
     terminal.shows("/dev/pts/0");
     terminal.shows("30 90");
@@ -92,11 +104,13 @@ fn size_resize_interrupt_job_control_and_exit_code() {
     std::thread::sleep(Duration::from_millis(300));
     terminal.keys(&["C-z"]);
     terminal.shows("Stopped");
-    terminal.type_line("kill %1; exit 23");
-    terminal.shows("host$ ");
-    terminal.type_line("echo code=$?; stty -a | grep -o -- '-\\?icanon'");
+    terminal.type_line("kill -9 %1; sleep 0.2; echo gone");
+    terminal.shows("gone");
+    terminal.type_line("exit 23");
+    terminal.back_at_the_host();
     terminal.shows("code=23");
-    terminal.shows("icanon");
+    terminal.type_line("stty -a | grep -o -- '-\\?icanon'");
+    terminal.shows("\nicanon");
     assert!(!terminal.screen().contains("-icanon"), "the terminal stays raw:\n{}", terminal.screen());
 }
 
@@ -107,9 +121,9 @@ fn detach_attach_and_exec() {
     let daemon = daemon();
     let terminal = Terminal::open(&daemon);
     terminal.type_line(&format!("palan run -it --name dd --network none -e PS1='in> ' {BUSYBOX}"));
-    terminal.shows("in>");
+    terminal.shows("\nin>");
     terminal.keys(&["C-p", "C-q"]);
-    terminal.shows("host$");
+    terminal.back_at_the_host();
     assert_eq!(daemon.palan(["ps", "--format", "{{.Names}}"]).ok().line(), "dd");
     terminal.type_line("clear; palan exec -it dd sh -c 'tty; stty size; exit 3'; echo code=$?");
     terminal.shows("/dev/pts/1");
@@ -118,14 +132,13 @@ fn detach_attach_and_exec() {
     terminal.type_line("clear; palan attach --detach-keys ctrl-x,x dd");
     std::thread::sleep(Duration::from_millis(300));
     terminal.keys(&["Enter"]);
-    terminal.shows("in>");
+    terminal.shows("\nin>");
     terminal.keys(&["C-x", "x"]);
     terminal.shows("read escape sequence");
     terminal.type_line("clear; palan attach dd");
     std::thread::sleep(Duration::from_millis(300));
     terminal.type_line("exit 9");
-    terminal.shows("host$");
-    terminal.type_line("echo code=$?");
+    terminal.back_at_the_host();
     terminal.shows("code=9");
 }
 
