@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use palan_stdx::fs::{PathContext, PathError};
 
+use self::line::Encoder;
 use self::split::{Part, Splitter};
-use self::timestamp::Clock;
 use crate::protocol::LogConfig;
 
 /// Which of a process's output streams.
@@ -60,7 +60,7 @@ pub(crate) struct Log {
     path: PathBuf,
     max_size: u64,
     max_files: u32,
-    attributes: Option<String>,
+    encoder: Encoder,
     /// `None` after a rotation that could not make the new file.
     file: Option<File>,
     /// The file's length.
@@ -69,7 +69,6 @@ pub(crate) struct Log {
     rotate_at: u64,
     batch: Vec<u8>,
     splitters: [Splitter; 2],
-    clock: Clock,
     /// The last line's time: lines of one batch get times that rise, so that readers can tell them apart by it.
     last_time: u64,
     missing: Option<Missing>,
@@ -92,13 +91,12 @@ impl Log {
             path,
             max_size,
             max_files,
-            attributes,
+            encoder: Encoder::new(attributes.as_deref()),
             file: Some(file),
             size,
             rotate_at: max_size,
             batch: Vec::new(),
             splitters: [Splitter::default(), Splitter::default()],
-            clock: Clock::default(),
             last_time: 0,
             missing: None,
         }))
@@ -159,15 +157,7 @@ impl Log {
                 self.rotate();
             }
         }
-        line::write(
-            &mut self.batch,
-            part.text,
-            part.complete,
-            stream,
-            self.attributes.as_deref(),
-            part.time,
-            &mut self.clock,
-        );
+        self.encoder.write(&mut self.batch, part.text, part.complete, stream, part.time);
         if self.batch.len() >= MAX_BATCH {
             self.write_batch();
         }
@@ -183,16 +173,8 @@ impl Log {
         let Lost { lines, reason } = &missing.lost;
         let note = format!("palan: {lines} lines of output were lost here: {reason}");
         self.last_time = timestamp::now().max(self.last_time + 1);
-        let (mut encoded, attributes) = (Vec::new(), self.attributes.as_deref());
-        line::write(
-            &mut encoded,
-            note.as_bytes(),
-            true,
-            Stream::Stderr,
-            attributes,
-            self.last_time,
-            &mut self.clock,
-        );
+        let mut encoded = Vec::new();
+        self.encoder.write(&mut encoded, note.as_bytes(), true, Stream::Stderr, self.last_time);
         self.append(&encoded).ok()?;
         self.missing.take().map(|missing| missing.lost)
     }

@@ -9,34 +9,92 @@
 //! for each byte that is not UTF-8.
 
 use super::Stream;
-use super::timestamp::Clock;
+use super::timestamp::{self, Clock};
 
-/// Appends one line. `message` has its line feed, unless it is a part of a longer line.
-pub(crate) fn write(
-    out: &mut Vec<u8>,
-    message: &[u8],
-    line_feed: bool,
-    stream: Stream,
-    attributes: Option<&str>,
+/// Encodes lines. What follows a line's text is kept, since from one line to the next hardly more than a digit of the time
+/// changes: a short line is then three copies.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    tails: [Tail; 2],
+}
+
+impl Encoder {
+    /// `attributes` is a JSON object that becomes part of each line.
+    pub(crate) fn new(attributes: Option<&str>) -> Self {
+        Self { tails: [Stream::Stdout, Stream::Stderr].map(|stream| Tail::new(stream, attributes)) }
+    }
+
+    /// Appends one line. `message` is its text without line feed; `line_feed`: it had one, so it is not a part of a
+    /// longer line.
+    pub(crate) fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        message: &[u8],
+        line_feed: bool,
+        stream: Stream,
+        time: u64,
+    ) {
+        let tail = &mut self.tails[stream.index()];
+        tail.set_time(time);
+        // Once for all that is appended, unless there is much to escape.
+        out.reserve(HEAD.len() + message.len() + tail.bytes.len());
+        out.extend_from_slice(HEAD);
+        escape(out, message);
+        out.extend_from_slice(if line_feed { &tail.bytes } else { &tail.bytes[LINE_FEED.len()..] });
+    }
+}
+
+const HEAD: &[u8] = b"{\"log\":\"";
+const LINE_FEED: &[u8] = b"\\n";
+const END: &[u8] = b"\"}\n";
+
+/// What follows the text of one stream's lines.
+#[derive(Debug)]
+struct Tail {
+    /// From the line feed on.
+    bytes: Vec<u8>,
+    /// Where the time begins in `bytes`.
+    time_at: usize,
     time: u64,
-    clock: &mut Clock,
-) {
-    out.extend_from_slice(b"{\"log\":\"");
-    escape(out, message);
-    if line_feed {
-        out.extend_from_slice(b"\\n");
+    clock: Clock,
+}
+
+impl Tail {
+    fn new(stream: Stream, attributes: Option<&str>) -> Self {
+        let stream: &[u8] = match stream {
+            Stream::Stdout => b"\",\"stream\":\"stdout\"",
+            Stream::Stderr => b"\",\"stream\":\"stderr\"",
+        };
+        let mut bytes = [LINE_FEED, stream].concat();
+        if let Some(attributes) = attributes {
+            bytes.extend_from_slice(b",\"attrs\":");
+            bytes.extend_from_slice(attributes.as_bytes());
+        }
+        bytes.extend_from_slice(b",\"time\":\"");
+        let time_at = bytes.len();
+        bytes.reserve_exact(timestamp::MAX_LENGTH + END.len());
+        let mut tail = Self { bytes, time_at, time: 0, clock: Clock::default() };
+        tail.write_time(0);
+        tail
     }
-    out.extend_from_slice(match stream {
-        Stream::Stdout => b"\",\"stream\":\"stdout\"",
-        Stream::Stderr => b"\",\"stream\":\"stderr\"",
-    });
-    if let Some(attributes) = attributes {
-        out.extend_from_slice(b",\"attrs\":");
-        out.extend_from_slice(attributes.as_bytes());
+
+    fn set_time(&mut self, time: u64) {
+        if time == self.time {
+            return;
+        }
+        let end = self.bytes.len() - END.len();
+        let is_next = self.time.checked_add(1) == Some(time);
+        if !(is_next && timestamp::count_on(&mut self.bytes[self.time_at..end])) {
+            self.write_time(time);
+        }
+        self.time = time;
     }
-    out.extend_from_slice(b",\"time\":\"");
-    clock.write(time, out);
-    out.extend_from_slice(b"\"}\n");
+
+    fn write_time(&mut self, time: u64) {
+        self.bytes.truncate(self.time_at);
+        self.clock.write(time, &mut self.bytes);
+        self.bytes.extend_from_slice(END);
+    }
 }
 
 /// Bytes that do not stand for themselves in the text.
@@ -55,8 +113,32 @@ static SPECIAL: [bool; 256] = {
     table
 };
 
+/// Where the first special byte is.
+fn find_special(text: &[u8]) -> Option<usize> {
+    let (words, _) = text.as_chunks::<8>();
+    let plain = words.iter().take_while(|word| !has_special(u64::from_ne_bytes(**word))).count() * 8;
+    text[plain..].iter().position(|byte| SPECIAL[usize::from(*byte)]).map(|position| plain + position)
+}
+
+/// Whether one of eight bytes is special; all at once, by arithmetic on the lanes of a word.
+///
+/// Subtracting from a lane sets its highest bit where it borrows. A borrow may reach into the next lane, but only out of one
+/// that was found itself, so the answer for the whole word is right. Lanes from 0x80 on are special anyway.
+fn has_special(word: u64) -> bool {
+    const fn lanes(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let below = |word: u64, limit: u8| word.wrapping_sub(lanes(limit));
+    let equal = |word: u64, byte: u8| below(word ^ lanes(byte), 1);
+    // `"` and `&` differ in one bit only, and so do `<` and `>`.
+    let quotes = equal(word & lanes(!(b'"' ^ b'&')), b'"' & b'&');
+    let brackets = equal(word & lanes(!(b'<' ^ b'>')), b'<' & b'>');
+    let found = word | below(word, 0x20) | quotes | brackets | equal(word, b'\\');
+    found & lanes(0x80) != 0
+}
+
 fn escape(out: &mut Vec<u8>, mut text: &[u8]) {
-    while let Some(position) = text.iter().position(|byte| SPECIAL[usize::from(*byte)]) {
+    while let Some(position) = find_special(text) {
         out.extend_from_slice(&text[..position]);
         text = &text[position..];
         text = if text[0] < 0x80 { escape_ascii(out, text) } else { escape_unicode(out, text) };
@@ -116,7 +198,7 @@ mod tests {
 
     fn check(message: &[u8], line_feed: bool, expected: &str) {
         let mut out = Vec::new();
-        write(&mut out, message, line_feed, Stream::Stdout, None, 0, &mut Clock::default());
+        Encoder::new(None).write(&mut out, message, line_feed, Stream::Stdout, 0);
         let expected =
             format!("{{\"log\":\"{expected}\",\"stream\":\"stdout\",\"time\":\"1970-01-01T00:00:00Z\"}}\n");
         assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -147,12 +229,42 @@ mod tests {
     #[test]
     fn the_fields_stand_in_dockers_order() {
         let mut out = Vec::new();
-        let attributes = Some(r#"{"tag":"x"}"#);
-        write(&mut out, b"e", true, Stream::Stderr, attributes, 1_500_000_000, &mut Clock::default());
+        let mut encoder = Encoder::new(Some(r#"{"tag":"x"}"#));
+        encoder.write(&mut out, b"e", true, Stream::Stderr, 1_500_000_000);
         let expected = concat!(
             r#"{"log":"e\n","stream":"stderr","attrs":{"tag":"x"},"#,
             "\"time\":\"1970-01-01T00:00:01.5Z\"}\n"
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn special_bytes_are_found_wherever_they_stand() {
+        for byte in 0..=u8::MAX {
+            for length in 0..20 {
+                for position in 0..length {
+                    let mut text = vec![b'a'; length];
+                    text[position] = byte;
+                    let expected = SPECIAL[usize::from(byte)].then_some(position);
+                    assert_eq!(find_special(&text), expected, "{byte:#x} at {position} of {length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_is_right_however_it_moves() {
+        let mut encoder = Encoder::new(None);
+        let second = 1_700_000_000_000_000_000;
+        let steps =
+            [0, 1, 2, 9, 10, 11, 98, 99, 100, 101, 101, 999_999_999, 1_000_000_000, 1_000_000_001, 5, 6];
+        for (index, step) in steps.into_iter().enumerate() {
+            let stream = if index % 5 == 4 { Stream::Stderr } else { Stream::Stdout };
+            let (mut line, mut time) = (Vec::new(), Vec::new());
+            encoder.write(&mut line, b"x", true, stream, second + step);
+            Clock::default().write(second + step, &mut time);
+            let (line, time) = (String::from_utf8(line).unwrap(), String::from_utf8(time).unwrap());
+            assert!(line.ends_with(&format!("\"time\":\"{time}\"}}\n")), "{line} instead of {time}");
+        }
     }
 }

@@ -3,8 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest text that [`Clock::write`] appends.
-#[cfg(test)]
-const MAX_LENGTH: usize = "2026-01-02T03:04:05.123456789Z".len();
+pub(crate) const MAX_LENGTH: usize = "2026-01-02T03:04:05.123456789Z".len();
 
 /// Nanoseconds since the epoch.
 pub(crate) fn now() -> u64 {
@@ -57,6 +56,20 @@ impl Clock {
         self.text[..self.length].copy_from_slice(&text.as_bytes()[..self.length]);
         self.second = second;
     }
+}
+
+/// Turns the text of one nanosecond into that of the next. `false`: that would take more than a change of its last digit; it
+/// is as before then.
+pub(crate) fn count_on(text: &mut [u8]) -> bool {
+    if text.len() != MAX_LENGTH {
+        return false;
+    }
+    match &mut text[MAX_LENGTH - 3..] {
+        // The last digit of a time with all its digits is not 0, which would not have been written.
+        [_, last @ b'1'..=b'8', _] => *last += 1,
+        _ => return false,
+    }
+    true
 }
 
 /// Year, month and day of the proleptic Gregorian calendar, `days` after 1970-01-01.

@@ -216,3 +216,16 @@ fn no_file_of_a_rotated_log_is_longer_than_asked_for_by_more_than_a_line() {
     assert_eq!(container.raw_log_file(".3"), "");
     container.assert_clean_end();
 }
+
+#[test]
+fn lines_with_all_that_must_be_escaped_come_back_as_they_were() {
+    let mut container = command(&["cat", "/tmp/text"]);
+    // Every ASCII character at every place in a word of eight.
+    let text: String = (0_u8..128).flat_map(|byte| [char::from(byte), 'a', '\u{e9}']).collect();
+    let text = text.repeat(9);
+    std::fs::write(container.rootfs().join("tmp/text"), &text).unwrap();
+    container.start(vec![]);
+    container.exit();
+    assert_eq!(container.log("stdout"), text);
+    container.assert_clean_end();
+}

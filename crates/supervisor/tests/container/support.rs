@@ -200,6 +200,11 @@ impl Container {
         self.directory.path().join("run")
     }
 
+    /// What becomes the container's `/`.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.directory.path().join("rootfs")
+    }
+
     /// The text of the log's lines of one stream.
     pub(crate) fn log(&self, stream: &str) -> String {
         let text = std::fs::read_to_string(self.directory.path().join("c-json.log")).unwrap();
