@@ -51,10 +51,7 @@ impl Floor {
         let ended = match process::fork(&options)? {
             Forked::Parent(child) => process::wait(&child.pidfd)?.code(),
             Forked::Child => {
-                let code = match inside(rootfs, scratch, &groups) {
-                    Ok(never) => never,
-                    Err(_) => 125,
-                };
+                let code = inside(rootfs, scratch, &groups).unwrap_or(125);
                 process::exit_now(code)
             }
         };

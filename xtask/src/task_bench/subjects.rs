@@ -54,24 +54,26 @@ fn runtime(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
         run.arg(next());
         quietly(run)
     };
-    let mut contenders =
-        vec![Contender::new("palan runtime", || run(&bench.palan, &["runtime"], "runtime-palan"))];
     let peers: Vec<(&str, PathBuf)> =
         ["runc", "crun"].into_iter().filter_map(|name| Some((name, find(name)?))).collect();
-    for (name, path) in &peers {
-        let works = run(path, &[], &format!("runtime-{name}"));
-        match works {
-            Ok(()) => contenders.push(Contender::new(name, || run(path, &[], &format!("runtime-{name}")))),
-            Err(failure) => say(&format!("{name} takes no part: {failure}"))?,
-        }
-    }
     let floors = [
         ("floor: namespaces, netns, overlay, pivot, exec, cgroups", Floor { network: true, cgroups: true }),
         ("floor without cgroups", Floor { network: true, cgroups: false }),
         ("floor without cgroups and netns", Floor { network: false, cgroups: false }),
     ];
+    let (run, rootfs, scratch) = (&run, &rootfs, &scratch);
+    let mut contenders =
+        vec![Contender::new("palan runtime", || run(&bench.palan, &["runtime"], "runtime-palan"))];
+    for (name, path) in &peers {
+        match run(path, &[], &format!("runtime-{name}")) {
+            Ok(()) => {
+                contenders.push(Contender::new(name, move || run(path, &[], &format!("runtime-{name}"))));
+            }
+            Err(failure) => say(&format!("{name} takes no part: {failure}"))?,
+        }
+    }
     for (name, floor) in floors {
-        contenders.push(Contender::new(name, || floor.run(&rootfs, &scratch)));
+        contenders.push(Contender::new(name, move || floor.run(rootfs, scratch)));
     }
     report.compare("OCI runtime: run `true`", 40, contenders)
 }
@@ -198,13 +200,13 @@ fn pull(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let image = (0..6u64).fold(ImageBuilder::new(), |image, number| image.layer(layer(number)));
     registry.push("bench/six", "latest", &image.build());
     let name = format!("{}/bench/six:latest", registry.host());
+    let docker = PullDocker::start(bench)?;
     let ours = || quietly(bench.ours(&["pull", "-q", &name]));
     let forget_ours = || {
         quietly(bench.ours(&["rmi", "-f", &name])).ok();
         Ok(())
     };
     let mut contenders = vec![Contender::new("palan", ours).before(forget_ours)];
-    let docker = PullDocker::start(bench)?;
     if let Some(docker) = &docker {
         let theirs = || quietly(docker.command(&["pull", "-q", &name]));
         let forget = || {
