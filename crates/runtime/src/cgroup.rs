@@ -10,6 +10,7 @@
 mod devices;
 mod hierarchy;
 mod limits;
+mod oom;
 mod stats;
 
 use std::io::{self, Write as _};
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 
 use hierarchy::{Hierarchy, Layout};
 pub use hierarchy::{Version, version};
+pub use oom::OomNotifier;
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 
 /// An operation on a cgroup failed.

@@ -73,6 +73,9 @@ mod wait;
 /// Moving to a cgroup of one's own.
 mod own_cgroup;
 
+/// Kills for lack of memory.
+mod oom;
+
 /// Descriptors in the event loop.
 mod watch;
 

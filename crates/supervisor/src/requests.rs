@@ -16,6 +16,7 @@ use crate::attach::Typed;
 use crate::journal::Event;
 use crate::launch;
 use crate::log::Log;
+use crate::oom::OomWatch;
 use crate::protocol::frame::Frame;
 use crate::protocol::{
     AttachOptions, Config, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request,
@@ -217,7 +218,7 @@ impl Supervisor {
             kill_at: None,
             stop_signal,
             stop_timeout: Duration::from_millis(config.stop_timeout_ms),
-            oom_kills: 0,
+            oom: OomWatch::new(Instant::now()),
         }));
         self.idle_work = true;
         Ok(reply)

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use crate::control::Control;
 use crate::journal::{Event, Journal};
 use crate::log::{Log, Stream};
+use crate::oom::OomWatch;
 use crate::own_cgroup;
 use crate::protocol::frame::Frames;
 use crate::protocol::{Message, SOCKET_NAME};
@@ -111,8 +112,7 @@ pub(crate) struct Running {
     /// What SIGTERM to the supervisor means.
     pub(crate) stop_signal: Signal,
     pub(crate) stop_timeout: Duration,
-    /// Kills for lack of memory that are in the journal.
-    pub(crate) oom_kills: u64,
+    pub(crate) oom: OomWatch,
 }
 
 /// The container is gone.
@@ -256,6 +256,7 @@ impl Supervisor {
                 }
             }
             Some(Token::Client(session, client)) => self.client_ready(session, client, event),
+            Some(Token::Oom) => self.oom_noticed(),
             None => {}
         }
         Ok(())
@@ -336,7 +337,10 @@ impl Supervisor {
         };
         // The pidfd stays readable for ever.
         self.epoll.remove(&running.container.pidfd)?;
-        let Life::Running(running) = std::mem::replace(&mut self.life, Life::Waiting) else { return Ok(()) };
+        let Life::Running(mut running) = std::mem::replace(&mut self.life, Life::Waiting) else {
+            return Ok(());
+        };
+        running.oom.end();
         // With a pid namespace of its own everything has died with init; else the rest dies now.
         let _ = running.container.cgroup.kill();
         self.life = Life::Draining { running, status, until: Instant::now() + DRAIN_GRACE };
@@ -358,22 +362,30 @@ impl Supervisor {
         Ok(())
     }
 
+    fn oom_noticed(&mut self) {
+        if let Life::Running(running) = &mut self.life {
+            running.oom.notice(Instant::now());
+        }
+    }
+
     /// Journals kills for lack of memory that have happened since the last look. `true`: there were some at any time.
     fn note_oom_kills(&mut self) -> bool {
         let (Life::Running(running) | Life::Draining { running, .. }) = &mut self.life else { return false };
-        let kills = running.container.cgroup.oom_kills().unwrap_or(0);
-        let new = kills > running.oom_kills;
-        running.oom_kills = kills;
+        let new = running.oom.look(&running.container.cgroup, &self.epoll, Instant::now());
+        let any = running.oom.any();
         if new {
             self.record(Event::Oom);
         }
-        kills > 0
+        any
     }
 
     fn end_turn(&mut self) -> Result<(), ServeError> {
         let now = Instant::now();
         self.wake_listener(now)?;
         self.kill_if_due(now);
+        if matches!(&self.life, Life::Running(running) if running.oom.is_due(now)) {
+            self.note_oom_kills();
+        }
         self.finish_execs(now);
         self.finish_container_if_drained(now);
         if let Some(lost) = self.log.as_mut().and_then(Log::flush) {
@@ -490,7 +502,7 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let life = match &self.life {
             Life::Waiting => None,
-            Life::Running(running) => running.kill_at,
+            Life::Running(running) => running.kill_at.into_iter().chain(running.oom.deadline()).min(),
             Life::Draining { until, .. } => Some(*until),
             Life::Finished(finished) => {
                 let daemon = finished.at + DAEMON_GRACE;

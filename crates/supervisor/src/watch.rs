@@ -33,6 +33,8 @@ pub(crate) enum Token {
     Input(SessionId),
     /// A client's socket.
     Client(SessionId, ClientId),
+    /// What tells of kills for lack of memory.
+    Oom,
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -51,6 +53,7 @@ impl Token {
             Self::Output(session, Stream::Stderr) => (5, 0, session),
             Self::Input(session) => (6, 0, session),
             Self::Client(session, client) => (7, client, session),
+            Self::Oom => (8, 0, 0),
         };
         kind << KIND_SHIFT | (u64::from(client) & CLIENT_MASK) << CLIENT_SHIFT | u64::from(session)
     }
@@ -68,6 +71,7 @@ impl Token {
             5 => Self::Output(session, Stream::Stderr),
             6 => Self::Input(session),
             7 => Self::Client(session, client),
+            8 => Self::Oom,
             _ => return None,
         })
     }
@@ -134,6 +138,7 @@ mod tests {
             Token::Input(7),
             Token::Client(u32::MAX, 0x0fff_ffff),
             Token::Client(INIT, 1),
+            Token::Oom,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

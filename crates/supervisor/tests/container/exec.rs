@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::time::Duration;
 
 use palan_supervisor::journal::Event;
 use palan_supervisor::protocol::{FailureKind, Framing, Reply, Request, TerminalSize};
@@ -140,6 +141,8 @@ fn many_sessions_leave_nothing() {
     let mut container = sleeping();
     let descriptors = format!("/proc/{}/fd", container.supervisor.pid);
     let count = || std::fs::read_dir(&descriptors).unwrap().count();
+    // The watch over the memory begins a little after the start.
+    std::thread::sleep(Duration::from_millis(300));
     let before = count();
     for number in 0..30 {
         let (socket, mut client) = client_socket();

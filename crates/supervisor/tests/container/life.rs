@@ -143,17 +143,58 @@ fn requests_that_make_no_sense_are_refused_and_change_nothing() {
     container.assert_clean_end();
 }
 
-#[test]
-fn a_container_that_runs_out_of_memory_is_told_so() {
-    let mut container = container("dd if=/dev/zero of=/dev/null bs=200M count=1; exit 1");
+fn limited_to_16_megabytes(script: &str) -> crate::support::Container {
+    let mut container = container(script);
     let mut linux = container.config.spec.linux.take().unwrap();
     let resources = serde_json::json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } });
     linux.resources = serde_json::from_value(resources).unwrap();
     container.config.spec.linux = Some(linux);
+    container
+}
+
+#[test]
+fn a_container_that_runs_out_of_memory_is_told_so() {
+    let mut container = limited_to_16_megabytes("dd if=/dev/zero of=/dev/null bs=200M count=1; exit 1");
     container.start(vec![]);
     let exit = container.exit();
     assert!(matches!(exit, Event::Exit { oom: true, .. }), "{exit:?}");
     assert!(container.entries.iter().any(|entry| entry.event == Event::Oom));
+    container.assert_clean_end();
+}
+
+#[test]
+fn kills_for_lack_of_memory_are_told_when_they_happen() {
+    let mut container =
+        limited_to_16_megabytes("while read line; do dd if=/dev/zero of=/dev/null bs=200M count=1; done");
+    container.config.open_stdin = true;
+    let (socket, mut client) = client_socket();
+    let pid = container.start(vec![(socket, all_streams(Default::default()))]);
+    for _ in 0..2 {
+        std::io::Write::write_all(&mut client.0, b"\n").unwrap();
+        client.read_until("Killed");
+        assert_eq!(container.event(|event| *event == Event::Oom), Event::Oom);
+        assert!(is_alive(pid));
+        // Kills in quick succession are told once.
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    container.request(Request::Signal { signal: 9 }, vec![]).unwrap();
+    assert_eq!(container.exit(), Event::Exit { code: 137, signal: Some(9), oom: true });
+    assert!(!container.entries.iter().any(|entry| entry.event == Event::Oom));
+    container.assert_clean_end();
+}
+
+/// A journal in a small file system must not be filled by a container that does nothing but die.
+#[test]
+fn a_storm_of_kills_for_lack_of_memory_is_told_in_few_entries() {
+    let mut container = limited_to_16_megabytes(
+        "i=0; while [ $i -lt 40 ]; do dd if=/dev/zero of=/dev/null bs=200M count=1; i=$((i+1)); done; exit 3",
+    );
+    let begun = Instant::now();
+    container.start(vec![]);
+    assert_eq!(container.exit(), Event::Exit { code: 3, signal: None, oom: true });
+    let allowed = 3 + begun.elapsed().as_secs();
+    let told = container.entries.iter().filter(|entry| entry.event == Event::Oom).count();
+    assert!((1..=allowed).contains(&(told as u64)), "{told} of {allowed}");
     container.assert_clean_end();
 }
 
