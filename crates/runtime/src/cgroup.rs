@@ -161,8 +161,12 @@ impl Cgroup {
         self.unified().map(|group| group.directory.as_fd())
     }
 
-    /// Its v1 directories as paths of the host, each with the name of its hierarchy.
+    /// What a container without a cgroup namespace sees, as paths of the host, each with the name of its hierarchy: of
+    /// v1 its own directories, of v2 the whole hierarchy.
     pub(crate) fn views(&self) -> Vec<(String, std::path::PathBuf)> {
+        if self.is_v2() {
+            return self.layout.hierarchies.iter().map(|all| (all.name(), all.place.clone())).collect();
+        }
         let v1 = self.groups.iter().map(|group| self.hierarchy(group)).filter(|group| !group.unified);
         v1.map(|group| (group.name(), group.place.join(self.relative()))).collect()
     }

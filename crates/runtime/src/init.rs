@@ -39,7 +39,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) channel: Channel,
     /// Open `tasks` files of cgroup v1.
     pub(crate) entrances: Vec<OwnedFd>,
-    /// The container's v1 cgroups as paths of the host, by hierarchy.
+    /// What a container without a cgroup namespace sees of the host, by hierarchy.
     pub(crate) cgroup_views: Vec<(String, std::path::PathBuf)>,
     pub(crate) cgroup_v2: bool,
     pub(crate) parent_death_signal: bool,
@@ -127,7 +127,7 @@ impl Body<'_> {
         // Files and directories made from here on have exactly the modes they are made with.
         rustix::process::umask(Mode::empty());
 
-        let sources = rootfs::open_sources(&plan, &cgroup_views)?;
+        let sources = rootfs::open_sources(&plan, &cgroup_views, cgroup_v2)?;
         let root = rootfs::pivot(&plan.root)?;
         let outcome = mounts::mount_all(&root, &plan.mounts, sources, cgroup_v2)?;
         for (path, value) in &plan.sysctl {

@@ -35,9 +35,10 @@ pub(super) fn mount_all(
     for (plan, source) in plans.iter().zip(binds) {
         match (&plan.kind, source) {
             (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
-            (MountKind::Cgroup, _) if cgroup_v2 => {
-                file_system(root, plan, "cgroup2", None, &mut outcome)?;
-            }
+            (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
+                Some((_, host)) => bind(root, plan, host)?,
+                None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome)?,
+            },
             (MountKind::Cgroup, _) => cgroup_v1(root, plan, std::mem::take(&mut cgroups), &mut outcome)?,
             (MountKind::FileSystem { kind, source }, _) => {
                 file_system(root, plan, kind, source.as_deref(), &mut outcome)?;

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use palan_linux::mount::{self, Change, Propagation};
+use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
@@ -15,7 +16,8 @@ use crate::plan::{Plan, RootPlan, RootSource};
 pub(super) struct Sources {
     /// One for each entry of the plan, for binds.
     pub(super) binds: Vec<Option<OwnedFd>>,
-    /// The container's v1 cgroups by hierarchy.
+    /// What shows the container its cgroups, by hierarchy. With nothing but v2, and a cgroup namespace that is not the
+    /// host's, there is none: a new mount shows it there.
     pub(super) cgroups: Vec<(String, OwnedFd)>,
 }
 
@@ -23,6 +25,7 @@ pub(super) struct Sources {
 pub(super) fn open_sources(
     plan: &Plan,
     cgroup_views: &[(String, std::path::PathBuf)],
+    cgroup_v2: bool,
 ) -> Result<Sources, Error> {
     mount::set_root_propagation(plan.root.propagation)
         .context(|| "change the propagation of the host's mounts".to_owned())?;
@@ -43,7 +46,7 @@ pub(super) fn open_sources(
         binds.push(Some(copy));
     }
     let mut cgroups = Vec::new();
-    if wants_cgroup {
+    if wants_cgroup && (!cgroup_v2 || is_in_initial_cgroup_namespace()?) {
         for (name, path) in cgroup_views {
             let open = || -> std::io::Result<OwnedFd> {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -54,6 +57,17 @@ pub(super) fn open_sources(
         }
     }
     Ok(Sources { binds, cgroups })
+}
+
+/// Whether this process has the cgroup namespace that the kernel made at boot. From there a new mount of cgroup2 would
+/// take the options of the host's mount, such as `nsdelegate`, away: they belong to the hierarchy, not to the mount.
+fn is_in_initial_cgroup_namespace() -> Result<bool, Error> {
+    // PROC_CGROUP_INIT_INO
+    const INITIAL: u64 = 0xefff_fffb;
+    namespace::open(0, Kind::Cgroup)
+        .and_then(namespace::identity)
+        .map(|(_, inode)| inode == INITIAL)
+        .context(|| "look at the cgroup namespace".to_owned())
 }
 
 /// Attaches the root and pivots into it. Returns a handle on it.
