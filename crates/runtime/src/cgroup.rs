@@ -10,6 +10,7 @@
 mod devices;
 mod hierarchy;
 mod limits;
+mod membership;
 mod oom;
 mod stats;
 

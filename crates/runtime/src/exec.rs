@@ -1,7 +1,7 @@
 //! Running a further process in a container.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use palan_linux::namespace::{self, Kind};
 use palan_linux::process::{self as os, ForkError, ForkOptions, Forked};
@@ -65,7 +65,13 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
     let entrances = request.cgroup.entrances()?;
     let (ours, theirs) = Channel::pair().context(|| "make a socket pair".to_owned())?;
     let options = ForkOptions { cgroup: request.cgroup.birthplace(), ..ForkOptions::default() };
-    let forked = os::fork(&options)?;
+    let forked = match os::fork(&options) {
+        Err(ForkError::Clone(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let place = request.cgroup.place_of(request.pid)?;
+            os::fork(&ForkOptions { cgroup: Some(place.as_fd()), ..ForkOptions::default() })?
+        }
+        other => other?,
+    };
     let Forked::Parent(entering) = forked else {
         drop(ours);
         run(Entering {

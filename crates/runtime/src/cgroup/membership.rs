@@ -1,0 +1,53 @@
+//! Where a process of a container has gone below the container's cgroup.
+
+use std::os::fd::OwnedFd;
+
+use palan_stdx::fs;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Cgroup, CgroupError};
+
+impl Cgroup {
+    /// The v2 directory that process `pid` is in, for `CLONE_INTO_CGROUP`: this cgroup's or one below it.
+    ///
+    /// A container that may write to its cgroup and passes controllers down to cgroups of its own (with an init system
+    /// or a container engine inside) has moved its processes there: the kernel lets no more into the cgroup at the top.
+    pub(crate) fn place_of(&self, pid: i32) -> Result<OwnedFd, CgroupError> {
+        let failed = |errno| self.failed("find where the container's processes are", errno);
+        let group = self.unified().ok_or_else(|| failed(Errno::OPNOTSUPP))?;
+        let table =
+            fs::read_to_string(format!("/proc/{pid}/cgroup").as_ref()).map_err(|_| failed(Errno::SRCH))?;
+        let below = below(&table, &self.path).ok_or_else(|| failed(Errno::XDEV))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&group.directory, below, flags, Mode::empty()).map_err(failed)
+    }
+}
+
+/// The v2 cgroup in a `/proc/<pid>/cgroup` table, relative to `top`. `None` if it is elsewhere.
+fn below<'a>(table: &'a str, top: &str) -> Option<&'a str> {
+    let path = table.lines().find_map(|line| line.strip_prefix("0::"))?;
+    match path.strip_prefix(top)? {
+        "" => Some("."),
+        rest => {
+            rest.strip_prefix('/').filter(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_below_counts() {
+        assert_eq!(below("0::/palan/x/init\n", "/palan/x"), Some("init"));
+        assert_eq!(below("4:pids:/y\n0::/palan/x/a/b\n", "/palan/x"), Some("a/b"));
+        assert_eq!(below("0::/palan/x\n", "/palan/x"), Some("."));
+        for elsewhere in
+            ["0::/palan/xy\n", "0::/\n", "0::/palan/x/../y\n", "0::/palan/x/\n", "1:a:/palan/x\n", ""]
+        {
+            assert_eq!(below(elsewhere, "/palan/x"), None, "{elsewhere:?}");
+        }
+    }
+}
