@@ -135,14 +135,19 @@ pub(crate) fn parse(text: &[u8], after: u64) -> Vec<Entry> {
 /// Once all is committed, a file of this size is emptied: a container may see millions of exec sessions.
 const EMPTIED_FROM: u64 = 64 * 1024;
 
-/// Space that is set aside at the beginning, so that `exit` finds room on a run root that is full.
+/// Space that is set aside ahead of the entries, so that `exit` finds room on a run root that is full.
 const RESERVED: u64 = 4096;
+
+/// More is set aside when less than this is left.
+const LEAST_RESERVED: u64 = 1024;
 
 /// The journal that this supervisor writes.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
     size: u64,
+    /// Up to here space is set aside.
+    reserved_to: u64,
     last_seq: u64,
     /// Entries that the file had no room for.
     unwritten: Vec<Entry>,
@@ -167,13 +172,18 @@ impl Journal {
         let mut text = Vec::new();
         file.read_to_end(&mut text).path_context("read the journal", &path)?;
         let last_seq = parse(&text, 0).last().map_or(0, |entry| entry.seq);
-        let mut journal =
-            Self { file, size: text.len() as u64, last_seq, unwritten: Vec::new(), handed_over: false };
+        let mut journal = Self {
+            file,
+            size: text.len() as u64,
+            reserved_to: 0,
+            last_seq,
+            unwritten: Vec::new(),
+            handed_over: false,
+        };
         if text.last().is_some_and(|byte| *byte != b'\n') {
             journal.end_torn_line();
         }
-        // Not every file system can set space aside; then there is none.
-        let _ = rustix::fs::fallocate(&journal.file, FallocateFlags::KEEP_SIZE, journal.size, RESERVED);
+        journal.reserve();
         Ok(journal)
     }
 
@@ -220,6 +230,7 @@ impl Journal {
                 Ok(length) if length == line.len() => {
                     self.size += line.len() as u64;
                     self.unwritten.remove(0);
+                    self.reserve();
                 }
                 Ok(_) => {
                     // Shortening needs no space; where it fails all the same, readers skip the torn line.
@@ -248,6 +259,9 @@ impl Journal {
 
     /// The daemon has committed all up to `seq`.
     pub(crate) fn acknowledge(&mut self, seq: u64) {
+        // What found no room and is known where it matters needs none any more. Numbers go on after it all the same: the
+        // daemon says where, at the next start.
+        self.unwritten.retain(|entry| entry.seq > seq);
         if seq >= self.last_seq
             && self.unwritten.is_empty()
             && !self.handed_over
@@ -255,6 +269,19 @@ impl Journal {
             && self.file.set_len(0).is_ok()
         {
             self.size = 0;
+            self.reserved_to = 0;
+            self.reserve();
+        }
+    }
+
+    /// Sets space aside, if little is left.
+    fn reserve(&mut self) {
+        if self.reserved_to < self.size + LEAST_RESERVED {
+            // Not every file system can do that, and one that is full now may not be later.
+            let flags = FallocateFlags::KEEP_SIZE;
+            if rustix::fs::fallocate(&self.file, flags, self.size, RESERVED).is_ok() {
+                self.reserved_to = self.size + RESERVED;
+            }
         }
     }
 
@@ -322,6 +349,35 @@ garbage
         assert_eq!(journal.entries(0).len(), 0);
         assert_eq!(journal.append(detach()).seq, last + 1);
         assert_eq!(journal.entries(0).len(), 1);
+    }
+
+    #[test]
+    fn there_is_always_space_set_aside() {
+        use std::os::unix::fs::MetadataExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path()).unwrap();
+        for number in 0..3000 {
+            let entry = journal.append(detach());
+            if number % 1000 == 999 {
+                journal.acknowledge(entry.seq);
+            }
+            let metadata = journal.file.metadata().unwrap();
+            assert!(metadata.blocks() * 512 >= metadata.len() + 512, "{number}: {metadata:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_daemon_knows_needs_no_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path()).unwrap();
+        journal.file = OpenOptions::new().read(true).append(true).open("/dev/full").unwrap();
+        journal.append(Event::Oom);
+        let seq = journal.append(detach()).seq;
+        journal.acknowledge(seq - 1);
+        assert!(!journal.is_written());
+        journal.acknowledge(seq);
+        assert!(journal.is_written());
     }
 
     #[test]
