@@ -108,7 +108,7 @@ impl Log {
         let now = timestamp::now();
         let mut last_time = self.last_time;
         let next_time = || {
-            last_time = now.max(last_time + 1);
+            last_time = time_after(last_time, now);
             last_time
         };
         splitter.push(data, next_time, |part| self.write_part(stream, &part));
@@ -172,7 +172,7 @@ impl Log {
         missing.retry_at = Instant::now() + RETRY;
         let Lost { lines, reason } = &missing.lost;
         let note = format!("palan: {lines} lines of output were lost here: {reason}");
-        self.last_time = timestamp::now().max(self.last_time + 1);
+        self.last_time = time_after(self.last_time, timestamp::now());
         let mut encoded = Vec::new();
         self.encoder.write(&mut encoded, note.as_bytes(), true, Stream::Stderr, self.last_time);
         self.append(&encoded).ok()?;
@@ -267,6 +267,13 @@ impl Log {
     }
 }
 
+/// The time of a line: `now`, or a little later than that of the line before. If that is far ahead the host's clock has been
+/// set back, and `now` is right.
+fn time_after(last: u64, now: u64) -> u64 {
+    const FAR: u64 = 1_000_000_000;
+    if last < now || last - now > FAR { now } else { last + 1 }
+}
+
 /// Opens for appending and returns the length. A last line that a crash of the host has cut is ended first.
 fn open_file(path: &Path) -> Result<(File, u64), PathError> {
     let mut file = OpenOptions::new()
@@ -340,6 +347,15 @@ mod tests {
         let times: Vec<_> = text.lines().map(|line| line.split("\"time\":").nth(1).unwrap()).collect();
         let distinct: std::collections::BTreeSet<_> = times.iter().collect();
         assert_eq!((times.len(), distinct.len()), (1000, 1000));
+    }
+
+    #[test]
+    fn times_follow_a_clock_that_is_set_back() {
+        let second = 1_000_000_000;
+        assert_eq!(time_after(5 * second, 6 * second), 6 * second);
+        assert_eq!(time_after(6 * second, 6 * second), 6 * second + 1);
+        assert_eq!(time_after(6 * second, 5 * second), 6 * second + 1);
+        assert_eq!(time_after(7200 * second, 5 * second), 5 * second);
     }
 
     #[test]
