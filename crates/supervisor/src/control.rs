@@ -39,6 +39,12 @@ impl Control {
         self.frames.queue(&body, Vec::new())
     }
 
+    /// Queues a part of what the daemon has asked for and so will read, however much it is.
+    pub(crate) fn queue_replay(&mut self, message: &Message) -> Result<(), FrameError> {
+        let Ok(body) = serde_json::to_vec(message) else { return Ok(()) };
+        self.frames.queue_regardless(&body, Vec::new())
+    }
+
     /// Sends what the socket takes.
     pub(crate) fn flush(&mut self) -> Result<(), FrameError> {
         self.frames.flush()?;

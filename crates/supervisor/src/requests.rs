@@ -84,12 +84,13 @@ impl Supervisor {
             last_seq: self.journal.last_seq(),
             execs: self.execs.iter().filter_map(running).collect(),
         };
-        self.send(&Message::Welcome(welcome));
-        for entry in self.journal.entries(after_seq) {
-            self.send(&Message::Journal(entry));
-        }
-        if let Some(control) = &mut self.control {
-            control.greeted = true;
+        let Some(control) = &mut self.control else { return };
+        let entries = self.journal.entries(after_seq).into_iter().map(Message::Journal);
+        let mut messages = std::iter::once(Message::Welcome(welcome)).chain(entries);
+        let queued = messages.try_for_each(|message| control.queue_replay(&message));
+        control.greeted = true;
+        if queued.is_err() {
+            self.lose_daemon();
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) struct Frames {
     received: Vec<u8>,
     received_descriptors: VecDeque<OwnedFd>,
     queued: VecDeque<Outgoing>,
+    /// Of frames that may be too many.
     queued_bytes: usize,
     ended: bool,
 }
@@ -35,6 +36,8 @@ struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
     descriptors: Vec<OwnedFd>,
+    /// How much of it is part of [`Frames::queued_bytes`].
+    counted: usize,
 }
 
 /// A frame that has arrived.
@@ -86,23 +89,36 @@ impl Frames {
         !self.queued.is_empty()
     }
 
-    /// Queues a frame; [`Self::flush`] sends it.
+    /// Queues a frame; [`Self::flush`] sends it. Fails if too much waits already.
     pub(crate) fn queue(&mut self, body: &[u8], descriptors: Vec<OwnedFd>) -> Result<(), FrameError> {
+        if self.queued_bytes > MAX_QUEUED {
+            return Err(FrameError::Malformed("the other side does not read"));
+        }
+        self.queue_regardless(body, descriptors)?;
+        if let Some(frame) = self.queued.back_mut() {
+            frame.counted = frame.bytes.len();
+            self.queued_bytes += frame.counted;
+        }
+        Ok(())
+    }
+
+    /// Queues a frame however much waits already, and without making it harder for others.
+    pub(crate) fn queue_regardless(
+        &mut self,
+        body: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), FrameError> {
         let (Ok(length), Ok(count)) = (u32::try_from(body.len()), u32::try_from(descriptors.len())) else {
             return Err(FrameError::Malformed("a frame is too large"));
         };
         if body.len() > MAX_BODY || descriptors.len() > socket::MAX_DESCRIPTORS {
             return Err(FrameError::Malformed("a frame is too large"));
         }
-        if self.queued_bytes > MAX_QUEUED {
-            return Err(FrameError::Malformed("the other side does not read"));
-        }
         let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(&count.to_le_bytes());
         bytes.extend_from_slice(body);
-        self.queued_bytes += bytes.len();
-        self.queued.push_back(Outgoing { bytes, sent: 0, descriptors });
+        self.queued.push_back(Outgoing { bytes, sent: 0, descriptors, counted: 0 });
         Ok(())
     }
 
@@ -115,7 +131,7 @@ impl Frames {
                     frame.descriptors.clear();
                     frame.sent += sent;
                     if frame.sent == frame.bytes.len() {
-                        self.queued_bytes -= frame.bytes.len();
+                        self.queued_bytes -= frame.counted;
                         self.queued.pop_front();
                     }
                 }
@@ -161,6 +177,10 @@ impl Frames {
         let descriptors = self.received_descriptors.drain(..count).collect();
         self.received.drain(..HEADER + length);
         if self.received.is_empty() {
+            // Descriptors that no frame announces would be kept for ever.
+            if !self.received_descriptors.is_empty() {
+                return Err(FrameError::Malformed("a frame has more descriptors than it says"));
+            }
             self.received = Vec::new();
             self.received_descriptors.shrink_to_fit();
         }
@@ -176,6 +196,10 @@ impl Frames {
             Ok(length) => {
                 self.received.extend_from_slice(&buffer[..length]);
                 self.received_descriptors.extend(descriptors);
+                // More than one frame of which not all is here is not possible.
+                if self.received_descriptors.len() > socket::MAX_DESCRIPTORS {
+                    return Err(FrameError::Malformed("there are more descriptors than frames for them"));
+                }
             }
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::INTR) => {}
@@ -239,6 +263,31 @@ mod tests {
         let (left, mut right) = pair();
         rustix::io::write(&left, &[0xff; HEADER]).unwrap();
         assert!(matches!(right.next(), Err(FrameError::Malformed(_))));
+    }
+
+    #[test]
+    fn descriptors_that_no_frame_announces_end_the_connection() {
+        let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        // After a whole frame, and while one is never completed.
+        for length in [1_u32, 1000] {
+            let (left, mut right) = pair();
+            let mut bytes = [length.to_le_bytes(), [0; 4]].concat();
+            bytes.push(b'x');
+            let error = (0..1000).find_map(|_| {
+                socket::send_with_descriptors(&left.socket, &bytes, &[null.as_fd()]).unwrap();
+                bytes = vec![b'x'];
+                right.next().err()
+            });
+            assert!(matches!(error, Some(FrameError::Malformed(_))), "{length}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_queued_regardless_is_no_reason_to_refuse_others() {
+        let (mut left, _right) = pair();
+        let body = vec![0; MAX_BODY];
+        (0..8).try_for_each(|_| left.queue_regardless(&body, vec![])).unwrap();
+        left.queue(&body, vec![]).unwrap();
     }
 
     #[test]

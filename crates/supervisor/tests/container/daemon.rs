@@ -109,3 +109,26 @@ fn nonsense_on_the_connection_does_not_touch_the_container() {
     let welcome = container.reconnect(0);
     assert_eq!(welcome.state, State::Running { pid });
 }
+
+/// A container may outlive its daemon by months, and a lot may happen to it meanwhile.
+#[test]
+fn a_journal_of_any_length_is_replayed() {
+    const ENTRIES: u64 = 100_000;
+    let mut container = container("read line");
+    container.config.open_stdin = true;
+    container.lose_daemon();
+    container.supervisor.wait();
+    let line = |seq| format!("{{\"seq\":{seq},\"time_ns\":1,\"event\":{{\"detach\":{{\"exec\":null}}}}}}\n");
+    let journal: String = (1..=ENTRIES).map(line).collect();
+    std::fs::write(container.run_dir().join("journal"), journal).unwrap();
+    container.respawn();
+    let pid = container.start(vec![]);
+    let welcome = container.reconnect(0);
+    assert_eq!((welcome.state, welcome.last_seq), (State::Running { pid }, ENTRIES + 1));
+    container.request(Request::Sync, vec![]).unwrap();
+    let seqs = container.entries.iter().map(|entry| entry.seq);
+    assert!(seqs.skip_while(|seq| *seq > ENTRIES).eq(1..=ENTRIES + 1));
+    container.request(Request::Signal { signal: 9 }, vec![]).unwrap();
+    container.exit();
+    container.assert_clean_end();
+}
