@@ -73,6 +73,24 @@ impl Epoll {
         epoll::modify(&self.descriptor, source, epoll::EventData::new_u64(token), interest.flags())
     }
 
+    /// Reports nothing more on `source`, not even a hang-up, until [`Self::modify`]. One event that is under way may still
+    /// come. Unlike [`Self::remove`] it can always be undone: a new watch may be refused for lack of memory, or because
+    /// the user has too many of them.
+    pub fn mute(&self, source: impl AsFd, token: u64) -> Result<()> {
+        epoll::modify(
+            &self.descriptor,
+            source,
+            epoll::EventData::new_u64(token),
+            epoll::EventFlags::ONESHOT,
+        )
+    }
+
+    /// Reports on `source` what there is to read, or its failure, once for each change instead of as long as it lasts.
+    pub fn modify_to_changes(&self, source: impl AsFd, token: u64) -> Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::modify(&self.descriptor, source, epoll::EventData::new_u64(token), flags)
+    }
+
     /// Stops watching `source`. Needed also before closing it where another process may hold the same open file.
     pub fn remove(&self, source: impl AsFd) -> Result<()> {
         epoll::delete(&self.descriptor, source)

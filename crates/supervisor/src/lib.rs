@@ -15,7 +15,7 @@
 //!
 //! - *Waiting*: connected to the daemon that spawned it; nothing exists yet but the run directory's files.
 //! - *Running*, *Paused*: init lives. Requests are served on any connection; the newest connection is the one that counts.
-//! - *Draining*: init was reaped; what the pipes still hold is read to the end (or for a short grace, where processes
+//! - *Draining*: init was reaped; what the pipes still hold is read to the end (or for two seconds, where processes
 //!   outside of the container's pid namespace hold them open), execs are reaped, the cgroups are killed and removed, the
 //!   log is flushed and `exit` is appended to the journal.
 //! - *Finished*: what attached clients have not read yet is sent; then the process exits, with or without a daemon.
@@ -78,6 +78,10 @@ mod oom;
 
 /// Descriptors in the event loop.
 mod watch;
+
+/// What the fuzz targets see.
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 
 use std::error::Error;
 use std::ffi::OsString;

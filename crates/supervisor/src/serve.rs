@@ -27,11 +27,12 @@ use crate::session::Session;
 use crate::wait::{Generation, HeldWaits};
 use crate::watch::{INIT, SessionId, Token};
 
-/// How long output is waited for after init has ended, where something still holds its pipes open.
+/// How long output is waited for after a process has ended, where something still holds its pipes open: for init a process
+/// outside of its pid namespace, for an exec session any child that lives on.
+///
+/// The session has ended when this has passed, for its client and in the journal, since a client takes the end of the
+/// stream for the end of the session and asks for the exit code then. Docker waits as long in both cases.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
-
-/// The same for an exec session, whose children may well live on.
-const EXEC_DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// How long the daemon has after the end to read the journal and to answer its waits.
 const DAEMON_GRACE: Duration = Duration::from_secs(5);
@@ -297,7 +298,7 @@ impl Supervisor {
             Ok(connection) => connection,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(()),
             Err(_) => {
-                self.epoll.remove(listener)?;
+                self.epoll.mute(listener, Token::Listener.encode())?;
                 self.listener_rests_until = Some(Instant::now() + RETRY);
                 return Ok(());
             }
@@ -309,10 +310,11 @@ impl Supervisor {
         if !allowed || matches!(self.life, Life::Waiting) {
             return Ok(());
         }
+        // For lack of memory, or of watches that the kernel allows: the daemon will try again.
         let Ok(frames) = Frames::new(connection) else { return Ok(()) };
-        self.control = None;
+        let Ok(control) = Control::new(&self.epoll, frames, self.generation + 1) else { return Ok(()) };
         self.generation += 1;
-        self.control = Some(Control::new(&self.epoll, frames, self.generation)?);
+        self.control = Some(control);
         Ok(())
     }
 
@@ -354,7 +356,7 @@ impl Supervisor {
         let ExecPhase::Running { pidfd } = &exec.phase else { return Ok(()) };
         let Some(status) = process::try_wait(pidfd).map_err(ServeError::Events)? else { return Ok(()) };
         epoll.remove(pidfd)?;
-        exec.phase = ExecPhase::Draining { status, until: Instant::now() + EXEC_DRAIN_GRACE };
+        exec.phase = ExecPhase::Draining { status, until: Instant::now() + DRAIN_GRACE };
         exec.session.drain(None, &mut Vec::new());
         if status.code() == 128 + Signal::KILL.as_raw() {
             self.note_oom_kills();
@@ -407,7 +409,7 @@ impl Supervisor {
         if self.listener_rests_until.is_some_and(|until| until <= now) {
             self.listener_rests_until = None;
             if let Some(listener) = &self.listener {
-                self.epoll.add(listener, Token::Listener.encode(), Interest::READ)?;
+                self.epoll.modify(listener, Token::Listener.encode(), Interest::READ)?;
             }
         }
         Ok(())

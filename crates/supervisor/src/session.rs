@@ -7,9 +7,12 @@
 //!  process ◀──stdin── queue ◀── what the clients type
 //! ```
 //!
-//! Output is read only while no client that wants it is full, so a slow client slows the process and nothing is lost;
-//! once the process has ended this does not count any more, as a pipe then holds a bounded rest. What clients type is
-//! read only while the process's stdin takes it.
+//! Output is read only while no client that wants it is full, so a slow client slows the process and nothing is lost.
+//! Once the process has ended, what its pipes hold is read all the same; what its children go on writing waits again.
+//! What clients type is read only while the process's stdin takes it.
+//!
+//! A terminal that nobody holds open fails to be read, and works again when somebody opens it: that it is over is known
+//! when the process has ended.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,8 +34,8 @@ const READ_SIZE: usize = 64 * 1024;
 /// How many reads of one output are made in one turn of the loop, before others have theirs.
 const READS_PER_TURN: usize = 4;
 
-/// The same once the process has ended: more than its pipe can hold.
-const READS_WHEN_DRAINING: usize = 64;
+/// What a terminal can hold; the kernel does not tell how much it does.
+const TERMINAL_REST: u64 = 64 * 1024;
 
 /// Clients are not read while this much waits for the process's stdin.
 const INPUT_LIMIT: usize = 64 * 1024;
@@ -71,8 +74,10 @@ pub(crate) struct Session {
     input_ends: bool,
     input_end: InputEnd,
     terminal: bool,
-    /// The process has ended: back-pressure is over.
+    /// The process has ended.
     draining: bool,
+    /// What it had written and was not read yet when it ended, at most: back-pressure does not count for that.
+    rest: [u64; 2],
     clients: Vec<Client>,
     next_client: ClientId,
 }
@@ -91,6 +96,7 @@ impl Session {
             input_end: InputEnd::Detaches,
             terminal: false,
             draining: false,
+            rest: [0, 0],
             clients: Vec::new(),
             next_client: 1,
         }
@@ -108,15 +114,20 @@ impl Session {
         for (stream, end) in [(Stream::Stdout, ends.stdout), (Stream::Stderr, ends.stderr)] {
             if let Some(end) = end {
                 rustix::io::ioctl_fionbio(&end, true)?;
-                self.outputs[stream.index()] =
-                    Some(Watched::new(&self.epoll, end, Token::Output(self.id, stream)));
+                let output = self.outputs[stream.index()].insert(Watched::new(
+                    &self.epoll,
+                    end,
+                    Token::Output(self.id, stream),
+                ));
+                output.set(Some(Interest::READ))?;
             }
         }
         self.has_input = ends.stdin.is_some();
         match ends.stdin {
             Some(end) => {
                 rustix::io::ioctl_fionbio(&end, true)?;
-                self.input = Some(Watched::new(&self.epoll, end, Token::Input(self.id)));
+                let input = self.input.insert(Watched::new(&self.epoll, end, Token::Input(self.id)));
+                input.set(Some(Interest::NONE))?;
                 self.write_input();
             }
             None => self.close_input(),
@@ -150,17 +161,24 @@ impl Session {
 
     /// Reads output by way of `buffer`. `log` is the container's, for init's session.
     pub(crate) fn read_output(&mut self, stream: Stream, mut log: Option<&mut Log>, buffer: &mut Vec<u8>) {
-        let limit = if self.draining { READS_WHEN_DRAINING } else { READS_PER_TURN };
-        for _ in 0..limit {
-            let Some(output) = &self.outputs[stream.index()] else { return };
-            if !self.draining && self.is_held_back(stream) {
+        let mut reads = 0;
+        while reads < READS_PER_TURN || self.rest[stream.index()] > 0 {
+            reads += 1;
+            if self.is_held_back(stream) {
                 return;
             }
+            let Some(output) = &mut self.outputs[stream.index()] else { return };
             // The pages of the buffer are touched only as far as there is output.
             buffer.clear();
             buffer.reserve_exact(READ_SIZE);
-            match rustix::io::read(output, rustix::buffer::spare_capacity(buffer)) {
+            match rustix::io::read(&*output, rustix::buffer::spare_capacity(buffer)) {
                 Ok(length @ 1..) => {
+                    // It was hung up and no longer is. What is watched already can always be changed.
+                    if output.is_for_changes() {
+                        let _ = output.set(Some(Interest::READ));
+                    }
+                    let rest = &mut self.rest[stream.index()];
+                    *rest = rest.saturating_sub(length as u64);
                     if let Some(log) = log.as_deref_mut() {
                         log.push(stream, buffer);
                     }
@@ -174,7 +192,13 @@ impl Session {
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
-                // The end; for a terminal that nobody holds open any more it is EIO.
+                // Nobody holds the terminal open, for now.
+                Err(Errno::IO) if self.terminal && !self.draining => {
+                    if output.set_for_changes().is_ok() {
+                        return;
+                    }
+                    self.end_output(stream, log.as_deref_mut());
+                }
                 Ok(0) | Err(_) => self.end_output(stream, log.as_deref_mut()),
             }
         }
@@ -185,6 +209,9 @@ impl Session {
         self.draining = true;
         self.close_input();
         for stream in [Stream::Stdout, Stream::Stderr] {
+            let Some(output) = &self.outputs[stream.index()] else { continue };
+            self.rest[stream.index()] =
+                if self.terminal { TERMINAL_REST } else { rustix::io::ioctl_fionread(output).unwrap_or(0) };
             self.read_output(stream, log.as_deref_mut(), buffer);
         }
     }
@@ -264,8 +291,10 @@ impl Session {
         }
         self.clients.retain(|client| !client.is_gone());
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let held_back = !self.draining && self.is_held_back(stream);
-            if let Some(output) = &mut self.outputs[stream.index()] {
+            let held_back = self.is_held_back(stream);
+            if let Some(output) = &mut self.outputs[stream.index()]
+                && (held_back || !output.is_for_changes())
+            {
                 output.set((!held_back).then_some(Interest::READ))?;
             }
         }
@@ -276,7 +305,7 @@ impl Session {
     }
 
     fn is_held_back(&self, stream: Stream) -> bool {
-        self.clients.iter().any(|client| client.holds_back(stream))
+        self.rest[stream.index()] == 0 && self.clients.iter().any(|client| client.holds_back(stream))
     }
 
     fn end_output(&mut self, stream: Stream, log: Option<&mut Log>) {

@@ -80,39 +80,81 @@ impl Token {
 /// An owned descriptor and what is waited for on it.
 ///
 /// It is taken out of the epoll instance before it is closed: another process may hold the same open file (the daemon a
-/// client's connection), and epoll would go on reporting it.
+/// client's connection), and epoll would go on reporting it. Until then it stays in, muted while nothing is waited for: the
+/// kernel limits the watches of a user, and whoever has used them up (say, root in some other container) must not be able
+/// to make this one deaf.
 #[derive(Debug)]
 pub(crate) struct Watched {
     descriptor: OwnedFd,
     epoll: Rc<Epoll>,
     token: Token,
-    interest: Option<Interest>,
+    state: WatchState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WatchState {
+    Unknown,
+    Muted,
+    For(Interest),
+    ForChanges,
 }
 
 impl Watched {
     /// Takes `descriptor` over without waiting for anything yet.
     pub(crate) fn new(epoll: &Rc<Epoll>, descriptor: OwnedFd, token: Token) -> Self {
-        Self { descriptor, epoll: Rc::clone(epoll), token, interest: None }
+        Self { descriptor, epoll: Rc::clone(epoll), token, state: WatchState::Unknown }
     }
 
     /// Changes what is waited for. `None` is nothing at all; [`Interest::NONE`] still reports a hang-up.
     pub(crate) fn set(&mut self, interest: Option<Interest>) -> rustix::io::Result<()> {
-        match (self.interest, interest) {
-            (old, new) if old == new => return Ok(()),
-            (None, Some(new)) => self.epoll.add(&self.descriptor, self.token.encode(), new)?,
-            (Some(_), Some(new)) => self.epoll.modify(&self.descriptor, self.token.encode(), new)?,
-            (Some(_), None) => self.epoll.remove(&self.descriptor)?,
-            (None, None) => {}
+        let state = match (interest, self.state) {
+            (None, WatchState::Unknown) => WatchState::Unknown,
+            (None, _) => WatchState::Muted,
+            (Some(interest), _) => WatchState::For(interest),
+        };
+        self.change_to(state)
+    }
+
+    /// Waits for the next change only: what there is now (a hang-up that may end again) has been seen.
+    pub(crate) fn set_for_changes(&mut self) -> rustix::io::Result<()> {
+        self.change_to(WatchState::ForChanges)
+    }
+
+    /// Whether [`Self::set_for_changes`] was the last that was set.
+    pub(crate) fn is_for_changes(&self) -> bool {
+        self.state == WatchState::ForChanges
+    }
+
+    fn change_to(&mut self, state: WatchState) -> rustix::io::Result<()> {
+        if self.state == state {
+            return Ok(());
         }
-        self.interest = interest;
+        let token = self.token.encode();
+        if self.state == WatchState::Unknown {
+            let first = if let WatchState::For(interest) = state { interest } else { Interest::NONE };
+            self.epoll.add(&self.descriptor, token, first)?;
+            self.state = WatchState::For(first);
+            if self.state == state {
+                return Ok(());
+            }
+        }
+        match state {
+            WatchState::Unknown => {}
+            WatchState::Muted => self.epoll.mute(&self.descriptor, token)?,
+            WatchState::For(interest) => self.epoll.modify(&self.descriptor, token, interest)?,
+            WatchState::ForChanges => self.epoll.modify_to_changes(&self.descriptor, token)?,
+        }
+        self.state = state;
         Ok(())
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // It can only fail for a descriptor that is not watched.
-        let _ = self.set(None);
+        if self.state != WatchState::Unknown {
+            // It can only fail for a descriptor that is not watched.
+            let _ = self.epoll.remove(&self.descriptor);
+        }
     }
 }
 
@@ -158,5 +200,30 @@ mod tests {
         epoll.wait(&mut ready, Some(std::time::Duration::ZERO)).unwrap();
         assert!(ready.is_empty());
         drop(copy);
+    }
+
+    #[test]
+    fn a_muted_descriptor_is_silent_although_the_other_end_is_gone() {
+        let epoll = Rc::new(Epoll::new().unwrap());
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut watched = Watched::new(&epoll, reader, Token::Control);
+        let events = || {
+            let mut ready = Vec::new();
+            epoll.wait(&mut ready, Some(std::time::Duration::ZERO)).unwrap();
+            ready.len()
+        };
+        watched.set(None).unwrap();
+        watched.set(Some(Interest::READ)).unwrap();
+        watched.set(None).unwrap();
+        rustix::io::write(&writer, b"x").unwrap();
+        assert_eq!(events(), 0);
+        drop(writer);
+        // The hang-up itself may be told once.
+        events();
+        assert_eq!((events(), events()), (0, 0));
+        watched.set(Some(Interest::READ)).unwrap();
+        assert_eq!((events(), events()), (1, 1));
+        watched.set_for_changes().unwrap();
+        assert_eq!((events(), events()), (1, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palan_supervisor::journal::Event;
 use palan_supervisor::protocol::{FailureKind, Framing, Reply, Request, TerminalSize};
@@ -114,6 +114,48 @@ fn a_session_ends_although_its_child_keeps_its_output_open() {
     container.request(Request::Exec(Box::new(options)), vec![socket]).unwrap();
     assert_eq!(client.rest_by_stream(), ("started\n".into(), String::new()));
     assert_eq!(container.exec_exit("parent"), 0);
+    end(container);
+}
+
+#[test]
+fn a_child_that_keeps_the_output_open_has_two_seconds() {
+    let mut container = sleeping();
+    let (socket, mut client) = client_socket();
+    let mut options = exec_options("parent", &["sh", "-c", "(sleep 1; echo late; sleep 1000) & echo now"]);
+    options.attach = Some(all_streams(Framing::Multiplexed));
+    let begun = Instant::now();
+    container.request(Request::Exec(Box::new(options)), vec![socket]).unwrap();
+    assert_eq!(client.rest_by_stream(), ("now\nlate\n".into(), String::new()));
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    assert_eq!(container.exec_exit("parent"), 0);
+    end(container);
+}
+
+#[test]
+fn a_child_that_floods_after_its_sessions_end_is_held_back_by_a_slow_client() {
+    let mut container = sleeping();
+    let (socket, client) = client_socket();
+    let mut options = exec_options("flood", &["sh", "-c", "yes & exit 0"]);
+    options.attach = Some(all_streams(Framing::Raw));
+    container.request(Request::Exec(Box::new(options)), vec![socket]).unwrap();
+    assert_eq!(container.exec_exit("flood"), 0);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", container.supervisor.pid)).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(peak < 16 * 1024, "{peak} KiB");
+    drop(client);
+    end(container);
+}
+
+#[test]
+fn what_the_process_wrote_last_is_not_lost_by_a_slow_client() {
+    let mut container = sleeping();
+    let (socket, mut client) = client_socket();
+    let mut options = exec_options("e", &["head", "-c", "1200000", "/dev/zero"]);
+    options.attach = Some(all_streams(Framing::Raw));
+    container.request(Request::Exec(Box::new(options)), vec![socket]).unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(client.rest().len(), 1_200_000);
     end(container);
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::time::Duration;
 
 use palan_supervisor::journal::Event;
 use palan_supervisor::protocol::{AttachOptions, Bytes, Framing, LogConfig, Request, TerminalSize};
@@ -147,6 +148,23 @@ fn ctrl_c_on_the_terminal_interrupts() {
     container.assert_clean_end();
 }
 
+/// As systemd does, and everything else that becomes a daemon before it opens its console again.
+#[test]
+fn a_terminal_that_nobody_holds_for_a_while_is_not_lost() {
+    let mut container = container(
+        "echo before; exec </dev/null >/dev/null 2>&1; sleep 1; echo between >/dev/tty; sleep 1; exec >/dev/tty; echo end",
+    );
+    container.config.spec.process.as_mut().unwrap().terminal = true;
+    let (socket, mut client) = client_socket();
+    container.start(vec![(socket, all_streams(Framing::Raw))]);
+    assert_eq!(String::from_utf8(client.rest()).unwrap(), "before\r\nbetween\r\nend\r\n");
+    container.exit();
+    let cpu = container.supervisor.cpu_time();
+    assert!(cpu < Duration::from_millis(200), "{cpu:?}");
+    container.assert_clean_end();
+    assert_eq!(container.log("stdout"), "before\r\nbetween\r\nend\r\n");
+}
+
 #[test]
 fn of_a_million_lines_none_is_lost_or_doubled() {
     let mut container = command(&["seq", "1", "1000000"]);
@@ -176,7 +194,7 @@ fn a_slow_client_loses_nothing() {
     let mut container = command(&["seq", "1", "400000"]);
     let (socket, mut client) = client_socket();
     container.start(vec![(socket, AttachOptions { stdin: false, ..all_streams(Framing::Raw) })]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     let bytes = client.rest();
     assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 400_000);
     assert!(bytes.ends_with(b"\n400000\n"));

@@ -380,6 +380,15 @@ impl Supervised {
         }
     }
 
+    /// What it has used, if it was not reaped yet.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks = |index: usize| fields[index].parse::<u64>().unwrap();
+        // Fields 14 and 15 of proc_pid_stat(5), in hundredths of a second; the third is the first after the name.
+        Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    }
+
     pub(crate) fn kill(&self) {
         process::send_signal(&self.pidfd, palan_linux::signal::Signal::KILL).unwrap();
     }
