@@ -18,6 +18,7 @@ use crate::container::security::SeccompPrograms;
 use crate::db::Database;
 use crate::error::Context;
 use crate::host::HostFacts;
+use crate::lock::DirectoryLock;
 use crate::volume::Volumes;
 use crate::{Error, Result, identifier, restore};
 
@@ -41,6 +42,8 @@ pub struct Engine {
     pub(crate) sessions: Sessions,
     pub(crate) volumes: Volumes,
     pub(crate) watcher: DirectoryWatcher,
+    /// Data root and run root are this daemon's alone.
+    _locks: [DirectoryLock; 2],
     /// For the tasks that this starts.
     this: Weak<Self>,
 }
@@ -55,6 +58,10 @@ impl Engine {
 
     fn open(config: EngineConfig) -> Result<(Arc<Self>, Vec<crate::container::Details>)> {
         make_directories(&config)?;
+        let locks = [
+            DirectoryLock::take(&config.data_root, "data root", "--data-root")?,
+            DirectoryLock::take(&config.run_root, "run root", "--run-root")?,
+        ];
         let (db, contents) = Database::open(&config.data_root)?;
         let store = Store::open(&config.data_root, palan_store::Limits::default())
             .context(|| format!("cannot open the images in {}", config.data_root.display()))?;
@@ -86,6 +93,7 @@ impl Engine {
             sessions: Sessions::default(),
             volumes,
             watcher: DirectoryWatcher::default(),
+            _locks: locks,
             this: this.clone(),
         });
         Ok((engine, contents.containers))

@@ -21,6 +21,7 @@ mod host;
 mod identifier;
 pub mod image;
 pub mod info;
+mod lock;
 mod names;
 pub mod network;
 mod reactor;
