@@ -177,6 +177,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// The lowest layer of every container: empty places for what is mounted over, so that they need not be made in each
+/// container's own layer, where they would cost time and show up as changes; and the file by which programs recognise
+/// that they run in a container.
+pub(crate) fn base_layer(config: &EngineConfig) -> PathBuf {
+    config.data_root.join("base")
+}
+
 fn make_directories(config: &EngineConfig) -> Result<()> {
     let (data, run) = (&config.data_root, &config.run_root);
     let directories = [
@@ -184,12 +191,26 @@ fn make_directories(config: &EngineConfig) -> Result<()> {
         (data.join("containers"), 0o710),
         (data.join("containers/.trash"), 0o700),
         (data.join("volumes"), 0o701),
-        (run.clone(), 0o700),
+        (base_layer(config), 0o755),
+        (base_layer(config).join("dev"), 0o755),
+        (base_layer(config).join("etc"), 0o755),
+        (base_layer(config).join("proc"), 0o755),
+        (base_layer(config).join("sys"), 0o755),
+        // Members of the socket's group pass through; what lies inside is closed.
+        (run.clone(), 0o711),
         (run.join("containers"), 0o700),
     ];
     for (path, mode) in directories {
         palan_stdx::fs::create_dir_all(&path, mode)
             .context(|| "cannot prepare the daemon's directories".into())?;
+    }
+    for name in [".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+        let path = base_layer(config).join(name);
+        palan_stdx::fs::append(&path, 0o644).context(|| "cannot prepare the daemon's directories".into())?;
+    }
+    for path in [data.join("containers"), data.join("volumes"), run.join("containers")] {
+        let directory = palan_stdx::fs::open(&path).context(|| "cannot open the daemon's directories".into())?;
+        palan_stdx::fs::spread_subdirectories(&directory);
     }
     Ok(())
 }

@@ -98,6 +98,17 @@ pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), PathError> {
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).path_context("create directory", path)
 }
 
+/// Tells ext4 that the directories in here have nothing to do with each other, so that each gets a place of its own on the
+/// disk. Else a new one is put where others were just removed, and ext4 looks at every inode there, one by one, to avoid
+/// those deleted in the last seconds: ten times the cost of a file. Other file systems don't know the flag and don't need it.
+pub fn spread_subdirectories(directory: &File) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    if let Ok(flags) = ioctl_getflags(directory) {
+        // Only speed is lost where it is refused.
+        let _ = ioctl_setflags(directory, flags | IFlags::TOPDIR);
+    }
+}
+
 /// Metadata of the file that `path` leads to.
 pub fn metadata(path: &Path) -> Result<Metadata, PathError> {
     std::fs::metadata(path).path_context("stat", path)

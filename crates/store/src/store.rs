@@ -71,7 +71,7 @@ impl Store {
         ensure_directory(&layers, 0o700)?;
         ensure_directory(&layers.join(EMPTY_LAYER), 0o755)?;
         let lock = lock(&layers, root)?;
-        spread_over_the_disk(&lock);
+        fs::spread_subdirectories(&lock);
         let db = database::open(&root.join("images.db"))?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -214,16 +214,6 @@ fn lock(layers: &Path, root: &Path) -> Result<File> {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { root: root.display().to_string() }),
         Err(error) => Err(fs::PathError::new("lock", layers, error).into()),
-    }
-}
-
-/// Tells ext4 that the directories in here have nothing to do with each other, so that each gets a place of its own. Else a new
-/// layer is put where others were just removed, and ext4 looks at every inode there, one by one, to avoid those deleted in the
-/// last seconds: ten times the cost of a file. Other file systems don't know the flag and don't need it.
-fn spread_over_the_disk(directory: &File) {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-    if let Ok(flags) = ioctl_getflags(directory) {
-        let _ = ioctl_setflags(directory, flags | IFlags::TOPDIR);
     }
 }
 

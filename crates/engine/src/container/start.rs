@@ -204,7 +204,13 @@ impl Prepared {
             version: protocol::VERSION,
             spec: oci::spec(details, &options)?,
             rootfs: RootfsConfig::Overlay {
-                lowers: details.overlay.lowers.iter().map(Into::into).collect(),
+                lowers: details
+                    .overlay
+                    .lowers
+                    .iter()
+                    .map(Into::into)
+                    .chain([crate::engine::base_layer(&engine.config)])
+                    .collect(),
                 upper: Path::new(&details.overlay.upper).into(),
                 work: Path::new(&details.overlay.work).into(),
                 volatile: details.host.auto_remove,
