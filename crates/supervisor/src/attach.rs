@@ -29,8 +29,9 @@ use crate::watch::{ClientId, SessionId, Token, Watched};
 /// A client with more than this waiting makes the process wait.
 pub(crate) const BACK_PRESSURE: usize = 1024 * 1024;
 
-/// How long a client that reads nothing can hold up the end of its session.
-const STUCK: Duration = Duration::from_secs(10);
+/// How long a client that reads nothing keeps what is left for it once its session has ended: a person with a pager takes
+/// its time. One that has gone is noticed at once, or, over TCP, when the kernel gives up.
+const STUCK: Duration = Duration::from_secs(3600);
 
 /// How long a TCP client has to close its side once it has been told the end.
 const LINGER: Duration = Duration::from_secs(2);
@@ -382,6 +383,27 @@ mod tests {
         let bytes = reader.join().unwrap();
         assert_eq!(bytes.len(), pieces * (piece.len() + 8));
         assert!(bytes.chunks(piece.len() + 8).all(|frame| frame[..8] == [1, 0, 0, 0, 0, 0, 0xea, 0x60]));
+    }
+
+    /// It is a person with a pager, most likely.
+    #[test]
+    fn a_client_that_reads_nothing_for_minutes_after_the_end_loses_nothing() {
+        let (mut client, mut peer) = client(&output(Framing::Raw));
+        let piece = vec![b'y'; 60_000];
+        (0..10).for_each(|_| client.write(Stream::Stdout, &piece));
+        client.close();
+        client.flush();
+        client.pass_time(Instant::now() + Duration::from_secs(600));
+        assert!(!client.is_gone());
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            peer.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        while !client.is_gone() {
+            client.flush();
+        }
+        assert_eq!(reader.join().unwrap().len(), 600_000);
     }
 
     #[test]

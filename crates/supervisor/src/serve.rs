@@ -37,9 +37,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// How long the daemon has after the end to read the journal and to answer its waits.
 const DAEMON_GRACE: Duration = Duration::from_secs(5);
 
-/// The longest that clients, even ones that read a little now and then, keep the supervisor alive after the end.
-const CLIENT_GRACE: Duration = Duration::from_secs(60);
-
 /// How often what failed for lack of space, memory or descriptors is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -122,6 +119,14 @@ pub(crate) struct Finished {
     /// `None`: it never ran.
     exit_code: Option<i32>,
     at: Instant,
+    /// SIGTERM: clients are waited for no longer.
+    clients_given_up: bool,
+}
+
+impl Finished {
+    fn now(exit_code: Option<i32>) -> Self {
+        Self { exit_code, at: Instant::now(), clients_given_up: false }
+    }
 }
 
 /// An exec session.
@@ -225,7 +230,7 @@ impl Supervisor {
     pub(crate) fn lose_daemon(&mut self) {
         self.control = None;
         match &self.life {
-            Life::Waiting => self.life = Life::Finished(Finished { exit_code: None, at: Instant::now() }),
+            Life::Waiting => self.life = Life::Finished(Finished::now(None)),
             Life::Running(_) | Life::Draining { .. } => {}
             Life::Finished(finished) => {
                 if let Some(exit_code) = finished.exit_code {
@@ -240,7 +245,7 @@ impl Supervisor {
         self.stdio = Session::new(&self.epoll, INIT);
         self.waits.clear();
         self.log = None;
-        self.life = Life::Finished(Finished { exit_code: None, at: Instant::now() });
+        self.life = Life::Finished(Finished::now(None));
     }
 
     fn dispatch(&mut self, event: Ready) -> Result<(), ServeError> {
@@ -320,14 +325,15 @@ impl Supervisor {
 
     fn take_signals(&mut self) {
         while let Ok(Some(_)) = self.signals.next() {
-            match &self.life {
+            match &mut self.life {
                 Life::Waiting => self.lose_daemon(),
                 Life::Running(running) => {
                     let (signal, timeout) = (running.stop_signal, running.stop_timeout);
                     // Init may be ending just now.
                     let _ = self.stop(signal, Some(timeout));
                 }
-                Life::Draining { .. } | Life::Finished(_) => {}
+                Life::Draining { .. } => {}
+                Life::Finished(finished) => finished.clients_given_up = true,
             }
         }
     }
@@ -458,10 +464,7 @@ impl Supervisor {
         }
         let oom = self.note_oom_kills();
         self.record(Event::Exit { code: status.code(), signal: signal_of(status), oom });
-        let life = std::mem::replace(
-            &mut self.life,
-            Life::Finished(Finished { exit_code: Some(status.code()), at: now }),
-        );
+        let life = std::mem::replace(&mut self.life, Life::Finished(Finished::now(Some(status.code()))));
         // The daemon and the clients go on while the cgroups are removed.
         if self.control.as_mut().is_some_and(|control| control.flush().is_err()) {
             self.control = None;
@@ -507,8 +510,8 @@ impl Supervisor {
             Life::Running(running) => running.kill_at.into_iter().chain(running.oom.deadline()).min(),
             Life::Draining { until, .. } => Some(*until),
             Life::Finished(finished) => {
-                let daemon = finished.at + DAEMON_GRACE;
-                Some(if self.daemon_is_done() { finished.at + CLIENT_GRACE } else { daemon })
+                let until = finished.at + DAEMON_GRACE;
+                (!self.daemon_is_done() && Instant::now() < until).then_some(until)
             }
         };
         let execs = self.execs.iter().filter_map(|exec| match exec.phase {
@@ -530,9 +533,9 @@ impl Supervisor {
 
     fn is_done(&self) -> bool {
         let Life::Finished(finished) = &self.life else { return false };
-        let passed = finished.at.elapsed();
         let clients_done = !self.stdio.has_clients() && self.execs.is_empty();
-        (clients_done || passed >= CLIENT_GRACE) && (self.daemon_is_done() || passed >= DAEMON_GRACE)
+        let daemon_done = self.daemon_is_done() || finished.at.elapsed() >= DAEMON_GRACE;
+        daemon_done && (clients_done || finished.clients_given_up)
     }
 
     /// Does what no start shall wait for.

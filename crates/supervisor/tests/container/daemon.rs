@@ -1,6 +1,7 @@
 //! What happens when the daemon goes and comes.
 
 use std::io::Write;
+use std::time::Duration;
 
 use palan_supervisor::client;
 use palan_supervisor::journal::Event;
@@ -108,6 +109,24 @@ fn nonsense_on_the_connection_does_not_touch_the_container() {
     assert!(is_alive(pid));
     let welcome = container.reconnect(0);
     assert_eq!(welcome.state, State::Running { pid });
+}
+
+/// The daemon neither answers its wait nor goes, and the client reads nothing.
+#[test]
+fn nobody_who_is_waited_for_keeps_the_supervisor_busy() {
+    let mut container = container("seq 1 100000");
+    let (stdio, mut client) = client_socket();
+    let (wait, _waiter) = client_socket();
+    let attach = vec![(stdio, all_streams(Framing::Raw))];
+    container.try_start(attach, vec![(wait, wait_options(1))]).unwrap();
+    container.exit();
+    std::thread::sleep(Duration::from_secs(5));
+    let before = container.supervisor.cpu_time();
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = container.supervisor.cpu_time() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?}");
+    assert!(client.rest().ends_with(b"\n100000\n"));
+    container.assert_clean_end();
 }
 
 /// A container may outlive its daemon by months, and a lot may happen to it meanwhile.

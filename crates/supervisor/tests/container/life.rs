@@ -265,6 +265,19 @@ fn the_next_run_may_begin_while_a_client_still_reads_the_last() {
 }
 
 #[test]
+fn a_supervisor_that_is_told_to_end_waits_for_no_client() {
+    let mut container = command(&["seq", "1", "100000"]);
+    let (socket, _client) = client_socket();
+    container.start(vec![(socket, all_streams(Default::default()))]);
+    container.exit();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(is_alive(container.supervisor.pid));
+    palan_linux::process::send_signal(&container.supervisor.pidfd, palan_linux::signal::Signal::TERM)
+        .unwrap();
+    container.assert_clean_end();
+}
+
+#[test]
 fn an_idle_supervisor_is_small_and_in_its_own_cgroup() {
     let mut container = command(&["sleep", "1000"]);
     container.start(vec![]);
