@@ -151,3 +151,37 @@ fn a_journal_of_any_length_is_replayed() {
     container.exit();
     container.assert_clean_end();
 }
+
+#[test]
+fn without_descriptors_nothing_new_is_possible_and_nothing_old_is_lost() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let mut container = container("while read line; do echo \"got $line\"; done");
+    container.config.open_stdin = true;
+    let (socket, mut client) = client_socket();
+    container.start(vec![(socket, all_streams(Framing::Raw))]);
+    // The watch over the memory begins a little after the start.
+    std::thread::sleep(Duration::from_millis(300));
+    let supervisor = Pid::from_raw(container.supervisor.pid);
+    let limit = |current| {
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        prlimit(supervisor, Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap()
+    };
+    let old = limit(3);
+
+    let exec = crate::support::exec_options("e", &["true"]);
+    container.request(Request::Exec(Box::new(exec.clone())), vec![]).unwrap_err();
+    let (other, _peer) = client_socket();
+    container.connection.send(Request::Attach(all_streams(Framing::Raw)), vec![other]).unwrap();
+    container.drain_connection();
+    client.0.write_all(b"one\n").unwrap();
+    client.read_until("got one");
+
+    limit(old.current.unwrap());
+    container.reconnect(0);
+    container.request(Request::Exec(Box::new(exec)), vec![]).unwrap();
+    assert_eq!(container.exec_exit("e"), 0);
+    container.request(Request::Signal { signal: 9 }, vec![]).unwrap();
+    container.exit();
+    container.assert_clean_end();
+}
