@@ -549,6 +549,7 @@ impl Supervisor {
             log.release_memory();
         }
         memory::trim();
+        memory::release_stack();
     }
 
     /// Gives up what belongs to the container by name, so that its next supervisor can have it. The journal is left for
