@@ -77,12 +77,7 @@ impl Epoll {
     /// come. Unlike [`Self::remove`] it can always be undone: a new watch may be refused for lack of memory, or because
     /// the user has too many of them.
     pub fn mute(&self, source: impl AsFd, token: u64) -> Result<()> {
-        epoll::modify(
-            &self.descriptor,
-            source,
-            epoll::EventData::new_u64(token),
-            epoll::EventFlags::ONESHOT,
-        )
+        epoll::modify(&self.descriptor, source, epoll::EventData::new_u64(token), epoll::EventFlags::ONESHOT)
     }
 
     /// Reports on `source` what there is to read, or its failure, once for each change instead of as long as it lasts.
