@@ -2,12 +2,15 @@
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`docker_cli`] and
-//! [`docker_py`] are outside witnesses; [`bad_input`] is everything that must fail well.
+//! [`docker_py`] are outside witnesses; [`bad_input`], [`daemon_start`] and [`api_garbage`]
+//! are everything that must fail well.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+mod api_garbage;
 mod archives;
 mod bad_input;
+mod daemon_start;
 mod docker_cli;
 mod docker_py;
 mod exec;

@@ -8,6 +8,7 @@ use palan_registry::{Client as Registry, ClientConfig};
 use palan_store::Store;
 use palan_supervisor::client::SupervisorProgram;
 use palan_supervisor::runtime::cgroup::Cgroup;
+use tokio::sync::Semaphore;
 
 use crate::config::{EngineConfig, SupervisorSource};
 use crate::container::driver::Action;
@@ -57,6 +58,12 @@ impl Engine {
     }
 
     fn open(config: EngineConfig) -> Result<(Arc<Self>, Vec<crate::container::Details>)> {
+        // Settings first: what can't be used leaves nothing behind.
+        let seccomp = SeccompPrograms::new(&config)?;
+        let registry = Registry::new(registry_config(&config)).map_err(|source| {
+            Error::invalid("the settings for registries can't be used").with_source(source)
+        })?;
+        let network = network_config(&config)?;
         make_directories(&config)?;
         let locks = [
             DirectoryLock::take(&config.data_root, "data root", "--data-root")?,
@@ -65,18 +72,14 @@ impl Engine {
         let (db, contents) = Database::open(&config.data_root)?;
         let store = Store::open(&config.data_root, palan_store::Limits::default())
             .context(|| format!("cannot open the images in {}", config.data_root.display()))?;
-        let network =
-            Network::open(network_config(&config)?).context(|| "cannot set up the default network".into())?;
-        let registry = Registry::new(registry_config(&config)).map_err(|source| {
-            Error::invalid("the settings for registries can't be used").with_source(source)
-        })?;
         let program = match &config.supervisor {
             SupervisorSource::Embedded(bytes) => SupervisorProgram::embedded(bytes),
             SupervisorSource::CurrentExecutable => SupervisorProgram::current_executable(),
             SupervisorSource::File(path) => SupervisorProgram::open(path),
         };
         let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
-        let seccomp = SeccompPrograms::new(&config)?;
+        // Last of what can fail, as it changes the host.
+        let network = Network::open(network).context(|| "cannot set up the default network".into())?;
         let volumes = Volumes::new(contents.volumes);
         let engine = Arc::new_cyclic(|this| Self {
             config: Arc::new(config),
@@ -184,6 +187,30 @@ pub(crate) fn base_layer(config: &EngineConfig) -> PathBuf {
     config.data_root.join("base")
 }
 
+/// How many clients may be waited for at once; more wait for each other.
+static PATIENCE: Semaphore = Semaphore::const_new(64);
+
+/// Runs blocking code that waits for a client: for the body that it sends, or until it has read. Such a thread may stand
+/// still for as long as the client likes, so it is none of the few that [`blocking`] has for everybody.
+pub(crate) async fn waiting_for_client<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    const STACK: usize = 512 * 1024;
+    let failed = || "an internal task failed".to_owned();
+    let slot = PATIENCE.acquire().await.context(failed)?;
+    let (sender, outcome) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("client".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            let _slot = slot;
+            // Who asked may have gone.
+            let _ = sender.send(work());
+        })
+        .context(|| "cannot start a thread".into())?;
+    outcome.await.context(failed)?
+}
+
 fn make_directories(config: &EngineConfig) -> Result<()> {
     let (data, run) = (&config.data_root, &config.run_root);
     let directories = [
@@ -209,7 +236,8 @@ fn make_directories(config: &EngineConfig) -> Result<()> {
         palan_stdx::fs::append(&path, 0o644).context(|| "cannot prepare the daemon's directories".into())?;
     }
     for path in [data.join("containers"), data.join("volumes"), run.join("containers")] {
-        let directory = palan_stdx::fs::open(&path).context(|| "cannot open the daemon's directories".into())?;
+        let directory =
+            palan_stdx::fs::open(&path).context(|| "cannot open the daemon's directories".into())?;
         palan_stdx::fs::spread_subdirectories(&directory);
     }
     Ok(())

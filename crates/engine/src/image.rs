@@ -13,7 +13,7 @@ use palan_store::{Image, ImageId};
 use tokio::sync::mpsc;
 
 use crate::db::Change;
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::events::{Event, ObjectKind};
 use crate::spec::Filters;
 use crate::stream::{BodyReader, Items};
@@ -189,7 +189,7 @@ impl Engine {
         tokio::spawn(async move {
             let (progress_sender, mut body) = (sender.clone(), body);
             let working = engine.clone();
-            let loaded = blocking(move || {
+            let loaded = waiting_for_client(move || {
                 let mut tell = |progress: LoadProgress| {
                     let LoadProgress::Layer { id, current, total } = progress;
                     let (id, status) =
@@ -271,7 +271,8 @@ impl Engine {
         let engine = self.shared();
         tokio::spawn(async move {
             let working = engine.clone();
-            let imported = blocking(move || working.store.import(&mut body, &options).map_err(store_error));
+            let imported =
+                waiting_for_client(move || working.store.import(&mut body, &options).map_err(store_error));
             let outcome = match imported.await {
                 Ok(id) => {
                     let id = id.to_string();

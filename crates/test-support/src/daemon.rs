@@ -75,6 +75,8 @@ pub struct Options {
     pub settings: Option<String>,
     /// Lays the data root on this directory (which must be empty) and not on a fresh one; for small file systems.
     pub data_root: Option<PathBuf>,
+    /// Words before the daemon's command line, which replace themselves by it: `unshare --mount`.
+    pub launcher: Vec<String>,
 }
 
 /// A running daemon.
@@ -85,6 +87,7 @@ pub struct Daemon {
     bridge: String,
     subnet: String,
     cgroup: String,
+    launcher: Vec<String>,
     child: Option<Child>,
 }
 
@@ -119,6 +122,7 @@ impl Daemon {
             bridge: format!("pt{:x}n{number:x}", process & 0xf_ffff),
             subnet: format!("10.{}.{}.1/24", 100 + process % 100, number % 256),
             cgroup: format!("/palan-test-{process}-{number}"),
+            launcher: options.launcher,
             directory,
             child: None,
         };
@@ -201,7 +205,10 @@ impl Daemon {
             .append(true)
             .open(self.directory.path().join("daemon.log"))
             .expect("a log file");
-        let child = Command::new(program())
+        let mut words = self.launcher.iter().map(PathBuf::from).chain([program()]);
+        let first = words.next().expect("the program is there in any case");
+        let child = Command::new(first)
+            .args(words)
             .arg("daemon")
             .arg("--data-root")
             .arg(&self.data_root)

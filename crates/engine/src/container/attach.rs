@@ -11,7 +11,7 @@ use crate::container::index::{Handle, Promise};
 use crate::container::{
     AttachOptions, ClientStream, ExecStartOptions, Framing, LogOptions, Status, logs, validate,
 };
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, waiting_for_client};
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -125,7 +125,7 @@ impl AttachTicket {
         let mut log = logs::open(&self.engine, &self.handle, options).await?;
         while let Some(chunk) = log.chunks.next().await {
             let (chunk, socket) = (chunk?, duplicate(&stream.socket)?);
-            blocking(move || write_all(&socket, &chunk)).await?;
+            waiting_for_client(move || write_all(&socket, &chunk)).await?;
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ impl ExecTicket {
                 Framing::Multiplexed => logs::frame(1, text.as_bytes()),
             };
             // The client may have gone, then nobody reads it.
-            let _ = blocking(move || write_all(&own, &message)).await;
+            let _ = waiting_for_client(move || write_all(&own, &message)).await;
         }
         outcome
     }

@@ -12,7 +12,7 @@ use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
 use palan_docker_api::stream::{Kind, header as frame_header, media_type};
 use palan_docker_api::types::{
-    CreateContainerRequest, CreateContainerResponse, TopResponse, WaitError, WaitResponse,
+    ContainerConfig, CreateContainerRequest, CreateContainerResponse, TopResponse, WaitError, WaitResponse,
 };
 use palan_docker_api::versions;
 use palan_engine::container::{
@@ -53,6 +53,9 @@ pub(crate) async fn create(
         return Err(ApiError::invalid("invalid JSON: got EOF while reading request body"));
     }
     let mut request = CreateContainerRequest::from_slice(&body.0).map_err(invalid_json)?;
+    if request.config == ContainerConfig::default() {
+        return Err(ApiError::invalid("config cannot be empty in order to create a container"));
+    }
     versions::create_container(&mut request, version.0)?;
     let mut spec = convert::create::spec(request)?;
     spec.name = params.some("name").map(|name| name.strip_prefix('/').map(str::to_owned).unwrap_or(name));
