@@ -382,9 +382,15 @@ impl EngineConfig {
 }
 
 fn check_bridge_name(name: &str) -> Result<()> {
+    if name == "none" {
+        return Err(Error::invalid(
+            "bridge: a daemon without a default bridge (\"none\") is not supported by this version of Palan: \
+             leave it out, and give containers --network none",
+        ));
+    }
     let fine = !name.is_empty()
         && name.len() < 16
-        && !matches!(name, "." | ".." | "none")
+        && !matches!(name, "." | "..")
         && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
     if fine {
         return Ok(());
@@ -544,6 +550,12 @@ mod tests {
         assert_eq!(config.default_shm_size, 64 << 20);
         assert!(config.firewall_integration);
         resolved("{\"live-restore\": true}").expect("accepted, it is always on");
+    }
+
+    #[test]
+    fn a_daemon_without_a_bridge_is_refused_by_name() {
+        refused(r#"{"bridge": "none"}"#, "a daemon without a default bridge (\"none\") is not supported");
+        refused(r#"{"bridge": "longer-than-it-may-be"}"#, "1 to 15 characters");
     }
 
     #[test]

@@ -412,12 +412,17 @@ impl Engine {
     async fn announce_removed(&self, removed: Vec<Removed>) -> Result<Vec<ImageRemoval>> {
         let mut change = Change::new();
         let mut list = Vec::with_capacity(removed.len());
+        // Names by digest that go along with a tag are no event of their own.
+        let has_tag =
+            removed.iter().any(|item| matches!(item, Removed::Untagged(name, _) if name.tag().is_some()));
         for item in removed {
             match item {
-                Removed::Untagged(name) => {
-                    let name = name.familiar();
-                    change = change.event(event("untag", &name, &name));
-                    list.push(ImageRemoval::Untagged(name));
+                Removed::Untagged(name, image) => {
+                    if name.tag().is_some() || !has_tag {
+                        let id = image.to_string();
+                        change = change.event(event("untag", &id, &id));
+                    }
+                    list.push(ImageRemoval::Untagged(name.familiar()));
                 }
                 Removed::Deleted(digest) => {
                     let id = digest.to_string();

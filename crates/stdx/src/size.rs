@@ -5,8 +5,17 @@
 #[error("invalid size: '{0}'")]
 pub struct ParseError(pub String);
 
+/// Parses `10m`, `100k`, `1.5GB` with 1000-based multiples, as the options of log drivers do.
+pub fn parse_decimal(text: &str) -> Result<u64, ParseError> {
+    parse_multiple(text, 1000)
+}
+
 /// Parses `512m`, `1.5g`, `64k`, `100`, `2GiB`, `10MB` with 1024-based multiples, as `docker run -m` does.
 pub fn parse_memory(text: &str) -> Result<u64, ParseError> {
+    parse_multiple(text, 1024)
+}
+
+fn parse_multiple(text: &str, base: u64) -> Result<u64, ParseError> {
     let invalid = || ParseError(text.to_owned());
     let number_length = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(number_length);
@@ -21,7 +30,7 @@ pub fn parse_memory(text: &str) -> Result<u64, ParseError> {
             "p" => 5,
             _ => return Err(invalid()),
         };
-    let multiple = 1024u64.pow(exponent);
+    let multiple = base.pow(exponent);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.contains('.') || (number.contains('.') && fraction.is_empty()) {
         return Err(invalid());
@@ -101,6 +110,14 @@ mod tests {
         {
             assert_eq!(parse_memory(text), Err(ParseError(text.to_owned())), "{text:?}");
         }
+    }
+
+    #[test]
+    fn parses_decimal_sizes() {
+        assert_eq!(parse_decimal("100k"), Ok(100_000));
+        assert_eq!(parse_decimal("10m"), Ok(10_000_000));
+        assert_eq!(parse_decimal("1.5GB"), Ok(1_500_000_000));
+        assert_eq!(parse_decimal("64"), Ok(64));
     }
 
     #[test]

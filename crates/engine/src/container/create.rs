@@ -26,6 +26,9 @@ use crate::{Error, Result, identifier, image, network, volume};
 /// Version of [`Details`] as stored.
 const DETAILS_VERSION: u32 = 1;
 
+/// An empty file at the root of every container, under the name that Docker gave it.
+const CONTAINER_MARK: &str = ".dockerenv";
+
 impl Engine {
     /// Makes a container.
     pub async fn create(&self, spec: ContainerSpec) -> Result<Created> {
@@ -205,8 +208,9 @@ impl<'a> Making<'a> {
         let settings = &self.engine.config;
         let mut host = spec.host.clone();
         if host.log.driver.is_empty() {
-            host.log = settings.log.clone();
-        } else if host.log.driver == settings.log.driver {
+            host.log.driver = settings.log.driver.clone();
+        }
+        if host.log.driver == settings.log.driver {
             for (key, value) in &settings.log.options {
                 host.log.options.entry(key.clone()).or_insert_with(|| value.clone());
             }
@@ -302,6 +306,9 @@ impl<'a> Making<'a> {
             palan_stdx::fs::create_dir(path, mode)
                 .context(|| "cannot make the container's directories".into())?;
         }
+        // What programs look for to learn that they run in a container.
+        let mark = Path::new(&details.overlay.upper).join(CONTAINER_MARK);
+        palan_stdx::fs::write(&mark, "").context(|| "cannot mark the container's root".into())?;
         // Until the first start, the hosts file exists so that it can be mounted over.
         palan_stdx::fs::write(Path::new(&details.hosts_path), "")
             .context(|| "cannot write the hosts file".into())

@@ -67,6 +67,8 @@ pub(crate) enum Action {
     ExecStart { session: Arc<Session>, client: Option<(AttachOptions, OwnedFd)>, reply: Reply<()> },
     /// Running.
     ExecResize { id: String, size: TerminalSize, reply: Reply<()> },
+    /// Running: answered when all that the supervisor has noted so far is here.
+    Sync { reply: Reply<()> },
     /// Any: emits an event about the container without a change.
     Emit { action: String },
     /// The daemon ends: the task ends, the container goes on.
@@ -198,6 +200,7 @@ impl Driver {
                 let request = Request::ExecResize { exec: id, size };
                 self.request(request, Vec::new(), Pending::Reply(reply));
             }
+            Action::Sync { reply } => self.request(Request::Sync, Vec::new(), Pending::Reply(reply)),
             Action::Emit { action } => {
                 let event = container_event(&self.details(), &action, []);
                 self.commit_or_log(Change::new().event(event)).await;

@@ -195,7 +195,7 @@ impl Driver {
         match self.exec_request(&session, client) {
             Ok((request, descriptors)) => {
                 let details = self.details();
-                let command = session.details().spec.cmd.join(" ");
+                let command = shown(&session.details().spec.cmd);
                 let facts = [("execID", session.id.clone())];
                 let event = container_event(&details, &format!("exec_start: {command}"), facts);
                 self.commit_or_log(Change::new().event(event)).await;
@@ -235,6 +235,13 @@ impl Driver {
         };
         Ok((Request::Exec(Box::new(request)), seccomp.into_iter().chain(socket).collect()))
     }
+}
+
+/// A session's command as its events name it: Docker joins program and arguments, be there any or not.
+pub(crate) fn shown(command: &[String]) -> String {
+    let (program, arguments) =
+        command.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    format!("{program} {}", arguments.join(" "))
 }
 
 /// The container is paused, in Docker's words.

@@ -15,6 +15,9 @@ use crate::volume::Pruned;
 use crate::{Class, Error, Result};
 
 /// Containers. `name` is a name, an id, or an unambiguous prefix of an id.
+/// How long an inspection waits for the supervisor's latest word.
+const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Engine {
     /// Starts a container. Class `NotModified` when it runs already.
     pub async fn start_container(&self, name: &str) -> Result<()> {
@@ -180,7 +183,7 @@ impl Engine {
         if let Some(keys) = &spec.detach_keys {
             validate::detach_keys(keys)?;
         }
-        let command = spec.cmd.join(" ");
+        let command = crate::container::exec::shown(&spec.cmd);
         let session = self.sessions.create(&handle.id, spec)?;
         let facts = [("execID", session.id.clone())];
         let event =
@@ -191,7 +194,17 @@ impl Engine {
 
     /// All about an exec session.
     pub async fn exec_inspect(&self, id: &str) -> Result<ExecDetails> {
-        Ok(self.sessions.find(id)?.details())
+        let session = self.sessions.find(id)?;
+        let details = session.details();
+        if details.running
+            && let Ok(handle) = self.index.find(&details.container_id)
+        {
+            // The client's stream ends at the supervisor, so its end may be known to the client before it is known here.
+            let sync = handle.ask(|reply| Action::Sync { reply });
+            // A supervisor that does not answer leaves what is known.
+            let _ = tokio::time::timeout(SYNC_PATIENCE, sync).await;
+        }
+        Ok(session.details())
     }
 
     /// Changes the size of its terminal.

@@ -40,7 +40,7 @@ pub(crate) fn rotation(log: &LogConfig) -> Result<Rotation> {
         match key.as_str() {
             "max-size" if value == "-1" => rotation.max_size = None,
             "max-size" => {
-                let bytes = size::parse_memory(value).ok().filter(|bytes| *bytes > 0);
+                let bytes = size::parse_decimal(value).ok().filter(|bytes| *bytes > 0);
                 rotation.max_size = Some(
                     bytes.ok_or_else(|| Error::invalid(format!("invalid value for max-size: '{value}'")))?,
                 );
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn rotation_options() {
         let rotated = rotation(&log(&[("max-size", "10m"), ("max-file", "3")])).expect("fine");
-        assert_eq!(rotated, Rotation { max_size: Some(10 << 20), max_files: 3 });
+        assert_eq!(rotated, Rotation { max_size: Some(10_000_000), max_files: 3 });
         assert_eq!(rotation(&log(&[])).expect("fine").max_files, 5);
         let unknown = check(&log(&[("max-sze", "1")])).expect_err("unknown");
         assert_eq!(unknown.to_string(), "unknown log opt 'max-sze' for json-file log driver");

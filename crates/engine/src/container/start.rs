@@ -319,7 +319,8 @@ async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Resul
     let (engine, id) = (engine.clone(), details.id.clone());
     blocking(move || {
         let run_dir = engine.run_dir(&id);
-        let request = SpawnRequest { program: &engine.program, run_dir: &run_dir, cgroup: None };
+        let cgroup = format!("{}/supervisors", engine.config.cgroup_parent.trim_end_matches('/'));
+        let request = SpawnRequest { program: &engine.program, run_dir: &run_dir, cgroup: Some(&cgroup) };
         client::spawn(&request).context(|| format!("cannot start container {}", short(&id)))
     })
     .await
