@@ -138,9 +138,15 @@ fn of_a_million_lines_none_is_missing_or_doubled() {
         .palan(["run", "-d", "--name", "mm", "--network", "none", BUSYBOX, "sh", "-c", "seq 1 1000000"])
         .ok();
     let mut attached = daemon.command();
-    attached.args(["run", "--name", "aa", "--network", "none", BUSYBOX, "seq", "1", "1000000"]);
+    let script = "sleep 1; seq 1 1000000";
+    attached.args(["run", "--name", "aa", "--network", "none", BUSYBOX, "sh", "-c", script]);
     let attached = attached.stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(60));
+    let running = wait_until(Duration::from_secs(20), || {
+        daemon.palan(["ps", "--format", "{{.Names}}"]).ok().stdout.contains("aa")
+    });
+    assert!(running);
+    // Until the CLI has the answer to its start.
+    std::thread::sleep(Duration::from_millis(300));
     for _ in 0..3 {
         daemon.kill();
         std::thread::sleep(Duration::from_millis(50));
