@@ -256,7 +256,8 @@ impl Pull<'_> {
             ImageConfig::parse(&config_body).map_err(|error| self.invalid("image configuration", &error))?;
         let layers = self.layers(&chosen.manifest, &config)?;
         let lease = self.store.lease();
-        self.bring_layers(repository, &layers, &lease).await?;
+        let known = self.is_known(chosen.manifest.config.digest).await?;
+        self.bring_layers(repository, &layers, &lease, known).await?;
         let digest = chosen.digest;
         let (image, status) = self.commit(chosen, config_body, lease).await?;
         self.tell(ProgressEvent::Message(format!("Digest: {digest}")));
@@ -477,8 +478,9 @@ impl Pull<'_> {
         repository: &Repository,
         layers: &[(Descriptor, Digest)],
         lease: &Lease,
+        known: bool,
     ) -> Result<(), RegistryError> {
-        let missing = self.missing(layers, lease).await?;
+        let missing = self.missing(layers, lease, known).await?;
         let mut waiting: FuturesUnordered<_> = missing
             .into_iter()
             .map(|(descriptor, diff_id)| self.bring_layer(repository, descriptor, diff_id))
@@ -489,11 +491,19 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// The layers that are not in the store; tells of the others.
+    /// Whether the image is in the store, under whatever name.
+    async fn is_known(&self, config: Digest) -> Result<bool, RegistryError> {
+        let id = ImageId(config);
+        self.in_store(format!("image {id}"), move |store| Ok(store.image(&id)?.is_some())).await
+    }
+
+    /// The layers that are not in the store; tells of the others, unless their image is `known`: then there is only a
+    /// name to add.
     async fn missing(
         &self,
         layers: &[(Descriptor, Digest)],
         lease: &Lease,
+        known: bool,
     ) -> Result<Vec<(Descriptor, Digest)>, RegistryError> {
         for (descriptor, diff_id) in layers {
             lease.protect(descriptor.digest);
@@ -514,7 +524,9 @@ impl Pull<'_> {
         let mut missing = Vec::new();
         for (present, descriptor, diff_id) in marked {
             let status = if present { LayerStatus::AlreadyExists } else { LayerStatus::Pulling };
-            self.tell_layer(&descriptor.digest, status);
+            if !(present && known) {
+                self.tell_layer(&descriptor.digest, status);
+            }
             if !present {
                 missing.push((descriptor, diff_id));
             }

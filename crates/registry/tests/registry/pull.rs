@@ -90,6 +90,18 @@ async fn a_moved_tag_is_news_and_shared_layers_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_further_name_of_a_known_image_has_no_layers_to_tell_of() {
+    let registry = Registry::start();
+    let fixture = Fixture::new();
+    let first = registry.push("app", "1", &sample());
+    let second = registry.push("app", "2", &sample());
+    fixture.pull(&first).await.unwrap();
+    let (outcome, lines) = fixture.pull_telling(&second).await;
+    assert_eq!(outcome.unwrap().status, PullStatus::Downloaded);
+    assert!(!lines.iter().any(|line| line.ends_with("Already exists")), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_index_is_a_choice() {
     let registry = Registry::start();
     let foreign = if host_architecture() == "amd64" { "arm64" } else { "amd64" };
