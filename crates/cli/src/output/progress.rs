@@ -60,8 +60,16 @@ impl Display {
         let progress = message.progress_detail.as_ref();
         let in_place = self.terminal.is_some() && stream.is_empty() && progress.is_some();
         if in_place {
-            text.push_str("\x1b[2K\r");
-        } else if progress.is_some_and(|progress| progress.current > 0 || progress.total > 0) {
+            let width = self.terminal.unwrap_or(usize::MAX);
+            let mut line = if message.id.is_empty() { String::new() } else { format!("{}: ", message.id) };
+            let shown = progress.map(|progress| bar(progress, width, now)).unwrap_or_default();
+            let _ = write!(line, "{status} {shown}");
+            // A line that wraps could not be redrawn.
+            let end = line.char_indices().nth(width).map_or(line.len(), |(end, _)| end);
+            let _ = write!(text, "\x1b[2K\r{}\r", &line[..end]);
+            return;
+        }
+        if progress.is_some_and(|progress| progress.current > 0 || progress.total > 0) {
             return;
         }
         if !message.id.is_empty() {
@@ -70,9 +78,6 @@ impl Display {
         match (progress, self.terminal) {
             (Some(progress), Some(width)) => {
                 let _ = write!(text, "{status} {}", bar(progress, width, now));
-                if in_place {
-                    text.push('\r');
-                }
             }
             _ if !stream.is_empty() => text.push_str(stream),
             _ => {
@@ -166,6 +171,16 @@ mod tests {
              \x1b[2A\x1b[2K\raaa: Downloading      50B/100B\r\x1b[2B\
              \x1b[2A\x1b[2K\raaa: Pull complete \r\x1b[2B\
              Digest: sha256:00\n"
+        );
+    }
+
+    #[test]
+    fn a_line_is_never_wider_than_the_terminal() {
+        let json = r#"{"status":"Downloading","progressDetail":{"current":50,"total":100},"id":"aaa"}"#;
+        let mut display = Display::new(Some(20));
+        assert_eq!(
+            display.render(&message(json), 0).unwrap(),
+            "\n\x1b[1A\x1b[2K\raaa: Downloading    \r\x1b[1B"
         );
     }
 
