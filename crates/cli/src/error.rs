@@ -82,6 +82,14 @@ impl CliError {
         }
         Self::new(format!("{what}: {error}"))
     }
+
+    /// A stream that could not be copied to standard output or error, which name themselves.
+    pub(crate) fn of_output(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::of(Kind::BrokenPipe, "");
+        }
+        Self::new(error.to_string())
+    }
 }
 
 impl fmt::Display for CliError {

@@ -26,7 +26,7 @@ use std::thread;
 use palan_docker_api::client::{Socket, Upgraded};
 use palan_docker_api::stream;
 
-use crate::error::{CliError, Kind, Result};
+use crate::error::{CliError, Result};
 use crate::output::streams::{Sink, Streams};
 use crate::terminal::{self, DetachFilter, RawMode};
 
@@ -150,7 +150,7 @@ impl Session {
             let Ok(event) = self.events.recv() else { break };
             match event {
                 Event::Output(Ok(())) => streams_done = true,
-                Event::Output(Err(error)) => return Err(output_error(&error)),
+                Event::Output(Err(error)) => return Err(CliError::of_output(&error)),
                 Event::Input => streams_done |= !self.has_output,
                 Event::Detached => return Ok(End::Detached),
                 Event::Exited(result) => {
@@ -163,13 +163,6 @@ impl Session {
         }
         Ok(End::Finished(code))
     }
-}
-
-fn output_error(error: &io::Error) -> CliError {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return CliError::of(Kind::BrokenPipe, "");
-    }
-    CliError::new(error.to_string())
 }
 
 fn copy_output(mut connection: Upgraded, tty: bool, mut out: Sink, mut err: Sink) -> io::Result<()> {

@@ -53,7 +53,7 @@ impl Write for Closed {
 
 fn run_with(daemon: &Daemon, line: &[&str], input: impl Read + Send + 'static) -> Outcome {
     let (out, err) = (Captured::default(), Captured::default());
-    let streams = Streams::of_test(input, Sink::new(out.clone()), Sink::new(err.clone()));
+    let streams = Streams::of_test(input, Sink::new("stdout", out.clone()), Sink::new("stderr", err.clone()));
     let home = daemon.home();
     let environment = Environment::of(&[("DOCKER_HOST", &daemon.address()), ("HOME", &home)]);
     let code = crate::run(line.iter().map(Into::into), streams, environment);
@@ -242,7 +242,8 @@ fn logs_go_to_their_streams() {
 fn nobody_reads_the_output() {
     let daemon = Daemon::start(|_: &Seen| Answer::json(200, "[]"));
     let err = Captured::default();
-    let streams = Streams::of_test(io::empty(), Sink::new(Closed), Sink::new(err.clone()));
+    let streams =
+        Streams::of_test(io::empty(), Sink::new("stdout", Closed), Sink::new("stderr", err.clone()));
     let environment = Environment::of(&[("DOCKER_HOST", &daemon.address())]);
     let code = crate::run(["ps"].iter().map(Into::into), streams, environment);
     assert_eq!((code, err.text().as_str()), (141, ""));
@@ -385,7 +386,8 @@ fn the_line_is_checked_before_anything_is_asked() {
         "TLS connections to the daemon are not supported yet\n\nUse the unix socket, or forward it over SSH.\n",
     );
     assert!(daemon.requests().is_empty());
-    let streams = Streams::of_test(io::empty(), Sink::new(io::sink()), Sink::new(io::sink()));
+    let streams =
+        Streams::of_test(io::empty(), Sink::new("stdout", io::sink()), Sink::new("stderr", io::sink()));
     let environment = Environment::of(&[("DOCKER_HOST", "unix:///nonexistent/socket")]);
     assert_eq!(crate::run(["run", "x"].iter().map(Into::into), streams, environment), 125);
     assert!(run(&daemon, &["--version"]).out.starts_with("Palan version 0.1.0, build "));

@@ -9,9 +9,12 @@ use palan_linux::tty;
 
 use crate::error::{CliError, Result};
 
-/// An output that several threads may write to.
+/// An output that several threads may write to. Its errors name it.
 #[derive(Clone)]
-pub(crate) struct Sink(Arc<Mutex<dyn Write + Send>>);
+pub(crate) struct Sink {
+    name: &'static str,
+    writer: Arc<Mutex<dyn Write + Send>>,
+}
 
 impl std::fmt::Debug for Sink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -20,18 +23,24 @@ impl std::fmt::Debug for Sink {
 }
 
 impl Sink {
-    pub(crate) fn new(writer: impl Write + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(writer)))
+    pub(crate) fn new(name: &'static str, writer: impl Write + Send + 'static) -> Self {
+        Self { name, writer: Arc::new(Mutex::new(writer)) }
+    }
+
+    fn named(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("write to {}: {error}", self.name))
     }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        let written = self.writer.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+        written.map_err(|error| self.named(&error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        let flushed = self.writer.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        flushed.map_err(|error| self.named(&error))
     }
 }
 
@@ -56,10 +65,10 @@ impl Streams {
         fn file(stream: &impl AsFd) -> io::Result<File> {
             Ok(File::from(stream.as_fd().try_clone_to_owned()?))
         }
-        fn sink(stream: &impl AsFd) -> Sink {
+        fn sink(name: &'static str, stream: &impl AsFd) -> Sink {
             match file(stream) {
-                Ok(file) => Sink::new(file),
-                Err(_) => Sink::new(io::sink()),
+                Ok(file) => Sink::new(name, file),
+                Err(_) => Sink::new(name, io::sink()),
             }
         }
         let input: Box<dyn Read + Send> = match file(&io::stdin()) {
@@ -68,8 +77,8 @@ impl Streams {
         };
         Self {
             input: Mutex::new(Some(input)),
-            output: sink(&io::stdout()),
-            errors: sink(&io::stderr()),
+            output: sink("stdout", &io::stdout()),
+            errors: sink("stderr", &io::stderr()),
             terminals: [
                 tty::is_terminal(io::stdin()),
                 tty::is_terminal(io::stdout()),
@@ -86,10 +95,7 @@ impl Streams {
 
     /// Writes to standard output.
     pub(crate) fn print(&self, text: &str) -> Result<()> {
-        self.output
-            .clone()
-            .write_all(text.as_bytes())
-            .map_err(|error| CliError::io("write to stdout", &error))
+        self.output.clone().write_all(text.as_bytes()).map_err(|error| CliError::of_output(&error))
     }
 
     /// Writes a line to standard output.

@@ -7,7 +7,7 @@ use palan_docker_api::stream;
 
 use super::super::{Arity, Command, common};
 use crate::app::App;
-use crate::error::{CliError, Kind, Result};
+use crate::error::{CliError, Result};
 use crate::flags::{Flag, Parsed};
 
 pub(crate) static COMMAND: Command = Command {
@@ -54,8 +54,5 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     } else {
         stream::copy(body, &mut out, &mut err)
     };
-    copied.map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => CliError::of(Kind::BrokenPipe, ""),
-        _ => CliError::new(error.to_string()),
-    })
+    copied.map_err(|error| CliError::of_output(&error))
 }
