@@ -98,10 +98,12 @@ fn report(findings: &[Finding], coloured: bool) -> String {
     let _ = match (count(Verdict::Bad), count(Verdict::Doubtful)) {
         (0, 0) => writeln!(text, "\nThis host is fit for containers."),
         (0, doubtful) => {
-            writeln!(text, "\nThis host can run containers; {doubtful} of the findings deserve a look.")
+            let deserve = if doubtful == 1 { "finding deserves" } else { "findings deserve" };
+            writeln!(text, "\nThis host can run containers; {doubtful} {deserve} a look.")
         }
         (bad, _) => {
-            writeln!(text, "\nContainers will not run on this host until {bad} of the findings are settled.")
+            let are = if bad == 1 { "finding is" } else { "findings are" };
+            writeln!(text, "\nContainers will not run on this host until {bad} {are} settled.")
         }
     };
     text
@@ -359,7 +361,7 @@ mod tests {
             "[ ok ] IP forwarding: on\n\
              [warn] IP forwarding: off\n       → The daemon turns it on; to keep it so set 'net.ipv4.ip_forward = 1' in /etc/sysctl.d.\n\
              [FAIL] Kernel: Linux 4.0 is older than 5.10\n       → Install a kernel of version 5.10 or newer and restart the machine.\n\
-             \nContainers will not run on this host until 1 of the findings are settled.\n"
+             \nContainers will not run on this host until 1 finding is settled.\n"
         );
     }
 }
