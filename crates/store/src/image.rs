@@ -95,8 +95,8 @@ pub struct ImageUser {
 /// What a removal did, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
-    /// A name was taken away.
-    Untagged(Reference),
+    /// A name was taken away from an image.
+    Untagged(Reference, ImageId),
     /// An image (by id) or a layer (by chain id) is gone.
     Deleted(Digest),
 }

@@ -31,7 +31,8 @@ impl Store {
         let mut state = self.inner.lock();
         let stored: Vec<String> = plan.untag.iter().map(stored_name).collect();
         database::delete_names(&mut state.db, &stored)?;
-        let mut removed: Vec<Removed> = plan.untag.into_iter().map(Removed::Untagged).collect();
+        let mut removed: Vec<Removed> =
+            plan.untag.into_iter().map(|name| Removed::Untagged(name, id)).collect();
         // Another name may have come meanwhile; then the image stays.
         if plan.delete && (force || database::names_of(&state.db, &id)?.is_empty()) {
             removed.extend(self.delete(&mut state, &id, &image.config)?);

@@ -290,11 +290,14 @@ fn names_move_and_images_go_as_in_docker() {
     store.tag(&two.id, &name("app:3")).expect("tags");
     // By name: only the name goes, until it is the last.
     let removed = store.remove_image("app:1", false, &nobody).expect("untags");
-    assert_eq!(removed, [Removed::Untagged(name("app:1"))]);
+    assert_eq!(removed, [Removed::Untagged(name("app:1"), one.id)]);
     let removed = store.remove_image("app:2", false, &nobody).expect("removes");
     let chain = one.config.chain_ids()[0].digest();
-    let expected =
-        [Removed::Untagged(name("app:2")), Removed::Deleted(one.id.digest()), Removed::Deleted(chain)];
+    let expected = [
+        Removed::Untagged(name("app:2"), one.id),
+        Removed::Deleted(one.id.digest()),
+        Removed::Deleted(chain),
+    ];
     assert_eq!(removed, expected);
     // By id: several repositories need force.
     let conflict =
@@ -353,7 +356,10 @@ fn digests_go_with_the_last_tag() {
     assert_eq!(store.resolve(&both).expect("the digest decides").id, image.id);
     drop(lease);
     let removed = store.remove_image("app:1", false, &|_| Vec::new()).expect("removes");
-    assert_eq!(removed[..2], [Removed::Untagged(commit.tags[0].clone()), Removed::Untagged(pulled)]);
+    assert_eq!(
+        removed[..2],
+        [Removed::Untagged(commit.tags[0].clone(), image.id), Removed::Untagged(pulled, image.id)]
+    );
     assert!(store.images().expect("lists").is_empty());
 }
 
@@ -393,6 +399,8 @@ fn every_point_of_a_kill_leaves_whole_images_or_none() {
     let mut store = TestStore::new();
     let kept = store.make("kept", &[hello("1")]).expect("commits");
     let root = store.directory.path().to_owned();
+    // The store's own cleaning would take what follows for its work.
+    store.settle();
     // An unpack in progress, a removal in progress, a layer and a blob without a record.
     std::fs::create_dir_all(root.join("layers/.tmp-1/deep/er")).expect("creates");
     std::fs::create_dir_all(root.join("layers/.trash-1/deep")).expect("creates");
