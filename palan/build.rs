@@ -3,7 +3,6 @@
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(embedded_supervisor)");
     println!("cargo::rerun-if-env-changed=PALAN_SUPERVISOR_ELF");
-    println!("cargo::rerun-if-env-changed=PALAN_GIT_COMMIT");
     if let Some(path) = std::env::var_os("PALAN_SUPERVISOR_ELF") {
         println!("cargo::rustc-cfg=embedded_supervisor");
         println!("cargo::rerun-if-changed={}", path.display());

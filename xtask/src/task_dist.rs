@@ -6,11 +6,17 @@
 use std::path::PathBuf;
 
 use crate::Failure;
-use crate::process::{cargo, check, host_triple, root};
+use crate::process::{cargo, check, command, host_triple, output, root};
 
 /// Flags added to those of `.cargo/config.toml`: a fixed load address, so nothing is relocated when the program starts.
 fn static_position() -> String {
     format!("target.{}.rustflags=[\"-C\",\"relocation-model=static\"]", host_triple())
+}
+
+/// The commit that `version` will show, where this is a checkout.
+fn commit() -> Option<String> {
+    let commit = output(command("git").args(["rev-parse", "--short", "HEAD"]).current_dir(root())).ok()?;
+    Some(commit.trim().to_owned()).filter(|commit| !commit.is_empty())
 }
 
 /// Builds `target/dist/palan` and returns its path.
@@ -29,7 +35,8 @@ pub(crate) fn run() -> Result<PathBuf, Failure> {
             .args(["build", "--locked", "--package", "palan", "--release", "--config", &static_position()])
             .arg("--target-dir")
             .arg(&target)
-            .env("PALAN_SUPERVISOR_ELF", &supervisor),
+            .env("PALAN_SUPERVISOR_ELF", &supervisor)
+            .envs(commit().map(|commit| ("PALAN_BUILD", commit))),
     )?;
     let dist = root().join("target/dist");
     std::fs::create_dir_all(&dist)?;

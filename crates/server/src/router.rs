@@ -73,7 +73,7 @@ fn others() -> Router<Arc<Engine>> {
         .route("/volumes/{name}", get(volume::inspect).delete(volume::remove))
         .route("/networks", get(network::list))
         .route("/networks/", get(network::list))
-        .route("/networks/{id}", get(network::inspect))
+        .route("/networks/{id}", get(network::inspect).delete(unsupported::endpoint))
 }
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".

@@ -3,6 +3,7 @@
 use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
 use palan_docker_api::types as wire;
 use palan_engine::image::{HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, Progress};
+use palan_oci::ImageConfig;
 use palan_oci::image_config::ExecutionConfig;
 
 use super::{container, signed, time};
@@ -29,7 +30,7 @@ pub(crate) fn inspect(image: &ImageDetails) -> wire::ImageInspect {
         id: image.id.clone(),
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
-        comment: given(&config.comment),
+        comment: given(comment(config)),
         created: config.created.clone().unwrap_or_default(),
         docker_version: given(&config.docker_version),
         author: given(&config.author),
@@ -46,6 +47,14 @@ pub(crate) fn inspect(image: &ImageDetails) -> wire::ImageInspect {
         },
         metadata: wire::ImageMetadata { last_tag_time: time(image.last_tagged) },
         ..wire::ImageInspect::default()
+    }
+}
+
+/// The image's comment, else that of its last step, as Docker shows it.
+fn comment(config: &ImageConfig) -> &String {
+    match config.history.last() {
+        Some(step) if config.comment.is_empty() => &step.comment,
+        _ => &config.comment,
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn version(info: &Info, config: &EngineConfig) -> wire::VersionRespon
         ("Arch", go_architecture().to_owned()),
         ("BuildTime", String::new()),
         ("Experimental", "false".to_owned()),
-        ("GitCommit", String::new()),
+        ("GitCommit", option_env!("PALAN_BUILD").unwrap_or("unknown").to_owned()),
         ("GoVersion", compiler.to_owned()),
         ("KernelVersion", info.kernel_version.clone()),
         ("MinAPIVersion", ApiVersion::MIN.to_string()),
