@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`docker_cli`] and
-//! [`docker_py`] are outside witnesses; [`bad_input`], [`daemon_start`] and [`api_garbage`]
+//! [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`daemon_start`] and [`api_garbage`]
 //! are everything that must fail well.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
@@ -21,4 +21,5 @@ mod network;
 mod pull;
 mod restart;
 mod run;
+mod seeds;
 mod tty;

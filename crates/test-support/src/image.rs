@@ -290,6 +290,7 @@ pub struct ImageBuilder {
     variant: Option<String>,
     config: Value,
     layers: Vec<Layer>,
+    history: Option<Value>,
     manifest_patch: Value,
 }
 
@@ -309,6 +310,7 @@ impl ImageBuilder {
             variant: None,
             config: json!({}),
             layers: Vec::new(),
+            history: None,
             manifest_patch: json!({}),
         }
     }
@@ -338,6 +340,12 @@ impl ImageBuilder {
         self
     }
 
+    /// Sets the history, an array of steps; by default each layer has one.
+    pub fn history(mut self, steps: Value) -> Self {
+        self.history = Some(steps);
+        self
+    }
+
     /// Adds a layer from a tar stream.
     pub fn layer(mut self, tar: Vec<u8>) -> Self {
         self.layers.push(Layer::new(tar, self.flavour, self.compression));
@@ -364,8 +372,9 @@ impl ImageBuilder {
     /// Makes the image.
     pub fn build(self) -> Image {
         let diff_ids: Vec<&str> = self.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
-        let history: Vec<Value> =
-            (0..self.layers.len()).map(|n| json!({"created_by": format!("layer {n}")})).collect();
+        let history = self.history.unwrap_or_else(|| {
+            (0..self.layers.len()).map(|n| json!({"created_by": format!("layer {n}")})).collect()
+        });
         let mut config = json!({
             "created": "2024-01-02T03:04:05Z",
             "architecture": self.architecture,
