@@ -146,6 +146,13 @@ impl<'a> Making<'a> {
             )),
             None => {}
         }
+        let check = image.config.config.healthcheck.as_ref();
+        if spec.config.healthcheck.is_none()
+            && check.and_then(|check| check.test.first()).is_some_and(|kind| kind != "NONE")
+        {
+            self.warnings
+                .push("The image's HEALTHCHECK is not run: health checks are not supported yet".into());
+        }
         Ok(image)
     }
 
