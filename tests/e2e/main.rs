@@ -2,14 +2,15 @@
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`docker_cli`] and
-//! [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`daemon_start`] and [`api_garbage`]
-//! are everything that must fail well.
+//! [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
+//! [`api_garbage`] are everything that must fail well; [`security`] replays published attacks.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod api_garbage;
 mod archives;
 mod bad_input;
+mod bad_registry;
 mod daemon_start;
 mod docker_cli;
 mod docker_py;
@@ -21,5 +22,6 @@ mod network;
 mod pull;
 mod restart;
 mod run;
+mod security;
 mod seeds;
 mod tty;

@@ -320,9 +320,9 @@ impl Download {
         let total = self.descriptor.size;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return match response.content_length() {
-                Some(length) if length != total => {
-                    Err(Interruption::Failed(self.wrong_size(format!("{length} bytes"))))
-                }
+                Some(length) if length != total => Err(Interruption::Failed(
+                    self.wrong_size(format!("{length} bytes, the manifest promises {total}")),
+                )),
                 // The whole layer instead of the rest of it; what we have is verified in the end anyway.
                 _ => Ok(position),
             };
@@ -335,7 +335,9 @@ impl Download {
         let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
         let (start, whole) = range.and_then(parse_content_range).ok_or_else(malformed)?;
         if whole.is_some_and(|whole| whole != total) {
-            return Err(Interruption::Failed(self.wrong_size(format!("{} bytes", whole.unwrap_or(0)))));
+            return Err(Interruption::Failed(
+                self.wrong_size(format!("{} bytes, the manifest promises {total}", whole.unwrap_or(0))),
+            ));
         }
         position.checked_sub(start).ok_or_else(malformed)
     }
@@ -526,7 +528,7 @@ impl Teller {
 }
 
 /// The start and the whole size in `bytes 5-9/10`; the size may be `*`.
-fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(crate) fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, whole) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, end) = range.split_once('-')?;
     let (start, end): (u64, u64) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
