@@ -19,6 +19,8 @@
 //! is a door into a namespace that nobody has to enter again.
 
 pub mod conntrack;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod link;
 mod message;
 pub mod nftables;

@@ -27,6 +27,8 @@ mod credentials;
 mod endpoint;
 mod error;
 mod flight;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod guard;
 mod layer;
 mod login;

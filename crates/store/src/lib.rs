@@ -22,6 +22,8 @@ pub mod archive;
 pub mod content;
 pub mod copy;
 pub mod durability;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod image;
 pub mod layer;
 pub mod lease;

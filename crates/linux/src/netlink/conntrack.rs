@@ -86,7 +86,7 @@ fn list(socket: &mut Socket, filtered: bool) -> Result<Vec<Flow>, NetlinkError> 
     socket.dump(request, |flows: &mut Vec<Flow>, _, payload| flows.extend(parse(payload)))
 }
 
-fn parse(payload: &[u8]) -> Option<Flow> {
+pub(super) fn parse(payload: &[u8]) -> Option<Flow> {
     let attributes = Parsed(payload.get(FAMILY.len()..)?);
     let original = attributes.nested(CTA_TUPLE_ORIG);
     let protocol = original.nested(CTA_TUPLE_PROTO);

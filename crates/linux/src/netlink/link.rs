@@ -300,7 +300,7 @@ fn absent_is_none<T>(result: Result<Option<T>, NetlinkError>) -> Result<Option<T
     }
 }
 
-fn parse(payload: &[u8]) -> Option<Link> {
+pub(super) fn parse(payload: &[u8]) -> Option<Link> {
     let word = |range| payload.get(range).and_then(attribute::u32);
     let mut link = Link { index: word(4..8)?, up: word(8..12)? & UP != 0, ..Link::default() };
     for (kind, content) in Parsed(payload.get(INFO..)?) {
@@ -320,7 +320,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-fn parse_statistics(payload: &[u8]) -> Option<Statistics> {
+pub(super) fn parse_statistics(payload: &[u8]) -> Option<Statistics> {
     let counters = Parsed(payload.get(INFO..)?).find(libc::IFLA_STATS64)?;
     let counter = |index: usize| {
         let bytes = counters.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok());

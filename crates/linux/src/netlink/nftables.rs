@@ -629,7 +629,7 @@ pub fn rules(socket: &mut Socket, table: &str, chain: Option<&str>) -> Result<Ve
     }
 }
 
-fn parse_chain(payload: &[u8]) -> Option<ChainInfo> {
+pub(super) fn parse_chain(payload: &[u8]) -> Option<ChainInfo> {
     let attributes = Parsed(payload.get(GENERAL..)?);
     let hook = attributes.nested(NFTA_CHAIN_HOOK).find(NFTA_HOOK_HOOKNUM).and_then(attribute::be32);
     let policy = attributes.find(NFTA_CHAIN_POLICY).and_then(attribute::be32);
@@ -647,7 +647,7 @@ fn parse_chain(payload: &[u8]) -> Option<ChainInfo> {
     })
 }
 
-fn parse_rule(attributes: Parsed<'_>) -> Option<RuleInfo> {
+pub(super) fn parse_rule(attributes: Parsed<'_>) -> Option<RuleInfo> {
     Some(RuleInfo {
         chain: attribute::text(attributes.find(NFTA_RULE_CHAIN)?).to_owned(),
         handle: attribute::be64(attributes.find(NFTA_RULE_HANDLE)?)?,
@@ -681,7 +681,7 @@ fn parse_comment(mut data: &[u8]) -> String {
 
 /// Whether a rule has no condition and a verdict that ends its chain. iptables-nft writes some of it as expressions
 /// (`counter`, `immediate`) and some as its own modules (`target REJECT`, `match comment`).
-fn decides_everything(expressions: Parsed<'_>) -> bool {
+pub(super) fn decides_everything(expressions: Parsed<'_>) -> bool {
     const MODULE_NAME: u16 = 1;
     let mut decides = false;
     if jump(expressions).is_some() {

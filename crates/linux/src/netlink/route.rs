@@ -130,7 +130,7 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     socket.dump(request, |routes: &mut Vec<Route>, _, payload| routes.extend(parse_route(payload)))
 }
 
-fn parse_address(payload: &[u8]) -> Option<Address> {
+pub(super) fn parse_address(payload: &[u8]) -> Option<Address> {
     let index = payload.get(4..8).and_then(attribute::u32)?;
     let attributes = Parsed(payload.get(ADDRESS..)?);
     let address = attributes.find(libc::IFA_LOCAL).or_else(|| attributes.find(libc::IFA_ADDRESS))?;
@@ -138,7 +138,7 @@ fn parse_address(payload: &[u8]) -> Option<Address> {
     Some(Address { index, address: attribute::ipv4(address)?, prefix: payload[1] })
 }
 
-fn parse_route(payload: &[u8]) -> Option<Route> {
+pub(super) fn parse_route(payload: &[u8]) -> Option<Route> {
     let attributes = Parsed(payload.get(ROUTE..)?);
     if payload[0] != AF_INET || payload[7] != libc::RTN_UNICAST {
         return None;

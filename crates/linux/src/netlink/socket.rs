@@ -323,6 +323,15 @@ impl Message<'_> {
     }
 }
 
+/// Reads every message of a datagram, as the fuzz targets do.
+#[cfg(feature = "fuzz")]
+pub(super) fn read_datagram(bytes: &[u8]) {
+    for message in Messages(bytes) {
+        message.type_number();
+        let _ = (message.refusal(0), message.done());
+    }
+}
+
 fn refused(message: usize, code: i32, attributes: &[u8]) -> NetlinkError {
     let attributes = Parsed(attributes);
     let text = attributes.find(ERROR_TEXT).map(attribute::text);

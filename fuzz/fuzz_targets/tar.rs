@@ -1,0 +1,5 @@
+//! The reader of layers: whatever the bytes, it ends with entries or an error.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| palan_store::fuzz::tar(bytes));
