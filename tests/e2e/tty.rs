@@ -81,6 +81,21 @@ impl Drop for Terminal {
 }
 
 #[test]
+fn an_interrupted_password_gives_the_echo_back() {
+    requires!(root);
+    requires!(program "tmux");
+    let daemon = daemon();
+    let terminal = Terminal::open(&daemon);
+    terminal.type_line("palan login 127.0.0.1:1");
+    terminal.shows("Username:");
+    terminal.type_line("bob");
+    terminal.shows("Password:");
+    terminal.keys(&["C-c"]);
+    terminal.back_at_the_host();
+    terminal.shows("echo code=$?\ncode=130\n");
+}
+
+#[test]
 fn size_resize_interrupt_job_control_and_exit_code() {
     requires!(root);
     requires!(program "tmux");

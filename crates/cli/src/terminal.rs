@@ -6,8 +6,14 @@
 use std::io;
 use std::sync::{Mutex, Once, PoisonError};
 
+use palan_linux::event::SignalFd;
+use palan_linux::signal::{self, Signal, SignalSet};
 use palan_linux::tty;
+use rustix::event::{PollFd, PollFlags};
 use rustix::termios::Termios;
+
+/// The signals that end a program that doesn't care for them, apart from faults of its own.
+pub(crate) const FATAL: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// The modes that the terminal on standard input had, while it is raw.
 static COOKED: Mutex<Option<Termios>> = Mutex::new(None);
@@ -48,9 +54,42 @@ pub(crate) fn restore() {
     }
 }
 
-/// Switches the echo of the terminal on standard input, for a password.
-pub(crate) fn set_echo(on: bool) {
-    let _ = tty::set_echo(io::stdin(), on);
+/// Switches the terminal's echo off, calls `ask`, and `read` once there is a line on standard input: for a password.
+///
+/// # Errors
+/// The number of a signal that would have ended the program and left the terminal without its echo.
+pub(crate) fn without_echo<T>(ask: impl FnOnce(), read: impl FnOnce() -> T) -> Result<T, i32> {
+    let mask = signal::set_mask(&SignalSet::empty());
+    let signals = SignalFd::new(&FATAL.map(Signal::as_raw));
+    let _ = tty::set_echo(io::stdin(), false);
+    ask();
+    let outcome = match signals.ok().and_then(|signals| signal_before_line(&signals)) {
+        Some(number) => Err(number),
+        None => Ok(read()),
+    };
+    let _ = tty::set_echo(io::stdin(), true);
+    if let Ok(mask) = mask {
+        let _ = signal::set_mask(&mask);
+    }
+    outcome
+}
+
+/// Waits for a line, or the end, of standard input; the number of a signal that comes before.
+fn signal_before_line(signals: &SignalFd) -> Option<i32> {
+    loop {
+        let stdin = io::stdin();
+        let mut ready = [PollFd::new(signals, PollFlags::IN), PollFd::new(&stdin, PollFlags::IN)];
+        match rustix::event::poll(&mut ready, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+        if let Ok(Some(number)) = signals.next() {
+            return Some(number);
+        }
+        if !ready[1].revents().is_empty() {
+            return None;
+        }
+    }
 }
 
 /// `ctrl-p,ctrl-q`.

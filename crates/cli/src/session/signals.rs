@@ -16,10 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::Event;
 use crate::error::{CliError, Kind};
-use crate::terminal;
-
-/// Those that end a program that doesn't care for them, apart from faults of its own.
-const FATAL: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+use crate::terminal::{self, FATAL};
 
 /// So many requests to end are enough, if the container ignores them.
 const FORCEFUL: usize = 3;

@@ -151,12 +151,10 @@ fn ask(app: &App, username: String, password: String, known_user: &str, server: 
         if server == HUB {
             app.streams.say("\nInfo → A Personal Access Token (PAT) can be used instead.\n");
         }
-        app.streams.print("Password: ")?;
-        terminal::set_echo(false);
-        let line = read_line();
-        terminal::set_echo(true);
-        app.streams.print("\n")?;
-        password = line?;
+        let mut shown = Ok(());
+        let line = terminal::without_echo(|| shown = app.streams.print("Password: "), read_line);
+        shown.and_then(|()| app.streams.print("\n"))?;
+        password = line.map_err(|signal| CliError::exit(i64::from(128 + signal)))??;
         if password.is_empty() {
             return Err(CliError::new("Error: Password Required"));
         }
