@@ -55,7 +55,7 @@ pub enum ReferenceError {
 impl Reference {
     /// Parses a name as a user types it.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
-        if text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if looks_like_id(text) {
             return Err(ReferenceError::LooksLikeId(text.to_owned()));
         }
         let (domain, remainder) = split_domain(text);
@@ -148,10 +148,14 @@ impl Reference {
         if self.domain != DEFAULT_DOMAIN {
             return self.name();
         }
-        match self.path.strip_prefix(OFFICIAL_PREFIX) {
-            Some(official) if !official.contains('/') => official.to_owned(),
-            _ => self.path.clone(),
-        }
+        let short = match self.path.strip_prefix(OFFICIAL_PREFIX) {
+            Some(official) if !official.contains('/') => official,
+            _ => &self.path,
+        };
+        // `docker.io/quay.io/app` without its first part would be another registry's.
+        let is_unambiguous =
+            !looks_like_id(short) && split_domain(short) == (DEFAULT_DOMAIN, self.path.clone());
+        if is_unambiguous { short.to_owned() } else { self.name() }
     }
 
     /// The short form with tag and digest, as Docker shows it: `debian:latest`.
@@ -185,6 +189,11 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         Self::parse(text)
     }
+}
+
+/// What the id of an image looks like.
+fn looks_like_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The first component is a registry when it could not be part of a repository name, else it is Docker's.
@@ -270,6 +279,21 @@ fn looks_like_digest(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_form_is_never_another_name() {
+        let id = "0123456789abcdef".repeat(4);
+        for text in [
+            "docker.io/quay.io/app",
+            "docker.io/localhost/app:1",
+            &format!("docker.io/library/{id}"),
+            "docker.io/a/b",
+        ] {
+            let reference = Reference::parse(text).unwrap();
+            assert_eq!(Reference::parse(&reference.familiar()).as_ref(), Ok(&reference), "{text}");
+        }
+        assert_eq!(Reference::parse("docker.io/quay.io/app").unwrap().familiar(), "docker.io/quay.io/app");
+    }
 
     fn check(text: &str, full: &str, familiar: &str) {
         let reference = Reference::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));

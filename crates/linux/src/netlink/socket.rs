@@ -341,7 +341,9 @@ fn refused(message: usize, code: i32, attributes: &[u8]) -> NetlinkError {
         (None, Some(offset)) => Some(format!("the attribute at byte {offset} of message {message}")),
         (None, None) => None,
     };
-    NetlinkError::Refused { message, errno: Errno::from_raw_os_error(code.saturating_neg()), explanation }
+    // A number that is none of the kernel's would be a mistake of its own; rustix takes no other.
+    let number = code.checked_neg().filter(|number| (1..4096).contains(number)).unwrap_or(libc::EPROTO);
+    NetlinkError::Refused { message, errno: Errno::from_raw_os_error(number), explanation }
 }
 
 /// `setsockopt(2)` at the level `SOL_NETLINK`, which rustix lacks.
@@ -355,5 +357,24 @@ fn set_option(fd: &OwnedFd, option: i32, value: u32) -> Result<(), Errno> {
         Ok(())
     } else {
         Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_with_any_number_is_one() {
+        for (code, expected) in [
+            (-17, Errno::EXIST),
+            (17, Errno::PROTO),
+            (0, Errno::PROTO),
+            (i32::MIN, Errno::PROTO),
+            (i32::MAX, Errno::PROTO),
+            (-4096, Errno::PROTO),
+        ] {
+            assert_eq!(refused(0, code, &[]).errno(), Some(expected), "{code}");
+        }
     }
 }
