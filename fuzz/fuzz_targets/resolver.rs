@@ -6,7 +6,7 @@ use palan_network::Subnet;
 use palan_network::files::{self, DnsOptions};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
-    files::host_resolv_conf_path(text);
+    let _ = files::host_resolv_conf_path(text);
     let made = files::resolv_conf(text, &DnsOptions::default());
     // What was made is complete: reading it again changes nothing.
     assert_eq!(files::resolv_conf(&made, &DnsOptions::default()), made);
