@@ -50,7 +50,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
             .env("PALAN_BIN", &palan)
             .env("PALAN_DEMO_PROGRAMS", &programs)
             .env("PALAN_TEST_PYTHON", &python)
-            .env("PALAN_TEST_CACHE", root().join("target/test-cache"))
             .env("PALAN_SKIP_LIST", &skips)
             .stdout(Stdio::piped());
         let mut child = tests.spawn()?;
