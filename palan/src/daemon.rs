@@ -155,6 +155,8 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
+    // As many as there are workers; without a limit each blocking thread would get one.
+    palan_linux::memory::limit_arenas(2);
     let file = read_settings(&arguments)?;
     let supervisor = supervisor_program()?;
     let config = EngineConfig::resolve(&file, env!("CARGO_PKG_VERSION"), supervisor)?;

@@ -212,6 +212,7 @@ impl Engine {
                 Ok(loaded) => engine.announce_loaded(loaded, &sender).await,
                 Err(error) => Err(error),
             };
+            give_memory_back().await;
             if let Err(error) = outcome {
                 // The client may have gone.
                 let _ = sender.send(Err(error)).await;
@@ -282,6 +283,7 @@ impl Engine {
                 }
                 Err(error) => Err(error),
             };
+            give_memory_back().await;
             // The client may have gone; the image is there.
             let _ = sender.send(outcome).await;
         });
@@ -491,6 +493,17 @@ impl Engine {
     }
 }
 
+/// Decompressors and buffers of a transfer were the daemon's largest allocations; what is free of them goes back.
+async fn give_memory_back() {
+    let trimmed = blocking(|| {
+        palan_linux::memory::trim();
+        Ok(())
+    });
+    if let Err(error) = trimmed.await {
+        tracing::warn!(error = error.report(), "the allocator's free memory was not given back");
+    }
+}
+
 async fn pull(
     engine: Arc<Engine>,
     request: PullRequest,
@@ -519,6 +532,7 @@ async fn pull(
         // Nobody waits for it any more: what has come is kept for the next pull.
         () = sender.closed() => return,
     };
+    give_memory_back().await;
     for line in late.into_inner().unwrap_or_else(PoisonError::into_inner) {
         // The client may have gone; the outcome stands.
         let _ = sender.send(line).await;

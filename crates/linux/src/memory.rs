@@ -1,9 +1,28 @@
 //! The memory of this process, for those that want to stay small.
 
+/// Lets the allocator have at most `count` arenas (mallopt(3)); each keeps free pages of its own, so many of them cost a
+/// long-lived process with few busy threads more than they save. Call it before the first thread starts.
+pub fn limit_arenas(count: u16) {
+    // SAFETY: the call only sets a parameter of the allocator, which is safe to change at any time.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, libc::c_int::from(count)) };
+}
+
 /// Gives the allocator's free pages back to the kernel (malloc_trim(3)).
 pub fn trim() {
     // SAFETY: the call has no preconditions; it only returns pages that hold no live allocation.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Tells the kernel that this memory will hardly be read again: it may take the pages back and keeps what they hold, in
+/// the file that they come from or in swap (madvise(2), MADV_PAGEOUT; older kernels than 5.4 do nothing).
+pub fn page_out(memory: &[u8]) {
+    let page = rustix::param::page_size();
+    let Some(start) = memory.as_ptr().addr().checked_next_multiple_of(page) else { return };
+    let end = memory.as_ptr().addr().saturating_add(memory.len()) & !(page - 1);
+    if start < end {
+        // SAFETY: the range lies inside of `memory`, which is borrowed, and the call changes no content.
+        unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_PAGEOUT) };
+    }
 }
 
 /// Gives back the pages of the main thread's stack that calls have used and left; does nothing in another thread.
@@ -23,4 +42,17 @@ pub fn release_stack() {
     // SAFETY: the range lies below this frame, by more than the frames of madvise(2)'s wrapper need, on the one stack that
     // this thread has: nothing that is alive is there, and reading it again finds zeros, which no code relies on not to.
     unsafe { libc::madvise(std::ptr::without_provenance_mut(start), DEPTH, libc::MADV_DONTNEED) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_paged_out_keeps_its_content() {
+        let memory: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+        page_out(&memory[1..]);
+        page_out(&[]);
+        assert!(memory.iter().enumerate().all(|(at, byte)| *byte == at.to_le_bytes()[0]));
+    }
 }

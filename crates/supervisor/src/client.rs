@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use palan_linux::mount::Attributes;
 use palan_linux::process::{Program, Spawn};
-use palan_linux::{memfd, mount, process, socket};
+use palan_linux::{memfd, memory, mount, process, socket};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::journal::{self, Entry};
@@ -34,7 +34,10 @@ pub struct SupervisorProgram {
 impl SupervisorProgram {
     /// An ELF file that is embedded in this program: written to a sealed memfd, so that nothing can change it.
     pub fn embedded(elf: &[u8]) -> io::Result<Self> {
-        Ok(Self { file: memfd::sealed_program("palan-supervisor", &mut io::Cursor::new(elf))? })
+        let file = memfd::sealed_program("palan-supervisor", &mut io::Cursor::new(elf))?;
+        // It is executed from the copy from now on.
+        memory::page_out(elf);
+        Ok(Self { file })
     }
 
     /// This very program, which must understand `supervisor` as its first argument.
