@@ -3,12 +3,14 @@
 //! What rustix has is used from rustix; what it lacks is here, in its shape: a safe function that takes
 //! borrowed file descriptors and returns owned ones, with the man page named beside it.
 
+pub mod copy;
 pub mod path;
 pub mod xattr;
 
 pub mod mount;
 pub mod namespace;
 pub mod process;
+pub mod scheduling;
 
 pub mod bpf;
 pub mod capability;

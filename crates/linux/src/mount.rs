@@ -253,6 +253,15 @@ pub fn pivot_root(root: impl AsFd, shared: bool) -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
+/// Moves the mount whose root is `root` over the caller's root and makes it the root directory: for a root that
+/// [`pivot_root`] can't leave, a ramfs. The old tree stays below, out of reach of every path.
+pub fn move_to_root(root: impl AsFd) -> io::Result<()> {
+    rustix::process::fchdir(root)?;
+    rustix::mount::mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    Ok(rustix::process::chdir("/")?)
+}
+
 /// Detaches what is mounted at the absolute path or working directory `path`.
 pub fn detach(path: &CStr) -> io::Result<()> {
     Ok(rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)

@@ -53,8 +53,22 @@ impl Spec {
         if json.len() > MAX_SIZE {
             return Err(SpecError::TooLarge { size: json.len() });
         }
-        serde_json::from_slice(json).map_err(SpecError::Json)
+        parse(json)
     }
+}
+
+/// Reads one object of the specification; an error says which field it is about.
+pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, SpecError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "." => SpecError::Json(error.into_inner()),
+            _ => SpecError::Field { path, source: error.into_inner() },
+        }
+    })?;
+    deserializer.end().map_err(SpecError::Json)?;
+    Ok(value)
 }
 
 /// A `config.json` that can't be read.
@@ -64,6 +78,8 @@ pub enum SpecError {
     TooLarge { size: usize },
     #[error("the runtime specification is not valid")]
     Json(#[source] serde_json::Error),
+    #[error("the runtime specification is not valid: {path}")]
+    Field { path: String, source: serde_json::Error },
 }
 
 /// What to execute and as whom.
@@ -260,9 +276,9 @@ pub struct Linux {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mount_label: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub intel_rdt: Option<serde_json::Value>,
+    pub intel_rdt: Option<IntelRdt>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_policy: Option<serde_json::Value>,
+    pub memory_policy: Option<MemoryPolicy>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<Personality>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_default")]
@@ -331,6 +347,37 @@ pub struct NetDevice {
 #[serde(default)]
 pub struct Personality {
     pub domain: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub flags: Vec<String>,
+}
+
+/// A resource group of the kernel's resctrl file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IntelRdt {
+    #[serde(rename = "closID", skip_serializing_if = "String::is_empty")]
+    pub clos_id: String,
+    /// Lines of the group's `schemata`.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub schemata: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub l3_cache_schema: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mem_bw_schema: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub enable_monitoring: bool,
+}
+
+/// From which NUMA nodes memory comes (set_mempolicy(2)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`.
+    pub mode: String,
+    /// A list such as `0-3,7`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub nodes: String,
+    /// `MPOL_F_*`.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub flags: Vec<String>,
 }
@@ -570,6 +617,23 @@ mod tests {
         assert_eq!(linux.namespaces[1].kind, NamespaceKind::Network);
         assert_eq!(linux.namespaces[1].path, "/x");
         assert_eq!(spec.process.unwrap().user.gid, 2);
+    }
+
+    #[test]
+    fn an_error_names_its_field() {
+        for (json, path) in [
+            (&br#"{"process":{"user":{"uid":-1}}}"#[..], "process.user.uid"),
+            (br#"{"mounts":[{"destination":"/"},{"options":"ro"}]}"#, "mounts[1].options"),
+            (br#"{"linux":{"namespaces":[{"type":"planet"}]}}"#, "linux.namespaces[0].type"),
+            (br#"{"linux":{"resources":{"memory":{"limit":1.5}}}}"#, "linux.resources.memory.limit"),
+        ] {
+            match Spec::from_json(json) {
+                Err(SpecError::Field { path: found, .. }) => assert_eq!(found, path),
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+        assert!(matches!(Spec::from_json(b"{} x"), Err(SpecError::Json(_))));
+        assert!(matches!(Spec::from_json(b"[]"), Err(SpecError::Json(_))));
     }
 
     #[test]

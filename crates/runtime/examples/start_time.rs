@@ -24,6 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..count {
         let mut times = vec![Instant::now()];
         let created = create(&CreateRequest {
+            id: "example",
+            no_pivot: false,
+            keep_keyring: false,
             spec: &spec,
             bundle: &bundle,
             rootfs: &rootfs,

@@ -13,14 +13,20 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error};
 use crate::handshake::{Channel, Message};
+use crate::hooks::{HookPlan, HookState};
+use crate::id_maps::Mappings;
 use crate::init;
-use crate::plan::Plan;
+use crate::init::rootfs::{Host, Sources};
+use crate::net_devices::NetDevicePlan;
+use crate::plan::{Plan, UserNamespace, user_namespace};
 use crate::seccomp::Program;
 use crate::streams::Streams;
 
 /// Everything that makes one container.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
+    /// The container's ID, for hooks.
+    pub id: &'a str,
     /// The specification. `root.path` is not used: see `rootfs`.
     pub spec: &'a Spec,
     /// Directory that relative paths of bind mounts start from; must exist.
@@ -49,6 +55,11 @@ pub struct CreateRequest<'a> {
     /// A fifo, open for reading and writing, that the process waits on (one byte starts it) instead of on
     /// [`Created::start`]; with it the creating process may end before.
     pub start_fifo: Option<BorrowedFd<'a>>,
+    /// Move the root over the host's instead of pivoting: for a host whose root is a ramfs. What the host mounts stays
+    /// in the namespace, out of sight only.
+    pub no_pivot: bool,
+    /// Keep the session keyring of the calling process.
+    pub keep_keyring: bool,
 }
 
 /// A root file system.
@@ -123,13 +134,15 @@ pub struct Container {
 ///
 /// When this fails, nothing is left behind: no process, no cgroup, no mount.
 pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
-    let plan = Plan::new(request)?;
+    let mut plan = Plan::new(request)?;
+    let mut warnings = std::mem::take(&mut plan.process.warnings);
     let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
     let mut cgroup = Cgroup::create(request.cgroup)?;
     let created = limit(&mut cgroup, request.spec)
         .and_then(|warnings| Ok((warnings, launch(plan, streams, &cgroup, request)?)));
     match created {
-        Ok((mut warnings, (child, channel, said))) => {
+        Ok((limits, (child, channel, said))) => {
+            warnings.extend(limits);
             warnings.extend(said.warnings);
             let container = Container {
                 pid: child.pid.as_raw_nonzero().get(),
@@ -163,22 +176,32 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Vec<String>, Error> {
 
 /// Clones the new process and listens until it is ready.
 fn launch(
-    plan: Plan,
+    mut plan: Plan,
     streams: Streams,
     cgroup: &Cgroup,
     request: &CreateRequest<'_>,
 ) -> Result<(Child, Channel, Said), Error> {
     let entrances = cgroup.entrances()?;
-    let views = cgroup.views();
     let (ours, theirs) = Channel::pair().context(|| "make a socket pair".to_owned())?;
-    let options = ForkOptions {
-        namespaces: Some(plan.namespaces.new),
-        cgroup: cgroup.birthplace(),
-        ..ForkOptions::default()
+    let birthplace = cgroup.birthplace();
+    let in_stages = plan.namespaces.user.is_some();
+    let mut part = CallersPart::new(&mut plan, request);
+    let host = Host { cgroup_views: cgroup.views(), cgroup_v2: cgroup.is_v2() };
+    let sources = if plan.takes_callers_sources() && user_namespace::is_privileged()? {
+        Some(Sources::open_in_caller(&plan, &host)?)
+    } else {
+        None
     };
-    let forked = match &plan.namespaces.join_pid {
-        Some(namespace) => fork_into(namespace, &options)?,
-        None => process::fork(&options)?,
+    let forked = if in_stages {
+        // The new process makes its namespaces itself, one stage after the other.
+        process::fork(&ForkOptions { cgroup: birthplace, ..ForkOptions::default() })?
+    } else {
+        let namespaces = Some(plan.namespaces.new);
+        let options = ForkOptions { namespaces, cgroup: birthplace, ..ForkOptions::default() };
+        match &plan.namespaces.join_pid {
+            Some(namespace) => fork_into(namespace, &options)?,
+            None => process::fork(&options)?,
+        }
     };
     match forked {
         Forked::Child => {
@@ -188,8 +211,9 @@ fn launch(
                 streams,
                 channel: theirs,
                 entrances,
-                cgroup_views: views,
-                cgroup_v2: cgroup.is_v2(),
+                host,
+                sources,
+                state: part.state.clone(),
                 parent_death_signal: request.parent_death_signal,
                 start_fifo: request.start_fifo,
             };
@@ -197,9 +221,61 @@ fn launch(
         }
         Forked::Parent(child) => {
             drop(theirs);
-            match listen(&ours, &child, false) {
-                Ok(said) => Ok((child, ours, said)),
-                Err(error) => Err(error),
+            let mut said = listen(&ours, &child, in_stages, &mut |question, pid| part.answer(question, pid))?;
+            let Some(pidfd) = said.process.take() else { return Ok((child, ours, said)) };
+            // The stage is done; the process that it made is our child as well.
+            process::wait(&child.pidfd).context(|| "wait for the first stage".to_owned())?;
+            let pid = process::pid_of(&pidfd).context(|| "find the new process's PID".to_owned())?;
+            let pid = pid.ok_or_else(|| Error::ChildEnded("after it was ready".to_owned()))?;
+            Ok((Child { pid, pidfd }, ours, said))
+        }
+    }
+}
+
+/// What the new process asks of the caller on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Write the maps of my user namespace.
+    Mappings,
+    /// Everything is mounted: do your part before the root changes.
+    Prepared,
+}
+
+/// What the caller does while a container is being created.
+struct CallersPart<'a> {
+    hooks: HookPlan,
+    state: HookState<'a>,
+    mappings: Option<Mappings>,
+    net_devices: Vec<NetDevicePlan>,
+}
+
+impl<'a> CallersPart<'a> {
+    fn new(plan: &mut Plan, request: &CreateRequest<'a>) -> Self {
+        let mappings = match &plan.namespaces.user {
+            Some(UserNamespace::New { users, groups }) => {
+                Some(Mappings { users: users.clone(), groups: groups.clone() })
+            }
+            _ => None,
+        };
+        Self {
+            hooks: plan.hooks.take_callers(),
+            state: HookState {
+                oci_version: &request.spec.oci_version,
+                id: request.id,
+                bundle: request.bundle,
+                annotations: &request.spec.annotations,
+            },
+            mappings,
+            net_devices: std::mem::take(&mut plan.net_devices),
+        }
+    }
+
+    fn answer(&mut self, question: Question, pid: i32) -> Result<(), Error> {
+        match question {
+            Question::Mappings => self.mappings.as_ref().map_or(Ok(()), |mappings| mappings.write(pid)),
+            Question::Prepared => {
+                crate::net_devices::move_all(&self.net_devices, pid)?;
+                self.hooks.run_in_caller(&self.state, pid)
             }
         }
     }
@@ -229,9 +305,14 @@ pub(crate) struct Said {
     pub(crate) process: Option<OwnedFd>,
 }
 
-/// Listens to a new process until it is ready, and, if it hands over to another one, has said to which. On failure
-/// all are reaped.
-pub(crate) fn listen(channel: &Channel, child: &Child, hands_over: bool) -> Result<Said, Error> {
+/// Listens to a new process until it is ready, and, if it hands over to another one, has said to which. `answer` does
+/// what it asks for, for the process with the given PID. On failure all are reaped.
+pub(crate) fn listen(
+    channel: &Channel,
+    child: &Child,
+    hands_over: bool,
+    answer: &mut dyn FnMut(Question, i32) -> Result<(), Error>,
+) -> Result<Said, Error> {
     let mut said = Said::default();
     let mut ready = false;
     let error = loop {
@@ -243,6 +324,20 @@ pub(crate) fn listen(channel: &Channel, child: &Child, hands_over: bool) -> Resu
             Ok(Some(Message::Console(master))) => said.console = Some(master),
             Ok(Some(Message::Listener(listener))) => said.listener = Some(listener),
             Ok(Some(Message::Process(pidfd))) => said.process = Some(pidfd),
+            Ok(Some(Message::NeedsMappings)) => {
+                let pid = child.pid.as_raw_nonzero().get();
+                if let Err(error) = answer(Question::Mappings, pid).and_then(|()| go_on(channel)) {
+                    break error;
+                }
+            }
+            Ok(Some(Message::Prepared)) => {
+                let answered = current_pid(child, said.process.as_ref())
+                    .and_then(|pid| answer(Question::Prepared, pid))
+                    .and_then(|()| go_on(channel));
+                if let Err(error) = answered {
+                    break error;
+                }
+            }
             Ok(Some(Message::Ready)) => ready = true,
             Ok(Some(Message::Failed(error))) => break error,
             Ok(None) => {
@@ -255,6 +350,19 @@ pub(crate) fn listen(channel: &Channel, child: &Child, hands_over: bool) -> Resu
     said.process.iter().for_each(discard);
     discard(&child.pidfd);
     Err(error)
+}
+
+fn go_on(channel: &Channel) -> Result<(), Error> {
+    channel.start().context(|| "answer the new process".to_owned())
+}
+
+/// The PID of the process that is becoming the container's.
+fn current_pid(child: &Child, handed_over_to: Option<&OwnedFd>) -> Result<i32, Error> {
+    let pid = match handed_over_to {
+        None => Some(child.pid),
+        Some(pidfd) => process::pid_of(pidfd).context(|| "find the new process's PID".to_owned())?,
+    };
+    pid.map(|pid| pid.as_raw_nonzero().get()).ok_or(Error::NotRunning)
 }
 
 /// Lets a process that is ready execute. On failure it is reaped.

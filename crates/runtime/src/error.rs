@@ -69,6 +69,9 @@ pub enum RuntimeError {
         /// The error number behind it, if any.
         errno: Option<i32>,
     },
+    /// A hook failed.
+    #[error("{0}")]
+    Hook(String),
     /// The new process ended without a word.
     #[error("the container's process ended before it was set up: {0}")]
     ChildEnded(String),

@@ -13,10 +13,10 @@ use crate::container::{Stdio, listen, release};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::init::devices::{find_devpts, new_terminal};
-use crate::init::identity::{resolve_user, set_limits};
+use crate::init::identity::{resolve_user, set_limits, set_process_scheduling};
 use crate::init::program::WorkingDirectory;
 use crate::init::{Ending, Last, Never, own_root, prepare_process};
-use crate::plan::ProcessPlan;
+use crate::plan::{ProcessPlan, user_namespace};
 use crate::seccomp::Program;
 use crate::streams::Streams;
 
@@ -59,7 +59,8 @@ pub struct Execed {
 
 /// Starts a further process in a running container; returns when its program is executing.
 pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
-    let process = ProcessPlan::new(request.process, request.user, request.seccomp.cloned())?;
+    let mut process = ProcessPlan::new(request.process, request.user, request.seccomp.cloned())?;
+    let mut warnings = std::mem::take(&mut process.warnings);
     let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
     let target = Target::open(request)?;
     let entrances = request.cgroup.entrances()?;
@@ -84,24 +85,27 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
         })
     };
     drop(theirs);
-    let mut said = listen(&ours, &entering, true)?;
+    let mut said = listen(&ours, &entering, true, &mut |_, _| Ok(()))?;
     // The process that has entered is done; the one that it made is our child as well.
     os::wait(&entering.pidfd).context(|| "wait for the entering process".to_owned())?;
     let pidfd = said.process.take().ok_or(Error::NotRunning)?;
     let pid = os::pid_of(&pidfd).context(|| "find the new process's PID".to_owned())?;
     // Nobody listens for further processes: with the listener closed, their `notify` calls fail with ENOSYS.
     drop(release(&ours, &pidfd)?);
+    warnings.extend(said.warnings);
     Ok(Execed {
         pid: pid.ok_or(Error::NotRunning)?.as_raw_nonzero().get(),
         pidfd,
         console_master: said.console,
-        warnings: said.warnings,
+        warnings,
     })
 }
 
 /// The namespaces of the container's first process.
 struct Target {
     pid: OwnedFd,
+    /// The user namespace, if it is another one.
+    user: Option<OwnedFd>,
     /// Those that are not the caller's anyway, in the order to join them: the mount namespace last.
     others: Vec<(Kind, OwnedFd)>,
 }
@@ -120,24 +124,68 @@ impl Target {
                 }
             })
         };
-        let mut others = Vec::new();
-        for kind in [Kind::Cgroup, Kind::Ipc, Kind::Uts, Kind::Network, Kind::Mount] {
+        let other = |kind: Kind| -> Result<Option<OwnedFd>, Error> {
             let theirs = open(kind)?;
             let own = namespace::open(0, kind).context(|| "open this process's namespaces".to_owned())?;
             let same = namespace::identity(&theirs)
                 .and_then(|theirs| Ok(theirs == namespace::identity(&own)?))
                 .context(|| "compare namespaces".to_owned())?;
-            if !same {
-                others.push((kind, theirs));
-            }
+            Ok((!same).then_some(theirs))
+        };
+        let mut others = Vec::new();
+        for kind in [Kind::Cgroup, Kind::Ipc, Kind::Uts, Kind::Network, Kind::Mount] {
+            others.extend(other(kind)?.map(|theirs| (kind, theirs)));
         }
-        let target = Self { pid: open(Kind::Pid)?, others };
+        if has_time_namespaces() {
+            // Before the mount namespace, as all others.
+            others.splice(0..0, other(Kind::Time)?.map(|theirs| (Kind::Time, theirs)));
+        }
+        let target = Self { pid: open(Kind::Pid)?, user: other(Kind::User)?, others };
         // Everything was opened by number: only if the process still lives was it the right one all along.
         if is_ended(request.pidfd)? {
             return Err(Error::NotRunning);
         }
         Ok(target)
     }
+}
+
+impl Target {
+    /// Joins all: for a caller with all rights on the host the user namespace comes last, since every other is open to it;
+    /// for any other caller it comes first and gives the rights to the rest.
+    fn join(self) -> Result<(), Error> {
+        let failed = |kind: Kind| move || format!("join the {} namespace of the container", kind.file_name());
+        let join_user = |user: &Option<OwnedFd>| -> Result<(), Error> {
+            let Some(user) = user else { return Ok(()) };
+            namespace::join(user, Kind::User).context(failed(Kind::User))?;
+            let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+            rustix::thread::set_thread_res_gid(gid, gid, gid)
+                .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
+                .context(|| "become root of the container's user namespace".to_owned())
+        };
+        let privileged = user_namespace::is_privileged()?;
+        if !privileged {
+            join_user(&self.user)?;
+        }
+        for (kind, fd) in &self.others {
+            namespace::join(fd, *kind).context(failed(*kind))?;
+        }
+        namespace::join(&self.pid, Kind::Pid).context(failed(Kind::Pid))?;
+        if privileged {
+            join_user(&self.user)?;
+        }
+        Ok(())
+    }
+}
+
+fn has_time_namespaces() -> bool {
+    rustix::fs::access("/proc/self/ns/time", rustix::fs::Access::EXISTS).is_ok()
+}
+
+fn set_affinity(cpus: &[usize]) -> Result<(), Error> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    palan_linux::scheduling::set_affinity(cpus).context(|| format!("set the CPU affinity to {cpus:?}"))
 }
 
 /// A pidfd is readable when its process has ended.
@@ -168,13 +216,10 @@ fn run(entering: Entering) -> ! {
         for tasks in entrances {
             rustix::io::write(&tasks, b"0").context(|| "enter the container's cgroup".to_owned())?;
         }
+        set_affinity(&process.affinity.initial)?;
         set_limits(&process, &proc, &channel)?;
-        for (kind, fd) in target.others {
-            namespace::join(fd, kind)
-                .context(|| format!("join the {} namespace of the container", kind.file_name()))?;
-        }
-        namespace::join(&target.pid, Kind::Pid)
-            .context(|| "join the pid namespace of the container".to_owned())?;
+        set_process_scheduling(&process)?;
+        target.join()?;
         // Joining a mount namespace has made its root ours.
         let root = own_root()?;
         let terminal = match streams.terminal() {
@@ -186,7 +231,15 @@ fn run(entering: Entering) -> ! {
         };
         let user = resolve_user(&root, &process)?;
         let cwd = WorkingDirectory::open(root, &process.cwd, false)?;
-        let last = Last { process, user, parent_death_signal, ending: Ending::Sibling };
+        set_affinity(&process.affinity.last)?;
+        let last = Last {
+            process,
+            user,
+            parent_death_signal,
+            ending: Ending::Sibling,
+            keep_keyring: false,
+            hooks: None,
+        };
         last.run(&channel, &proc, streams, terminal, cwd, None)
     };
     let error = match execute() {

@@ -3,6 +3,8 @@
 //! 1. new process → caller: any number of `Warning`, at most one `Console` (with the master of the terminal) and
 //!    `Listener` (of seccomp), then `Ready` when only the exec is missing; or `Failed` at any moment. One that enters
 //!    a running container hands over to another process for the last step, and says so with `Process` (its pidfd).
+//!    On the way it may ask: `NeedsMappings` (write the maps of my user namespace), `Prepared` (everything is mounted;
+//!    it is the moment for the caller's hooks and devices). The caller answers each with one byte.
 //! 2. caller → new process: one byte: execute. The end of the stream instead: nobody wants it any more.
 //! 3. The stream ends: the exec has happened, since the socket is close-on-exec. Or `Failed` comes: it has not.
 
@@ -23,6 +25,8 @@ const LISTENER: u8 = 3;
 const READY: u8 = 4;
 const FAILED: u8 = 5;
 const PROCESS: u8 = 6;
+const NEEDS_MAPPINGS: u8 = 7;
+const PREPARED: u8 = 8;
 
 /// What the new process says.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(crate) enum Message {
     Listener(OwnedFd),
     Ready,
     Process(OwnedFd),
+    NeedsMappings,
+    Prepared,
     Failed(Error),
 }
 
@@ -80,6 +86,25 @@ impl Channel {
         self.send(READY, &[], None)
     }
 
+    /// Asks the caller for the maps of this process's user namespace.
+    pub(crate) fn ask_for_mappings(&self) -> io::Result<()> {
+        self.ask(NEEDS_MAPPINGS)
+    }
+
+    /// Lets the caller do its part before the root changes.
+    pub(crate) fn prepared(&self) -> io::Result<()> {
+        self.ask(PREPARED)
+    }
+
+    fn ask(&self, code: u8) -> io::Result<()> {
+        self.send(code, &[], None)?;
+        if wait_for_byte(&self.socket)? {
+            return Ok(());
+        }
+        // Its failure is the one to tell.
+        Err(io::Error::other("the caller has given up"))
+    }
+
     /// Reports a failure; there is nobody to tell if that fails too.
     pub(crate) fn fail(&self, error: &Error) {
         let errno = match error {
@@ -119,7 +144,7 @@ impl Channel {
 
     // --- the caller's side -----------------------------------------------------------------------------------
 
-    /// Gives the word to execute.
+    /// Gives the word to go on or to execute.
     pub(crate) fn start(&self) -> io::Result<()> {
         socket::send_with_descriptors(&self.socket, &[1], &[])?;
         Ok(())
@@ -147,6 +172,8 @@ impl Channel {
             (LISTENER, Some(listener)) => Message::Listener(listener),
             (PROCESS, Some(pidfd)) => Message::Process(pidfd),
             (READY, None) => Message::Ready,
+            (NEEDS_MAPPINGS, None) => Message::NeedsMappings,
+            (PREPARED, None) => Message::Prepared,
             (FAILED, None) => Message::Failed(parse_failure(&payload)?),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };

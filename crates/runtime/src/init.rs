@@ -2,11 +2,15 @@
 //!
 //! The order matters, each step says why it stands where it does:
 //!
-//! 1. [`enter`]: cgroups first, so that all that follows is accounted; then namespaces.
-//! 2. [`rootfs`]: attach the root, open what is bound from the host, and pivot: from here on no path leads out.
-//! 3. [`mounts`], [`devices`]: fill the root; every target is a descriptor inside of it.
-//! 4. [`identity`]: the terminal and streams, limits, user, capabilities, seccomp.
-//! 5. [`program`]: find the program as that user, say `Ready`, wait, execute.
+//! 1. [`enter`]: cgroups first, so that all that follows is accounted; then namespaces. With a user namespace that is a
+//!    process of its own (see [`stage`]), whose sibling goes on.
+//! 2. [`rootfs`]: open what is bound from the host and attach the root in its place.
+//! 3. [`mounts`], [`devices`]: fill the root; every target is a descriptor inside of it. A procfs can be mounted in a user
+//!    namespace only while the host's is still there to be seen, hence before the pivot.
+//! 4. Hooks: the caller's, then `createContainer`, which work on the finished root from outside of it.
+//! 5. [`rootfs::pivot`]: from here on no path leads out.
+//! 6. [`identity`]: the terminal and streams, limits, user, capabilities, seccomp.
+//! 7. [`program`]: find the program as that user, say `Ready`, wait, run `startContainer` hooks, execute.
 //!
 //! A failure anywhere is told to the caller and ends the process; with it goes the mount namespace and all in it.
 
@@ -15,7 +19,8 @@ pub(crate) mod identity;
 mod mounts;
 pub(crate) mod program;
 mod reaper;
-mod rootfs;
+pub(crate) mod rootfs;
+mod stage;
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,12 +29,16 @@ use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use palan_linux::process::{self as os, ForkOptions, Forked};
 use palan_linux::{signal, tty};
+use palan_oci::runtime_spec::TimeOffset;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Context, Error};
 use crate::handshake::{Channel, wait_for_byte};
+use crate::hooks::{HookPlan, HookState};
 use crate::plan::{Plan, ProcessPlan};
 use crate::streams::Streams;
+use devices::Nodes;
+use rootfs::{Host, Sources};
 
 /// What the clone takes along.
 #[derive(Debug)]
@@ -39,9 +48,11 @@ pub(crate) struct Setup<'a> {
     pub(crate) channel: Channel,
     /// Open `tasks` files of cgroup v1.
     pub(crate) entrances: Vec<OwnedFd>,
-    /// What a container without a cgroup namespace sees of the host, by hierarchy.
-    pub(crate) cgroup_views: Vec<(String, std::path::PathBuf)>,
-    pub(crate) cgroup_v2: bool,
+    pub(crate) host: Host,
+    /// What the caller has opened already.
+    pub(crate) sources: Option<Sources>,
+    /// What hooks are told.
+    pub(crate) state: HookState<'a>,
     pub(crate) parent_death_signal: bool,
     pub(crate) start_fifo: Option<BorrowedFd<'a>>,
 }
@@ -53,8 +64,9 @@ pub(crate) fn run(setup: Setup<'_>) -> ! {
         plan: setup.plan,
         streams: setup.streams,
         entrances: setup.entrances,
-        cgroup_views: setup.cgroup_views,
-        cgroup_v2: setup.cgroup_v2,
+        host: setup.host,
+        sources: setup.sources,
+        state: setup.state,
         parent_death_signal: setup.parent_death_signal,
         start_fifo: setup.start_fifo,
     };
@@ -71,8 +83,9 @@ struct Body<'a> {
     plan: Plan,
     streams: Streams,
     entrances: Vec<OwnedFd>,
-    cgroup_views: Vec<(String, std::path::PathBuf)>,
-    cgroup_v2: bool,
+    host: Host,
+    sources: Option<Sources>,
+    state: HookState<'a>,
     parent_death_signal: bool,
     start_fifo: Option<BorrowedFd<'a>>,
 }
@@ -122,20 +135,35 @@ pub(crate) fn write_proc(proc: impl AsFd, path: &str, value: &str) -> std::io::R
 
 impl Body<'_> {
     fn run(self, channel: &Channel, proc: &OwnedFd) -> Result<Never, Error> {
-        let Body { plan, streams, entrances, cgroup_views, cgroup_v2, .. } = self;
-        enter(&plan, entrances)?;
+        let Body { mut plan, streams, entrances, host, .. } = self;
+        for tasks in entrances {
+            // `0` is the writer itself: the only form that takes no global lock (see `cgroup`).
+            rustix::io::write(&tasks, b"0").context(|| "enter the container's cgroup".to_owned())?;
+        }
+        let in_user_namespace = match plan.namespaces.user.take() {
+            None => false,
+            Some(user) => {
+                stage::enter(&mut plan, &user, proc, channel)?;
+                // Bind sources may have to be mapped like it.
+                plan.namespaces.user = Some(user);
+                true
+            }
+        };
+        enter(&plan, proc)?;
         // Files and directories made from here on have exactly the modes they are made with.
         rustix::process::umask(Mode::empty());
 
-        let sources = rootfs::open_sources(&plan, &cgroup_views, cgroup_v2)?;
-        let root = rootfs::pivot(&plan.root)?;
-        let outcome = mounts::mount_all(&root, &plan.mounts, sources, cgroup_v2)?;
-        for (path, value) in &plan.sysctl {
-            write_proc(proc, &format!("sys/{path}"), value)
-                .context(|| format!("write sysctl {}", path.replace('/', ".")))?;
-        }
+        rootfs::cut_loose(&plan.root)?;
+        let sources = match self.sources {
+            Some(sources) => sources,
+            None => Sources::open_in_new_namespace(&plan, &host)?,
+        };
+        let (binds, root_copy) = sources.split();
+        let root = rootfs::attach(&plan.root, root_copy)?;
+        let outcome = mounts::mount_all(&root, &plan.mounts, binds, host.cgroup_v2)?;
         if plan.fill_dev {
-            devices::fill_dev(&root, &plan.devices)?;
+            let nodes = if in_user_namespace { Nodes::Bind } else { Nodes::Make };
+            devices::fill_dev(&root, &plan.devices, nodes)?;
         }
         let terminal = match streams.terminal() {
             Some(size) => {
@@ -145,11 +173,23 @@ impl Body<'_> {
             }
             None => None,
         };
+        if plan.hooks.has_caller_hooks() || plan.has_net_devices {
+            channel.prepared().context(|| "let the caller do its part".to_owned())?;
+        }
+        plan.hooks.run_in_namespaces(&self.state)?;
+        rootfs::pivot(&plan.root, &root)?;
+        for (path, value) in &plan.sysctl {
+            write_proc(proc, &format!("sys/{path}"), value)
+                .context(|| format!("write sysctl {}", path.replace('/', ".")))?;
+        }
         mounts::protect(&root, &plan.readonly_paths, &plan.masked_paths)?;
         mounts::finish(&root, outcome, plan.root.readonly)?;
         set_names(&plan)?;
 
-        identity::set_limits(&plan.process, proc, channel)?;
+        if !in_user_namespace {
+            identity::set_limits(&plan.process, proc, channel)?;
+        }
+        identity::set_scheduling(&plan)?;
         let user = identity::resolve_user(&root, &plan.process)?;
         let cwd = program::WorkingDirectory::open(root, &plan.process.cwd, plan.create_cwd)?;
         let last = Last {
@@ -157,17 +197,23 @@ impl Body<'_> {
             user,
             parent_death_signal: self.parent_death_signal,
             ending: if plan.init { Ending::Init } else { Ending::Execute },
+            keep_keyring: plan.keep_keyring,
+            hooks: Some((plan.hooks, self.state)),
         };
         last.run(channel, proc, streams, terminal, cwd, self.start_fifo)
     }
 }
 
 /// What is left when a process is in its namespaces and cgroups: the same for the first and for further ones.
-pub(crate) struct Last {
+pub(crate) struct Last<'a> {
     pub(crate) process: ProcessPlan,
     pub(crate) user: crate::user::ResolvedUser,
     pub(crate) parent_death_signal: bool,
     pub(crate) ending: Ending,
+    /// Keep the session keyring that this process has.
+    pub(crate) keep_keyring: bool,
+    /// Hooks that run before the program, with what they are told.
+    pub(crate) hooks: Option<(HookPlan, HookState<'a>)>,
 }
 
 /// Which process executes the program.
@@ -182,7 +228,7 @@ pub(crate) enum Ending {
     Sibling,
 }
 
-impl Last {
+impl Last<'_> {
     pub(crate) fn run(
         self,
         channel: &Channel,
@@ -201,13 +247,15 @@ impl Last {
             .map(|fifo| rustix::io::fcntl_dupfd_cloexec(fifo, streams.first_free()))
             .transpose()
             .context(|| "duplicate a descriptor".to_owned())?;
-        // Keys of the host's session are not the container's.
-        palan_linux::keyring::join_new_session().context(|| "start a session keyring".to_owned())?;
+        if !self.keep_keyring {
+            // Keys of the host's session are not the container's.
+            palan_linux::keyring::join_new_session().context(|| "start a session keyring".to_owned())?;
+        }
         identity::set_labels(&self.process, proc)?;
         let first_free = streams.first_free();
         streams.place(terminal).context(|| "set up the standard streams".to_owned())?;
 
-        identity::become_user(&self.process, &self.user)?;
+        identity::become_user(&self.process, &self.user, proc)?;
         entered.or_else(|error| error.again_as_user())?;
         rustix::process::umask(Mode::from_raw_mode(self.process.umask));
         let filter = self.process.seccomp.as_ref();
@@ -244,6 +292,9 @@ impl Last {
         if !go.context(|| "wait for the start".to_owned())? {
             os::exit_now(1);
         }
+        if let Some((hooks, state)) = &self.hooks {
+            hooks.run_in_container(state)?;
+        }
         if let Some(filter) = filter.filter(|_| self.process.no_new_privileges) {
             identity::load_filter(filter, channel)?;
         }
@@ -266,20 +317,40 @@ fn hand_over(proof: &os::SingleThreaded, channel: &Channel) -> Result<(), Error>
     }
 }
 
-/// Cgroups and namespaces.
-fn enter(plan: &Plan, entrances: Vec<OwnedFd>) -> Result<(), Error> {
-    for tasks in entrances {
-        // `0` is the writer itself: the only form that takes no global lock (see `cgroup`).
-        rustix::io::write(&tasks, b"0").context(|| "enter the container's cgroup".to_owned())?;
-    }
+/// The session and the namespaces that the clone has not made.
+fn enter(plan: &Plan, proc: &OwnedFd) -> Result<(), Error> {
     rustix::process::setsid().context(|| "start a session".to_owned())?;
-    for (kind, fd) in &plan.namespaces.join {
-        namespace::join(fd, *kind).context(|| format!("join the {} namespace", kind.file_name()))?;
-    }
+    join_all(&plan.namespaces.join)?;
     if plan.namespaces.new_cgroup {
         namespace::unshare(Kind::Cgroup.bit()).context(|| "make a cgroup namespace".to_owned())?;
     }
+    if let Some(offsets) = &plan.namespaces.new_time {
+        new_time_namespace(offsets, proc)?;
+    }
     Ok(())
+}
+
+fn join_all(namespaces: &[(Kind, OwnedFd)]) -> Result<(), Error> {
+    for (kind, fd) in namespaces {
+        namespace::join(fd, *kind).context(|| format!("join the {} namespace", kind.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Makes a time namespace, sets its clocks while nobody is in it, and enters (time_namespaces(7)).
+fn new_time_namespace(offsets: &[(String, TimeOffset)], proc: &OwnedFd) -> Result<(), Error> {
+    namespace::unshare(Kind::Time.bit()).context(|| "make a time namespace".to_owned())?;
+    let lines: String = offsets
+        .iter()
+        .map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs, offset.nanosecs))
+        .collect();
+    if !lines.is_empty() {
+        write_proc(proc, "self/timens_offsets", &lines).context(|| "set the offsets of clocks".to_owned())?;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(proc, "self/ns/time_for_children", flags, Mode::empty())
+        .context(|| "open the time namespace".to_owned())?;
+    namespace::join(&made, Kind::Time).context(|| "enter the time namespace".to_owned())
 }
 
 fn set_names(plan: &Plan) -> Result<(), Error> {

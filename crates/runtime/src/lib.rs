@@ -12,13 +12,16 @@
 #![forbid(unsafe_code)]
 
 mod handshake;
+mod id_maps;
 mod init;
+mod net_devices;
 mod plan;
 mod streams;
 
 pub mod container;
 pub mod error;
 pub mod exec;
+pub mod hooks;
 
 pub mod cgroup;
 pub mod seccomp;

@@ -1,22 +1,27 @@
 //! A specification checked and turned into what the new process does: everything that can be refused is refused
 //! here, before anything exists, and the new process has no decision left but what the kernel tells it.
 
+pub(crate) mod kernel;
 pub(crate) mod mount;
 pub(crate) mod process;
+pub(crate) mod user_namespace;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use palan_linux::mount::{Attributes, OverlayOptions, Propagation};
 use palan_linux::namespace::{self, Kind, Kinds};
-use palan_oci::runtime_spec::{Linux, NamespaceKind, Spec};
+use palan_oci::runtime_spec::{Linux, NamespaceKind, TimeOffset};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::container::{CreateRequest, Rootfs};
 use crate::error::{Context, Error};
 
+use crate::hooks::HookPlan;
+use crate::net_devices::NetDevicePlan;
 pub(crate) use mount::MountPlan;
 pub(crate) use process::{ProcessPlan, UserPlan};
+pub(crate) use user_namespace::UserNamespace;
 
 /// Everything the container's first process does before it executes.
 #[derive(Debug)]
@@ -33,8 +38,18 @@ pub(crate) struct Plan {
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
     pub(crate) process: ProcessPlan,
+    /// Execution domain (personality(2)).
+    pub(crate) personality: Option<u32>,
+    pub(crate) memory_policy: Option<kernel::MemoryPolicyPlan>,
     pub(crate) create_cwd: bool,
     pub(crate) init: bool,
+    /// Keep the caller's session keyring.
+    pub(crate) keep_keyring: bool,
+    pub(crate) hooks: HookPlan,
+    /// Network interfaces of the host that become the container's.
+    pub(crate) net_devices: Vec<NetDevicePlan>,
+    /// Whether there are any; they themselves are the caller's.
+    pub(crate) has_net_devices: bool,
 }
 
 /// Namespaces to make and to join.
@@ -44,10 +59,14 @@ pub(crate) struct Namespaces {
     pub(crate) new: Kinds,
     /// Made by the new process once it is in its cgroup, which becomes the root of its view.
     pub(crate) new_cgroup: bool,
+    /// Made by the new process, with these offsets: the kernel wants to know them before anyone is inside.
+    pub(crate) new_time: Option<Vec<(String, TimeOffset)>>,
     /// Joined by the new process.
     pub(crate) join: Vec<(Kind, OwnedFd)>,
     /// Joined by the caller for its next child.
     pub(crate) join_pid: Option<OwnedFd>,
+    /// The user namespace, which takes a process of its own on the way (see [`crate::init`]).
+    pub(crate) user: Option<UserNamespace>,
 }
 
 /// The root file system.
@@ -59,6 +78,8 @@ pub(crate) struct RootPlan {
     pub(crate) readonly: bool,
     /// How the host's mounts reach the new namespace.
     pub(crate) propagation: Propagation,
+    /// Move the root over the host's instead of pivoting: for a host whose root is a ramfs.
+    pub(crate) no_pivot: bool,
 }
 
 #[derive(Debug)]
@@ -81,14 +102,13 @@ pub(crate) struct DevicePlan {
     pub(crate) gid: u32,
 }
 
-fn invalid(text: impl Into<String>) -> Error {
+pub(crate) fn invalid(text: impl Into<String>) -> Error {
     Error::Invalid(text.into())
 }
 
 impl Plan {
     pub(crate) fn new(request: &CreateRequest<'_>) -> Result<Self, Error> {
         let spec = request.spec;
-        refuse_unsupported(spec)?;
         let nothing = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&nothing);
         let process = spec.process.as_ref().ok_or_else(|| invalid("the specification has no process"))?;
@@ -104,6 +124,7 @@ impl Plan {
         let seccomp = process::seccomp(request.seccomp, linux.seccomp.as_ref())?;
         let namespaces = namespaces(linux, request)?;
         let has_uts = namespaces.has(Kind::Uts);
+        let own_network = namespaces.has(Kind::Network);
         for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
             if !value.is_empty() && !has_uts {
                 return Err(invalid(format!("a {name} needs a UTS namespace of the container's own")));
@@ -121,49 +142,23 @@ impl Plan {
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
             domainname: Some(spec.domainname.clone()).filter(|name| !name.is_empty()),
             process: ProcessPlan::new(process, request.user, seccomp)?,
+            personality: linux.personality.as_ref().map(kernel::personality).transpose()?,
+            memory_policy: linux.memory_policy.as_ref().map(kernel::memory_policy).transpose()?,
             create_cwd: request.create_cwd,
             init: request.init,
+            keep_keyring: request.keep_keyring,
+            hooks: HookPlan::new(spec.hooks.as_ref())?,
+            net_devices: net_devices(linux, own_network)?,
+            has_net_devices: !linux.net_devices.is_empty(),
         })
     }
 }
 
-/// Parts of the specification that change what a container may do or sees, and that Palan can't do: an error, never
-/// silence.
-fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
-    let refuse = |what: &str| Err(invalid(format!("{what} is not supported by this version of Palan")));
-    if let Some(hooks) = &spec.hooks {
-        let lists = [
-            &hooks.prestart,
-            &hooks.create_runtime,
-            &hooks.create_container,
-            &hooks.start_container,
-            &hooks.poststart,
-            &hooks.poststop,
-        ];
-        if lists.iter().any(|list| !list.is_empty()) {
-            return refuse("hooks");
-        }
+impl Plan {
+    /// Whether the mounts need what only the caller can make or reach.
+    pub(crate) fn takes_callers_sources(&self) -> bool {
+        self.namespaces.user.is_some() || self.mounts.iter().any(|mount| mount.id_map.is_some())
     }
-    let Some(linux) = &spec.linux else { return Ok(()) };
-    if !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty() {
-        return refuse("linux.uidMappings (user namespaces)");
-    }
-    if !linux.net_devices.is_empty() {
-        return refuse("linux.netDevices");
-    }
-    if linux.intel_rdt.is_some() {
-        return refuse("linux.intelRdt");
-    }
-    if linux.memory_policy.is_some() {
-        return refuse("linux.memoryPolicy");
-    }
-    if linux.personality.is_some() {
-        return refuse("linux.personality");
-    }
-    if !linux.time_offsets.is_empty() {
-        return refuse("linux.timeOffsets");
-    }
-    Ok(())
 }
 
 /// An absolute path inside of the container.
@@ -183,7 +178,14 @@ impl Namespaces {
 }
 
 fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, Error> {
-    let mut result = Namespaces { new: Kinds::empty(), new_cgroup: false, join: Vec::new(), join_pid: None };
+    let mut result = Namespaces {
+        new: Kinds::empty(),
+        new_cgroup: false,
+        new_time: None,
+        join: Vec::new(),
+        join_pid: None,
+        user: None,
+    };
     let mut seen = Vec::new();
     for entry in &linux.namespaces {
         if seen.contains(&entry.kind) {
@@ -197,18 +199,19 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
             NamespaceKind::Ipc => Kind::Ipc,
             NamespaceKind::Uts => Kind::Uts,
             NamespaceKind::Cgroup => Kind::Cgroup,
-            NamespaceKind::User | NamespaceKind::Time => {
-                return Err(invalid(format!(
-                    "namespaces of kind {:?} are not supported by this version of Palan",
-                    entry.kind
-                )));
-            }
+            NamespaceKind::User => Kind::User,
+            NamespaceKind::Time => Kind::Time,
         };
         if kind == Kind::Network && request.network_namespace.is_some() {
             continue;
         }
         match (kind, entry.path.as_str()) {
             (Kind::Cgroup, "") => result.new_cgroup = true,
+            (Kind::Time, "") => {
+                let offsets = linux.time_offsets.iter().map(|(clock, offset)| (clock.clone(), *offset));
+                result.new_time = Some(offsets.collect());
+            }
+            (Kind::User, "") => result.user = Some(UserNamespace::new(linux)?),
             (_, "") => result.new |= kind.bit(),
             (Kind::Mount, _) => {
                 return Err(invalid("joining a mount namespace by its path is not supported"));
@@ -217,14 +220,16 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
                     .context(|| format!("open the namespace {path}"))?;
-                if kind == Kind::Pid {
-                    result.join_pid = Some(fd);
-                } else {
-                    result.join.push((kind, fd));
+                match kind {
+                    Kind::Pid => result.join_pid = Some(fd),
+                    Kind::User => result.user = Some(UserNamespace::Join(fd)),
+                    _ => result.join.push((kind, fd)),
                 }
             }
         }
     }
+    kernel::check_time_offsets(linux, result.new_time.is_some())?;
+    user_namespace::check(linux, result.user.as_ref())?;
     if let Some(network) = request.network_namespace {
         let fd = network.try_clone_to_owned().context(|| "duplicate a descriptor".to_owned())?;
         result.join.push((Kind::Network, fd));
@@ -253,10 +258,18 @@ fn root(request: &CreateRequest<'_>, linux: &Linux) -> Result<RootPlan, Error> {
         "" | "slave" | "rslave" => Propagation::Slave,
         "private" | "rprivate" => Propagation::Private,
         "shared" | "rshared" => Propagation::Shared,
+        "unbindable" | "runbindable" => Propagation::Unbindable,
         other => return Err(invalid(format!("rootfsPropagation {other:?} is not supported"))),
     };
     let readonly = request.spec.root.as_ref().is_some_and(|root| root.readonly);
-    Ok(RootPlan { source, place, readonly, propagation })
+    Ok(RootPlan { source, place, readonly, propagation, no_pivot: request.no_pivot })
+}
+
+fn net_devices(linux: &Linux, own_network: bool) -> Result<Vec<NetDevicePlan>, Error> {
+    if !linux.net_devices.is_empty() && !own_network {
+        return Err(invalid("linux.netDevices needs a network namespace of the container's own"));
+    }
+    linux.net_devices.iter().map(|(name, device)| NetDevicePlan::new(name, &device.name)).collect()
 }
 
 fn device(device: &palan_oci::runtime_spec::Device) -> Result<DevicePlan, Error> {

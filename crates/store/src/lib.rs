@@ -20,7 +20,6 @@
 
 pub mod archive;
 pub mod content;
-pub mod copy;
 pub mod durability;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -31,6 +31,8 @@ pub(crate) fn create_container(
     }
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
     let created = create(&CreateRequest {
+        // The directory bears the container's name.
+        id: run_dir.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
         spec: &config.spec,
         bundle: run_dir,
         rootfs: &config.rootfs,
@@ -44,6 +46,8 @@ pub(crate) fn create_container(
         init: config.init,
         extra_descriptors: &[],
         start_fifo: None,
+        no_pivot: false,
+        keep_keyring: false,
     })?;
     let ends = pipes.ends(created.container().console_master.as_ref())?;
     Ok((created, ends))

@@ -383,7 +383,7 @@ fn copy_up(engine: &Engine, image: &Image, point: &MountPoint) -> Result<()> {
         return Ok(());
     }
     let target = palan_linux::path::RootDir::open(source).context(what)?;
-    palan_store::copy::copy_tree(&view, inside, &target, Path::new(".")).context(what)?;
+    palan_linux::copy::copy_tree(&view, inside, &target, Path::new(".")).context(what)?;
     Ok(())
 }
 

@@ -166,6 +166,15 @@ pub fn set_up(batch: &mut Batch, target: Target<'_>) {
     on(batch, libc::RTM_NEWLINK, target, UP, |_| ());
 }
 
+/// Adds a message that moves the interface `index` into the network namespace behind `namespace`, under this name. Another
+/// one of the name there is a refusal.
+pub fn move_to(batch: &mut Batch, index: u32, namespace: impl AsFd, name: &str) {
+    let namespace = namespace.as_fd().as_raw_fd().unsigned_abs();
+    on(batch, libc::RTM_NEWLINK, Target::Index(index), 0, |link| {
+        link.u32(libc::IFLA_NET_NS_FD, namespace).text(libc::IFLA_IFNAME, name);
+    });
+}
+
 /// Adds a message that sets an interface's MTU.
 pub fn set_mtu(batch: &mut Batch, target: Target<'_>, mtu: u32) {
     on(batch, libc::RTM_NEWLINK, target, 0, |link| {

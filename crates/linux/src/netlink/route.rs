@@ -120,6 +120,48 @@ pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>, NetlinkError> {
     socket.dump(request, |addresses: &mut Vec<Address>, _, payload| addresses.extend(parse_address(payload)))
 }
 
+/// A global address of either family, as the kernel describes it: to be given to the same interface again, after it
+/// has moved to another namespace and lost it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAddress {
+    /// The interface.
+    pub index: u32,
+    family: u8,
+    prefix: u8,
+    /// Kinds and contents of the attributes that make it.
+    attributes: Vec<(u16, Vec<u8>)>,
+}
+
+/// All global addresses of the namespace, of both families.
+pub fn global_addresses(socket: &mut Socket) -> Result<Vec<KeptAddress>, NetlinkError> {
+    let request = |batch: &mut Batch| {
+        batch.push(libc::RTM_GETADDR, libc::NLM_F_DUMP, &[0; ADDRESS], |_| ());
+    };
+    socket.dump(request, |kept: &mut Vec<KeptAddress>, _, payload| kept.extend(parse_kept(payload)))
+}
+
+fn parse_kept(payload: &[u8]) -> Option<KeptAddress> {
+    let index = payload.get(4..8).and_then(attribute::u32)?;
+    let found = Parsed(payload.get(ADDRESS..)?);
+    let attributes = [libc::IFA_LOCAL, libc::IFA_ADDRESS, libc::IFA_BROADCAST]
+        .into_iter()
+        .filter_map(|kind| Some((kind, found.find(kind)?.to_vec())))
+        .collect();
+    let is_global = payload[3] == libc::RT_SCOPE_UNIVERSE;
+    is_global.then_some(KeptAddress { index, family: payload[0], prefix: payload[1], attributes })
+}
+
+/// Adds a message that gives an interface an address that was kept.
+pub fn restore_address(batch: &mut Batch, address: &KeptAddress) {
+    let mut fixed = [address.family, address.prefix, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    fixed[4..].copy_from_slice(&address.index.to_ne_bytes());
+    batch.push(libc::RTM_NEWADDR, CREATE, &fixed, |attributes| {
+        for (kind, content) in &address.attributes {
+            attributes.bytes(*kind, content);
+        }
+    });
+}
+
 /// All IPv4 unicast routes of the namespace, in every table.
 pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     let mut fixed = [0; ROUTE];

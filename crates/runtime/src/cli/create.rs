@@ -55,16 +55,6 @@ impl Bundle {
     }
 }
 
-/// Flags that would change what happens and are not there.
-fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
-    for name in ["no-pivot", "no-new-keyring"] {
-        if arguments.has(name) {
-            return Err(Failure::new(format!("--{name} is not supported by this version of Palan")));
-        }
-    }
-    Ok(())
-}
-
 /// The cgroup of a container: as the specification says, or a place of its own.
 fn cgroup_path(spec: &Spec, id: &str) -> String {
     let path = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
@@ -111,6 +101,7 @@ fn set_up(
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let size = bundle.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
     let created = crate::container::create(&CreateRequest {
+        id,
         spec: &bundle.spec,
         bundle: &bundle.path,
         rootfs: &bundle.rootfs,
@@ -124,6 +115,8 @@ fn set_up(
         init: false,
         extra_descriptors: &extra,
         start_fifo: fifo,
+        no_pivot: arguments.has("no-pivot"),
+        keep_keyring: arguments.has("no-new-keyring"),
     })?;
     let container = created.container();
     for warning in &container.warnings {
@@ -154,7 +147,6 @@ fn check_console(arguments: &Arguments, terminal: bool, detached: bool) -> Resul
 
 pub(super) fn create(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(1)?;
-    refuse_unsupported(arguments)?;
     protect::ensure()?;
     let bundle = Bundle::load(arguments)?;
     check_console(arguments, bundle.terminal, true)?;
@@ -186,7 +178,6 @@ pub(super) fn start(global: &Global, arguments: &Arguments) -> Outcome {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(1)?;
-    refuse_unsupported(arguments)?;
     protect::ensure()?;
     let bundle = Bundle::load(arguments)?;
     let detached = arguments.has("detach");

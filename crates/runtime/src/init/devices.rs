@@ -25,8 +25,17 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// How device nodes come into the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nodes {
+    /// Made.
+    Make,
+    /// Those of the host, bound: who owns a user namespace may make none. The host's paths must still exist.
+    Bind,
+}
+
 /// Fills /dev with the default devices, those of the plan, and the usual links.
-pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Error> {
+pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan], nodes: Nodes) -> Result<(), Error> {
     for name in ["dev"] {
         // See `mounts::target`: a /dev that leads elsewhere gets no devices.
         match root.symlink_metadata(name) {
@@ -43,9 +52,9 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Err
             .any(|device| device.path.strip_prefix("/dev").is_ok_and(|path| path == Path::new(name)));
         if !overridden {
             make_node(
-                &dev,
+                root,
                 &DevicePlan {
-                    path: name.into(),
+                    path: Path::new("/dev").join(name),
                     kind: FileKind::CharacterDevice,
                     major,
                     minor,
@@ -53,6 +62,7 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Err
                     uid: 0,
                     gid: 0,
                 },
+                nodes,
             )?;
         }
     }
@@ -60,7 +70,7 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Err
         if let Some(parent) = device.path.parent() {
             root.create_dir_all(parent, 0o755)?;
         }
-        make_node(root, device)?;
+        make_node(root, device, nodes)?;
     }
     for (name, link) in LINKS {
         match dev.create_symlink(link, name) {
@@ -79,7 +89,10 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan]) -> Result<(), Err
     Ok(())
 }
 
-fn make_node(root: &RootDir, device: &DevicePlan) -> Result<(), Error> {
+fn make_node(root: &RootDir, device: &DevicePlan, nodes: Nodes) -> Result<(), Error> {
+    if nodes == Nodes::Bind && device.kind != FileKind::Fifo {
+        return bind_node(root, device);
+    }
     let number = (device.major, device.minor);
     let (directory, name) = root.parent_of(&device.path)?;
     let make = || -> std::io::Result<()> {
@@ -101,6 +114,26 @@ fn make_node(root: &RootDir, device: &DevicePlan) -> Result<(), Error> {
         Ok(())
     };
     make().context(|| format!("make device {}", device.path.display()))
+}
+
+/// Binds the host's node of the same path, if it is the device that is meant.
+fn bind_node(root: &RootDir, device: &DevicePlan) -> Result<(), Error> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(rustix::fs::CWD, &device.path, flags, Mode::empty())
+        .context(|| format!("open device {} of the host", device.path.display()))?;
+    let found = Metadata::of(&node).context(|| format!("inspect device {}", device.path.display()))?;
+    if found.kind != device.kind || found.node != (device.major, device.minor) {
+        return Err(Error::Invalid(format!(
+            "device {} of the host is not {}:{}, and a user namespace can have no other",
+            device.path.display(),
+            device.major,
+            device.minor
+        )));
+    }
+    let target = super::mounts::ensure_file(root, &device.path)?;
+    mount::clone_of(&node, false)
+        .and_then(|copy| mount::attach(copy, target))
+        .context(|| format!("bind device {}", device.path.display()))
 }
 
 /// Opens a terminal in the container's devpts, sends its master to the caller, and shows it as /dev/console of

@@ -4,13 +4,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use palan_linux::capability::{self, CapabilitySet};
 use palan_linux::path::RootDir;
+use palan_linux::scheduling;
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::{devices, write_proc};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::plan::process::{CapabilityPlan, RlimitPlan};
-use crate::plan::{ProcessPlan, UserPlan};
+use crate::plan::{Plan, ProcessPlan, UserPlan};
 use crate::seccomp::Program;
 use crate::user::{self, ResolvedUser};
 
@@ -32,6 +33,31 @@ pub(crate) fn set_limits(process: &ProcessPlan, proc: impl AsFd, channel: &Chann
             }
             Err(error) => return Err(Error::system(format!("set oom_score_adj {score}"), error)),
         }
+    }
+    Ok(())
+}
+
+/// How the kernel schedules the process, where its memory comes from, which system it seems to be.
+pub(crate) fn set_scheduling(plan: &Plan) -> Result<(), Error> {
+    set_process_scheduling(&plan.process)?;
+    if let Some(policy) = &plan.memory_policy {
+        scheduling::set_memory_policy(policy.mode, &policy.nodes)
+            .context(|| format!("set the memory policy for nodes {:?}", policy.nodes))?;
+    }
+    if let Some(domain) = plan.personality {
+        scheduling::set_personality(domain).context(|| "set the personality".to_owned())?;
+    }
+    Ok(())
+}
+
+/// The part of it that every process brings along.
+pub(crate) fn set_process_scheduling(process: &ProcessPlan) -> Result<(), Error> {
+    if let Some((class, priority)) = process.io_priority {
+        scheduling::set_io_priority(class, priority)
+            .context(|| format!("set disk priority {priority} of class {class}"))?;
+    }
+    if let Some(attributes) = &process.scheduler {
+        scheduling::set_scheduler(attributes).context(|| "set the scheduler".to_owned())?;
     }
     Ok(())
 }
@@ -117,7 +143,7 @@ pub(crate) fn set_labels(process: &ProcessPlan, proc: impl AsFd) -> Result<(), E
 }
 
 /// Changes to the user and narrows the bounding set. Capabilities stay until [`set_capabilities`].
-pub(crate) fn become_user(process: &ProcessPlan, user: &ResolvedUser) -> Result<(), Error> {
+pub(crate) fn become_user(process: &ProcessPlan, user: &ResolvedUser, proc: impl AsFd) -> Result<(), Error> {
     // Not readable and traceable for others of that user while host descriptors are open (CVE-2016-9962); the
     // exec makes it an ordinary process again.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -128,7 +154,12 @@ pub(crate) fn become_user(process: &ProcessPlan, user: &ResolvedUser) -> Result<
     let gid = id(user.gid).map(Gid::from_raw)?;
     let uid = id(user.uid).map(Uid::from_raw)?;
     let groups = user.groups.iter().map(|gid| id(*gid).map(Gid::from_raw)).collect::<Result<Vec<_>, _>>()?;
-    rustix::thread::set_thread_groups(&groups).context(|| format!("set groups {:?}", user.groups))?;
+    // Who has mapped only themselves can't change the groups, and the primary one needs no call.
+    let only_primary = groups == [gid];
+    match rustix::thread::set_thread_groups(&groups) {
+        Err(rustix::io::Errno::PERM) if only_primary && may_not_set_groups(proc) => {}
+        result => result.context(|| format!("set groups {:?}", user.groups))?,
+    }
     rustix::thread::set_thread_res_gid(gid, gid, gid).context(|| format!("become group {}", user.gid))?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).context(|| format!("become user {}", user.uid))?;
     rustix::thread::set_keep_capabilities(false).context(|| "keep capabilities".to_owned())?;
@@ -136,6 +167,16 @@ pub(crate) fn become_user(process: &ProcessPlan, user: &ResolvedUser) -> Result<
     let own = capability::current().context(|| "read capabilities".to_owned())?;
     capability::set(own.permitted, own.permitted, CapabilitySet::empty())
         .context(|| "raise capabilities".to_owned())
+}
+
+/// Whether this process's user namespace forbids setgroups(2).
+fn may_not_set_groups(proc: impl AsFd) -> bool {
+    let read = || -> std::io::Result<String> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::openat(proc, "self/setgroups", flags, rustix::fs::Mode::empty())?;
+        std::io::read_to_string(std::fs::File::from(file))
+    };
+    read().is_ok_and(|text| text.trim() == "deny")
 }
 
 /// -1 means "unchanged" to the kernel, so it is nobody's number.
@@ -148,6 +189,8 @@ fn id(number: u32) -> Result<u32, Error> {
 
 /// The sets that the program gets.
 pub(crate) fn set_capabilities(plan: &CapabilityPlan) -> Result<(), Error> {
+    let own = capability::current().context(|| "read capabilities".to_owned())?;
+    let plan = plan.within(own.permitted);
     capability::set(plan.effective, plan.permitted, plan.inheritable)
         .context(|| "set capabilities".to_owned())?;
     capability::set_ambient(plan.ambient).context(|| "set ambient capabilities".to_owned())

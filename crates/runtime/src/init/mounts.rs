@@ -11,7 +11,7 @@ use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 
-use super::rootfs::Sources;
+use super::rootfs::MountSources;
 use crate::error::{Context, Error};
 use crate::plan::mount::{MountKind, MountPlan};
 
@@ -27,16 +27,19 @@ pub(super) struct Outcome {
 pub(super) fn mount_all(
     root: &RootDir,
     plans: &[MountPlan],
-    sources: Sources,
+    sources: MountSources,
     cgroup_v2: bool,
 ) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
-    let Sources { binds, mut cgroups } = sources;
+    let MountSources { binds, mut cgroups } = sources;
     for (plan, source) in plans.iter().zip(binds) {
         match (&plan.kind, source) {
             (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
-                Some((_, host)) => bind(root, plan, host)?,
+                Some((_, host)) => {
+                    change_attributes(plan, &host)?;
+                    bind(root, plan, host)?;
+                }
                 None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome)?,
             },
             (MountKind::Cgroup, _) => cgroup_v1(root, plan, std::mem::take(&mut cgroups), &mut outcome)?,
@@ -177,14 +180,19 @@ fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> 
         }
     }
     let target = target(root, plan, kind == FileKind::Directory)?;
+    attach(plan, &source, &target)
+}
+
+/// Gives the detached copy of a bind the attributes of its entry.
+pub(super) fn change_attributes(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
     if !(plan.set_recursive | plan.clear_recursive).is_empty() {
         let wanted = Change { set: plan.set_recursive, clear: plan.clear_recursive, ..Change::default() };
-        change(plan, &source, true, &wanted)?;
+        change(plan, copy, true, &wanted)?;
     }
     if !(plan.set | plan.clear).is_empty() {
-        change(plan, &source, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
+        change(plan, copy, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
     }
-    attach(plan, &source, &target)
+    Ok(())
 }
 
 fn file_system(
@@ -219,12 +227,27 @@ fn file_system(
             .and_then(|directory| rustix::fs::fchmod(directory, Mode::from_raw_mode(mode)))
             .context(|| format!("set the mode of {}", plan.destination.display()))?;
     }
+    if plan.copy_up {
+        copy_up(plan, &mount, &target)?;
+    }
     attach(plan, &mount, &target)?;
     if kind == "devpts" && lexical(&plan.destination) == Path::new("dev/pts") {
         outcome.devpts = Some(mount);
     } else if read_only_later {
         outcome.read_only.push(mount);
     }
+    Ok(())
+}
+
+/// Fills a tmpfs with what it is about to cover.
+fn copy_up(plan: &MountPlan, mount: &OwnedFd, covered: &OwnedFd) -> Result<(), Error> {
+    let readable = |fd: &OwnedFd| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(fd, ".", flags, Mode::empty())
+            .map(RootDir::from_fd)
+            .context(|| format!("open {}", plan.destination.display()))
+    };
+    palan_linux::copy::copy_tree(&readable(covered)?, Path::new("/"), &readable(mount)?, Path::new("/"))?;
     Ok(())
 }
 

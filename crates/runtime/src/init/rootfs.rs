@@ -7,13 +7,32 @@ use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
+use super::mounts::change_attributes;
 use crate::error::{Context, Error};
-use crate::plan::mount::MountKind;
-use crate::plan::{Plan, RootPlan, RootSource};
+use crate::id_maps::Mappings;
+use crate::plan::mount::{IdMapPlan, MountKind};
+use crate::plan::{MountPlan, Plan, RootPlan, RootSource, UserNamespace};
 
-/// What mounts take from the host, as detached copies; opened while the host's paths still exist.
+/// What of the host's cgroups a container may see.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(crate) struct Host {
+    /// What a container without a cgroup namespace sees of the host, by hierarchy.
+    pub(crate) cgroup_views: Vec<(String, std::path::PathBuf)>,
+    /// Whether the host has nothing but cgroup v2.
+    pub(crate) cgroup_v2: bool,
+}
+
+/// What a container takes from the host, as detached copies; opened while the host's paths still exist.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    mounts: MountSources,
+    /// The root, if it is a directory of the host.
+    root: Option<OwnedFd>,
+}
+
+/// What mounts take from the host.
+#[derive(Debug)]
+pub(super) struct MountSources {
     /// One for each entry of the plan, for binds.
     pub(super) binds: Vec<Option<OwnedFd>>,
     /// What shows the container its cgroups, by hierarchy. With nothing but v2, and a cgroup namespace that is not the
@@ -21,42 +40,113 @@ pub(super) struct Sources {
     pub(super) cgroups: Vec<(String, OwnedFd)>,
 }
 
-/// Cuts the new namespace's tree loose from the host's and copies what will be bound.
-pub(super) fn open_sources(
-    plan: &Plan,
-    cgroup_views: &[(String, std::path::PathBuf)],
-    cgroup_v2: bool,
-) -> Result<Sources, Error> {
-    mount::set_root_propagation(plan.root.propagation)
-        .context(|| "change the propagation of the host's mounts".to_owned())?;
-    let mut binds = Vec::with_capacity(plan.mounts.len());
-    let mut wants_cgroup = false;
-    for entry in &plan.mounts {
-        wants_cgroup |= entry.kind == MountKind::Cgroup;
-        let MountKind::Bind { source, recursive } = &entry.kind else {
-            binds.push(None);
-            continue;
-        };
-        let file =
-            rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
-                format!("open the source of mount {}: {}", entry.destination.display(), source.display())
-            })?;
-        let copy = mount::clone_of(&file, *recursive)
-            .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
-        binds.push(Some(copy));
-    }
-    let mut cgroups = Vec::new();
-    if wants_cgroup && (!cgroup_v2 || is_in_initial_cgroup_namespace()?) {
-        for (name, path) in cgroup_views {
-            let open = || -> std::io::Result<OwnedFd> {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                mount::clone_of(rustix::fs::openat(CWD, path, flags, Mode::empty())?, false)
-            };
-            let directory = open().context(|| format!("bind cgroup {}", path.display()))?;
-            cgroups.push((name.clone(), directory));
+impl Sources {
+    /// By a caller with all rights on the host's mounts, for a container with fewer: the owner of a user namespace can't
+    /// reach what only root may, and can't loosen what root has set.
+    pub(crate) fn open_in_caller(plan: &Plan, host: &Host) -> Result<Self, Error> {
+        let has_cgroup_namespace = plan.namespaces.new_cgroup
+            || plan.namespaces.join.iter().any(|(kind, _)| *kind == Kind::Cgroup)
+            || !is_in_initial_cgroup_namespace()?;
+        let sources = Self::open(plan, host, has_cgroup_namespace)?;
+        if plan.root.propagation != Propagation::Shared {
+            // As in the new namespace, the copies must not pass on what the container mounts.
+            let propagation = Change { propagation: Some(plan.root.propagation), ..Change::default() };
+            let all = sources.mounts.binds.iter().flatten().chain(&sources.root);
+            for copy in all.chain(sources.mounts.cgroups.iter().map(|(_, copy)| copy)) {
+                mount::change(copy, &propagation, true)
+                    .context(|| "change the propagation of a mount".to_owned())?;
+            }
         }
+        Ok(sources)
     }
-    Ok(Sources { binds, cgroups })
+
+    /// By the new process, in its mount namespace.
+    pub(super) fn open_in_new_namespace(plan: &Plan, host: &Host) -> Result<Self, Error> {
+        Self::open(plan, host, !is_in_initial_cgroup_namespace()?)
+    }
+
+    /// What the mounts take, and the root.
+    pub(super) fn split(self) -> (MountSources, Option<OwnedFd>) {
+        (self.mounts, self.root)
+    }
+
+    fn open(plan: &Plan, host: &Host, has_cgroup_namespace: bool) -> Result<Self, Error> {
+        let binds = plan.mounts.iter().map(|entry| open_bind(plan, entry)).collect::<Result<_, _>>()?;
+        let wants_cgroup = plan.mounts.iter().any(|entry| entry.kind == MountKind::Cgroup);
+        let mut cgroups = Vec::new();
+        if wants_cgroup && (!host.cgroup_v2 || !has_cgroup_namespace) {
+            for (name, path) in &host.cgroup_views {
+                let open = || -> std::io::Result<OwnedFd> {
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    mount::clone_of(rustix::fs::openat(CWD, path, flags, Mode::empty())?, false)
+                };
+                let directory = open().context(|| format!("bind cgroup {}", path.display()))?;
+                cgroups.push((name.clone(), directory));
+            }
+        }
+        let root = match &plan.root.source {
+            RootSource::Mount(_) => None,
+            RootSource::Directory(path) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())
+                    .context(|| format!("open {}", path.display()))?;
+                let copy = mount::clone_of(&directory, true)
+                    .context(|| format!("bind the rootfs {}", path.display()))?;
+                Some(copy)
+            }
+        };
+        Ok(Self { mounts: MountSources { binds, cgroups }, root })
+    }
+}
+
+/// The detached copy that a bind attaches, with the attributes that it gets.
+fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+    let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
+    let file =
+        rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
+            format!("open the source of mount {}: {}", entry.destination.display(), source.display())
+        })?;
+    let copy = mount::clone_of(&file, *recursive)
+        .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
+    if let Some(id_map) = &entry.id_map {
+        let namespace = mapping_of(plan, id_map)?;
+        let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
+        mount::change(&copy, &mapped, id_map.recursive).context(|| {
+            format!(
+                "map the ids of mount {}; the file system of {} may not support it",
+                entry.destination.display(),
+                source.display()
+            )
+        })?;
+    }
+    change_attributes(entry, &copy)?;
+    Ok(Some(copy))
+}
+
+/// A user namespace with the mapping of an id-mapped mount.
+fn mapping_of(plan: &Plan, id_map: &IdMapPlan) -> Result<OwnedFd, Error> {
+    let mappings = match (&id_map.own, &plan.namespaces.user) {
+        (Some((users, groups)), _) => Mappings { users: users.clone(), groups: groups.clone() },
+        (None, Some(UserNamespace::New { users, groups })) => {
+            Mappings { users: users.clone(), groups: groups.clone() }
+        }
+        (None, Some(UserNamespace::Join(namespace))) => {
+            return namespace.try_clone().context(|| "duplicate a descriptor".to_owned());
+        }
+        (None, None) => {
+            return Err(Error::Invalid(
+                "an id-mapped mount needs uidMappings and gidMappings, or a user namespace of the container"
+                    .to_owned(),
+            ));
+        }
+    };
+    mappings.make_namespace()
+}
+
+/// Cuts the new namespace's tree loose from the host's.
+pub(super) fn cut_loose(plan: &RootPlan) -> Result<(), Error> {
+    mount::set_root_propagation(plan.propagation)
+        .context(|| "change the propagation of the host's mounts".to_owned())
 }
 
 /// Whether this process has the cgroup namespace that the kernel made at boot. From there a new mount of cgroup2 would
@@ -70,16 +160,17 @@ fn is_in_initial_cgroup_namespace() -> Result<bool, Error> {
         .context(|| "look at the cgroup namespace".to_owned())
 }
 
-/// Attaches the root and pivots into it. Returns a handle on it.
-pub(super) fn pivot(plan: &RootPlan) -> Result<RootDir, Error> {
+/// Attaches the root at its place in the host's tree. Returns a handle on it.
+pub(super) fn attach(plan: &RootPlan, copy: Option<OwnedFd>) -> Result<RootDir, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = rustix::fs::openat(CWD, &plan.place, flags, Mode::empty())
         .context(|| format!("open {}", plan.place.display()))?;
-    let root = match &plan.source {
-        RootSource::Mount(mount) => {
+    let root = match (&plan.source, copy) {
+        (_, Some(copy)) => copy,
+        (RootSource::Mount(mount), None) => {
             rustix::io::fcntl_dupfd_cloexec(mount, 0).context(|| "duplicate a descriptor".to_owned())?
         }
-        RootSource::Directory(path) => {
+        (RootSource::Directory(path), None) => {
             // Through the open directory, not the path again.
             mount::clone_of(&place, true).context(|| format!("bind the rootfs {}", path.display()))?
         }
@@ -91,9 +182,16 @@ pub(super) fn pivot(plan: &RootPlan) -> Result<RootDir, Error> {
             .context(|| "make the mount below the rootfs private".to_owned())?;
     }
     mount::attach(&root, &place).context(|| "attach the rootfs".to_owned())?;
-    mount::pivot_root(&root, plan.propagation == Propagation::Shared)
-        .context(|| "pivot into the rootfs".to_owned())?;
     Ok(RootDir::from_fd(root))
+}
+
+/// Makes the attached root the only one: from here on no path leads out.
+pub(super) fn pivot(plan: &RootPlan, root: &RootDir) -> Result<(), Error> {
+    if plan.no_pivot {
+        return mount::move_to_root(root).context(|| "move the rootfs over the host's root".to_owned());
+    }
+    mount::pivot_root(root, plan.propagation == Propagation::Shared)
+        .context(|| "pivot into the rootfs".to_owned())
 }
 
 /// The root directory of the mount that `directory` is on.

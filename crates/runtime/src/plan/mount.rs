@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use palan_linux::mount::{Attributes, Propagation};
-use palan_oci::runtime_spec::Mount;
+use palan_oci::runtime_spec::{IdMapping, Mount};
 
 use super::container_path;
+use super::user_namespace::check_mappings;
 use crate::error::Error;
 
 /// A mount to make.
@@ -20,8 +21,21 @@ pub(crate) struct MountPlan {
     pub(crate) set_recursive: Attributes,
     pub(crate) clear_recursive: Attributes,
     pub(crate) propagation: Option<(Propagation, bool)>,
+    /// Whose numbers the owners of a bind's files are.
+    pub(crate) id_map: Option<IdMapPlan>,
+    /// Fill a tmpfs with what it covers.
+    pub(crate) copy_up: bool,
     /// Options of the file system.
     pub(crate) data: Vec<String>,
+}
+
+/// An id-mapped mount.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct IdMapPlan {
+    /// Also what is mounted below.
+    pub(crate) recursive: bool,
+    /// Mappings of the mount's own; those of the container's user namespace otherwise.
+    pub(crate) own: Option<(Vec<IdMapping>, Vec<IdMapping>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -44,12 +58,17 @@ enum Meaning {
     Bind {
         recursive: bool,
     },
-    /// Has no effect here: it is the default, or only an instruction to mount(8).
+    IdMap {
+        recursive: bool,
+    },
+    CopyUp,
+    /// Has no effect here: it is the default, an instruction to mount(8), or one that the mount API has no word for because
+    /// it changes nothing but the kernel's log (`silent`) or what the file system decides by itself (`iversion`).
     Nothing,
 }
 
 fn meaning(option: &str) -> Option<Meaning> {
-    use Meaning::{Bind, Clear, ClearRecursive, Nothing, Propagate, Set, SetRecursive};
+    use Meaning::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagate, Set, SetRecursive};
     const RO: Attributes = Attributes::MOUNT_ATTR_RDONLY;
     const NOSUID: Attributes = Attributes::MOUNT_ATTR_NOSUID;
     const NODEV: Attributes = Attributes::MOUNT_ATTR_NODEV;
@@ -101,7 +120,11 @@ fn meaning(option: &str) -> Option<Meaning> {
         "runbindable" => Propagate(Propagation::Unbindable, true),
         "bind" => Bind { recursive: false },
         "rbind" => Bind { recursive: true },
-        "defaults" | "async" | "loud" | "nomand" | "noiversion" | "nolazytime" | "remount" => Nothing,
+        "idmap" => IdMap { recursive: false },
+        "ridmap" => IdMap { recursive: true },
+        "tmpcopyup" => CopyUp,
+        "defaults" | "async" | "loud" | "silent" | "nomand" | "iversion" | "noiversion" | "nolazytime"
+        | "remount" => Nothing,
         _ => return None,
     })
 }
@@ -109,9 +132,6 @@ fn meaning(option: &str) -> Option<Meaning> {
 impl MountPlan {
     pub(crate) fn new(mount: &Mount, bundle: &Path) -> Result<Self, Error> {
         let refuse = |what: &str| Err(Error::Invalid(format!("mount {}: {what}", mount.destination)));
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return refuse("id mappings are not supported by this version of Palan");
-        }
         let mut plan = Self {
             destination: container_path(&mount.destination)?,
             kind: MountKind::Cgroup,
@@ -120,6 +140,8 @@ impl MountPlan {
             set_recursive: Attributes::empty(),
             clear_recursive: Attributes::empty(),
             propagation: None,
+            id_map: None,
+            copy_up: false,
             data: Vec::new(),
         };
         let mut bind = (mount.kind == "bind").then_some(false);
@@ -138,13 +160,28 @@ impl MountPlan {
                 }
                 Some(Meaning::Propagate(kind, recursive)) => plan.propagation = Some((kind, recursive)),
                 Some(Meaning::Bind { recursive }) => bind = Some(recursive || bind == Some(true)),
+                Some(Meaning::IdMap { recursive }) => plan.id_map = Some(IdMapPlan { recursive, own: None }),
+                Some(Meaning::CopyUp) => plan.copy_up = true,
                 Some(Meaning::Nothing) => {}
-                None if matches!(option.as_str(), "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink") => {
-                    return refuse(&format!("option {option} is not supported by this version of Palan"));
-                }
                 None if option.contains('\0') => return refuse("an option contains a NUL byte"),
                 None => plan.data.push(option.clone()),
             }
+        }
+        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+            if mount.uid_mappings.is_empty() || mount.gid_mappings.is_empty() {
+                return refuse("uidMappings and gidMappings go together");
+            }
+            check_mappings(&format!("mount {}: uidMappings", mount.destination), &mount.uid_mappings)?;
+            check_mappings(&format!("mount {}: gidMappings", mount.destination), &mount.gid_mappings)?;
+            let recursive = plan.id_map.as_ref().is_some_and(|map| map.recursive);
+            let own = Some((mount.uid_mappings.clone(), mount.gid_mappings.clone()));
+            plan.id_map = Some(IdMapPlan { recursive, own });
+        }
+        if plan.id_map.is_some() && bind.is_none() {
+            return refuse("only a bind mount can have id mappings");
+        }
+        if plan.copy_up && mount.kind != "tmpfs" {
+            return refuse("tmpcopyup is for a tmpfs only");
         }
         if let Some(recursive) = bind {
             if let Some(option) = plan.data.first() {
@@ -206,7 +243,8 @@ mod tests {
     #[test]
     fn nothing_is_ignored() {
         assert!(plan("bind", "/data", &["size=1"]).is_err());
-        assert!(plan("tmpfs", "", &["tmpcopyup"]).is_err());
+        assert!(plan("proc", "", &["tmpcopyup"]).is_err());
+        assert!(plan("tmpfs", "", &["idmap"]).is_err());
         assert!(plan("", "", &[]).is_err());
         assert!(plan("bind", "", &[]).is_err());
     }

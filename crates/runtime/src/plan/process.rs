@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 
 use palan_linux::capability::{self, CapabilitySet};
+use palan_linux::scheduling::SchedulerAttributes;
 use palan_linux::tty::WindowSize;
 use palan_oci::runtime_spec::{Capabilities, Process, Seccomp};
 use rustix::process::Resource;
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::seccomp::Program;
 
 use super::invalid;
+use super::kernel::{self, AffinityPlan};
 
 /// What a process executes, as whom, with which rights.
 #[derive(Debug)]
@@ -31,6 +33,12 @@ pub(crate) struct ProcessPlan {
     pub(crate) apparmor_profile: Option<String>,
     pub(crate) selinux_label: Option<String>,
     pub(crate) seccomp: Option<Program>,
+    pub(crate) scheduler: Option<SchedulerAttributes>,
+    /// Class and priority.
+    pub(crate) io_priority: Option<(u16, u16)>,
+    pub(crate) affinity: AffinityPlan,
+    /// What was asked for and is not known here, one sentence each.
+    pub(crate) warnings: Vec<String>,
     /// Size of the terminal.
     pub(crate) console_size: Option<(u16, u16)>,
 }
@@ -67,19 +75,10 @@ impl ProcessPlan {
         user: Option<&str>,
         seccomp: Option<Program>,
     ) -> Result<Self, Error> {
-        let refuse =
-            |what: &str| Err(invalid(format!("process.{what} is not supported by this version of Palan")));
-        if process.scheduler.is_some() {
-            return refuse("scheduler");
-        }
-        if process.io_priority.is_some() {
-            return refuse("ioPriority");
-        }
-        if process.exec_cpu_affinity.is_some() {
-            return refuse("execCPUAffinity");
-        }
         let name = process.args.first().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| invalid("args must not be empty: there is no command to run"))?.clone();
+        let name = name
+            .ok_or_else(|| invalid("process.args must not be empty: there is no command to run"))?
+            .clone();
         let arguments = process
             .args
             .iter()
@@ -87,13 +86,15 @@ impl ProcessPlan {
             .collect::<Result<_, _>>()
             .map_err(|_| invalid("an argument contains a NUL byte"))?;
         if process.cwd.contains('\0') || !process.cwd.starts_with('/') {
-            return Err(invalid(format!("cwd {:?} must be an absolute path", process.cwd)));
+            return Err(invalid(format!("process.cwd: {:?} is no absolute path", process.cwd)));
         }
         let groups = process.user.additional_gids.clone();
         let user = match user {
             Some(user) => UserPlan::Named { user: user.to_owned(), groups },
             None => UserPlan::Numeric { uid: process.user.uid, gid: process.user.gid, groups },
         };
+        let mut warnings = Vec::new();
+        let capabilities = capabilities(process.capabilities.as_ref(), &mut warnings);
         Ok(Self {
             name,
             arguments,
@@ -101,13 +102,22 @@ impl ProcessPlan {
             cwd: process.cwd.clone(),
             user,
             umask: process.user.umask.unwrap_or(0o022) & 0o777,
-            capabilities: capabilities(process.capabilities.as_ref())?,
+            capabilities,
             rlimits: rlimits(process)?,
             no_new_privileges: process.no_new_privileges,
             oom_score_adj: process.oom_score_adj,
             apparmor_profile: text(&process.apparmor_profile),
             selinux_label: text(&process.selinux_label),
             seccomp,
+            scheduler: process.scheduler.as_ref().map(kernel::scheduler).transpose()?,
+            io_priority: process.io_priority.as_ref().map(kernel::io_priority).transpose()?,
+            affinity: process
+                .exec_cpu_affinity
+                .as_ref()
+                .map(kernel::affinity)
+                .transpose()?
+                .unwrap_or_default(),
+            warnings,
             console_size: process.console_size.map(|size| {
                 let side = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
                 (side(size.height), side(size.width))
@@ -165,38 +175,51 @@ fn environment(entries: &[String]) -> Result<Vec<(String, String)>, Error> {
     Ok(result)
 }
 
-fn capabilities(names: Option<&Capabilities>) -> Result<CapabilityPlan, Error> {
-    let set = |names: &[String]| {
-        let mut set = CapabilitySet::empty();
-        for name in names {
-            let capability =
-                capability::by_name(name).ok_or_else(|| invalid(format!("unknown capability {name:?}")))?;
-            // One that only newer kernels have can be neither held nor missed here.
-            if capability::in_bounding_set(capability).is_some() {
-                set |= capability;
-            }
-        }
-        Ok::<_, Error>(set)
-    };
+/// The sets of these names. A name that nobody knows or that this kernel lacks is left out, with a warning, as runc does:
+/// a container made for a newer kernel is still the safer for it.
+fn capabilities(names: Option<&Capabilities>, warnings: &mut Vec<String>) -> CapabilityPlan {
+    let mut left_out = Vec::new();
     let none = Capabilities::default();
     let names = names.unwrap_or(&none);
-    let mut plan = CapabilityPlan {
-        bounding: set(&names.bounding)?,
-        effective: set(&names.effective)?,
-        permitted: set(&names.permitted)?,
-        inheritable: set(&names.inheritable)?,
-        ambient: set(&names.ambient)?,
+    let mut set = |names: &[String]| {
+        let mut set = CapabilitySet::empty();
+        for name in names {
+            match capability::by_name(name) {
+                Some(capability) if capability::in_bounding_set(capability).is_some() => set |= capability,
+                _ => left_out.push(name.clone()),
+            }
+        }
+        set
     };
-    // What this process itself lacks it can't give; the kernel would refuse the whole set.
-    let own =
-        capability::current().map_err(|error| Error::system("read this process's capabilities", error))?;
-    for set in [&mut plan.effective, &mut plan.permitted, &mut plan.inheritable, &mut plan.ambient] {
-        *set &= own.permitted;
-    }
+    let mut plan = CapabilityPlan {
+        bounding: set(&names.bounding),
+        effective: set(&names.effective),
+        permitted: set(&names.permitted),
+        inheritable: set(&names.inheritable),
+        ambient: set(&names.ambient),
+    };
     plan.effective &= plan.permitted;
     // Ambient ones must be permitted and inheritable.
     plan.ambient &= plan.permitted & plan.inheritable;
-    Ok(plan)
+    left_out.sort_unstable();
+    left_out.dedup();
+    if !left_out.is_empty() {
+        warnings.push(format!("ignoring unknown or unavailable capabilities: {left_out:?}"));
+    }
+    plan
+}
+
+impl CapabilityPlan {
+    /// What a process with the capabilities `own` can give: the kernel refuses a whole set for one that it lacks.
+    pub(crate) fn within(self, own: CapabilitySet) -> Self {
+        Self {
+            bounding: self.bounding,
+            effective: self.effective & own,
+            permitted: self.permitted & own,
+            inheritable: self.inheritable & own,
+            ambient: self.ambient & own,
+        }
+    }
 }
 
 fn rlimits(process: &Process) -> Result<Vec<RlimitPlan>, Error> {
@@ -223,7 +246,7 @@ fn rlimits(process: &Process) -> Result<Vec<RlimitPlan>, Error> {
         let (name, resource) = KNOWN
             .into_iter()
             .find(|(name, _)| *name == rlimit.kind)
-            .ok_or_else(|| invalid(format!("invalid rlimit type {:?}", rlimit.kind)))?;
+            .ok_or_else(|| invalid(format!("process.rlimits: invalid rlimit type {:?}", rlimit.kind)))?;
         if result.iter().any(|other| other.resource == resource) {
             return Err(invalid(format!("duplicate rlimit {name}")));
         }
@@ -261,8 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_refused() {
+    fn unknown_names_are_left_out_with_a_warning() {
         let names = Capabilities { bounding: vec!["CAP_NONSENSE".into()], ..Capabilities::default() };
-        assert!(capabilities(Some(&names)).is_err());
+        let mut warnings = Vec::new();
+        assert_eq!(capabilities(Some(&names), &mut warnings).bounding, CapabilitySet::empty());
+        assert_eq!(warnings, [r#"ignoring unknown or unavailable capabilities: ["CAP_NONSENSE"]"#]);
     }
 }

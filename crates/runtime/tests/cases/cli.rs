@@ -168,7 +168,7 @@ pub(crate) fn unsupported_is_said() {
     let path = sandbox.directory.path();
     for arguments in [
         &["--systemd-cgroup", "run", "x"][..],
-        &["run", "--no-pivot", "x"],
+        &["run", "--rootless", "x"],
         &["run", "--nonsense", "x"],
         &["run", "../x"],
         &["checkpoint", "x"],

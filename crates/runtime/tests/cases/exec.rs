@@ -27,6 +27,10 @@ impl Running {
         Self { sandbox, container }
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.container.pid
+    }
+
     pub(crate) fn process(&self, arguments: &[&str]) -> Process {
         let mut process = self.sandbox.spec.process.clone().unwrap();
         process.args = arguments.iter().map(|&argument| argument.to_owned()).collect();

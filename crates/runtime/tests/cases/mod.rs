@@ -5,6 +5,9 @@ mod cgroups;
 mod cli;
 mod exec;
 mod hardening;
+mod hooks;
+mod kernel;
+mod namespaces;
 
 use crate::support::Case;
 
@@ -53,6 +56,26 @@ pub(crate) const ALL: &[Case] = cases![
     hardening::nothing_is_silently_ignored,
     hardening::races_on_a_shared_volume,
     hardening::init_under_the_default_filter,
+    namespaces::root_is_nobody_on_the_host,
+    namespaces::users_and_terminals_in_a_user_namespace,
+    namespaces::sources_of_binds_need_no_rights_of_the_mapped_root,
+    namespaces::id_mapped_mounts,
+    namespaces::processes_enter_a_user_namespace,
+    namespaces::another_containers_namespaces_can_be_joined,
+    namespaces::contradictory_mappings_are_refused,
+    namespaces::clocks_have_their_offsets,
+    namespaces::a_terminal_in_a_user_namespace,
+    hooks::each_runs_at_its_time_and_place,
+    hooks::a_failing_hook_ends_the_container,
+    hooks::the_image_has_no_say_in_a_hooks_environment,
+    hooks::hooks_work_with_a_user_namespace,
+    kernel::scheduling_is_set,
+    kernel::processes_run_on_their_cpus,
+    kernel::the_execution_domain_is_set,
+    kernel::memory_comes_from_its_nodes,
+    kernel::a_tmpfs_starts_with_what_it_covers,
+    kernel::an_interface_of_the_host_moves_in,
+    kernel::unknown_capabilities_are_told_and_left_out,
     cgroups::memory_limit_kills,
     cgroups::process_limit_holds,
     cgroups::processors_and_counters,

@@ -132,6 +132,9 @@ impl Sandbox {
     pub(crate) fn start(&self, stdio: Stdio<'_>) -> Result<Container, Error> {
         let root = self.root();
         palan_runtime::create(&CreateRequest {
+            id: "test",
+            no_pivot: false,
+            keep_keyring: false,
             spec: &self.spec,
             bundle: self.directory.path(),
             rootfs: &root,

@@ -7,10 +7,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use palan_linux::path::{Directory, FileKind, Metadata, PathError, RootDir};
-use palan_linux::xattr;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
+
+use crate::path::{Directory, FileKind, Metadata, PathError, RootDir};
+use crate::xattr;
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -194,7 +195,7 @@ fn dress_directory(level: &Level) -> io::Result<()> {
         }
     }
     rustix::fs::fchmod(&level.target, Mode::from_raw_mode(metadata.mode))?;
-    let times = |time: palan_linux::path::Time| rustix::fs::Timespec {
+    let times = |time: crate::path::Time| rustix::fs::Timespec {
         tv_sec: time.seconds,
         tv_nsec: time.nanoseconds.into(),
     };

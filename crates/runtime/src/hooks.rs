@@ -1,0 +1,312 @@
+//! Hooks: programs that the specification names and that run at fixed points of a container's life, with the
+//! container's state as JSON on their standard input (runtime-spec, "POSIX-platform Hooks").
+//!
+//! ```text
+//! caller                               new process
+//! create ─▶ clone                      namespaces, mounts, devices
+//! prestart, createRuntime        ◀──── Prepared
+//!                                ────▶ createContainer, pivot, limits, identity
+//! start                          ────▶ startContainer, exec
+//! poststart
+//! delete ─▶ kill, cgroup gone
+//! poststop
+//! ```
+//!
+//! `prestart`, `createRuntime`, `poststart` and `poststop` run in the caller's namespaces; `createContainer` is found
+//! there too but runs in the container's, with the host's root; `startContainer` is the container's own program and
+//! has its rights. What the caller's environment holds is no hook's business, and what the image's environment holds
+//! even less (CVE-2025-23266): a hook gets the variables that its entry lists and no others.
+//!
+//! [`create`](crate::create) runs what stands before the exec; [`poststart`] and [`poststop`] are for whoever starts and
+//! deletes the container.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use palan_linux::process::{self, Child, ExitStatus, Program, Spawn};
+use palan_linux::signal::Signal;
+use palan_oci::runtime_spec::{Hook, Hooks};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::MemfdFlags;
+
+use crate::error::{Context, Error};
+use crate::plan::invalid;
+
+/// Most bytes of a failed hook's output that its error shows.
+const MAX_OUTPUT: u64 = 4096;
+
+/// What a hook is told about the container.
+#[derive(Debug, Clone)]
+pub struct HookState<'a> {
+    /// Version of the specification that the container was made for.
+    pub oci_version: &'a str,
+    /// The container's ID.
+    pub id: &'a str,
+    /// Its bundle.
+    pub bundle: &'a Path,
+    /// Its annotations.
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+impl HookState<'_> {
+    fn json(&self, status: &str, pid: i32) -> Vec<u8> {
+        let mut state = serde_json::json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "status": status,
+            "bundle": self.bundle,
+        });
+        if pid != 0 {
+            state["pid"] = pid.into();
+        }
+        if !self.annotations.is_empty() {
+            state["annotations"] = serde_json::json!(self.annotations);
+        }
+        state.to_string().into_bytes()
+    }
+}
+
+/// The hooks that run while a container is created and started.
+#[derive(Debug, Default)]
+pub(crate) struct HookPlan {
+    prestart: Vec<Hook>,
+    create_runtime: Vec<Hook>,
+    create_container: Vec<Hook>,
+    start_container: Vec<Hook>,
+    /// The caller has hooks of its own to run.
+    callers_follow: bool,
+}
+
+impl HookPlan {
+    /// Checks all hooks, also those that are run by others.
+    pub(crate) fn new(hooks: Option<&Hooks>) -> Result<Self, Error> {
+        let Some(hooks) = hooks else { return Ok(Self::default()) };
+        for (kind, list) in [
+            ("prestart", &hooks.prestart),
+            ("createRuntime", &hooks.create_runtime),
+            ("createContainer", &hooks.create_container),
+            ("startContainer", &hooks.start_container),
+            ("poststart", &hooks.poststart),
+            ("poststop", &hooks.poststop),
+        ] {
+            for (index, hook) in list.iter().enumerate() {
+                check(hook).map_err(|problem| invalid(format!("hooks.{kind}[{index}].{problem}")))?;
+            }
+        }
+        Ok(Self {
+            prestart: hooks.prestart.clone(),
+            create_runtime: hooks.create_runtime.clone(),
+            create_container: hooks.create_container.clone(),
+            start_container: hooks.start_container.clone(),
+            callers_follow: false,
+        })
+    }
+
+    /// Those of the caller, once everything is mounted and before the root changes.
+    pub(crate) fn run_in_caller(&self, state: &HookState<'_>, pid: i32) -> Result<(), Error> {
+        run_all("prestart", &self.prestart, &state.json("creating", pid))?;
+        run_all("createRuntime", &self.create_runtime, &state.json("creating", pid))
+    }
+
+    /// Those of the container's namespaces, before the root changes.
+    pub(crate) fn run_in_namespaces(&self, state: &HookState<'_>) -> Result<(), Error> {
+        run_all("createContainer", &self.create_container, &state.json("creating", own_pid()))
+    }
+
+    /// Those of the container, before its program.
+    pub(crate) fn run_in_container(&self, state: &HookState<'_>) -> Result<(), Error> {
+        run_all("startContainer", &self.start_container, &state.json("created", own_pid()))
+    }
+
+    /// Whether the caller has something to run.
+    pub(crate) fn has_caller_hooks(&self) -> bool {
+        self.callers_follow || !self.prestart.is_empty() || !self.create_runtime.is_empty()
+    }
+
+    /// Takes out those of the caller. What is left remembers that there are some.
+    pub(crate) fn take_callers(&mut self) -> Self {
+        self.callers_follow = self.has_caller_hooks();
+        Self {
+            prestart: std::mem::take(&mut self.prestart),
+            create_runtime: std::mem::take(&mut self.create_runtime),
+            ..Self::default()
+        }
+    }
+}
+
+/// Runs the `poststart` hooks, when the program executes. The caller ends the container if one fails.
+pub fn poststart(hooks: Option<&Hooks>, state: &HookState<'_>, pid: i32) -> Result<(), Error> {
+    hooks.map_or(Ok(()), |hooks| run_all("poststart", &hooks.poststart, &state.json("running", pid)))
+}
+
+/// Runs the `poststop` hooks, when the container is gone. A failure is returned after all have run.
+pub fn poststop(hooks: Option<&Hooks>, state: &HookState<'_>) -> Result<(), Error> {
+    let Some(hooks) = hooks else { return Ok(()) };
+    let json = state.json("stopped", 0);
+    let mut outcome = Ok(());
+    for (index, hook) in hooks.poststop.iter().enumerate() {
+        outcome = outcome.and(run(hook, &json).map_err(|problem| failed("poststop", index, problem)));
+    }
+    outcome
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+fn check(hook: &Hook) -> Result<(), String> {
+    if !hook.path.starts_with('/') || hook.path.contains('\0') {
+        return Err(format!("path: {:?} is no absolute path", hook.path));
+    }
+    if hook.timeout == Some(0) {
+        return Err("timeout: it must be at least one second".to_owned());
+    }
+    for (name, list) in [("args", &hook.args), ("env", &hook.env)] {
+        if let Some(index) = list.iter().position(|text| text.contains('\0')) {
+            return Err(format!("{name}[{index}] contains a NUL byte"));
+        }
+    }
+    if let Some(index) = hook.env.iter().position(|entry| !entry.contains('=')) {
+        return Err(format!("env[{index}]: {:?} is not NAME=value", hook.env[index]));
+    }
+    Ok(())
+}
+
+fn failed(kind: &str, index: usize, problem: Error) -> Error {
+    match problem {
+        Error::Hook(problem) => Error::Hook(format!("error running {kind} hook #{index}: {problem}")),
+        other => Error::Hook(format!("error running {kind} hook #{index}: {}", other.report())),
+    }
+}
+
+fn run_all(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<(), Error> {
+    for (index, hook) in hooks.iter().enumerate() {
+        run(hook, state).map_err(|problem| failed(kind, index, problem))?;
+    }
+    Ok(())
+}
+
+/// An anonymous file with this content, read from its start.
+fn anonymous_file(content: &[u8]) -> Result<std::fs::File, Error> {
+    let make = || -> std::io::Result<std::fs::File> {
+        let mut file = std::fs::File::from(rustix::fs::memfd_create("palan-hook", MemfdFlags::CLOEXEC)?);
+        file.write_all(content)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    make().context(|| "make a file for a hook".to_owned())
+}
+
+/// Runs one hook to its end.
+fn run(hook: &Hook, state: &[u8]) -> Result<(), Error> {
+    let strings = |list: &[String]| -> Vec<CString> {
+        // Checked to hold no NUL.
+        list.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect()
+    };
+    let arguments =
+        if hook.args.is_empty() { strings(std::slice::from_ref(&hook.path)) } else { strings(&hook.args) };
+    let path = CString::new(hook.path.as_str()).map_err(|_| invalid("a hook's path contains a NUL byte"))?;
+    let stdin = anonymous_file(state)?;
+    let mut output = anonymous_file(b"")?;
+    let child = process::spawn(&Spawn {
+        program: Program::Path(&path),
+        arguments,
+        environment: strings(&hook.env),
+        descriptors: vec![stdin.as_fd(), output.as_fd(), output.as_fd()],
+        directory: c"/",
+        new_session: false,
+        cgroup_procs: None,
+        umask: 0o022,
+    })
+    .context(|| format!("execute {}", hook.path))?;
+    let ended = match hook.timeout {
+        Some(seconds) => wait_for(&child, seconds)?,
+        None => Some(reap(&child.pidfd)?),
+    };
+    let problem = match ended {
+        Some(ExitStatus::Exited(0)) => return Ok(()),
+        Some(ExitStatus::Exited(code)) => format!("exit status {code}"),
+        Some(ExitStatus::Signaled { signal, .. }) => format!("signal: {signal}"),
+        None => {
+            return Err(Error::Hook(format!(
+                "hook ran past specified timeout of {}.0s",
+                hook.timeout.unwrap_or_default()
+            )));
+        }
+    };
+    let mut said = Vec::new();
+    let read = output.rewind().and_then(|()| output.take(MAX_OUTPUT).read_to_end(&mut said));
+    read.context(|| "read a hook's output".to_owned())?;
+    let said = String::from_utf8_lossy(&said);
+    Err(Error::Hook(format!("{problem}, stdout and stderr: {}", said.trim())))
+}
+
+fn reap(pidfd: &OwnedFd) -> Result<ExitStatus, Error> {
+    process::wait(pidfd).context(|| "wait for a hook".to_owned())
+}
+
+/// Waits at most so many seconds, then kills. `None`: it had to be killed.
+fn wait_for(child: &Child, seconds: u32) -> Result<Option<ExitStatus>, Error> {
+    let mut poll = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
+    let ready = rustix::event::poll(&mut poll, Some(&timeout)).context(|| "wait for a hook".to_owned())?;
+    if ready > 0 {
+        return reap(&child.pidfd).map(Some);
+    }
+    // It may have ended just now; then only the reaping is left.
+    let _ = process::send_signal(&child.pidfd, Signal::KILL);
+    reap(&child.pidfd)?;
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(path: &str, args: &[&str], env: &[&str], timeout: Option<u32>) -> Hook {
+        let owned = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+        Hook { path: path.into(), args: owned(args), env: owned(env), timeout }
+    }
+
+    #[test]
+    fn a_hook_sees_its_state_and_its_own_environment_only() {
+        let check =
+            r#"[ "$(env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD=)" = A=1 ] && [ "$(cat)" = state ]"#;
+        run(&hook("/bin/sh", &["sh", "-c", check], &["A=1"], Some(10)), b"state").unwrap();
+    }
+
+    #[test]
+    fn a_failure_says_which_hook_and_what_it_said() {
+        let hooks = [
+            hook("/bin/true", &[], &[], None),
+            hook("/bin/sh", &["sh", "-c", "echo sorry; exit 3"], &[], None),
+        ];
+        let error = run_all("createRuntime", &hooks, b"{}").unwrap_err().report();
+        assert_eq!(error, "error running createRuntime hook #1: exit status 3, stdout and stderr: sorry");
+        let missing = run_all("poststart", &[hook("/no/such", &[], &[], None)], b"").unwrap_err().report();
+        assert_eq!(
+            missing,
+            "error running poststart hook #0: cannot execute /no/such: no such file or directory"
+        );
+        let slow = [hook("/bin/sleep", &["sleep", "100"], &[], Some(1))];
+        let error = run_all("prestart", &slow, b"").unwrap_err().report();
+        assert_eq!(error, "error running prestart hook #0: hook ran past specified timeout of 1.0s");
+    }
+
+    #[test]
+    fn impossible_hooks_are_refused_with_their_field() {
+        for (hook, part) in [
+            (hook("bin/true", &[], &[], None), "hooks.poststop[0].path"),
+            (hook("/bin/true", &[], &["NOVALUE"], None), "hooks.poststop[0].env[0]"),
+            (hook("/bin/true", &["a\0"], &[], None), "hooks.poststop[0].args[0]"),
+            (hook("/bin/true", &[], &[], Some(0)), "hooks.poststop[0].timeout"),
+        ] {
+            let hooks = Hooks { poststop: vec![hook], ..Hooks::default() };
+            let error = HookPlan::new(Some(&hooks)).unwrap_err().report();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
