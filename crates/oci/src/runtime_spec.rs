@@ -57,6 +57,16 @@ impl Spec {
     }
 }
 
+/// Whether a container of this version of the specification can be made: every 1.x, since a minor version only adds.
+pub fn check_version(version: &str) -> Result<(), SpecError> {
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<Option<u32>> = core.split('.').map(|part| part.parse().ok()).collect();
+    match numbers[..] {
+        [Some(1), Some(_), Some(_)] => Ok(()),
+        _ => Err(SpecError::Version { version: version.to_owned() }),
+    }
+}
+
 /// Reads one object of the specification; an error says which field it is about.
 pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, SpecError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -78,6 +88,8 @@ pub enum SpecError {
     TooLarge { size: usize },
     #[error("the runtime specification is not valid")]
     Json(#[source] serde_json::Error),
+    #[error("ociVersion: {version:?} is not supported, 1.0.0 to {VERSION} are")]
+    Version { version: String },
     #[error("the runtime specification is not valid: {path}")]
     Field { path: String, source: serde_json::Error },
 }
@@ -617,6 +629,16 @@ mod tests {
         assert_eq!(linux.namespaces[1].kind, NamespaceKind::Network);
         assert_eq!(linux.namespaces[1].path, "/x");
         assert_eq!(spec.process.unwrap().user.gid, 2);
+    }
+
+    #[test]
+    fn versions_are_all_of_the_first() {
+        for version in ["1.0.0", "1.3.0", "1.0.2-dev", "1.4.0+x", "1.0.0-rc5"] {
+            check_version(version).unwrap();
+        }
+        for version in ["", "1", "1.0", "2.0.0", "0.9.9", "1.a.0", "1.0.0.0", "x"] {
+            assert!(check_version(version).is_err(), "{version}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let created = create(&CreateRequest {
             id: "example",
             no_pivot: false,
+            cgroup_optional: false,
             keep_keyring: false,
             spec: &spec,
             bundle: &bundle,

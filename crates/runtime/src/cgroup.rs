@@ -61,6 +61,14 @@ pub enum CgroupError {
     },
 }
 
+impl CgroupError {
+    /// Whether this process may not make the cgroup.
+    pub(crate) fn is_denied(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    }
+}
+
 /// A cgroup of one container, in every hierarchy of the host that it uses.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -113,6 +121,24 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// An existing cgroup below this one, such as `/sub`; `/` is this one.
+    pub fn below(&self, path: &str) -> Result<Self, CgroupError> {
+        match path.trim_matches('/') {
+            "" => Self::open(&self.path),
+            path => Self::open(&format!("{}/{path}", self.path)),
+        }
+    }
+
+    /// No cgroup at all, for somebody who may make none: nothing is limited, counted or frozen.
+    pub fn none() -> Result<Self, CgroupError> {
+        Ok(Self { path: String::new(), layout: Layout::detect()?, groups: Vec::new() })
+    }
+
+    /// Whether it is one: see [`Cgroup::none`].
+    pub fn is_none(&self) -> bool {
+        self.path.is_empty()
+    }
+
     fn new(path: &str) -> Result<Self, CgroupError> {
         let valid = path.strip_prefix('/').is_some_and(|relative| {
             relative.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']))
@@ -123,7 +149,7 @@ impl Cgroup {
         Ok(Self { path: path.to_owned(), layout: Layout::detect()?, groups: Vec::new() })
     }
 
-    /// Its path below the root of each hierarchy.
+    /// Its path below the root of each hierarchy; empty for [`Cgroup::none`].
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -290,7 +316,7 @@ impl Cgroup {
     }
 
     fn relative(&self) -> &str {
-        &self.path[1..]
+        self.path.strip_prefix('/').unwrap_or_default()
     }
 
     fn hierarchy(&self, group: &Group) -> &Hierarchy {

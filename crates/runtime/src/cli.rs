@@ -54,6 +54,8 @@ type Outcome = Result<ExitCode, Failure>;
 struct Global {
     /// Directory of all containers' state.
     root: PathBuf,
+    /// Run for somebody who is not root: what only root can have is left out.
+    rootless: bool,
     log: log::Log,
 }
 
@@ -150,17 +152,32 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
     if arguments.value("criu").is_some() {
         return Err(Failure::new("--criu: checkpoints are not supported by this version of Palan"));
     }
-    if !matches!(arguments.value("rootless").unwrap_or("auto"), "auto" | "false") {
-        return Err(Failure::new("--rootless: only root can run containers in this version of Palan"));
-    }
+    let is_root = rustix::process::geteuid().is_root();
+    let rootless = match arguments.value("rootless").unwrap_or("auto") {
+        "auto" => !is_root,
+        "true" => true,
+        "false" => false,
+        other => return Err(Failure::new(format!("--rootless: {other:?} is not true, false or auto"))),
+    };
     Ok(Global {
-        root: PathBuf::from(arguments.value("root").unwrap_or("/run/palan-runtime")),
+        root: arguments.value("root").map_or_else(|| default_root(is_root), PathBuf::from),
+        rootless,
         log: log::Log::open(
             arguments.value("log"),
             arguments.value("log-format").unwrap_or("text"),
             arguments.has("debug"),
         )?,
     })
+}
+
+/// Where state lies unless `--root` says otherwise: for anybody but root below their own runtime directory.
+fn default_root(is_root: bool) -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) if !is_root && !directory.is_empty() => {
+            PathBuf::from(directory).join("palan-runtime")
+        }
+        _ => PathBuf::from("/run/palan-runtime"),
+    }
 }
 
 fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {

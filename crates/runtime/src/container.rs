@@ -7,7 +7,7 @@ use palan_linux::namespace::{self, Kind};
 use palan_linux::process::{self, Child, ExitStatus, ForkOptions, Forked};
 use palan_linux::signal::Signal;
 use palan_linux::tty::WindowSize;
-use palan_oci::runtime_spec::Spec;
+use palan_oci::runtime_spec::{Resources, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
@@ -19,6 +19,7 @@ use crate::init;
 use crate::init::rootfs::{Host, Sources};
 use crate::net_devices::NetDevicePlan;
 use crate::plan::{Plan, UserNamespace, user_namespace};
+use crate::resctrl::{self, ResourceGroup};
 use crate::seccomp::Program;
 use crate::streams::Streams;
 
@@ -46,6 +47,8 @@ pub struct CreateRequest<'a> {
     pub stdio: Stdio<'a>,
     /// The cgroup's path below the root of each hierarchy, such as `/palan/<id>`.
     pub cgroup: &'a str,
+    /// Do without a cgroup, and so without limits, where this process may make none.
+    pub cgroup_optional: bool,
     /// Kill the container when the creating process ends.
     pub parent_death_signal: bool,
     /// Stay as process 1, which passes signals on and reaps, and run the program as its child.
@@ -126,6 +129,8 @@ pub struct Container {
     pub seccomp_listener: Option<OwnedFd>,
     /// The container's cgroup; remove it when the process has been reaped.
     pub cgroup: Cgroup,
+    /// Its resource group of the resctrl file system, if it has one; remove it with the cgroup.
+    pub resource_group: Option<ResourceGroup>,
     /// What was asked for and could not be had, one sentence each (such as a refused rlimit).
     pub warnings: Vec<String>,
 }
@@ -137,19 +142,34 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
     let mut plan = Plan::new(request)?;
     let mut warnings = std::mem::take(&mut plan.process.warnings);
     let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
-    let mut cgroup = Cgroup::create(request.cgroup)?;
+    let mut cgroup = match Cgroup::create(request.cgroup) {
+        Err(error) if request.cgroup_optional && error.is_denied() => Cgroup::none()?,
+        created => created?,
+    };
     let created = limit(&mut cgroup, request.spec)
         .and_then(|warnings| Ok((warnings, launch(plan, streams, &cgroup, request)?)));
     match created {
         Ok((limits, (child, channel, said))) => {
             warnings.extend(limits);
             warnings.extend(said.warnings);
+            let pid = child.pid.as_raw_nonzero().get();
+            let rdt = request.spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref());
+            let resource_group = match rdt.map(|rdt| resctrl::enter(rdt, request.id, pid)).transpose() {
+                Ok(group) => group,
+                Err(error) => {
+                    discard(&child.pidfd);
+                    // The failure is the error to tell.
+                    let _ = cgroup.remove();
+                    return Err(error);
+                }
+            };
             let container = Container {
-                pid: child.pid.as_raw_nonzero().get(),
+                pid,
                 pidfd: child.pidfd,
                 console_master: said.console,
                 seccomp_listener: said.listener,
                 cgroup,
+                resource_group,
                 warnings,
             };
             Ok(Created { container: Some(container), channel })
@@ -165,6 +185,13 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
 /// Sets the limits of a new cgroup. Without device rules only what every container may use is allowed.
 fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Vec<String>, Error> {
     let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    if cgroup.is_none() {
+        let limits = resources.is_some_and(|resources| {
+            *resources != Resources { devices: resources.devices.clone(), ..Resources::default() }
+        });
+        let warning = "this process may make no cgroup: linux.resources has no effect".to_owned();
+        return Ok(limits.then_some(warning).into_iter().collect());
+    }
     if resources.is_none_or(|resources| resources.devices.is_empty()) {
         cgroup.set_devices(&[])?;
     }
@@ -419,7 +446,7 @@ impl Created {
                 Ok(container)
             }
             Err(error) => {
-                let _ = container.cgroup.remove();
+                container.remove_traces();
                 Err(error)
             }
         }
@@ -431,12 +458,20 @@ impl Created {
     }
 }
 
+impl Container {
+    /// Removes what is left of a container that did not come to life.
+    fn remove_traces(&self) {
+        // Nobody is left to be told.
+        let _ = self.cgroup.remove();
+        let _ = self.resource_group.as_ref().map(ResourceGroup::remove);
+    }
+}
+
 impl Drop for Created {
     fn drop(&mut self) {
         if let Some(container) = self.container.take() {
             discard(&container.pidfd);
-            // Nobody is left to be told.
-            let _ = container.cgroup.remove();
+            container.remove_traces();
         }
     }
 }

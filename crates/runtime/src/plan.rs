@@ -121,6 +121,7 @@ impl Plan {
         let absolute = |paths: &[String]| -> Result<Vec<PathBuf>, Error> {
             paths.iter().map(|path| container_path(path)).collect()
         };
+        linux.intel_rdt.as_ref().map_or(Ok(()), crate::resctrl::check)?;
         let seccomp = process::seccomp(request.seccomp, linux.seccomp.as_ref())?;
         let namespaces = namespaces(linux, request)?;
         let has_uts = namespaces.has(Kind::Uts);

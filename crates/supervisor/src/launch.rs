@@ -47,6 +47,7 @@ pub(crate) fn create_container(
         extra_descriptors: &[],
         start_fifo: None,
         no_pivot: false,
+        cgroup_optional: false,
         keep_keyring: false,
     })?;
     let ends = pipes.ends(created.container().console_master.as_ref())?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use palan_linux::process as os;
+use palan_linux::signal::Signal;
 use palan_linux::{socket, tty};
 use palan_oci::runtime_spec::{MAX_SIZE, Spec};
 
@@ -12,12 +13,14 @@ use super::arguments::{Arguments, Flag, flag, option};
 use super::state::{self, Existing, Home, State, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
 use crate::container::{CreateRequest, Created, Rootfs, Stdio};
+use crate::hooks::{self, HookState};
 
 pub(super) const FLAGS: &[Flag] = &[
     option("bundle").short('b'),
     option("console-socket"),
     flag("detach").short('d'),
     option("pid-file"),
+    option("pidfd-socket"),
     flag("no-subreaper"),
     flag("no-pivot"),
     flag("no-new-keyring"),
@@ -41,6 +44,8 @@ impl Bundle {
             std::path::absolute(given).map_err(|error| Failure::new(format!("bundle {given:?}: {error}")))?;
         let json = state::read_limited(&path.join("config.json"), MAX_SIZE)?;
         let spec = Spec::from_json(&json)
+            .map_err(|error| Failure::new(palan_stdx::error_chain::to_string(&error)))?;
+        palan_oci::runtime_spec::check_version(&spec.oci_version)
             .map_err(|error| Failure::new(palan_stdx::error_chain::to_string(&error)))?;
         let root = spec.root.as_ref().filter(|root| !root.path.is_empty());
         let root = root.ok_or_else(|| Failure::new("config.json has no root.path"))?;
@@ -75,16 +80,25 @@ pub(super) fn preserved(arguments: &Arguments) -> Result<Vec<OwnedFd>, Failure> 
         .collect()
 }
 
-/// Sends the master of a terminal to the socket at `path`, as runc does.
+/// Sends a descriptor with its name to a socket, as runc does.
+fn send_descriptor(path: &str, name: &str, descriptor: BorrowedFd<'_>) -> std::io::Result<()> {
+    let stream = std::os::unix::net::UnixStream::connect(path)?;
+    socket::send_with_descriptors(&stream, name.as_bytes(), &[descriptor])?;
+    Ok(())
+}
+
+/// Sends the master of a terminal to the socket at `path`.
 pub(super) fn send_console(path: &str, master: BorrowedFd<'_>) -> Result<(), Failure> {
-    let send = || -> std::io::Result<()> {
-        let stream = std::os::unix::net::UnixStream::connect(path)?;
-        socket::send_with_descriptors(&stream, b"/dev/ptmx", &[master])?;
-        Ok(())
-    };
-    send().map_err(|error| {
+    send_descriptor(path, "/dev/ptmx", master).map_err(|error| {
         Failure::new(format!("cannot send the terminal to --console-socket {path}: {error}"))
     })
+}
+
+/// Sends the pidfd of a new process to the socket that was asked for, if one was.
+pub(super) fn send_pidfd(arguments: &Arguments, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
+    let Some(path) = arguments.value("pidfd-socket") else { return Ok(()) };
+    send_descriptor(path, "anon_inode:[pidfd]", pidfd)
+        .map_err(|error| Failure::new(format!("cannot send the pidfd to --pidfd-socket {path}: {error}")))
 }
 
 /// Everything up to the start.
@@ -115,6 +129,7 @@ fn set_up(
         init: false,
         extra_descriptors: &extra,
         start_fifo: fifo,
+        cgroup_optional: global.rootless,
         no_pivot: arguments.has("no-pivot"),
         keep_keyring: arguments.has("no-new-keyring"),
     })?;
@@ -123,10 +138,11 @@ fn set_up(
         global.log.warning(warning);
     }
     let rootfs = bundle.rootfs_path.clone();
-    home.save(&State::new(id, container.pid, &bundle.path, rootfs, &cgroup, &bundle.spec))?;
+    home.save(&State::new(id, container, &bundle.path, rootfs, &bundle.spec))?;
     if let (Some(socket), Some(master)) = (arguments.value("console-socket"), &container.console_master) {
         send_console(socket, master.as_fd())?;
     }
+    send_pidfd(arguments, container.pidfd.as_fd())?;
     state::write_pid_file(arguments.value("pid-file"), container.pid)?;
     Ok(created)
 }
@@ -158,18 +174,53 @@ pub(super) fn create(global: &Global, arguments: &Arguments) -> Outcome {
             created.leave()?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(failure) => {
-            home.remove()?;
-            Err(failure)
-        }
+        Err(failure) => Err(give_up(global, arguments, &bundle, &home, failure)),
     }
+}
+
+/// Takes back what a container that did not come to life has left, `poststop` hooks included, and returns the failure.
+fn give_up(
+    global: &Global,
+    arguments: &Arguments,
+    bundle: &Bundle,
+    home: &Home,
+    failure: Failure,
+) -> Failure {
+    let state = HookState {
+        oci_version: &bundle.spec.oci_version,
+        id: arguments.container_id().unwrap_or_default(),
+        bundle: &bundle.path,
+        annotations: &bundle.spec.annotations,
+    };
+    // The first failure is the one to tell.
+    if let Err(error) = hooks::poststop(bundle.spec.hooks.as_ref(), &state) {
+        global.log.warning(&error.report());
+    }
+    if let Err(error) = home.remove() {
+        global.log.warning(&error.message);
+    }
+    failure
+}
+
+/// Runs the `poststart` hooks. When one fails the container ends, as with runc.
+fn poststart(state: &State, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
+    hooks::poststart(state.hooks.as_ref(), &state.for_hooks(), state.init_process_pid).map_err(|error| {
+        // It may have ended by itself just now.
+        let _ = os::send_signal(pidfd, Signal::KILL);
+        Failure::from(error)
+    })
 }
 
 pub(super) fn start(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(1)?;
     let existing = Existing::load(global, arguments.container_id()?)?;
     match existing.status()? {
-        Status::Created => existing.home.start()?,
+        Status::Created => {
+            existing.home.start()?;
+            if let Some(pidfd) = &existing.pidfd {
+                poststart(&existing.state, pidfd.as_fd())?;
+            }
+        }
         Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
         _ => return Err(Failure::new("cannot start an already running container")),
     }
@@ -189,18 +240,24 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
         .and_then(|created| created.start().map_err(Failure::from));
     let container = match started {
         Ok(container) => container,
-        Err(failure) => {
-            home.remove()?;
-            return Err(failure);
-        }
+        Err(failure) => return Err(give_up(global, arguments, &bundle, &home, failure)),
     };
+    if bundle.spec.hooks.is_some() {
+        let state = Existing::load(global, arguments.container_id()?)?.state;
+        if let Err(failure) = poststart(&state, container.pidfd.as_fd()) {
+            os::wait(&container.pidfd).ok();
+            container.cgroup.kill()?;
+            container.cgroup.remove()?;
+            return Err(give_up(global, arguments, &bundle, &home, failure));
+        }
+    }
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
     let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref())?;
     // Processes that the first one has left behind, if it shares its PID namespace, end with it.
     container.cgroup.kill()?;
     if !arguments.has("keep") {
-        container.cgroup.remove()?;
-        home.remove()?;
+        let existing = Existing::load(global, arguments.container_id()?)?;
+        super::manage::remove(&existing)?;
     }
     Ok(foreground::exit_code(status))
 }

@@ -7,7 +7,7 @@ use palan_linux::tty;
 use palan_oci::runtime_spec::{Capabilities, MAX_SIZE, Process};
 
 use super::arguments::{Arguments, Flag, flag, option};
-use super::create::{preserved, send_console};
+use super::create::{preserved, send_console, send_pidfd};
 use super::state::{self, Existing, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
 use crate::container::Stdio;
@@ -31,6 +31,7 @@ pub(super) const FLAGS: &[Flag] = &[
     option("preserve-fds"),
     flag("ignore-paused"),
     option("cgroup"),
+    option("pidfd-socket"),
     flag("no-subreaper"),
 ];
 
@@ -43,9 +44,6 @@ pub(super) fn exec(global: &Global, arguments: &Arguments) -> Outcome {
 }
 
 fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
-    if arguments.value("cgroup").is_some() {
-        return Err(Failure::new("--cgroup is not supported by this version of Palan"));
-    }
     let existing = Existing::load(global, arguments.container_id()?)?;
     let Some(pidfd) = &existing.pidfd else {
         return Err(Failure::new("cannot exec in a stopped container"));
@@ -66,7 +64,10 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let size = process.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
-    let cgroup = existing.cgroup()?;
+    let cgroup = match arguments.value("cgroup") {
+        Some(path) => existing.cgroup()?.below(path)?,
+        None => existing.cgroup()?,
+    };
     let execed = crate::exec::exec(&ExecRequest {
         pid: existing.state.init_process_pid,
         pidfd: pidfd.as_fd(),
@@ -84,6 +85,7 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
     if let (Some(socket), Some(master)) = (console_socket, &execed.console_master) {
         send_console(socket, master.as_fd())?;
     }
+    send_pidfd(arguments, execed.pidfd.as_fd())?;
     state::write_pid_file(arguments.value("pid-file"), execed.pid)?;
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
     let console = execed.console_master.as_ref().filter(|_| console_socket.is_none());

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use palan_linux::capability;
 use palan_oci::runtime_spec::{
-    Capabilities, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Rlimit, Root, Spec,
-    VERSION,
+    Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Rlimit,
+    Root, Spec, VERSION,
 };
 use serde_json::json;
 
 use super::arguments::{Arguments, Flag, flag, option};
 use super::{Failure, Global, Outcome};
+use crate::plan::kernel::{MEMORY_FLAGS, MEMORY_MODES};
 
 pub(super) const SPEC_FLAGS: &[Flag] = &[option("bundle").short('b'), flag("rootless")];
 
@@ -22,12 +23,10 @@ pub(super) fn version() {
 /// Writes a `config.json` to start from.
 pub(super) fn spec(_global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(0)?;
-    if arguments.has("rootless") {
-        return Err(Failure::new("--rootless is not supported by this version of Palan"));
-    }
+    let template = if arguments.has("rootless") { rootless(template()) } else { template() };
     let path = Path::new(arguments.value("bundle").unwrap_or(".")).join("config.json");
     let mut json =
-        serde_json::to_string_pretty(&template()).map_err(|error| Failure::new(error.to_string()))?;
+        serde_json::to_string_pretty(&template).map_err(|error| Failure::new(error.to_string()))?;
     json.push('\n');
     let file = palan_stdx::fs::create_new(&path, 0o666);
     let written = file.map_err(|error| match error.kind() {
@@ -129,22 +128,54 @@ fn template() -> Spec {
     }
 }
 
+/// The same for a user who is not root: alone in a user namespace, in the host's network, without limits.
+fn rootless(mut spec: Spec) -> Spec {
+    let only = |host_id: u32| vec![IdMapping { container_id: 0, host_id, size: 1 }];
+    if let Some(linux) = &mut spec.linux {
+        linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Network);
+        linux.namespaces.push(Namespace { kind: NamespaceKind::User, path: String::new() });
+        linux.uid_mappings = only(rustix::process::geteuid().as_raw());
+        linux.gid_mappings = only(rustix::process::getegid().as_raw());
+        linux.resources = None;
+    }
+    for mount in &mut spec.mounts {
+        // A group that is not mapped.
+        mount.options.retain(|option| option != "gid=5");
+        if mount.destination == "/sys" {
+            // A new sysfs shows the network, and needs rights over its namespace.
+            *mount = Mount {
+                destination: mount.destination.clone(),
+                kind: "none".to_owned(),
+                source: "/sys".to_owned(),
+                options: strings(&["rbind", "nosuid", "noexec", "nodev", "ro"]),
+                ..Mount::default()
+            };
+        }
+    }
+    spec.mounts.retain(|mount| mount.kind != "cgroup");
+    spec
+}
+
+fn names_of<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
+    table.iter().map(|(name, _)| *name).collect()
+}
+
 pub(super) fn features(_global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(0)?;
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": VERSION,
-        "hooks": [],
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": [
-            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "lazytime", "noatime", "nodev",
-            "nodiratime", "noexec", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind",
-            "rdev", "rdiratime", "relatime", "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
+            "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "idmap", "iversion", "lazytime", "loud", "mand",
+            "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind",
+            "rdev", "rdiratime", "relatime", "remount", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime",
             "rnostrictatime", "rnosuid", "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
-            "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "slave", "strictatime", "suid",
-            "symfollow", "sync", "unbindable"
+            "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "silent", "slave",
+            "strictatime", "suid", "symfollow", "sync", "tmpcopyup", "unbindable"
         ],
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capability::names(),
             "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
             "seccomp": {
@@ -165,9 +196,12 @@ pub(super) fn features(_global: &Global, arguments: &Arguments) -> Outcome {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } }
-        }
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
+            "memoryPolicy": { "modes": names_of(&MEMORY_MODES), "flags": names_of(&MEMORY_FLAGS) },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true }
+        },
+        "potentiallyUnsafeConfigAnnotations": ["bundle", "org.criu.config", "org.systemd.property."]
     });
     let text = serde_json::to_string_pretty(&features).map_err(|error| Failure::new(error.to_string()))?;
     println!("{text}");

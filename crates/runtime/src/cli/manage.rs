@@ -99,13 +99,23 @@ pub(super) fn delete(global: &Global, arguments: &Arguments) -> Outcome {
             return Err(Failure::new("the container's process does not end"));
         }
     }
+    remove(&existing)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes what is left of a container whose process has ended, then runs its `poststop` hooks.
+pub(super) fn remove(existing: &Existing) -> Result<(), Failure> {
     // Without its cgroup there is nothing left to remove there.
     if let Ok(cgroup) = existing.cgroup() {
         cgroup.kill()?;
         cgroup.remove()?;
     }
+    if let Some(group) = &existing.state.resource_group {
+        group.remove().map_err(|error| Failure::new(format!("cannot remove the resource group: {error}")))?;
+    }
     existing.home.remove()?;
-    Ok(ExitCode::SUCCESS)
+    let state = &existing.state;
+    Ok(crate::hooks::poststop(state.hooks.as_ref(), &state.for_hooks())?)
 }
 
 pub(super) fn list(global: &Global, arguments: &Arguments) -> Outcome {

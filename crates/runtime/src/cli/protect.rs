@@ -2,11 +2,14 @@
 //!
 //! A process of a container can make us its interpreter (`#!/proc/self/exe`) and so get a handle on the file. It is
 //! worth nothing if the mount behind it is read-only: the program executes itself again from a detached, read-only
-//! copy of its mount, which no path leads to and nobody else can change.
+//! copy of its mount, which no path leads to and nobody else can change. Who may not mount copies the program into a
+//! sealed file in memory, if it could be overwritten at all.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
+use palan_linux::memfd;
 use palan_linux::mount::{self, Attributes, Change};
 use palan_linux::process as os;
 use rustix::fs::{CWD, Mode, OFlags, SealFlags, StatVfsMountFlags};
@@ -26,9 +29,14 @@ pub(super) fn ensure() -> Result<(), Failure> {
         if read_only || sealed {
             return Ok(());
         }
-        let copy = mount::clone_of(&own, false)?;
-        let change = Change { set: Attributes::MOUNT_ATTR_RDONLY, ..Change::default() };
-        mount::change(&copy, &change, false)?;
+        let copy = match read_only_mount(&own) {
+            Ok(copy) => copy,
+            // Who may not mount has no more rights in a container than outside: a file that is not theirs is safe.
+            Err(_) if rustix::fs::access("/proc/self/exe", rustix::fs::Access::WRITE_OK).is_err() => {
+                return Ok(());
+            }
+            Err(_) => memfd::sealed_program("palan", &mut std::fs::File::from(own))?,
+        };
         let arguments = c_strings(std::env::args_os());
         let environment = std::env::vars_os().map(|(name, value)| {
             let mut entry = name;
@@ -39,6 +47,13 @@ pub(super) fn ensure() -> Result<(), Failure> {
         Err(os::execute_fd(std::os::fd::AsFd::as_fd(&copy), &arguments, &c_strings(environment)))
     };
     start_again().map_err(failed)
+}
+
+fn read_only_mount(file: &OwnedFd) -> std::io::Result<OwnedFd> {
+    let copy = mount::clone_of(file, false)?;
+    let change = Change { set: Attributes::MOUNT_ATTR_RDONLY, ..Change::default() };
+    mount::change(&copy, &change, false)?;
+    Ok(copy)
 }
 
 fn c_strings(texts: impl Iterator<Item = std::ffi::OsString>) -> Vec<CString> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palan_linux::process as os;
-use palan_oci::runtime_spec::{Process, Seccomp, Spec};
+use palan_oci::runtime_spec::{Hooks, Process, Seccomp, Spec};
 use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::{error_chain, fs};
 use rustix::fs::{Mode, OFlags};
@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Global, time};
 use crate::cgroup::Cgroup;
+use crate::container::Container;
+use crate::hooks::HookState;
+use crate::resctrl::ResourceGroup;
 
 /// `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +37,14 @@ pub(super) struct State {
     /// What `exec` starts from.
     pub(super) process: Process,
     pub(super) seccomp: Option<Seccomp>,
+    /// Those of them that are left to run.
+    #[serde(default)]
+    pub(super) hooks: Option<Hooks>,
+    #[serde(default)]
+    pub(super) resource_group: Option<ResourceGroup>,
+    /// Who made it, by number.
+    #[serde(default)]
+    pub(super) owner: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +159,11 @@ impl Existing {
     }
 
     pub(super) fn cgroup(&self) -> Result<Cgroup, Failure> {
-        Ok(Cgroup::open(&self.state.cgroup_path)?)
+        match self.state.cgroup_path.as_str() {
+            // Made by somebody who may make none.
+            "" => Ok(Cgroup::none()?),
+            path => Ok(Cgroup::open(path)?),
+        }
     }
 
     pub(super) fn status(&self) -> Result<Status, Failure> {
@@ -196,19 +211,32 @@ fn find_process(pid: i32, start: u64) -> Option<OwnedFd> {
 }
 
 impl State {
-    pub(super) fn new(id: &str, pid: i32, bundle: &Path, rootfs: PathBuf, cgroup: &str, spec: &Spec) -> Self {
+    pub(super) fn new(id: &str, container: &Container, bundle: &Path, rootfs: PathBuf, spec: &Spec) -> Self {
         Self {
             oci_version: spec.oci_version.clone(),
             id: id.to_owned(),
-            init_process_pid: pid,
-            init_process_start: start_time(pid),
+            init_process_pid: container.pid,
+            init_process_start: start_time(container.pid),
             created: time::now(),
             bundle: bundle.to_owned(),
             rootfs,
-            cgroup_path: cgroup.to_owned(),
+            cgroup_path: container.cgroup.path().to_owned(),
             annotations: spec.annotations.clone(),
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+            hooks: spec.hooks.clone(),
+            resource_group: container.resource_group.clone(),
+            owner: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// What hooks are told.
+    pub(super) fn for_hooks(&self) -> HookState<'_> {
+        HookState {
+            oci_version: &self.oci_version,
+            id: &self.id,
+            bundle: &self.bundle,
+            annotations: &self.annotations,
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use palan_oci::runtime_spec::{Hook, Hooks};
+
 use crate::support::Sandbox;
 
 /// One of the two runtimes, with a state directory of its own.
@@ -168,7 +170,7 @@ pub(crate) fn unsupported_is_said() {
     let path = sandbox.directory.path();
     for arguments in [
         &["--systemd-cgroup", "run", "x"][..],
-        &["run", "--rootless", "x"],
+        &["--rootless", "maybe", "run", "x"],
         &["run", "--nonsense", "x"],
         &["run", "../x"],
         &["checkpoint", "x"],
@@ -218,4 +220,93 @@ impl Runtime {
             .unwrap()
             .success()
     }
+}
+
+pub(crate) fn hooks_surround_the_life() {
+    let palan = Runtime::palan();
+    let mut sandbox = bundle(&["sleep", "1000"]);
+    let log = sandbox.directory.path().join("log");
+    let note = |word: &str| {
+        let script = format!("echo {word} $(cat) >> {}", log.display());
+        vec![Hook {
+            path: "/bin/sh".into(),
+            args: vec!["sh".into(), "-c".into(), script],
+            env: vec!["PATH=/usr/bin:/bin".into()],
+            timeout: None,
+        }]
+    };
+    sandbox.spec.hooks =
+        Some(Hooks { poststart: note("poststart"), poststop: note("poststop"), ..Hooks::default() });
+    let path = sandbox.directory.path().to_owned();
+    std::fs::write(path.join("config.json"), serde_json::to_vec(&sandbox.spec).unwrap()).unwrap();
+    palan.text(&path, &["create", "life"]);
+    assert!(!log.exists());
+    palan.text(&path, &["start", "life"]);
+    let so_far = std::fs::read_to_string(&log).unwrap();
+    assert!(so_far.starts_with("poststart {") && so_far.contains(r#""status":"running""#), "{so_far}");
+    palan.text(&path, &["delete", "--force", "life"]);
+    let all = std::fs::read_to_string(&log).unwrap();
+    let last = all.lines().nth(1).unwrap();
+    assert!(last.starts_with("poststop {") && last.contains(r#""status":"stopped""#), "{all}");
+    // One that fails ends the container, and the rest of its life follows.
+    sandbox.spec.hooks.as_mut().unwrap().poststart[0].args[2] = "exit 1".into();
+    std::fs::write(path.join("config.json"), serde_json::to_vec(&sandbox.spec).unwrap()).unwrap();
+    let failed = palan.call(&path, &["run", "life"]);
+    let text = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(text.contains("error running poststart hook #0: exit status 1"), "{text}");
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 3);
+    assert!(!palan.call(&path, &["state", "life"]).status.success());
+}
+
+pub(crate) fn somebody_who_is_not_root_runs_containers() {
+    let sandbox = Sandbox::new(&["true"]);
+    let path = sandbox.directory.path();
+    let nobody = 65534;
+    let own = |path: &Path| std::os::unix::fs::lchown(path, Some(nobody), Some(nobody)).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    for directory in [path, home.path()] {
+        own(directory);
+    }
+    // The program of the test lies where only root may look.
+    let program = home.path().join("palan-runtime");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let call = |arguments: &[&str]| {
+        let script = format!("cd {} && exec \"$@\"", path.display());
+        let runtime = ["sh", "-c", &script, "sh", program.to_str().unwrap(), "runtime", "--root"];
+        let root = home.path().join("state");
+        #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
+        std::process::Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+            .args(runtime)
+            .arg(root)
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+    };
+    let text = |arguments: &[&str]| {
+        let output = call(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    text(&["spec", "--rootless"]);
+    let json = std::fs::read_to_string(path.join("config.json")).unwrap();
+    let json = json.replace("\"terminal\": true,", "");
+    std::fs::write(
+        path.join("config.json"),
+        json.replace("\"sh\"", r#""sh", "-c", "id; cat /proc/self/uid_map; test -c /dev/null && echo dev""#),
+    )
+    .unwrap();
+    let output = text(&["run", "x"]);
+    let words: Vec<_> = output.split_whitespace().collect();
+    assert_eq!(words[..2], ["uid=0(root)", "gid=0(root)"], "{output}");
+    assert_eq!(words[words.len() - 4..], ["0", "65534", "1", "dev"], "{output}");
+    // Alive for several commands.
+    std::fs::write(path.join("config.json"), json.replace("\"sh\"", r#""sleep", "1000""#)).unwrap();
+    text(&["run", "--detach", "y"]);
+    assert!(text(&["state", "y"]).contains("\"running\""));
+    assert_eq!(text(&["exec", "y", "sh", "-c", "id -u; hostname"]), "0\npalan\n");
+    text(&["kill", "y", "KILL"]);
+    text(&["delete", "--force", "y"]);
+    assert!(!call(&["state", "y"]).status.success());
 }

@@ -41,6 +41,8 @@ pub(crate) const ALL: &[Case] = cases![
     cli::the_life_of_a_container,
     cli::unsupported_is_said,
     cli::spec_makes_a_bundle_that_runs,
+    cli::hooks_surround_the_life,
+    cli::somebody_who_is_not_root_runs_containers,
     hardening::system_directories_that_are_symlinks,
     hardening::destinations_stay_inside,
     hardening::working_directories_stay_inside,

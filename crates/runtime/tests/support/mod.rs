@@ -134,6 +134,7 @@ impl Sandbox {
         palan_runtime::create(&CreateRequest {
             id: "test",
             no_pivot: false,
+            cgroup_optional: false,
             keep_keyring: false,
             spec: &self.spec,
             bundle: self.directory.path(),
