@@ -348,13 +348,18 @@ pub fn close_all_from(first: u32) -> io::Result<()> {
     close_range(first, 0)
 }
 
-/// Closes every descriptor from `first` on except `keep`. What [`close_all_from`] says holds here too.
-pub fn close_all_between(first: u32, keep: &OwnedFd) -> io::Result<()> {
-    let keep = keep.as_raw_fd().unsigned_abs();
-    if keep > first {
-        close_range_to(first, keep - 1, 0)?;
+/// Closes every descriptor from `first` on except those of `keep`. What [`close_all_from`] says holds here too.
+pub fn close_all_but(first: u32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    let mut next = first;
+    for number in kept {
+        if number > next {
+            close_range_to(next, number - 1, 0)?;
+        }
+        next = next.max(number + 1);
     }
-    close_range(first.max(keep + 1), 0)
+    close_range(next, 0)
 }
 
 fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {

@@ -69,6 +69,15 @@ pub fn set_affinity(cpus: &[usize]) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
+/// Lets the calling thread run on every CPU that its cpuset has.
+pub fn reset_affinity() -> io::Result<()> {
+    let mut all = CpuSet::new();
+    for cpu in 0..CpuSet::MAX_CPU {
+        all.set(cpu);
+    }
+    Ok(rustix::thread::sched_setaffinity(None, &all)?)
+}
+
 /// Sets where the calling thread's memory comes from (set_mempolicy(2)): `mode` as `MPOL_*` with its flags, and the
 /// numbers of NUMA nodes.
 pub fn set_memory_policy(mode: u32, nodes: &[usize]) -> io::Result<()> {

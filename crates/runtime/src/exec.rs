@@ -216,6 +216,8 @@ fn run(entering: Entering) -> ! {
         for tasks in entrances {
             rustix::io::write(&tasks, b"0").context(|| "enter the container's cgroup".to_owned())?;
         }
+        // As for the first process (see `init`).
+        let _ = palan_linux::scheduling::reset_affinity();
         set_affinity(&process.affinity.initial)?;
         set_limits(&process, &proc, &channel)?;
         set_process_scheduling(&process)?;

@@ -59,9 +59,11 @@ impl Channel {
         Ok(Self { socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, minimum)? })
     }
 
-    /// Closes every descriptor from number `first` on but this channel. No other owner of one may use it afterwards.
-    pub(crate) fn close_others(&self, first: i32) -> io::Result<()> {
-        os::close_all_between(u32::try_from(first).map_err(io::Error::other)?, &self.socket)
+    /// Closes every descriptor from number `first` on but this channel and `other`. No owner of one of them may use it
+    /// afterwards.
+    pub(crate) fn close_others(&self, first: i32, other: Option<&OwnedFd>) -> io::Result<()> {
+        let keep: Vec<_> = std::iter::once(&self.socket).chain(other).map(AsFd::as_fd).collect();
+        os::close_all_but(u32::try_from(first).map_err(io::Error::other)?, &keep)
     }
 
     // --- the new process's side ------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::error::{Context, Error};
 use crate::handshake::{Channel, wait_for_byte};
 use crate::hooks::{HookPlan, HookState};
-use crate::plan::{Plan, ProcessPlan};
+use crate::plan::{MountNamespace, Plan, ProcessPlan};
 use crate::streams::Streams;
 use devices::Nodes;
 use rootfs::{Host, Sources};
@@ -153,7 +153,9 @@ impl Body<'_> {
         // Files and directories made from here on have exactly the modes they are made with.
         rustix::process::umask(Mode::empty());
 
-        rootfs::cut_loose(&plan.root)?;
+        if plan.namespaces.mount != MountNamespace::Callers {
+            rootfs::cut_loose(&plan.root)?;
+        }
         let sources = match self.sources {
             Some(sources) => sources,
             None => Sources::open_in_new_namespace(&plan, &host)?,
@@ -177,7 +179,10 @@ impl Body<'_> {
             channel.prepared().context(|| "let the caller do its part".to_owned())?;
         }
         plan.hooks.run_in_namespaces(&self.state)?;
-        rootfs::pivot(&plan.root, &root)?;
+        match plan.namespaces.mount {
+            MountNamespace::Callers => rootfs::change_root(&root)?,
+            MountNamespace::New | MountNamespace::Joined => rootfs::pivot(&plan.root, &root)?,
+        }
         for (path, value) in &plan.sysctl {
             write_proc(proc, &format!("sys/{path}"), value)
                 .context(|| format!("write sysctl {}", path.replace('/', ".")))?;
@@ -258,6 +263,10 @@ impl Last<'_> {
         identity::become_user(&self.process, &self.user, proc)?;
         entered.or_else(|error| error.again_as_user())?;
         rustix::process::umask(Mode::from_raw_mode(self.process.umask));
+        let proof = os::single_threaded(Some(proc.as_fd()))?;
+        // Nothing of the host stays open: while the container waits for its start others in it may look into this
+        // process (CVE-2016-9962, CVE-2024-21626). Before the filter, which may not know the call.
+        channel.close_others(first_free, fifo.as_ref()).context(|| "close descriptors".to_owned())?;
         let filter = self.process.seccomp.as_ref();
         if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs".to_owned())?;
@@ -268,10 +277,7 @@ impl Last<'_> {
         identity::set_capabilities(&self.process.capabilities)?;
         let program = program::find(&self.process)?;
         let environment = program::environment(&self.process, &self.user);
-        program::close_others(first_free)?;
-        let proof = os::single_threaded(Some(proc.as_fd()))?;
         if self.ending == Ending::Sibling {
-            channel.close_others(first_free).context(|| "close descriptors".to_owned())?;
             hand_over(&proof, channel)?;
             rustix::process::setsid().context(|| "start a session".to_owned())?;
         }
@@ -320,6 +326,9 @@ fn hand_over(proof: &os::SingleThreaded, channel: &Channel) -> Result<(), Error>
 /// The session and the namespaces that the clone has not made.
 fn enter(plan: &Plan, proc: &OwnedFd) -> Result<(), Error> {
     rustix::process::setsid().context(|| "start a session".to_owned())?;
+    // Where the caller may run is not the container's business; its cpuset is. Without NUMA or CPUs to choose from
+    // there is nothing to reset.
+    let _ = palan_linux::scheduling::reset_affinity();
     join_all(&plan.namespaces.join)?;
     if plan.namespaces.new_cgroup {
         namespace::unshare(Kind::Cgroup.bit()).context(|| "make a cgroup namespace".to_owned())?;

@@ -65,8 +65,22 @@ pub(crate) struct Namespaces {
     pub(crate) join: Vec<(Kind, OwnedFd)>,
     /// Joined by the caller for its next child.
     pub(crate) join_pid: Option<OwnedFd>,
+    /// The mount namespace.
+    pub(crate) mount: MountNamespace,
     /// The user namespace, which takes a process of its own on the way (see [`crate::init`]).
     pub(crate) user: Option<UserNamespace>,
+}
+
+/// Where the container's mounts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MountNamespace {
+    /// In a namespace of its own.
+    New,
+    /// In an existing one, which becomes the container's.
+    Joined,
+    /// In the caller's: there is no root to pivot to, only a changed root directory, and mounts stay until the container
+    /// is deleted.
+    Callers,
 }
 
 /// The root file system.
@@ -185,9 +199,12 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
         new_time: None,
         join: Vec::new(),
         join_pid: None,
+        mount: MountNamespace::Callers,
         user: None,
     };
     let mut seen = Vec::new();
+    // The mount namespace: with it goes the sight of everything else.
+    let mut last = None;
     for entry in &linux.namespaces {
         if seen.contains(&entry.kind) {
             return Err(invalid(format!("duplicate namespace {:?}", entry.kind)));
@@ -213,9 +230,11 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
                 result.new_time = Some(offsets.collect());
             }
             (Kind::User, "") => result.user = Some(UserNamespace::new(linux)?),
-            (_, "") => result.new |= kind.bit(),
-            (Kind::Mount, _) => {
-                return Err(invalid("joining a mount namespace by its path is not supported"));
+            (_, "") => {
+                result.new |= kind.bit();
+                if kind == Kind::Mount {
+                    result.mount = MountNamespace::New;
+                }
             }
             (_, path) => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -224,6 +243,10 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
                 match kind {
                     Kind::Pid => result.join_pid = Some(fd),
                     Kind::User => result.user = Some(UserNamespace::Join(fd)),
+                    Kind::Mount => {
+                        result.mount = MountNamespace::Joined;
+                        last = Some((kind, fd));
+                    }
                     _ => result.join.push((kind, fd)),
                 }
             }
@@ -235,8 +258,16 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
         let fd = network.try_clone_to_owned().context(|| "duplicate a descriptor".to_owned())?;
         result.join.push((Kind::Network, fd));
     }
-    if !result.new.contains(Kind::Mount.bit()) {
-        return Err(invalid("a container needs a mount namespace of its own"));
+    result.join.extend(last);
+    if result.mount == MountNamespace::Callers {
+        if result.user.is_some() {
+            return Err(invalid("a user namespace needs a mount namespace in linux.namespaces"));
+        }
+        if !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty() {
+            return Err(invalid(
+                "linux.maskedPaths and linux.readonlyPaths need a mount namespace of the container's own: they would hide the paths of the host",
+            ));
+        }
     }
     Ok(result)
 }

@@ -126,9 +126,15 @@ fn process(existing: &Existing, arguments: &Arguments) -> Result<Process, Failur
     process.no_new_privileges |= arguments.has("no-new-privs");
     process.env.extend(arguments.values("env").map(str::to_owned));
     let capabilities = process.capabilities.get_or_insert_with(Capabilities::default);
+    let has_ambient = !capabilities.ambient.is_empty();
     for name in arguments.values("cap") {
         for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
             set.push(name.to_owned());
+        }
+        if has_ambient {
+            // In a container that gives its capabilities to every program, this one is no exception.
+            capabilities.inheritable.push(name.to_owned());
+            capabilities.ambient.push(name.to_owned());
         }
     }
     if let Some(user) = arguments.value("user") {

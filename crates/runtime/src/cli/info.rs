@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::arguments::{Arguments, Flag, flag, option};
 use super::{Failure, Global, Outcome};
+use crate::cgroup;
 use crate::plan::kernel::{MEMORY_FLAGS, MEMORY_MODES};
 
 pub(super) const SPEC_FLAGS: &[Flag] = &[option("bundle").short('b'), flag("rootless")];
@@ -102,7 +103,14 @@ fn template() -> Spec {
                 devices: vec![DeviceRule { access: "rwm".to_owned(), ..DeviceRule::default() }],
                 ..Resources::default()
             }),
-            namespaces: namespaces.map(|kind| Namespace { kind, path: String::new() }).to_vec(),
+            namespaces: namespaces
+                .into_iter()
+                // As with runc: on cgroup v1 processes have always seen the host's names of their cgroups.
+                .filter(|kind| {
+                    *kind != NamespaceKind::Cgroup || matches!(cgroup::version(), Ok(cgroup::Version::V2))
+                })
+                .map(|kind| Namespace { kind, path: String::new() })
+                .collect(),
             masked_paths: strings(&[
                 "/proc/acpi",
                 "/proc/asound",

@@ -43,6 +43,9 @@ impl Log {
 
     pub(super) fn debug(&self, message: &str) {
         if self.debug {
+            if self.file.is_none() {
+                eprintln!("palan runtime: level=debug {message}");
+            }
             self.write("debug", message);
         }
     }

@@ -113,8 +113,14 @@ pub(super) fn remove(existing: &Existing) -> Result<(), Failure> {
     if let Some(group) = &existing.state.resource_group {
         group.remove().map_err(|error| Failure::new(format!("cannot remove the resource group: {error}")))?;
     }
-    existing.home.remove()?;
     let state = &existing.state;
+    if state.mounts_on_host {
+        // With the root goes all that is mounted in it. Somebody may have taken it off before.
+        if let Ok(path) = std::ffi::CString::new(state.rootfs.as_os_str().as_encoded_bytes()) {
+            let _ = palan_linux::mount::detach(&path);
+        }
+    }
+    existing.home.remove()?;
     Ok(crate::hooks::poststop(state.hooks.as_ref(), &state.for_hooks())?)
 }
 

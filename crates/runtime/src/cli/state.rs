@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palan_linux::process as os;
-use palan_oci::runtime_spec::{Hooks, Process, Seccomp, Spec};
+use palan_oci::runtime_spec::{Hooks, NamespaceKind, Process, Seccomp, Spec};
 use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::{error_chain, fs};
 use rustix::fs::{Mode, OFlags};
@@ -42,6 +42,9 @@ pub(super) struct State {
     pub(super) hooks: Option<Hooks>,
     #[serde(default)]
     pub(super) resource_group: Option<ResourceGroup>,
+    /// Its mounts are the host's to remove.
+    #[serde(default)]
+    pub(super) mounts_on_host: bool,
     /// Who made it, by number.
     #[serde(default)]
     pub(super) owner: u32,
@@ -226,6 +229,9 @@ impl State {
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
             hooks: spec.hooks.clone(),
             resource_group: container.resource_group.clone(),
+            mounts_on_host: spec.linux.as_ref().is_none_or(|linux| {
+                linux.namespaces.iter().all(|namespace| namespace.kind != NamespaceKind::Mount)
+            }),
             owner: rustix::process::geteuid().as_raw(),
         }
     }

@@ -93,7 +93,8 @@ pub(crate) fn resolve_user(root: &RootDir, process: &ProcessPlan) -> Result<Reso
             resolved
         }
         UserPlan::Numeric { uid, gid, groups } => {
-            let wants_home = !process.environment.iter().any(|(name, _)| name == "HOME");
+            let wants_home =
+                !process.environment.iter().any(|(name, value)| name == "HOME" && !value.is_empty());
             let home = if wants_home { user::home_of(root, *uid) } else { None };
             ResolvedUser {
                 uid: *uid,

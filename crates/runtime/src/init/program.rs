@@ -169,9 +169,3 @@ pub(crate) fn execute(
     let source = os::execute(program, arguments, environment);
     Err(Error::Execute { path: program.to_string_lossy().into_owned(), source })
 }
-
-/// Marks everything but the program's descriptors to be closed at exec.
-pub(crate) fn close_others(first_free: i32) -> Result<(), Error> {
-    let first = u32::try_from(first_free).unwrap_or(3);
-    os::close_at_exec_from(first).context(|| "close descriptors at exec".to_owned())
-}

@@ -176,9 +176,11 @@ pub(super) fn attach(plan: &RootPlan, copy: Option<OwnedFd>) -> Result<RootDir, 
         }
     };
     if plan.propagation == Propagation::Shared {
-        // A mount on a shared one would appear on the host, and pivot_root refuses it.
+        // A mount on a shared one would appear on the host, and pivot_root refuses it, as it refuses a root that has
+        // peers there.
         let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
-        mount::change(mount_root_of(&place)?, &private, false)
+        mount::change(&root, &private, false)
+            .and_then(|()| mount::change(mount_root_of(&place)?, &private, false))
             .context(|| "make the mount below the rootfs private".to_owned())?;
     }
     mount::attach(&root, &place).context(|| "attach the rootfs".to_owned())?;
@@ -191,23 +193,33 @@ pub(super) fn pivot(plan: &RootPlan, root: &RootDir) -> Result<(), Error> {
         return mount::move_to_root(root).context(|| "move the rootfs over the host's root".to_owned());
     }
     mount::pivot_root(root, plan.propagation == Propagation::Shared)
-        .context(|| "pivot into the rootfs".to_owned())
+        .context(|| "pivot into the rootfs".to_owned())?;
+    if plan.propagation == Propagation::Slave {
+        // It has no master: nothing is left to say.
+        return Ok(());
+    }
+    let propagation = Change { propagation: Some(plan.propagation), ..Change::default() };
+    mount::change(root, &propagation, false).context(|| "set the propagation of the root".to_owned())
+}
+
+/// Makes the attached root the root directory, in a namespace whose mounts are not the container's to change.
+pub(super) fn change_root(root: &RootDir) -> Result<(), Error> {
+    rustix::process::fchdir(root)
+        .and_then(|()| rustix::process::chroot("."))
+        .context(|| "change the root directory".to_owned())
 }
 
 /// The root directory of the mount that `directory` is on.
-fn mount_root_of(directory: &OwnedFd) -> Result<OwnedFd, Error> {
+fn mount_root_of(directory: &OwnedFd) -> std::io::Result<OwnedFd> {
     let mount_id = |fd: &OwnedFd| {
         rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
             .map(|found| (found.stx_mnt_id, found.stx_ino))
-            .context(|| "find the mount below the rootfs".to_owned())
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut current =
-        directory.as_fd().try_clone_to_owned().context(|| "duplicate a descriptor".to_owned())?;
+    let mut current = directory.as_fd().try_clone_to_owned()?;
     loop {
         let (mount, inode) = mount_id(&current)?;
-        let parent = rustix::fs::openat(&current, "..", flags, Mode::empty())
-            .context(|| "find the mount below the rootfs".to_owned())?;
+        let parent = rustix::fs::openat(&current, "..", flags, Mode::empty())?;
         let (parent_mount, parent_inode) = mount_id(&parent)?;
         // The root of the whole tree is its own parent.
         if parent_mount != mount || parent_inode == inode {

@@ -200,7 +200,11 @@ fn capabilities(names: Option<&Capabilities>, warnings: &mut Vec<String>) -> Cap
     };
     plan.effective &= plan.permitted;
     // Ambient ones must be permitted and inheritable.
-    plan.ambient &= plan.permitted & plan.inheritable;
+    let impossible = plan.ambient - (plan.permitted & plan.inheritable);
+    plan.ambient -= impossible;
+    for name in capability::names_of(impossible) {
+        warnings.push(format!("can't raise ambient capability {name}: it is not permitted and inheritable"));
+    }
     left_out.sort_unstable();
     left_out.dedup();
     if !left_out.is_empty() {

@@ -310,3 +310,38 @@ pub(crate) fn somebody_who_is_not_root_runs_containers() {
     text(&["delete", "--force", "y"]);
     assert!(!call(&["state", "y"]).status.success());
 }
+
+pub(crate) fn without_a_mount_namespace_nothing_stays() {
+    let palan = Runtime::palan();
+    let mut sandbox = bundle(&["sh", "-c", "readlink /proc/self/ns/mnt; ls /"]);
+    let linux = sandbox.linux();
+    linux.namespaces.retain(|namespace| namespace.kind != palan_oci::runtime_spec::NamespaceKind::Mount);
+    let path = sandbox.directory.path().to_owned();
+    let write = |sandbox: &Sandbox| {
+        std::fs::write(path.join("config.json"), serde_json::to_vec(&sandbox.spec).unwrap()).unwrap();
+    };
+    write(&sandbox);
+    let refused = palan.call(&path, &["run", "x"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("linux.maskedPaths"));
+    sandbox.linux().masked_paths.clear();
+    sandbox.linux().readonly_paths.clear();
+    write(&sandbox);
+    let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    let output = palan.text(&path, &["run", "x"]);
+    assert!(output.starts_with(&format!("{}\nbin\n", own.display())), "{output}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(path.to_str().unwrap()), "{mounts}");
+}
+
+/// The runtime relays a terminal: what it prints ends its lines as the caller's side does.
+#[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
+pub(crate) fn a_terminal_in_the_foreground() {
+    let palan = Runtime::palan();
+    let mut sandbox = bundle(&["sh", "-c", "tty; echo x"]);
+    sandbox.process().terminal = true;
+    let path = sandbox.directory.path().to_owned();
+    std::fs::write(path.join("config.json"), serde_json::to_vec(&sandbox.spec).unwrap()).unwrap();
+    for round in 0..20 {
+        assert_eq!(palan.text(&path, &["run", &format!("t{round}")]), "/dev/pts/0\nx\n");
+    }
+}

@@ -350,3 +350,92 @@ pub(crate) fn init_under_the_default_filter() {
         assert_eq!((code, output.as_str()), (3, "2\n"));
     }
 }
+
+/// A profile from before close_range(2) and the calls of the mount API.
+pub(crate) fn a_filter_that_knows_few_calls() {
+    let mut sandbox = Sandbox::new(&["echo", "runs"]);
+    let names = [
+        "accept",
+        "access",
+        "arch_prctl",
+        "brk",
+        "capget",
+        "capset",
+        "chdir",
+        "clone",
+        "close",
+        "dup",
+        "dup2",
+        "execve",
+        "exit",
+        "exit_group",
+        "faccessat",
+        "fcntl",
+        "fstat",
+        "futex",
+        "getcwd",
+        "getdents64",
+        "getpid",
+        "getuid",
+        "ioctl",
+        "lstat",
+        "mmap",
+        "mprotect",
+        "munmap",
+        "newfstatat",
+        "open",
+        "openat",
+        "poll",
+        "prctl",
+        "pread64",
+        "prlimit64",
+        "read",
+        "readlink",
+        "recvmsg",
+        "restart_syscall",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "rt_sigreturn",
+        "sendmsg",
+        "set_robust_list",
+        "set_tid_address",
+        "setgid",
+        "setgroups",
+        "setresgid",
+        "setresuid",
+        "setsid",
+        "setuid",
+        "stat",
+        "statx",
+        "uname",
+        "wait4",
+        "write",
+    ];
+    sandbox.linux().seccomp = Some(Seccomp {
+        default_action: "SCMP_ACT_ERRNO".into(),
+        architectures: vec!["SCMP_ARCH_X86_64".into()],
+        syscalls: vec![SeccompSyscall {
+            names: names.map(str::to_owned).to_vec(),
+            action: "SCMP_ACT_ALLOW".into(),
+            ..SeccompSyscall::default()
+        }],
+        ..Seccomp::default()
+    });
+    assert_eq!(sandbox.output(), "runs\n");
+    sandbox.process().no_new_privileges = true;
+    assert_eq!(sandbox.output(), "runs\n");
+}
+
+/// Who waits to be started must not be a way to the host's files: CVE-2024-21626.
+pub(crate) fn a_waiting_process_holds_nothing_of_the_host() {
+    let sandbox = Sandbox::new(&["true"]);
+    let created = sandbox.create(palan_runtime::Stdio::Null).unwrap();
+    let pid = created.container().pid;
+    let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned())
+        .collect();
+    let allowed = |path: &String| path == "/dev/null" || path.starts_with("socket:");
+    assert!(open.iter().all(allowed), "{open:?}");
+    assert_eq!(open.iter().filter(|path| path.starts_with("socket:")).count(), 1, "{open:?}");
+}

@@ -202,3 +202,21 @@ pub(crate) fn a_terminal_in_a_user_namespace() {
     container.cgroup.remove().unwrap();
     assert_eq!(output.replace('\r', ""), "/dev/pts/0\n0\nx\n");
 }
+
+pub(crate) fn a_shared_root_is_shared() {
+    let mut sandbox = Sandbox::new(&["cat", "/proc/self/mountinfo"]);
+    sandbox.linux().rootfs_propagation = "shared".into();
+    let output = sandbox.output();
+    let root = output.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+    assert!(root.contains(" shared:"), "{root}");
+    sandbox.linux().rootfs_propagation = "unbindable".into();
+    let output = sandbox.output();
+    let root = output.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
+    assert!(root.contains(" unbindable "), "{root}");
+}
+
+pub(crate) fn an_empty_home_is_the_users() {
+    let mut sandbox = Sandbox::new(&["sh", "-c", "echo $HOME"]);
+    sandbox.process().env.push("HOME=".into());
+    assert_eq!(sandbox.output(), "/root\n");
+}

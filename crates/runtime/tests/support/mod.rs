@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use palan_linux::process::{self, ExitStatus};
 use palan_oci::runtime_spec::{Capabilities, Linux, Mount, Namespace, NamespaceKind, Process, Root, Spec};
-use palan_runtime::{Container, CreateRequest, Error, Rootfs, Stdio};
+use palan_runtime::{Container, CreateRequest, Created, Error, Rootfs, Stdio};
 
 pub(crate) type Case = (&'static str, fn());
 
@@ -130,6 +130,11 @@ impl Sandbox {
 
     /// Creates and starts the container with the streams.
     pub(crate) fn start(&self, stdio: Stdio<'_>) -> Result<Container, Error> {
+        self.create(stdio)?.start()
+    }
+
+    /// Creates the container with the streams.
+    pub(crate) fn create(&self, stdio: Stdio<'_>) -> Result<Created, Error> {
         let root = self.root();
         palan_runtime::create(&CreateRequest {
             id: "test",
@@ -149,8 +154,7 @@ impl Sandbox {
             init: self.init,
             extra_descriptors: &[],
             start_fifo: None,
-        })?
-        .start()
+        })
     }
 
     /// Runs it to its end and returns how it ended with all its output, both streams in one.
