@@ -131,6 +131,17 @@ impl Cgroup {
     /// Sets limits; a limit that is not given stays as it is. Returns sentences about what this host can't do and
     /// nobody depends on. Device rules are set when there are any.
     pub fn apply(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
+        if !resources.devices.is_empty() {
+            devices::apply(self, &resources.devices)?;
+        }
+        limits::apply(self, resources)
+    }
+
+    /// Like [`Self::apply`] for a cgroup in use: what stays allowed is never denied in between.
+    pub fn update(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
+        if !resources.devices.is_empty() {
+            devices::change(self, &resources.devices)?;
+        }
         limits::apply(self, resources)
     }
 
@@ -338,6 +349,13 @@ impl Cgroup {
             self.join_hierarchy(index.ok_or(CgroupError::NoController { what, controller })?)?;
         }
         self.controller(controller, what)
+    }
+
+    /// Makes a controller of v2 available, as far as the cgroups above let it through. Whether it is now.
+    fn pass_down(&self, controller: &str) -> bool {
+        self.unified().is_some_and(|group| {
+            self.hierarchy(group).pass_down(self.relative(), &group.directory, controller)
+        })
     }
 
     fn write_in(&self, group: &Group, file: &str, value: &str) -> Result<(), CgroupError> {

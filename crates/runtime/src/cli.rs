@@ -15,6 +15,7 @@ mod manage;
 mod protect;
 mod state;
 mod time;
+mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -116,6 +117,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "spec", usage: "[--bundle <directory>]", flags: info::SPEC_FLAGS, run: info::spec },
     Command { name: "start", usage: "<container-id>", flags: &[], run: create::start },
     Command { name: "state", usage: "<container-id>", flags: &[], run: manage::state },
+    Command { name: "update", usage: "[options] <container-id>", flags: update::FLAGS, run: update::update },
 ];
 
 /// Runs `palan runtime` with the arguments after these two words.
@@ -179,17 +181,20 @@ fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
         let name = name.to_string_lossy();
         match &*name {
-            "checkpoint" | "restore" | "events" | "update" => {
+            "checkpoint" | "restore" | "events" => {
                 Failure::new(format!("{name} is not supported by this version of Palan"))
             }
             _ => Failure::new(format!("no such command: {name}; palan runtime --help lists them")),
         }
     })?;
-    if rest.iter().any(|word| word == "--help" || word == "-h") && command.name != "exec" {
+    // What follows the ID belongs to another program, or is a signal.
+    let ends_at_id = matches!(command.name, "exec" | "kill" | "ps");
+    if rest.iter().any(|word| word == "--help" || word == "-h") && !ends_at_id {
         usage(command);
         return Ok(ExitCode::SUCCESS);
     }
-    let parsed = Arguments::parse(command.flags, rest)
+    let parse = if ends_at_id { Arguments::parse } else { Arguments::parse_anywhere };
+    let parsed = parse(command.flags, rest)
         .map_err(|failure| Failure::new(format!("{}: {}", command.name, failure.message)))?;
     global.log.debug(&format!("{} {:?}", command.name, parsed.positional));
     (command.run)(global, &parsed)

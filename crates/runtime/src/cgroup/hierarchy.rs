@@ -222,25 +222,37 @@ impl Hierarchy {
 
     /// v2: a cgroup has a controller only if every ancestor passes it down.
     fn distribute_controllers(&self, relative: &str, directory: &OwnedFd) -> Result<(), Errno> {
-        let wanted: Vec<_> = V2_CONTROLLERS.iter().filter(|name| self.has(name)).collect();
         let present = read_file(directory, "cgroup.controllers")?;
-        if wanted.iter().all(|name| present.split_whitespace().any(|have| have == **name)) {
-            return Ok(());
+        let missing: Vec<_> =
+            V2_CONTROLLERS.into_iter().filter(|name| self.has(name) && !lists(&present, name)).collect();
+        self.pass_down_to(relative, &missing);
+        Ok(())
+    }
+
+    /// Lets the cgroup have one more controller. Whether it has it now.
+    pub(super) fn pass_down(&self, relative: &str, directory: &OwnedFd, controller: &str) -> bool {
+        let present = || read_file(directory, "cgroup.controllers").is_ok_and(|all| lists(&all, controller));
+        if !present() {
+            self.pass_down_to(relative, &[controller]);
         }
-        let parents = relative.match_indices('/').map(|(end, _)| &relative[..end]);
-        for parent in [""].into_iter().chain(parents) {
-            let file = if parent.is_empty() {
-                "cgroup.subtree_control".to_owned()
-            } else {
-                format!("{parent}/cgroup.subtree_control")
-            };
-            for name in &wanted {
+        present()
+    }
+
+    fn pass_down_to(&self, relative: &str, controllers: &[&str]) {
+        let ends = relative.match_indices('/').map(|(end, _)| end + 1);
+        for end in [0].into_iter().chain(ends) {
+            let file = format!("{}cgroup.subtree_control", &relative[..end]);
+            for name in controllers {
                 // Where a controller can't be passed down, only a limit that needs it fails, with its name.
                 let _ = write_file(&self.root, &file, &format!("+{name}"));
             }
         }
-        Ok(())
     }
+}
+
+/// Whether a list of controllers has this one.
+fn lists(controllers: &str, name: &str) -> bool {
+    controllers.split_whitespace().any(|have| have == name)
 }
 
 #[cfg(test)]

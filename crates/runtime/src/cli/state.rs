@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palan_linux::process as os;
-use palan_oci::runtime_spec::{Process, Seccomp, Spec};
+use palan_oci::runtime_spec::{Process, Resources, Seccomp, Spec};
 use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::{error_chain, fs};
 use rustix::fs::{Mode, OFlags};
@@ -34,6 +34,9 @@ pub(super) struct State {
     /// What `exec` starts from.
     pub(super) process: Process,
     pub(super) seccomp: Option<Seccomp>,
+    /// The limits, as `update` has left them.
+    #[serde(default)]
+    pub(super) resources: Resources,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +212,7 @@ impl State {
             annotations: spec.annotations.clone(),
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+            resources: spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default(),
         }
     }
 }

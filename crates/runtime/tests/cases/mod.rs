@@ -5,6 +5,7 @@ mod cgroups;
 mod cli;
 mod exec;
 mod hardening;
+mod update;
 
 use crate::support::Case;
 
@@ -59,4 +60,9 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::freezing_stops_everything,
     cgroups::devices_are_denied,
     cgroups::paths_are_checked,
+    update::same_limits_as_runc,
+    update::update_remembers,
+    update::idle_and_bursts,
+    update::devices_change_without_a_gap,
+    update::only_what_runs_is_updated,
 ];
