@@ -7,6 +7,7 @@
 //! Processes enter in one of two ways, neither of which takes the kernel's global lock and RCU grace period:
 //! v2 at birth (`CLONE_INTO_CGROUP`), v1 by writing `0` to `tasks` as the process itself.
 
+mod details;
 mod devices;
 mod hierarchy;
 mod limits;
@@ -24,6 +25,7 @@ use palan_oci::runtime_spec::{DeviceRule, Resources};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use details::{BlockIoKind, CpuSet, Details, HugePageUse, MemoryUse, Pressure, PressureData};
 use hierarchy::{Hierarchy, Layout};
 pub use hierarchy::{Version, version};
 pub use oom::OomNotifier;
@@ -186,6 +188,11 @@ impl Cgroup {
     /// Whether the host has nothing but cgroup v2.
     pub(crate) fn is_v2(&self) -> bool {
         self.layout.version == Version::V2
+    }
+
+    /// Whether somebody has removed it meanwhile.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.groups.iter().all(|group| read_file(&group.directory, "cgroup.procs").is_err())
     }
 
     /// Processes in it and below.

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod create;
+mod events;
 mod exec;
 mod foreground;
 mod info;
@@ -85,6 +86,12 @@ const COMMANDS: &[Command] = &[
         usage: "[--force] <container-id>",
         flags: manage::DELETE_FLAGS,
         run: manage::delete,
+    },
+    Command {
+        name: "events",
+        usage: "[--interval <duration>] [--stats] <container-id>",
+        flags: events::FLAGS,
+        run: events::events,
     },
     Command {
         name: "exec",
@@ -181,7 +188,7 @@ fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
         let name = name.to_string_lossy();
         match &*name {
-            "checkpoint" | "restore" | "events" => {
+            "checkpoint" | "restore" => {
                 Failure::new(format!("{name} is not supported by this version of Palan"))
             }
             _ => Failure::new(format!("no such command: {name}; palan runtime --help lists them")),

@@ -71,6 +71,7 @@ pub(super) fn attend(
     }
     let mut ready = Vec::new();
     loop {
+        ready.clear();
         epoll.wait(&mut ready, None).map_err(failed)?;
         for event in &ready {
             match (event.token, console) {

@@ -3,6 +3,7 @@
 mod basics;
 mod cgroups;
 mod cli;
+mod events;
 mod exec;
 mod hardening;
 mod update;
@@ -60,6 +61,9 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::freezing_stops_everything,
     cgroups::devices_are_denied,
     cgroups::paths_are_checked,
+    events::same_statistics_as_runc,
+    events::events_end_with_the_container,
+    events::the_last_event_is_what_killed_it,
     update::same_limits_as_runc,
     update::update_remembers,
     update::idle_and_bursts,
