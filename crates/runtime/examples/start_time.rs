@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             network_namespace: None,
             seccomp: None,
             stdio: Stdio::Null,
-            cgroup: &cgroup,
+            cgroup: palan_runtime::cgroup::Location::Root(&cgroup),
             parent_death_signal: true,
             init: false,
             extra_descriptors: &[],

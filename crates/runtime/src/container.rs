@@ -10,7 +10,7 @@ use palan_linux::tty::WindowSize;
 use palan_oci::runtime_spec::Spec;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Location};
 use crate::error::{Context, Error};
 use crate::handshake::{Channel, Message};
 use crate::init;
@@ -38,8 +38,8 @@ pub struct CreateRequest<'a> {
     pub seccomp: Option<&'a Program>,
     /// Where the standard streams go.
     pub stdio: Stdio<'a>,
-    /// The cgroup's path below the root of each hierarchy, such as `/palan/<id>`.
-    pub cgroup: &'a str,
+    /// Where its cgroup is to be.
+    pub cgroup: Location<'a>,
     /// Kill the container when the creating process ends.
     pub parent_death_signal: bool,
     /// Stay as process 1, which passes signals on and reaps, and run the program as its child.

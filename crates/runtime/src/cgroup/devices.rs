@@ -62,6 +62,9 @@ const DEFAULTS: [Rule; 10] = [
 /// Sets the rules of a new cgroup.
 pub(super) fn apply(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupError> {
     let rules = plan(rules)?;
+    if cgroup.groups.is_empty() {
+        return Ok(());
+    }
     if cgroup.is_v2() {
         return unless_powerless(set_program(cgroup, &rules));
     }
@@ -94,11 +97,11 @@ pub(super) fn change(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Cgroup
     unless_powerless(written)
 }
 
-/// In a user namespace nobody may set device rules, and nobody can make device nodes that would open.
+/// Only root of the host may set device rules, and only it can make device nodes that would open.
 fn unless_powerless(set: Result<(), CgroupError>) -> Result<(), CgroupError> {
     match set {
         Err(CgroupError::Io { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied && in_user_namespace() =>
+            if source.kind() == io::ErrorKind::PermissionDenied && is_powerless() =>
         {
             Ok(())
         }
@@ -106,9 +109,10 @@ fn unless_powerless(set: Result<(), CgroupError>) -> Result<(), CgroupError> {
     }
 }
 
-fn in_user_namespace() -> bool {
+fn is_powerless() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"])
+    let user_namespace = !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"]);
+    user_namespace || !rustix::process::geteuid().is_root()
 }
 
 /// The kernel asks all programs of a cgroup: while the old one is still there beside the new one, what both allow is
@@ -119,7 +123,7 @@ fn set_program(cgroup: &Cgroup, rules: &[Rule]) -> Result<(), CgroupError> {
     bpf::load_device_program(&program::compile(rules))
         .and_then(|program| bpf::replace_device_program(&group.directory, &program))
         .map_err(|source| CgroupError::Io {
-            path: cgroup.path.clone(),
+            path: cgroup.path().to_owned(),
             action: "attach the device program".to_owned(),
             source,
         })

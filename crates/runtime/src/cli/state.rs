@@ -15,7 +15,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Global, time};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Place};
 
 /// `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) created: String,
     pub(super) bundle: PathBuf,
     pub(super) rootfs: PathBuf,
-    pub(super) cgroup_path: String,
+    pub(super) cgroup: Place,
     #[serde(default)]
     pub(super) annotations: BTreeMap<String, String>,
     /// What `exec` starts from.
@@ -151,7 +151,7 @@ impl Existing {
     }
 
     pub(super) fn cgroup(&self) -> Result<Cgroup, Failure> {
-        Ok(Cgroup::open(&self.state.cgroup_path)?)
+        Ok(Cgroup::open(&self.state.cgroup)?)
     }
 
     pub(super) fn status(&self) -> Result<Status, Failure> {
@@ -199,7 +199,14 @@ fn find_process(pid: i32, start: u64) -> Option<OwnedFd> {
 }
 
 impl State {
-    pub(super) fn new(id: &str, pid: i32, bundle: &Path, rootfs: PathBuf, cgroup: &str, spec: &Spec) -> Self {
+    pub(super) fn new(
+        id: &str,
+        pid: i32,
+        bundle: &Path,
+        rootfs: PathBuf,
+        cgroup: &Place,
+        spec: &Spec,
+    ) -> Self {
         Self {
             oci_version: spec.oci_version.clone(),
             id: id.to_owned(),
@@ -208,7 +215,7 @@ impl State {
             created: time::now(),
             bundle: bundle.to_owned(),
             rootfs,
-            cgroup_path: cgroup.to_owned(),
+            cgroup: cgroup.clone(),
             annotations: spec.annotations.clone(),
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),

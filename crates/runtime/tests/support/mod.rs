@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use palan_linux::process::{self, ExitStatus};
 use palan_oci::runtime_spec::{Capabilities, Linux, Mount, Namespace, NamespaceKind, Process, Root, Spec};
+use palan_runtime::cgroup::{Cgroup, Location, Place};
 use palan_runtime::{Container, CreateRequest, Error, Rootfs, Stdio};
 
 pub(crate) type Case = (&'static str, fn());
@@ -140,7 +141,7 @@ impl Sandbox {
             network_namespace: None,
             seccomp: None,
             stdio,
-            cgroup: &self.cgroup,
+            cgroup: Location::Root(&self.cgroup),
             parent_death_signal: true,
             init: self.init,
             extra_descriptors: &[],
@@ -189,7 +190,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let parent = self.cgroup.rsplit_once('/').unwrap().0;
-        if let Ok(cgroup) = palan_runtime::cgroup::Cgroup::open(parent) {
+        if let Ok(cgroup) = Cgroup::open(&Place::root(parent)) {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
