@@ -11,9 +11,11 @@ mod events;
 mod exec;
 mod foreground;
 mod info;
+mod list;
 mod log;
 mod manage;
 mod protect;
+mod ps;
 mod state;
 mod time;
 mod update;
@@ -106,18 +108,13 @@ const COMMANDS: &[Command] = &[
         flags: manage::KILL_FLAGS,
         run: manage::kill,
     },
-    Command {
-        name: "list",
-        usage: "[--format table|json] [--quiet]",
-        flags: manage::LIST_FLAGS,
-        run: manage::list,
-    },
+    Command { name: "list", usage: "[--format table|json] [--quiet]", flags: list::FLAGS, run: list::list },
     Command { name: "pause", usage: "<container-id>", flags: &[], run: manage::pause },
     Command {
         name: "ps",
-        usage: "[--format table|json] <container-id>",
-        flags: manage::PS_FLAGS,
-        run: manage::ps,
+        usage: "[--format table|json] <container-id> [ps options]",
+        flags: ps::FLAGS,
+        run: ps::ps,
     },
     Command { name: "resume", usage: "<container-id>", flags: &[], run: manage::resume },
     Command { name: "run", usage: "[options] <container-id>", flags: create::FLAGS, run: create::run },

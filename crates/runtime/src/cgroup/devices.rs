@@ -68,7 +68,7 @@ pub(super) fn apply(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), Cgr
     if cgroup.is_v2() {
         return unless_powerless(set_program(cgroup, &rules));
     }
-    let writes = List::of(&rules)?.from_scratch();
+    let writes = List::of(&rules)?.anew();
     cgroup.controller_for_limit("devices", "devices")?;
     unless_powerless(write_list(cgroup, &writes))
 }
@@ -90,7 +90,7 @@ pub(super) fn change(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Cgroup
     if !frozen {
         cgroup.freeze()?;
     }
-    let written = write_list(cgroup, &target.from_scratch());
+    let written = write_list(cgroup, &target.anew());
     if !frozen {
         cgroup.thaw()?;
     }

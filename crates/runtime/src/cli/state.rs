@@ -158,11 +158,30 @@ impl Existing {
         if self.pidfd.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.home.path.join(FIFO).exists() {
-            return Ok(Status::Created);
+        if self.cgroup()?.is_frozen()? {
+            return Ok(Status::Paused);
         }
-        Ok(if self.cgroup()?.is_frozen()? { Status::Paused } else { Status::Running })
+        Ok(if self.home.path.join(FIFO).exists() { Status::Created } else { Status::Running })
     }
+
+    /// Whether the first process is process 1 of a namespace of its own. Of one that has ended nobody knows.
+    pub(super) fn has_own_pid_namespace(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.state.init_process_pid));
+        let status = status.ok().filter(|_| self.pidfd.is_some()).unwrap_or_default();
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        pids.is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"))
+    }
+}
+
+/// Removes the directory of a container that has no state, as it is left when a creation is killed. Whether there is
+/// none now.
+pub(super) fn remove_remains(global: &Global, id: &str) -> Result<bool, Failure> {
+    let home = Home::of(global, id);
+    if home.path.join(STATE).exists() {
+        return Ok(false);
+    }
+    home.remove()?;
+    Ok(true)
 }
 
 /// The ID directories below the root that hold a state.

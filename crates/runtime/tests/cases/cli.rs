@@ -27,6 +27,11 @@ impl Runtime {
         Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap() })
     }
 
+    /// Where its state is.
+    pub(super) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
     pub(super) fn call(&self, bundle: &Path, arguments: &[&str]) -> Output {
         std::process::Command::new(&self.program)

@@ -45,8 +45,7 @@ pub(crate) fn same_statistics_as_runc() {
             data[part].as_object_mut().unwrap().remove("psi");
         }
         for kind in ["usage", "swap", "kernel", "kernelTCP"] {
-            let memory = data["memory"][kind].as_object_mut().unwrap();
-            (memory.remove("usage"), memory.remove("max"));
+            data["memory"][kind].as_object_mut().unwrap().retain(|name, _| name != "usage" && name != "max");
         }
         data["memory"].as_object_mut().unwrap().remove("cache");
         data["cpu"]["throttling"] = Value::Null;

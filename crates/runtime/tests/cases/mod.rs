@@ -6,6 +6,7 @@ mod cli;
 mod events;
 mod exec;
 mod hardening;
+mod manage;
 mod update;
 
 use crate::support::Case;
@@ -65,6 +66,9 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::relative_paths_are_runcs,
     cgroups::a_cgroup_is_given_away,
     cgroups::limits_that_this_host_has_not,
+    manage::tables_are_runcs,
+    manage::pausing_before_the_start,
+    manage::leftovers_are_killed,
     events::same_statistics_as_runc,
     events::events_end_with_the_container,
     events::the_last_event_is_what_killed_it,

@@ -110,7 +110,7 @@ impl List {
     }
 
     /// What makes this list out of any other.
-    pub(super) fn from_scratch(&self) -> Writes {
+    pub(super) fn anew(&self) -> Writes {
         let (default, other) = if self.allows { (ALLOW, DENY) } else { (DENY, ALLOW) };
         let exceptions = self.exceptions.iter().map(|(devices, access)| (other, devices.line(*access)));
         [(default, "a".to_owned())].into_iter().chain(exceptions).collect()
@@ -151,13 +151,13 @@ mod tests {
 
     #[test]
     fn a_new_list_starts_with_its_default() {
-        let writes = text(&list(&[rule(true, "b", Some(8), Some(0), "r")]).from_scratch());
+        let writes = text(&list(&[rule(true, "b", Some(8), Some(0), "r")]).anew());
         assert_eq!(writes[0], "deny a");
         for line in ["allow c *:* m", "allow c 136:* rwm", "allow b 8:0 r"] {
             assert!(writes.contains(&line.to_owned()), "{writes:?}");
         }
         let rules = [rule(true, "a", None, None, "rwm"), rule(false, "c", Some(1), Some(3), "w")];
-        assert_eq!(text(&list(&rules).from_scratch()), ["allow a", "deny c 1:3 w"]);
+        assert_eq!(text(&list(&rules).anew()), ["allow a", "deny c 1:3 w"]);
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
         let all = rule(true, "a", None, None, "rwm");
         let rules =
             [all.clone(), rule(false, "b", Some(8), Some(1), "rw"), rule(true, "b", Some(8), None, "r")];
-        assert_eq!(text(&list(&rules).from_scratch()), ["allow a", "deny b 8:1 w"]);
+        assert_eq!(text(&list(&rules).anew()), ["allow a", "deny b 8:1 w"]);
         let rules = [rule(true, "b", Some(8), None, "rw"), rule(false, "b", Some(8), Some(1), "w")];
         let error = List::of(&plan(&rules).unwrap()).unwrap_err().to_string();
         assert!(error.contains("b 8:1 w") && error.contains("b 8:* rw"), "{error}");
