@@ -26,7 +26,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let created = create(&CreateRequest {
             id: "example",
             no_pivot: false,
-            cgroup_optional: false,
             keep_keyring: false,
             spec: &spec,
             bundle: &bundle,
@@ -36,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             network_namespace: None,
             seccomp: None,
             stdio: Stdio::Null,
-            cgroup: &cgroup,
+            cgroup: palan_runtime::cgroup::Location::Root(&cgroup),
             parent_death_signal: true,
             init: false,
             extra_descriptors: &[],

@@ -7,9 +7,12 @@
 //! Processes enter in one of two ways, neither of which takes the kernel's global lock and RCU grace period:
 //! v2 at birth (`CLONE_INTO_CGROUP`), v1 by writing `0` to `tasks` as the process itself.
 
+mod delegation;
+mod details;
 mod devices;
 mod hierarchy;
 mod limits;
+mod location;
 mod membership;
 mod oom;
 mod stats;
@@ -24,8 +27,10 @@ use palan_oci::runtime_spec::{DeviceRule, Resources};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use details::{BlockIoKind, CpuSet, Details, HugePageUse, MemoryUse, Pressure, PressureData};
 use hierarchy::{Hierarchy, Layout};
 pub use hierarchy::{Version, version};
+pub use location::{Location, Place};
 pub use oom::OomNotifier;
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 
@@ -35,8 +40,8 @@ pub enum CgroupError {
     /// The host has no usable cgroups.
     #[error("no cgroup hierarchy is mounted; mount cgroup2 on /sys/fs/cgroup")]
     NoCgroups,
-    /// A controller that a limit needs is missing.
-    #[error("cannot limit {what}: this host has no {controller} cgroup controller")]
+    /// A controller that a limit needs is missing: the host has none, or the caller may not use it.
+    #[error("cannot limit {what}: the container has no {controller} cgroup controller")]
     NoController {
         /// What was to be limited.
         what: &'static str,
@@ -46,6 +51,14 @@ pub enum CgroupError {
     /// The path can't name a cgroup.
     #[error("invalid cgroup path {0:?}: it must be absolute, without empty, . or .. components")]
     InvalidPath(String),
+    /// There is such a cgroup, and it is not to be taken over.
+    #[error("container's cgroup is {how}: {path}")]
+    InUse {
+        /// The cgroup's path.
+        path: String,
+        /// What is the matter with it.
+        how: &'static str,
+    },
     /// A value is out of range or not possible on this host.
     #[error("{0}")]
     Invalid(String),
@@ -61,18 +74,10 @@ pub enum CgroupError {
     },
 }
 
-impl CgroupError {
-    /// Whether this process may not make the cgroup.
-    pub(crate) fn is_denied(&self) -> bool {
-        let Self::Io { source, .. } = self else { return false };
-        matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
-    }
-}
-
 /// A cgroup of one container, in every hierarchy of the host that it uses.
 #[derive(Debug)]
 pub struct Cgroup {
-    path: String,
+    place: Place,
     layout: Layout,
     groups: Vec<Group>,
 }
@@ -89,27 +94,40 @@ struct Group {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Cgroup {
-    /// Makes the cgroup `path` (such as `/palan/<id>`) and its missing parents.
-    pub fn create(path: &str) -> Result<Self, CgroupError> {
-        let mut cgroup = Self::new(path)?;
+    /// Makes a cgroup and its missing parents.
+    pub fn create(location: Location<'_>) -> Result<Self, CgroupError> {
+        let layout = Layout::detect()?;
+        let mut cgroup = Self { place: Place::plan(location, &layout)?, layout, groups: Vec::new() };
         for hierarchy in 0..cgroup.layout.hierarchies.len() {
             if !cgroup.layout.hierarchies[hierarchy].always_joined(&cgroup.layout) {
                 continue;
             }
-            if let Err(error) = cgroup.join_hierarchy(hierarchy) {
-                // The failure is the error to tell; what was made so far is empty and goes.
-                let _ = cgroup.remove();
-                return Err(error);
+            match cgroup.join_hierarchy(hierarchy) {
+                Err(error) if !location.does_without(&error) => {
+                    // The failure is the error to tell; what was made so far is empty and goes.
+                    let _ = cgroup.remove();
+                    return Err(error);
+                }
+                _ => {}
             }
+        }
+        if cgroup.groups.is_empty() {
+            cgroup.place = Place::default();
         }
         Ok(cgroup)
     }
 
     /// A handle on an existing cgroup.
-    pub fn open(path: &str) -> Result<Self, CgroupError> {
-        let mut cgroup = Self::new(path)?;
+    pub fn open(place: &Place) -> Result<Self, CgroupError> {
+        let mut cgroup = Self { place: place.clone(), layout: Layout::detect()?, groups: Vec::new() };
+        if place.path.is_empty() {
+            return Ok(cgroup);
+        }
+        for path in [&place.path].into_iter().chain(place.elsewhere.values()) {
+            location::check(path)?;
+        }
         for (index, hierarchy) in cgroup.layout.hierarchies.iter().enumerate() {
-            match open_directory(&hierarchy.root, cgroup.relative()) {
+            match open_directory(&hierarchy.root, place.in_hierarchy(hierarchy)) {
                 Ok(directory) => cgroup.groups.push(Group { hierarchy: index, directory }),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(cgroup.failed(format!("open it in {}", hierarchy.name()), errno)),
@@ -123,40 +141,28 @@ impl Cgroup {
 
     /// An existing cgroup below this one, such as `/sub`; `/` is this one.
     pub fn below(&self, path: &str) -> Result<Self, CgroupError> {
-        match path.trim_matches('/') {
-            "" => Self::open(&self.path),
-            path => Self::open(&format!("{}/{path}", self.path)),
-        }
+        Self::open(&self.place.below(path))
     }
 
-    /// No cgroup at all, for somebody who may make none: nothing is limited, counted or frozen.
-    pub fn none() -> Result<Self, CgroupError> {
-        Ok(Self { path: String::new(), layout: Layout::detect()?, groups: Vec::new() })
-    }
-
-    /// Whether it is one: see [`Cgroup::none`].
+    /// Whether it is none at all, for somebody who may make none: nothing is limited, counted or frozen.
     pub fn is_none(&self) -> bool {
-        self.path.is_empty()
-    }
-
-    fn new(path: &str) -> Result<Self, CgroupError> {
-        let valid = path.strip_prefix('/').is_some_and(|relative| {
-            relative.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']))
-        });
-        if !valid || path.len() > 3000 {
-            return Err(CgroupError::InvalidPath(path.to_owned()));
-        }
-        Ok(Self { path: path.to_owned(), layout: Layout::detect()?, groups: Vec::new() })
-    }
-
-    /// Its path below the root of each hierarchy; empty for [`Cgroup::none`].
-    pub fn path(&self) -> &str {
-        &self.path
+        self.groups.is_empty() && self.place.path().is_empty()
     }
 
     /// Sets limits; a limit that is not given stays as it is. Returns sentences about what this host can't do and
     /// nobody depends on. Device rules are set when there are any.
     pub fn apply(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
+        if !resources.devices.is_empty() {
+            devices::apply(self, &resources.devices)?;
+        }
+        limits::apply(self, resources)
+    }
+
+    /// Like [`Self::apply`] for a cgroup in use: what stays allowed is never denied in between.
+    pub fn update(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
+        if !resources.devices.is_empty() {
+            devices::change(self, &resources.devices)?;
+        }
         limits::apply(self, resources)
     }
 
@@ -195,30 +201,42 @@ impl Cgroup {
             return self.layout.hierarchies.iter().map(|all| (all.name(), all.place.clone())).collect();
         }
         let v1 = self.groups.iter().map(|group| self.hierarchy(group)).filter(|group| !group.unified);
-        v1.map(|group| (group.name(), group.place.join(self.relative()))).collect()
+        v1.map(|group| (group.name(), group.place.join(self.place.in_hierarchy(group)))).collect()
     }
 
     /// Whether the host has nothing but cgroup v2.
     pub(crate) fn is_v2(&self) -> bool {
-        self.layout.version == Version::V2
+        self.layout.is_v2()
+    }
+
+    /// Whether somebody has removed it meanwhile.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.groups.iter().all(|group| read_file(&group.directory, "cgroup.procs").is_err())
     }
 
     /// Processes in it and below.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         let Some(group) = self.unified().or_else(|| self.groups.first()) else { return Ok(Vec::new()) };
-        let mut pids = Vec::new();
-        collect_processes(&group.directory, 0, &mut pids)
-            .map_err(|errno| self.failed("list its processes", errno))?;
-        Ok(pids)
+        collect_processes(&group.directory).map_err(|errno| self.failed("list its processes", errno))
     }
 
-    /// Stops all its processes; returns when they stand still.
+    /// Stops all its processes; returns when they stand still. When they don't, all go on.
     pub fn freeze(&self) -> Result<(), CgroupError> {
+        let frozen = self.wait_until_frozen();
+        if frozen.is_err() {
+            // Half of a container that stands is worse than none; the failure is the error to tell.
+            let _ = self.thaw();
+        }
+        frozen
+    }
+
+    fn wait_until_frozen(&self) -> Result<(), CgroupError> {
+        const STUBBORN: &str = "freeze it: its processes don't stop";
         let give_up = Instant::now() + PATIENCE;
         if let Some(group) = self.unified() {
             self.write_in(group, "cgroup.freeze", "1")?;
             while !self.is_frozen()? {
-                self.pause_until(give_up, "freeze it: its processes don't stop")?;
+                self.pause_until(give_up, STUBBORN)?;
             }
             return Ok(());
         }
@@ -229,7 +247,7 @@ impl Cgroup {
             if self.read_in(group, "freezer.state")?.trim() == "FROZEN" {
                 return Ok(());
             }
-            self.pause_until(give_up, "freeze it: its processes don't stop")?;
+            self.pause_until(give_up, STUBBORN)?;
         }
     }
 
@@ -247,7 +265,9 @@ impl Cgroup {
             return Ok(self.read_in(group, "cgroup.events")?.lines().any(|line| line == "frozen 1"));
         }
         let Ok(group) = self.controller("freezer", "processes") else { return Ok(false) };
-        Ok(self.read_in(group, "freezer.state")?.trim() != "THAWED")
+        // A cgroup above may be what is frozen.
+        let by_itself = || self.read_in(group, "freezer.self_freezing").is_ok_and(|text| text.trim() == "1");
+        Ok(self.read_in(group, "freezer.state")?.trim() != "THAWED" && by_itself())
     }
 
     /// Kills every process in it and below, also while frozen. Returns when the signals are sent.
@@ -303,9 +323,9 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         let give_up = Instant::now() + PATIENCE;
         for group in &self.groups {
-            let root = &self.hierarchy(group).root;
+            let hierarchy = self.hierarchy(group);
             loop {
-                match remove_tree(root.as_fd(), self.relative(), 0) {
+                match remove_tree(hierarchy.root.as_fd(), self.place.in_hierarchy(hierarchy), 0) {
                     Ok(()) | Err(Errno::NOENT) => break,
                     Err(Errno::BUSY) => self.pause_until(give_up, "remove it: its processes don't end")?,
                     Err(errno) => return Err(self.failed("remove it", errno)),
@@ -313,10 +333,6 @@ impl Cgroup {
             }
         }
         Ok(())
-    }
-
-    fn relative(&self) -> &str {
-        self.path.strip_prefix('/').unwrap_or_default()
     }
 
     fn hierarchy(&self, group: &Group) -> &Hierarchy {
@@ -329,8 +345,11 @@ impl Cgroup {
 
     /// Makes the cgroup in one more hierarchy.
     fn join_hierarchy(&mut self, index: usize) -> Result<(), CgroupError> {
-        let directory = self.layout.hierarchies[index].make(self.relative()).map_err(|errno| {
-            self.failed(format!("create it in {}", self.layout.hierarchies[index].name()), errno)
+        let hierarchy = &self.layout.hierarchies[index];
+        let directory = hierarchy.make(self.place.in_hierarchy(hierarchy)).map_err(|errno| match errno {
+            Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "not empty" },
+            Errno::BUSY => CgroupError::InUse { path: self.path().to_owned(), how: "unexpectedly frozen" },
+            _ => self.failed(format!("create it in {}", hierarchy.name()), errno),
         })?;
         let group = Group { hierarchy: index, directory };
         // A limit that comes while the container runs: its processes follow into the hierarchy.
@@ -366,6 +385,14 @@ impl Cgroup {
         self.controller(controller, what)
     }
 
+    /// Makes a controller of v2 available, as far as the cgroups above let it through. Whether it is now.
+    fn pass_down(&self, controller: &str) -> bool {
+        self.unified().is_some_and(|group| {
+            let hierarchy = self.hierarchy(group);
+            hierarchy.pass_down(self.place.in_hierarchy(hierarchy), &group.directory, controller)
+        })
+    }
+
     fn write_in(&self, group: &Group, file: &str, value: &str) -> Result<(), CgroupError> {
         write_file(&group.directory, file, value)
             .map_err(|errno| self.failed(format!("write {value:?} to {file}"), errno))
@@ -376,7 +403,7 @@ impl Cgroup {
     }
 
     fn failed(&self, action: impl Into<String>, errno: Errno) -> CgroupError {
-        CgroupError::Io { path: self.path.clone(), action: action.into(), source: errno.into() }
+        CgroupError::Io { path: self.path().to_owned(), action: action.into(), source: errno.into() }
     }
 
     fn pause_until(&self, give_up: Instant, action: &str) -> Result<(), CgroupError> {
@@ -423,7 +450,14 @@ fn child_names(directory: &OwnedFd) -> Result<Vec<std::ffi::CString>, Errno> {
     Ok(names)
 }
 
-fn collect_processes(directory: &OwnedFd, depth: usize, pids: &mut Vec<i32>) -> Result<(), Errno> {
+/// Processes of a cgroup and of those below it.
+fn collect_processes(directory: &OwnedFd) -> Result<Vec<i32>, Errno> {
+    let mut pids = Vec::new();
+    collect_processes_into(directory, 0, &mut pids)?;
+    Ok(pids)
+}
+
+fn collect_processes_into(directory: &OwnedFd, depth: usize, pids: &mut Vec<i32>) -> Result<(), Errno> {
     match read_file(directory, "cgroup.procs") {
         Ok(text) => {
             pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0))
@@ -436,7 +470,7 @@ fn collect_processes(directory: &OwnedFd, depth: usize, pids: &mut Vec<i32>) -> 
         for name in child_names(directory)? {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             if let Ok(child) = rustix::fs::openat(directory, &*name, flags, Mode::empty()) {
-                collect_processes(&child, depth + 1, pids)?;
+                collect_processes_into(&child, depth + 1, pids)?;
             }
         }
     }

@@ -7,14 +7,18 @@
 
 mod arguments;
 mod create;
+mod events;
 mod exec;
 mod foreground;
 mod info;
+mod list;
 mod log;
 mod manage;
 mod protect;
+mod ps;
 mod state;
 mod time;
+mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -88,6 +92,12 @@ const COMMANDS: &[Command] = &[
         run: manage::delete,
     },
     Command {
+        name: "events",
+        usage: "[--interval <duration>] [--stats] <container-id>",
+        flags: events::FLAGS,
+        run: events::events,
+    },
+    Command {
         name: "exec",
         usage: "[options] <container-id> <command> [argument...]",
         flags: exec::FLAGS,
@@ -100,24 +110,20 @@ const COMMANDS: &[Command] = &[
         flags: manage::KILL_FLAGS,
         run: manage::kill,
     },
-    Command {
-        name: "list",
-        usage: "[--format table|json] [--quiet]",
-        flags: manage::LIST_FLAGS,
-        run: manage::list,
-    },
+    Command { name: "list", usage: "[--format table|json] [--quiet]", flags: list::FLAGS, run: list::list },
     Command { name: "pause", usage: "<container-id>", flags: &[], run: manage::pause },
     Command {
         name: "ps",
-        usage: "[--format table|json] <container-id>",
-        flags: manage::PS_FLAGS,
-        run: manage::ps,
+        usage: "[--format table|json] <container-id> [ps options]",
+        flags: ps::FLAGS,
+        run: ps::ps,
     },
     Command { name: "resume", usage: "<container-id>", flags: &[], run: manage::resume },
     Command { name: "run", usage: "[options] <container-id>", flags: create::FLAGS, run: create::run },
     Command { name: "spec", usage: "[--bundle <directory>]", flags: info::SPEC_FLAGS, run: info::spec },
     Command { name: "start", usage: "<container-id>", flags: &[], run: create::start },
     Command { name: "state", usage: "<container-id>", flags: &[], run: manage::state },
+    Command { name: "update", usage: "[options] <container-id>", flags: update::FLAGS, run: update::update },
 ];
 
 /// Runs `palan runtime` with the arguments after these two words.
@@ -196,17 +202,20 @@ fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
         let name = name.to_string_lossy();
         match &*name {
-            "checkpoint" | "restore" | "events" | "update" => {
+            "checkpoint" | "restore" => {
                 Failure::new(format!("{name} is not supported by this version of Palan"))
             }
             _ => Failure::new(format!("no such command: {name}; palan runtime --help lists them")),
         }
     })?;
-    if rest.iter().any(|word| word == "--help" || word == "-h") && command.name != "exec" {
+    // What follows the ID belongs to another program, or is a signal.
+    let ends_at_id = matches!(command.name, "exec" | "kill" | "ps");
+    if rest.iter().any(|word| word == "--help" || word == "-h") && !ends_at_id {
         usage(command);
         return Ok(ExitCode::SUCCESS);
     }
-    let parsed = Arguments::parse(command.flags, rest)
+    let parse = if ends_at_id { Arguments::parse } else { Arguments::parse_anywhere };
+    let parsed = parse(command.flags, rest)
         .map_err(|failure| Failure::new(format!("{}: {}", command.name, failure.message)))?;
     global.log.debug(&format!("{} {:?}", command.name, parsed.positional));
     (command.run)(global, &parsed)

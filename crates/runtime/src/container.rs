@@ -10,7 +10,7 @@ use palan_linux::tty::WindowSize;
 use palan_oci::runtime_spec::{Resources, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Location};
 use crate::error::{Context, Error};
 use crate::handshake::{Channel, Message};
 use crate::hooks::{HookPlan, HookState};
@@ -45,10 +45,8 @@ pub struct CreateRequest<'a> {
     pub seccomp: Option<&'a Program>,
     /// Where the standard streams go.
     pub stdio: Stdio<'a>,
-    /// The cgroup's path below the root of each hierarchy, such as `/palan/<id>`.
-    pub cgroup: &'a str,
-    /// Do without a cgroup, and so without limits, where this process may make none.
-    pub cgroup_optional: bool,
+    /// Where its cgroup is to be.
+    pub cgroup: Location<'a>,
     /// Kill the container when the creating process ends.
     pub parent_death_signal: bool,
     /// Stay as process 1, which passes signals on and reaps, and run the program as its child.
@@ -142,11 +140,9 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
     let mut plan = Plan::new(request)?;
     let mut warnings = std::mem::take(&mut plan.process.warnings);
     let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
-    let mut cgroup = match Cgroup::create(request.cgroup) {
-        Err(error) if request.cgroup_optional && error.is_denied() => Cgroup::none()?,
-        created => created?,
-    };
+    let mut cgroup = Cgroup::create(request.cgroup)?;
     let created = limit(&mut cgroup, request.spec)
+        .and_then(|warnings| delegate(&cgroup, &plan).map(|()| warnings))
         .and_then(|warnings| Ok((warnings, launch(plan, streams, &cgroup, request)?)));
     match created {
         Ok((limits, (child, channel, said))) => {
@@ -198,6 +194,18 @@ fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Vec<String>, Error> {
     match resources {
         Some(resources) => Ok(cgroup.apply(resources)?),
         None => Ok(Vec::new()),
+    }
+}
+
+/// Gives the cgroup to the root of the container's user namespace, if it sees a cgroup file system that it may write to.
+fn delegate(cgroup: &Cgroup, plan: &Plan) -> Result<(), Error> {
+    let Some(UserNamespace::New { users, .. }) = &plan.namespaces.user else { return Ok(()) };
+    let root = users.iter().find(|mapping| mapping.container_id == 0);
+    match root {
+        Some(root) if plan.namespaces.new_cgroup && plan.has_writable_cgroup() => {
+            Ok(cgroup.delegate(root.host_id)?)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::error::{Context, Error};
 
 use crate::hooks::HookPlan;
 use crate::net_devices::NetDevicePlan;
+use mount::MountKind;
 pub(crate) use mount::MountPlan;
 pub(crate) use process::{ProcessPlan, UserPlan};
 pub(crate) use user_namespace::UserNamespace;
@@ -170,6 +171,13 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether the container may write to its cgroups by a mount of its own.
+    pub(crate) fn has_writable_cgroup(&self) -> bool {
+        let read_only = Attributes::MOUNT_ATTR_RDONLY;
+        let writable = |mount: &MountPlan| !(mount.set | mount.set_recursive).contains(read_only);
+        self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup && writable(mount))
+    }
+
     /// Whether the mounts need what only the caller can make or reach.
     pub(crate) fn takes_callers_sources(&self) -> bool {
         self.namespaces.user.is_some() || self.mounts.iter().any(|mount| mount.id_map.is_some())

@@ -169,6 +169,17 @@ pub fn home_of(root: &RootDir, uid: u32) -> Option<String> {
     searched.ok().and(home)
 }
 
+/// The name of a numeric user, if passwd knows one.
+pub fn name_of(root: &RootDir, uid: u32) -> Option<String> {
+    let mut name = None;
+    let searched = search(root, PASSWD, |line| {
+        name = passwd_entry(line).filter(|entry| entry.uid == uid).map(|entry| entry.name);
+        name.is_none()
+    });
+    // A file that can't be read knows nobody.
+    searched.ok().and(name)
+}
+
 /// The groups that have `name` among their members.
 fn memberships(root: &RootDir, name: &str) -> Vec<u32> {
     let mut groups = Vec::new();

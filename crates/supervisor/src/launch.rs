@@ -5,6 +5,7 @@ use std::path::Path;
 
 use palan_linux::tty::WindowSize;
 use palan_oci::runtime_spec::Process;
+use palan_runtime::cgroup::Location;
 use palan_runtime::seccomp::Program;
 use palan_runtime::{
     Container, CreateRequest, Created, ExecRequest, Execed, Stdio, create, error as runtime_error, exec,
@@ -41,13 +42,12 @@ pub(crate) fn create_container(
         network_namespace,
         seccomp,
         stdio: pipes.stdio(process),
-        cgroup,
+        cgroup: Location::Root(cgroup),
         parent_death_signal: true,
         init: config.init,
         extra_descriptors: &[],
         start_fifo: None,
         no_pivot: false,
-        cgroup_optional: false,
         keep_keyring: false,
     })?;
     let ends = pipes.ends(created.container().console_master.as_ref())?;

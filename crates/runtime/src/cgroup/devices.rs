@@ -2,10 +2,16 @@
 //!
 //! Rules apply in order, the last that matches a device decides, separately for reading, writing and mknod.
 
-use palan_linux::bpf::{self, Instruction};
+mod list;
+mod program;
+
+use std::io;
+
+use palan_linux::bpf;
 use palan_oci::runtime_spec::DeviceRule;
 
 use super::{Cgroup, CgroupError};
+use list::List;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -53,26 +59,79 @@ const DEFAULTS: [Rule; 10] = [
     character(136, None),
 ];
 
+/// Sets the rules of a new cgroup.
 pub(super) fn apply(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupError> {
     let rules = plan(rules)?;
+    if cgroup.groups.is_empty() {
+        return Ok(());
+    }
     if cgroup.is_v2() {
-        let group =
-            cgroup.unified().ok_or(CgroupError::NoController { what: "devices", controller: "unified" })?;
-        let loaded = bpf::load_device_program(&compile(&rules))
-            .and_then(|program| bpf::replace_device_program(&group.directory, &program));
-        return loaded.map_err(|source| CgroupError::Io {
-            path: cgroup.path.clone(),
+        return unless_powerless(set_program(cgroup, &rules));
+    }
+    let writes = List::of(&rules)?.anew();
+    cgroup.controller_for_limit("devices", "devices")?;
+    unless_powerless(write_list(cgroup, &writes))
+}
+
+/// Sets other rules for a cgroup in use: what was and stays allowed is never denied in between.
+pub(super) fn change(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+    let rules = plan(rules)?;
+    if cgroup.is_v2() {
+        return unless_powerless(set_program(cgroup, &rules));
+    }
+    let target = List::of(&rules)?;
+    let group = cgroup.controller("devices", "devices")?;
+    let now = List::parse(&cgroup.read_in(group, "devices.list")?);
+    if let Some(writes) = now.changes_to(&target) {
+        return unless_powerless(write_list(cgroup, &writes));
+    }
+    // The list has to be started anew, and whoever looks meanwhile is denied: nobody may look.
+    let frozen = cgroup.is_frozen()?;
+    if !frozen {
+        cgroup.freeze()?;
+    }
+    let written = write_list(cgroup, &target.anew());
+    if !frozen {
+        cgroup.thaw()?;
+    }
+    unless_powerless(written)
+}
+
+/// Only root of the host may set device rules, and only it can make device nodes that would open.
+fn unless_powerless(set: Result<(), CgroupError>) -> Result<(), CgroupError> {
+    match set {
+        Err(CgroupError::Io { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied && is_powerless() =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn is_powerless() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let user_namespace = !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"]);
+    user_namespace || !rustix::process::geteuid().is_root()
+}
+
+/// The kernel asks all programs of a cgroup: while the old one is still there beside the new one, what both allow is
+/// allowed.
+fn set_program(cgroup: &Cgroup, rules: &[Rule]) -> Result<(), CgroupError> {
+    let group =
+        cgroup.unified().ok_or(CgroupError::NoController { what: "devices", controller: "unified" })?;
+    bpf::load_device_program(&program::compile(rules))
+        .and_then(|program| bpf::replace_device_program(&group.directory, &program))
+        .map_err(|source| CgroupError::Io {
+            path: cgroup.path().to_owned(),
             action: "attach the device program".to_owned(),
             source,
-        });
-    }
-    cgroup.controller_for_limit("devices", "devices")?;
+        })
+}
+
+fn write_list(cgroup: &Cgroup, writes: &[(&str, String)]) -> Result<(), CgroupError> {
     let group = cgroup.controller("devices", "devices")?;
-    for rule in rules {
-        let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-        cgroup.write_in(group, file, &v1_line(&rule))?;
-    }
-    Ok(())
+    writes.iter().try_for_each(|(file, line)| cgroup.write_in(group, file, line))
 }
 
 /// The checked rules with the defaults, after the last rule that is about everything.
@@ -130,127 +189,19 @@ fn check(rule: &DeviceRule) -> Result<Rule, CgroupError> {
     Ok(Rule { allow: rule.allow, kind, major: number(rule.major)?, minor: number(rule.minor)?, access })
 }
 
-fn v1_line(rule: &Rule) -> String {
-    let kind = match rule.kind {
-        Kind::All => return "a".to_owned(),
-        Kind::Character => 'c',
-        Kind::Block => 'b',
-    };
-    let number = |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |number| number.to_string());
-    let mut access = String::new();
-    for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-        if rule.access & bit != 0 {
-            access.push(letter);
-        }
-    }
-    format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor))
-}
-
-// eBPF operations, from linux/bpf.h.
-const LOAD_WORD: u8 = 0x61;
-const MOVE: u8 = 0xb7;
-const MOVE_REGISTER: u8 = 0xbf;
-const SHIFT_RIGHT: u8 = 0x77;
-const AND: u8 = 0x57;
-const JUMP: u8 = 0x05;
-const JUMP_UNLESS_EQUAL: u8 = 0x55;
-const JUMP_IF_ANY_BIT: u8 = 0x45;
-const EXIT: u8 = 0x95;
-
-// Registers of the program.
-const RESULT: u8 = 0;
-const CONTEXT: u8 = 1;
-const TYPE: u8 = 2;
-const REMAINING: u8 = 3;
-const MAJOR: u8 = 4;
-const MINOR: u8 = 5;
-
-const fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers, offset, immediate }
-}
-
-/// The rules as a program: from the last rule to the first, each takes the access bits it decides about out of what
-/// remains to be decided; the first denial ends it, and so does an empty remainder.
-fn compile(rules: &[Rule]) -> Vec<Instruction> {
-    let load = |register: u8, offset: i16| instruction(LOAD_WORD, register | (CONTEXT << 4), offset, 0);
-    let mut program = vec![
-        load(TYPE, 0),
-        instruction(MOVE_REGISTER, REMAINING | (TYPE << 4), 0, 0),
-        instruction(SHIFT_RIGHT, REMAINING, 0, 16),
-        instruction(AND, TYPE, 0, 0xffff),
-        load(MAJOR, 4),
-        load(MINOR, 8),
-    ];
-    for rule in rules.iter().rev() {
-        let mut body = vec![];
-        let access = i32::from(rule.access);
-        if rule.allow {
-            body.push(instruction(AND, REMAINING, 0, !access));
-            body.push(instruction(JUMP_UNLESS_EQUAL, REMAINING, 2, 0));
-        } else {
-            body.push(instruction(JUMP_IF_ANY_BIT, REMAINING, 1, access));
-            body.push(instruction(JUMP, 0, 2, 0));
-        }
-        body.push(instruction(MOVE, RESULT, 0, i32::from(rule.allow)));
-        body.push(instruction(EXIT, 0, 0, 0));
-        let kind = match rule.kind {
-            Kind::All => None,
-            Kind::Block => Some(1),
-            Kind::Character => Some(2),
-        };
-        let tests = [(TYPE, kind), (MAJOR, rule.major), (MINOR, rule.minor)];
-        let tests: Vec<_> =
-            tests.into_iter().filter_map(|(register, value)| Some((register, value?))).collect();
-        for (index, (register, value)) in tests.iter().enumerate() {
-            let skip = i16::try_from(tests.len() - index - 1 + body.len()).unwrap_or(i16::MAX);
-            // Numbers are at most i32::MAX (see `check`).
-            let value = i32::try_from(*value).unwrap_or(i32::MAX);
-            program.push(instruction(JUMP_UNLESS_EQUAL, *register, skip, value));
-        }
-        program.extend(body);
-    }
-    program.push(instruction(MOVE, RESULT, 0, 0));
-    program.push(instruction(EXIT, 0, 0, 0));
-    program
-}
-
 #[cfg(test)]
 mod tests {
+    use super::program::compile;
+    use super::program::tests::run;
     use super::*;
 
-    /// Interprets the few operations that `compile` emits.
-    fn run(program: &[Instruction], kind: u64, major: u64, minor: u64, access: u64) -> bool {
-        let mut registers = [0u64; 16];
-        let mut at = 0usize;
-        loop {
-            let Instruction { code, registers: r, offset, immediate } = program[at];
-            let (to, from) = (usize::from(r & 15), usize::from(r >> 4));
-            let value = i64::from(immediate).cast_unsigned();
-            at += 1;
-            let jump = |at: usize| at.checked_add_signed(isize::from(offset)).unwrap();
-            match code {
-                LOAD_WORD => {
-                    registers[to] = match offset {
-                        0 => access << 16 | kind,
-                        4 => major,
-                        _ => minor,
-                    };
-                }
-                MOVE => registers[to] = value,
-                MOVE_REGISTER => registers[to] = registers[from],
-                SHIFT_RIGHT => registers[to] >>= value,
-                AND => registers[to] &= value,
-                JUMP => at = jump(at),
-                JUMP_UNLESS_EQUAL if registers[to] != value => at = jump(at),
-                JUMP_IF_ANY_BIT if registers[to] & value != 0 => at = jump(at),
-                JUMP_UNLESS_EQUAL | JUMP_IF_ANY_BIT => {}
-                EXIT => return registers[0] == 1,
-                other => panic!("unknown operation {other:#x}"),
-            }
-        }
-    }
-
-    fn rule(allow: bool, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
+    pub(super) fn rule(
+        allow: bool,
+        kind: &str,
+        major: Option<i64>,
+        minor: Option<i64>,
+        access: &str,
+    ) -> DeviceRule {
         DeviceRule { allow, kind: kind.to_owned(), major, minor, access: access.to_owned() }
     }
 
@@ -303,45 +254,5 @@ mod tests {
         ] {
             assert!(plan(&[bad]).is_err());
         }
-    }
-
-    #[test]
-    fn v1_lines() {
-        assert_eq!(v1_line(&DEFAULTS[0]), "c *:* m");
-        assert_eq!(v1_line(&DEFAULTS[9]), "c 136:* rwm");
-    }
-
-    /// The verifier has the last word. The unified hierarchy takes device programs on hybrid hosts, too.
-    #[test]
-    fn the_kernel_accepts_the_program() {
-        let rules = [
-            rule(true, "b", Some(8), Some(1), "rw"),
-            rule(false, "c", Some(1), None, "w"),
-            rule(true, "a", Some(7), None, "r"),
-        ];
-        let program = compile(&plan(&rules).unwrap());
-        let loaded = match bpf::load_device_program(&program) {
-            Ok(loaded) => loaded,
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                println!("SKIPPED: loading a device program needs root: {error}");
-                return;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        let Some(root) = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-            .into_iter()
-            .find(|path| std::path::Path::new(path).join("cgroup.controllers").exists())
-        else {
-            println!("SKIPPED attaching: no unified hierarchy is mounted");
-            return;
-        };
-        let path = std::path::Path::new(root).join(format!("palan-test-bpf-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        let directory = std::fs::File::open(&path).unwrap();
-        // The second replaces the first.
-        let attached = bpf::replace_device_program(&directory, &loaded)
-            .and_then(|()| bpf::replace_device_program(&directory, bpf::load_device_program(&program)?));
-        std::fs::remove_dir(&path).unwrap();
-        attached.unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{CgroupError, open_directory, read_file, write_file};
+use super::{CgroupError, collect_processes, open_directory, read_file, write_file};
 
 /// Which layout the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(super) struct Hierarchy {
     pub(super) unified: bool,
     /// Where it is mounted.
     pub(super) place: PathBuf,
+    /// What of it is mounted there; `/` is all.
+    pub(super) mounted: String,
     pub(super) root: OwnedFd,
 }
 
@@ -49,11 +51,16 @@ pub fn version() -> Result<Version, CgroupError> {
 }
 
 impl Layout {
+    /// Whether there is nothing but v2.
+    pub(super) fn is_v2(&self) -> bool {
+        self.version == Version::V2
+    }
+
     pub(super) fn detect() -> Result<Self, CgroupError> {
         let v2 = rustix::fs::statfs("/sys/fs/cgroup")
             .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|magic| magic == CGROUP2_MAGIC));
         if v2 {
-            let root = Hierarchy::open("/sys/fs/cgroup", Vec::new(), true).ok_or(CgroupError::NoCgroups)?;
+            let root = Hierarchy::open(CgroupMount::v2()).ok_or(CgroupError::NoCgroups)?;
             return Ok(Self { version: Version::V2, hierarchies: vec![root] });
         }
         let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NoCgroups)?;
@@ -77,7 +84,7 @@ fn from_mount_table(table: &str) -> Vec<Hierarchy> {
             .iter()
             .any(|known| known.unified == mount.unified && known.controllers == mount.controllers);
         if !seen {
-            hierarchies.extend(Hierarchy::open(&mount.place, mount.controllers, mount.unified));
+            hierarchies.extend(Hierarchy::open(mount));
         }
     }
     hierarchies
@@ -86,8 +93,17 @@ fn from_mount_table(table: &str) -> Vec<Hierarchy> {
 #[derive(Debug, PartialEq, Eq)]
 struct CgroupMount {
     place: String,
+    root: String,
     controllers: Vec<String>,
     unified: bool,
+}
+
+impl CgroupMount {
+    /// Where v2 is on hosts that have nothing else.
+    fn v2() -> Self {
+        let (place, root) = ("/sys/fs/cgroup".to_owned(), "/".to_owned());
+        Self { place, root, controllers: Vec::new(), unified: true }
+    }
 }
 
 /// Reads one line of `mountinfo`; `None` if it is no cgroup mount.
@@ -100,7 +116,8 @@ fn parse_mount(line: &str) -> Option<CgroupMount> {
         _ => return None,
     };
     let options = right.nth(1).unwrap_or("");
-    let place = unescape(left.split(' ').nth(4)?);
+    let mut left = left.split(' ').skip(3);
+    let (root, place) = (unescape(left.next()?), unescape(left.next()?));
     let is_controller = |option: &&str| {
         !matches!(*option, "rw" | "ro" | "xattr" | "noprefix" | "clone_children")
             && !option.starts_with("release_agent=")
@@ -111,7 +128,7 @@ fn parse_mount(line: &str) -> Option<CgroupMount> {
     } else {
         options.split(',').filter(is_controller).map(str::to_owned).collect()
     };
-    Some(CgroupMount { place, controllers, unified })
+    Some(CgroupMount { place, root, controllers, unified })
 }
 
 /// Undoes the octal escapes of mount tables (`\040` for a space).
@@ -139,14 +156,15 @@ fn unescape(text: &str) -> String {
 }
 
 impl Hierarchy {
-    fn open(place: &str, mut controllers: Vec<String>, unified: bool) -> Option<Self> {
+    fn open(mount: CgroupMount) -> Option<Self> {
+        let CgroupMount { place, root: mounted, mut controllers, unified } = mount;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(place, flags, Mode::empty()).ok()?;
+        let root = rustix::fs::open(&place, flags, Mode::empty()).ok()?;
         if unified {
             let names = read_file(&root, "cgroup.controllers").unwrap_or_default();
             controllers = names.split_whitespace().map(str::to_owned).collect();
         }
-        Some(Self { controllers, unified, place: PathBuf::from(place), root })
+        Some(Self { controllers, unified, place: PathBuf::from(place), mounted, root })
     }
 
     pub(super) fn has(&self, controller: &str) -> bool {
@@ -170,7 +188,8 @@ impl Hierarchy {
         self.unified || freezer || ALWAYS.iter().any(|controller| self.has(controller))
     }
 
-    /// Makes the cgroup with its missing parents and opens it. An existing one is refused if it is in use.
+    /// Makes the cgroup with its missing parents and opens it. An existing one is refused if it is in use (`EEXIST`) or
+    /// frozen (`EBUSY`).
     pub(super) fn make(&self, relative: &str) -> Result<OwnedFd, Errno> {
         let mode = Mode::from_raw_mode(0o755);
         match rustix::fs::mkdirat(&self.root, relative, mode) {
@@ -188,9 +207,12 @@ impl Hierarchy {
             Err(Errno::EXIST) => {
                 // Left over from a container that was killed with its supervisor, or made by an administrator.
                 let existing = open_directory(&self.root, relative)?;
-                let empty = read_file(&existing, "cgroup.procs").is_ok_and(|text| text.trim().is_empty());
-                if !empty {
+                if collect_processes(&existing).is_ok_and(|found| !found.is_empty()) {
                     return Err(Errno::EXIST);
+                }
+                let state = |file| read_file(&existing, file).unwrap_or_default();
+                if state("cgroup.freeze").starts_with('1') || state("freezer.state").starts_with('F') {
+                    return Err(Errno::BUSY);
                 }
             }
             Err(errno) => return Err(errno),
@@ -222,24 +244,50 @@ impl Hierarchy {
 
     /// v2: a cgroup has a controller only if every ancestor passes it down.
     fn distribute_controllers(&self, relative: &str, directory: &OwnedFd) -> Result<(), Errno> {
-        let wanted: Vec<_> = V2_CONTROLLERS.iter().filter(|name| self.has(name)).collect();
         let present = read_file(directory, "cgroup.controllers")?;
-        if wanted.iter().all(|name| present.split_whitespace().any(|have| have == **name)) {
-            return Ok(());
+        let missing: Vec<_> =
+            V2_CONTROLLERS.into_iter().filter(|name| self.has(name) && !lists(&present, name)).collect();
+        self.pass_down_to(relative, &missing);
+        Ok(())
+    }
+
+    /// Lets the cgroup have one more controller. Whether it has it now.
+    pub(super) fn pass_down(&self, relative: &str, directory: &OwnedFd, controller: &str) -> bool {
+        let present = || read_file(directory, "cgroup.controllers").is_ok_and(|all| lists(&all, controller));
+        if !present() {
+            self.pass_down_to(relative, &[controller]);
         }
-        let parents = relative.match_indices('/').map(|(end, _)| &relative[..end]);
-        for parent in [""].into_iter().chain(parents) {
-            let file = if parent.is_empty() {
-                "cgroup.subtree_control".to_owned()
-            } else {
-                format!("{parent}/cgroup.subtree_control")
-            };
-            for name in &wanted {
+        present()
+    }
+
+    fn pass_down_to(&self, relative: &str, controllers: &[&str]) {
+        let ends = relative.match_indices('/').map(|(end, _)| end + 1);
+        for end in [0].into_iter().chain(ends) {
+            let file = format!("{}cgroup.subtree_control", &relative[..end]);
+            for name in controllers {
                 // Where a controller can't be passed down, only a limit that needs it fails, with its name.
                 let _ = write_file(&self.root, &file, &format!("+{name}"));
             }
         }
-        Ok(())
+    }
+}
+
+/// Whether a list of controllers has this one.
+fn lists(controllers: &str, name: &str) -> bool {
+    controllers.split_whitespace().any(|have| have == name)
+}
+
+#[cfg(test)]
+impl Hierarchy {
+    /// One whose files nobody looks at.
+    pub(super) fn for_test(controllers: &[&str], unified: bool, mounted: &str) -> Self {
+        Self {
+            controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+            unified,
+            place: PathBuf::from("/nowhere"),
+            mounted: mounted.to_owned(),
+            root: std::fs::File::open("/").unwrap().into(),
+        }
     }
 }
 
@@ -253,7 +301,7 @@ mod tests {
             "36 25 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
         let mount = parse_mount(line).unwrap();
         assert_eq!(mount.controllers, ["cpu", "cpuacct"]);
-        assert_eq!(mount.place, "/sys/fs/cgroup/cpu,cpuacct");
+        assert_eq!((mount.place.as_str(), mount.root.as_str()), ("/sys/fs/cgroup/cpu,cpuacct", "/"));
         let line = "37 25 0:32 / /a\\040b rw - cgroup none rw,xattr,release_agent=/x,name=systemd";
         let mount = parse_mount(line).unwrap();
         assert_eq!((mount.place.as_str(), mount.controllers.len()), ("/a b", 1));

@@ -18,7 +18,7 @@ impl Cgroup {
         let group = self.unified().ok_or_else(|| failed(Errno::OPNOTSUPP))?;
         let table =
             fs::read_to_string(format!("/proc/{pid}/cgroup").as_ref()).map_err(|_| failed(Errno::SRCH))?;
-        let below = below(&table, &self.path).ok_or_else(|| failed(Errno::XDEV))?;
+        let below = below(&table, self.path()).ok_or_else(|| failed(Errno::XDEV))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(&group.directory, below, flags, Mode::empty()).map_err(failed)
     }

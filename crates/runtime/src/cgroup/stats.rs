@@ -76,12 +76,12 @@ pub struct BlockIoEntry {
 }
 
 /// Reads a file of a group; one that is not there is empty.
-fn text(group: Option<&Group>, file: &str) -> String {
+pub(super) fn text(group: Option<&Group>, file: &str) -> String {
     // A counter that can't be read is one that the host does not have.
     group.and_then(|group| read_file(&group.directory, file).ok()).unwrap_or_default()
 }
 
-fn number(text: &str) -> u64 {
+pub(super) fn number(text: &str) -> u64 {
     match text.trim() {
         "max" => u64::MAX,
         digits => digits.parse().unwrap_or(0),
@@ -89,7 +89,7 @@ fn number(text: &str) -> u64 {
 }
 
 /// Lines of `key value`.
-fn pairs(text: &str) -> Vec<(String, u64)> {
+pub(super) fn pairs(text: &str) -> Vec<(String, u64)> {
     let pair = |line: &str| {
         let (key, value) = line.split_once(' ')?;
         Some((key.to_owned(), value.trim().parse().ok()?))
@@ -97,7 +97,7 @@ fn pairs(text: &str) -> Vec<(String, u64)> {
     text.lines().filter_map(pair).collect()
 }
 
-fn value_of(pairs: &[(String, u64)], key: &str) -> u64 {
+pub(super) fn value_of(pairs: &[(String, u64)], key: &str) -> u64 {
     pairs.iter().find(|(name, _)| name == key).map_or(0, |(_, value)| *value)
 }
 
@@ -169,7 +169,13 @@ fn read_v2(cgroup: &Cgroup) -> Stats {
     let cpu = pairs(&text(group, "cpu.stat"));
     let nanoseconds = |key: &str| value_of(&cpu, key).saturating_mul(1000);
     let pids_limit = text(group, "pids.max");
-    let (bytes, operations) = block_io_v2(&text(group, "io.stat"));
+    let pids = match text(group, "pids.current") {
+        // Without the controller they can still be counted, though not those below.
+        none if none.is_empty() => text(group, "cgroup.procs").lines().count() as u64,
+        count => number(&count),
+    };
+    let (mut bytes, mut operations) = block_io_v2(&text(group, "io.stat"));
+    bytes.iter_mut().chain(&mut operations).for_each(|entry| entry.operation.make_ascii_lowercase());
     let limit = text(group, "memory.max");
     Stats {
         version: Version::V2,
@@ -190,7 +196,7 @@ fn read_v2(cgroup: &Cgroup) -> Stats {
             stat: pairs(&text(group, "memory.stat")),
         },
         pids: PidsStats {
-            current: number(&text(group, "pids.current")),
+            current: pids,
             limit: if pids_limit.trim() == "max" { 0 } else { number(&pids_limit) },
         },
         block_io: BlockIoStats { bytes, operations },
@@ -198,7 +204,7 @@ fn read_v2(cgroup: &Cgroup) -> Stats {
 }
 
 /// Lines of `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`.
-fn block_io_v2(text: &str) -> (Vec<BlockIoEntry>, Vec<BlockIoEntry>) {
+pub(super) fn block_io_v2(text: &str) -> (Vec<BlockIoEntry>, Vec<BlockIoEntry>) {
     let (mut bytes, mut operations) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -209,10 +215,10 @@ fn block_io_v2(text: &str) -> (Vec<BlockIoEntry>, Vec<BlockIoEntry>) {
             let entry =
                 |operation: &str| BlockIoEntry { major, minor, operation: operation.to_owned(), value };
             match key {
-                "rbytes" => bytes.push(entry("read")),
-                "wbytes" => bytes.push(entry("write")),
-                "rios" => operations.push(entry("read")),
-                "wios" => operations.push(entry("write")),
+                "rbytes" => bytes.push(entry("Read")),
+                "wbytes" => bytes.push(entry("Write")),
+                "rios" => operations.push(entry("Read")),
+                "wios" => operations.push(entry("Write")),
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Parsing as runc does it: options before the first other word, `--name value`, `--name=value`, one dash or two.
+//! Parsing as runc does it: `--name value`, `--name=value`, one dash or two.
 
 use std::ffi::OsString;
 
@@ -38,7 +38,17 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
+    /// Options stand before the first other word.
     pub(super) fn parse(flags: &'static [Flag], words: &[OsString]) -> Result<Self, Failure> {
+        Self::parse_words(flags, words, true)
+    }
+
+    /// Options stand anywhere before `--`.
+    pub(super) fn parse_anywhere(flags: &'static [Flag], words: &[OsString]) -> Result<Self, Failure> {
+        Self::parse_words(flags, words, false)
+    }
+
+    fn parse_words(flags: &'static [Flag], words: &[OsString], end_at_first: bool) -> Result<Self, Failure> {
         let mut result = Self::default();
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -48,7 +58,10 @@ impl Arguments {
             }
             if !text.starts_with('-') || text == "-" {
                 result.positional.push(word.clone());
-                break;
+                if end_at_first {
+                    break;
+                }
+                continue;
             }
             let body = text.trim_start_matches('-');
             let (name, value) = match body.split_once('=') {
@@ -149,6 +162,15 @@ mod tests {
         assert_eq!(arguments.container_id().unwrap(), "id");
         assert!(!parse("--detach=false x").unwrap().has("detach"));
         assert_eq!(parse("-- -d").unwrap().positional, ["-d"]);
+    }
+
+    #[test]
+    fn options_stand_anywhere_where_all_words_are_ours() {
+        let words = ["-d", "id", "--bundle", "-1", "-", "--", "-d"].map(OsString::from);
+        let arguments = Arguments::parse_anywhere(FLAGS, &words).unwrap();
+        assert!(arguments.has("detach"));
+        assert_eq!(arguments.value("bundle"), Some("-1"));
+        assert_eq!(arguments.positional, ["id", "-", "-d"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use palan_oci::runtime_spec::{MAX_SIZE, Spec};
 use super::arguments::{Arguments, Flag, flag, option};
 use super::state::{self, Existing, Home, State, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
+use crate::cgroup::Location;
 use crate::container::{CreateRequest, Created, Rootfs, Stdio};
 use crate::hooks::{self, HookState};
 
@@ -60,16 +61,6 @@ impl Bundle {
     }
 }
 
-/// The cgroup of a container: as the specification says, or a place of its own.
-fn cgroup_path(spec: &Spec, id: &str) -> String {
-    let path = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
-    match path.trim_end_matches('/') {
-        "" => format!("/palan/{id}"),
-        path if path.starts_with('/') => path.to_owned(),
-        path => format!("/palan/{path}"),
-    }
-}
-
 pub(super) fn preserved(arguments: &Arguments) -> Result<Vec<OwnedFd>, Failure> {
     let count = arguments.number("preserve-fds")?.unwrap_or(0);
     (3..3 + count)
@@ -110,7 +101,7 @@ fn set_up(
     fifo: Option<BorrowedFd<'_>>,
 ) -> Result<Created, Failure> {
     let id = arguments.container_id()?;
-    let cgroup = cgroup_path(&bundle.spec, id);
+    let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let size = bundle.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
@@ -124,12 +115,11 @@ fn set_up(
         network_namespace: None,
         seccomp: None,
         stdio: if bundle.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
-        cgroup: &cgroup,
+        cgroup: Location::of(cgroups_path, id, global.rootless),
         parent_death_signal: false,
         init: false,
         extra_descriptors: &extra,
         start_fifo: fifo,
-        cgroup_optional: global.rootless,
         no_pivot: arguments.has("no-pivot"),
         keep_keyring: arguments.has("no-new-keyring"),
     })?;

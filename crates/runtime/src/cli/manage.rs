@@ -1,75 +1,132 @@
-//! `state`, `kill`, `delete`, `list`, `ps`, `pause`, `resume`.
+//! `state`, `kill`, `delete`, `pause`, `resume`.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use palan_linux::process as os;
 use palan_linux::signal::Signal;
-use serde_json::{Value, json};
+use rustix::io::Errno;
+use serde::Serialize;
 
-use super::arguments::{Arguments, Flag, flag, option};
+use super::arguments::{Arguments, Flag, flag};
 use super::state::{self, Existing, Status, wait_until_ended};
 use super::{Failure, Global, Outcome};
 
 pub(super) const DELETE_FLAGS: &[Flag] = &[flag("force").short('f')];
 pub(super) const KILL_FLAGS: &[Flag] = &[flag("all").short('a')];
-pub(super) const LIST_FLAGS: &[Flag] = &[option("format").short('f'), flag("quiet").short('q')];
-pub(super) const PS_FLAGS: &[Flag] = &[option("format").short('f')];
 
 /// How long a killed process may take to end.
 const KILL_PATIENCE_MS: i64 = 10_000;
 
-fn describe(existing: &Existing) -> Result<Value, Failure> {
+/// What callers see of a container: OCI's state and a little more, as runc shows it.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ContainerState {
+    pub(super) oci_version: String,
+    pub(super) id: String,
+    pub(super) pid: i32,
+    pub(super) status: &'static str,
+    pub(super) bundle: PathBuf,
+    pub(super) rootfs: PathBuf,
+    pub(super) created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) annotations: BTreeMap<String, String>,
+    /// The name of the user that the state belongs to; only `list` looks it up.
+    pub(super) owner: String,
+}
+
+pub(super) fn describe(existing: &Existing) -> Result<ContainerState, Failure> {
     let state = &existing.state;
     let status = existing.status()?;
-    let pid = if status == Status::Stopped { 0 } else { state.init_process_pid };
-    Ok(json!({
-        "ociVersion": state.oci_version,
-        "id": state.id,
-        "pid": pid,
-        "status": status.as_str(),
-        "bundle": state.bundle,
-        "rootfs": state.rootfs,
-        "created": state.created,
-        "annotations": state.annotations,
-        "owner": "",
-    }))
+    Ok(ContainerState {
+        oci_version: state.oci_version.clone(),
+        id: state.id.clone(),
+        pid: if status == Status::Stopped { 0 } else { state.init_process_pid },
+        status: status.as_str(),
+        bundle: state.bundle.clone(),
+        rootfs: state.rootfs.clone(),
+        created: state.created.clone(),
+        annotations: state.annotations.clone(),
+        owner: String::new(),
+    })
 }
 
 pub(super) fn state(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(1)?;
     let existing = Existing::load(global, arguments.container_id()?)?;
-    print_json(&describe(&existing)?)
-}
-
-fn print_json(value: &Value) -> Outcome {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))?;
-    println!("{text}");
+    let json = serde_json::to_string_pretty(&describe(&existing)?)
+        .map_err(|error| Failure::new(error.to_string()))?;
+    // Without a line end, as runc.
+    print!("{json}");
     Ok(ExitCode::SUCCESS)
 }
+
+const NOT_RUNNING: &str = "container not running";
 
 pub(super) fn kill(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(2)?;
     let existing = Existing::load(global, arguments.container_id()?)?;
     let name = arguments.positional.get(1).map_or(Some("TERM"), |word| word.to_str()).unwrap_or_default();
-    let signal: Signal = name.parse().map_err(|_| Failure::new(format!("unknown signal {name:?}")))?;
-    if arguments.has("all") {
-        let cgroup = existing.cgroup()?;
-        if signal == Signal::KILL {
-            cgroup.kill()?;
-        } else {
-            for pid in cgroup.processes()? {
-                // One that has ended meanwhile needs no signal.
-                let _ = os::kill(pid, signal);
-            }
-        }
-        return Ok(ExitCode::SUCCESS);
+    if name == "0" {
+        // It only asks whether there is somebody to signal.
+        let running = existing.pidfd.is_some();
+        return if running { Ok(ExitCode::SUCCESS) } else { Err(Failure::new(NOT_RUNNING)) };
     }
-    let Some(pidfd) = &existing.pidfd else { return Err(Failure::new("container not running")) };
-    os::send_signal(pidfd, signal).map_err(|error| match error.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::SRCH.raw_os_error() => Failure::new("container not running"),
-        _ => Failure::new(format!("cannot signal the container's process: {error}")),
-    })?;
-    Ok(ExitCode::SUCCESS)
+    let signal: Signal = name.parse().map_err(|_| Failure::new(format!("unknown signal {name:?}")))?;
+    let told = if arguments.has("all") {
+        signal_all(&existing, signal)?;
+        true
+    } else if signal == Signal::KILL && !existing.has_own_pid_namespace() {
+        // The kernel ends nobody else with the first process: that is on us.
+        signal_all(&existing, signal)?
+    } else {
+        signal_first(&existing, signal)?
+    };
+    if told { Ok(ExitCode::SUCCESS) } else { Err(Failure::new(NOT_RUNNING)) }
+}
+
+/// Whether there was a process to signal.
+fn signal_all(existing: &Existing, signal: Signal) -> Result<bool, Failure> {
+    let cgroup = match existing.cgroup() {
+        Ok(cgroup) => cgroup,
+        Err(_) if existing.pidfd.is_none() => return Ok(false),
+        Err(failure) => return Err(failure),
+    };
+    let pids = cgroup.processes()?;
+    if pids.is_empty() {
+        // Without cgroups there is the first process at least.
+        return signal_first(existing, signal);
+    }
+    if signal == Signal::KILL {
+        cgroup.kill()?;
+    } else {
+        for pid in pids {
+            // One that has ended meanwhile needs no signal.
+            let _ = os::kill(pid, signal);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the first process is there to be signalled.
+fn signal_first(existing: &Existing, signal: Signal) -> Result<bool, Failure> {
+    let Some(pidfd) = &existing.pidfd else { return Ok(false) };
+    match os::send_signal(pidfd, signal) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(false),
+        Err(error) => {
+            return Err(Failure::new(format!("cannot signal the container's process: {error}")));
+        }
+    }
+    if signal == Signal::KILL
+        && let Ok(cgroup) = existing.cgroup()
+        && cgroup.is_frozen().unwrap_or(false)
+    {
+        // The freezer of v1 holds even those that are to die. It may have gone with the process.
+        let _ = cgroup.thaw();
+    }
+    Ok(true)
 }
 
 pub(super) fn delete(global: &Global, arguments: &Arguments) -> Outcome {
@@ -78,8 +135,11 @@ pub(super) fn delete(global: &Global, arguments: &Arguments) -> Outcome {
     let force = arguments.has("force");
     let existing = match Existing::load(global, id) {
         Ok(existing) => existing,
-        Err(_) if force && !global.root.join(id).exists() => return Ok(ExitCode::SUCCESS),
-        Err(failure) => return Err(failure),
+        Err(failure) => {
+            // What a creation that was killed has left has no state, and goes.
+            let nothing_left = state::remove_remains(global, id)?;
+            return if force && nothing_left { Ok(ExitCode::SUCCESS) } else { Err(failure) };
+        }
     };
     if let Some(pidfd) = &existing.pidfd {
         let status = existing.status()?;
@@ -96,7 +156,7 @@ pub(super) fn delete(global: &Global, arguments: &Arguments) -> Outcome {
             cgroup.kill()?;
         }
         if !wait_until_ended(pidfd, KILL_PATIENCE_MS) {
-            return Err(Failure::new("the container's process does not end"));
+            return Err(Failure::new("container init still running"));
         }
     }
     remove(&existing)?;
@@ -124,78 +184,12 @@ pub(super) fn remove(existing: &Existing) -> Result<(), Failure> {
     Ok(crate::hooks::poststop(state.hooks.as_ref(), &state.for_hooks())?)
 }
 
-pub(super) fn list(global: &Global, arguments: &Arguments) -> Outcome {
-    arguments.at_most(0)?;
-    let mut containers = Vec::new();
-    for id in state::all_ids(global)? {
-        // A container that is deleted while we look is none.
-        if let Ok(value) = Existing::load(global, &id).and_then(|existing| describe(&existing)) {
-            containers.push(value);
-        }
-    }
-    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    if arguments.has("quiet") {
-        for container in &containers {
-            println!("{}", text(container, "id"));
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    match arguments.value("format").unwrap_or("table") {
-        "json" => {
-            println!("{}", Value::Array(containers));
-            Ok(ExitCode::SUCCESS)
-        }
-        "table" => {
-            let row = |id: &str, pid: &str, status: &str, bundle: &str, created: &str| {
-                println!("{id:<12}   {pid:<8}   {status:<8}   {bundle}   {created}");
-            };
-            row("ID", "PID", "STATUS", "BUNDLE", "CREATED");
-            for container in &containers {
-                row(
-                    &text(container, "id"),
-                    &container["pid"].to_string(),
-                    &text(container, "status"),
-                    &text(container, "bundle"),
-                    &text(container, "created"),
-                );
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        other => Err(Failure::new(format!("invalid format option: {other}"))),
-    }
-}
-
-pub(super) fn ps(global: &Global, arguments: &Arguments) -> Outcome {
-    if arguments.positional.len() > 1 {
-        return Err(Failure::new("ps: options for ps(1) are not supported by this version of Palan"));
-    }
-    let existing = Existing::load(global, arguments.container_id()?)?;
-    let pids = existing.cgroup()?.processes()?;
-    match arguments.value("format").unwrap_or("table") {
-        "json" => {
-            println!("{}", json!(pids));
-            Ok(ExitCode::SUCCESS)
-        }
-        "table" => {
-            println!("{:<8} CMD", "PID");
-            for pid in pids {
-                // One that has ended meanwhile shows no command.
-                let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let command = String::from_utf8_lossy(&command).replace('\0', " ");
-                println!("{pid:<8} {}", command.trim_end());
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        other => Err(Failure::new(format!("invalid format option: {other}"))),
-    }
-}
-
 pub(super) fn pause(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(1)?;
     let existing = Existing::load(global, arguments.container_id()?)?;
     match existing.status()? {
         Status::Running | Status::Created => existing.cgroup()?.freeze()?,
-        status => return Err(Failure::new(format!("container not running: {}", status.as_str()))),
+        _ => return Err(Failure::new(NOT_RUNNING)),
     }
     Ok(ExitCode::SUCCESS)
 }

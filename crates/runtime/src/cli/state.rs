@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palan_linux::process as os;
-use palan_oci::runtime_spec::{Hooks, NamespaceKind, Process, Seccomp, Spec};
+use palan_oci::runtime_spec::{Hooks, NamespaceKind, Process, Resources, Seccomp, Spec};
 use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::{error_chain, fs};
 use rustix::fs::{Mode, OFlags};
@@ -15,7 +15,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Global, time};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Place};
 use crate::container::Container;
 use crate::hooks::HookState;
 use crate::resctrl::ResourceGroup;
@@ -31,7 +31,7 @@ pub(super) struct State {
     pub(super) created: String,
     pub(super) bundle: PathBuf,
     pub(super) rootfs: PathBuf,
-    pub(super) cgroup_path: String,
+    pub(super) cgroup: Place,
     #[serde(default)]
     pub(super) annotations: BTreeMap<String, String>,
     /// What `exec` starts from.
@@ -48,6 +48,9 @@ pub(super) struct State {
     /// Who made it, by number.
     #[serde(default)]
     pub(super) owner: u32,
+    /// The limits, as `update` has left them.
+    #[serde(default)]
+    pub(super) resources: Resources,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,22 +165,37 @@ impl Existing {
     }
 
     pub(super) fn cgroup(&self) -> Result<Cgroup, Failure> {
-        match self.state.cgroup_path.as_str() {
-            // Made by somebody who may make none.
-            "" => Ok(Cgroup::none()?),
-            path => Ok(Cgroup::open(path)?),
-        }
+        Ok(Cgroup::open(&self.state.cgroup)?)
     }
 
     pub(super) fn status(&self) -> Result<Status, Failure> {
         if self.pidfd.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.home.path.join(FIFO).exists() {
-            return Ok(Status::Created);
+        if self.cgroup()?.is_frozen()? {
+            return Ok(Status::Paused);
         }
-        Ok(if self.cgroup()?.is_frozen()? { Status::Paused } else { Status::Running })
+        Ok(if self.home.path.join(FIFO).exists() { Status::Created } else { Status::Running })
     }
+
+    /// Whether the first process is process 1 of a namespace of its own. Of one that has ended nobody knows.
+    pub(super) fn has_own_pid_namespace(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.state.init_process_pid));
+        let status = status.ok().filter(|_| self.pidfd.is_some()).unwrap_or_default();
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        pids.is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"))
+    }
+}
+
+/// Removes the directory of a container that has no state, as it is left when a creation is killed. Whether there is
+/// none now.
+pub(super) fn remove_remains(global: &Global, id: &str) -> Result<bool, Failure> {
+    let home = Home::of(global, id);
+    if home.path.join(STATE).exists() {
+        return Ok(false);
+    }
+    home.remove()?;
+    Ok(true)
 }
 
 /// The ID directories below the root that hold a state.
@@ -223,7 +241,7 @@ impl State {
             created: time::now(),
             bundle: bundle.to_owned(),
             rootfs,
-            cgroup_path: container.cgroup.path().to_owned(),
+            cgroup: container.cgroup.place().clone(),
             annotations: spec.annotations.clone(),
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
@@ -233,6 +251,7 @@ impl State {
                 linux.namespaces.iter().all(|namespace| namespace.kind != NamespaceKind::Mount)
             }),
             owner: rustix::process::geteuid().as_raw(),
+            resources: spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default(),
         }
     }
 

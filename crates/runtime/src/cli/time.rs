@@ -13,8 +13,13 @@ fn format(since_epoch: Duration) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    let nanoseconds = since_epoch.subsec_nanos();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}Z")
+    // Go drops zeros at the end of a fraction.
+    let nanoseconds = format!("{:09}", since_epoch.subsec_nanos());
+    let fraction = match nanoseconds.trim_end_matches('0') {
+        "" => String::new(),
+        digits => format!(".{digits}"),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
 /// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
@@ -46,5 +51,7 @@ mod tests {
         ] {
             assert_eq!(format(Duration::new(seconds, 5)), text);
         }
+        assert_eq!(format(Duration::from_millis(1_120)), "1970-01-01T00:00:01.12Z");
+        assert_eq!(format(Duration::from_secs(1)), "1970-01-01T00:00:01Z");
     }
 }

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use palan_linux::process as os;
 use palan_oci::runtime_spec::{Resources, Rlimit};
+use palan_runtime::cgroup::{Cgroup, Place};
 use palan_runtime::{FailureKind, Stdio};
 
 use super::exec::{Running, read_terminal};
@@ -174,12 +175,12 @@ pub(crate) fn nothing_is_left_after_failures() {
     let before = mounts();
     let sandbox = Sandbox::new(&["nonsense"]);
     sandbox.error();
-    assert!(palan_runtime::cgroup::Cgroup::open(&sandbox.cgroup).is_err());
+    assert!(Cgroup::open(&Place::root(&sandbox.cgroup)).is_err());
     let mut sandbox = Sandbox::new(&["true"]);
     sandbox.linux().resources =
         Some(Resources { unified: [("x".to_owned(), "y".to_owned())].into(), ..Resources::default() });
     sandbox.error();
-    assert!(palan_runtime::cgroup::Cgroup::open(&sandbox.cgroup).is_err());
+    assert!(Cgroup::open(&Place::root(&sandbox.cgroup)).is_err());
     assert_eq!(before, mounts());
     // No child is left to wait for.
     assert!(os::reap_any(false).is_err());

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use palan_linux::process as os;
 use palan_oci::runtime_spec::{Cpu, DeviceRule, Memory, Pids, Resources};
 use palan_runtime::Stdio;
-use palan_runtime::cgroup::Cgroup;
+use palan_runtime::cgroup::{Cgroup, Location, Place};
 
+use super::cli::{Runtime, bundle};
 use super::exec::Running;
+use super::update::{directories, value};
 use crate::support::Sandbox;
 
 fn limited(arguments: &[&str], resources: Resources) -> Sandbox {
@@ -115,11 +117,118 @@ pub(crate) fn devices_are_denied() {
 
 pub(crate) fn paths_are_checked() {
     for bad in ["", "x", "/", "/a/../b", "/a//b", "/a/./b", "/a/"] {
-        assert!(Cgroup::create(bad).is_err(), "{bad}");
+        assert!(Cgroup::create(Location::Root(bad)).is_err(), "{bad}");
     }
     let sandbox = Sandbox::new(&["true"]);
-    assert!(Cgroup::open(&sandbox.cgroup).is_err());
+    assert!(Cgroup::open(&Place::root(&sandbox.cgroup)).is_err());
     let running = Running::new();
     // Somebody else's group is not taken over.
-    assert!(Cgroup::create(running.container.cgroup.path()).is_err());
+    assert!(Cgroup::create(Location::Root(running.container.cgroup.path())).is_err());
+}
+
+/// Somebody else's group is not taken over, and an empty one that is left over is, unless it stands still.
+pub(crate) fn groups_that_exist() {
+    let sandbox = Sandbox::new(&["true"]);
+    let location = Location::Root(&sandbox.cgroup);
+    let left_over = Cgroup::create(location).unwrap();
+    let again = Cgroup::create(location).unwrap();
+    left_over.freeze().unwrap();
+    let error = Cgroup::create(location).unwrap_err().to_string();
+    assert!(error.contains("unexpectedly frozen"), "{error}");
+    again.remove().unwrap();
+    let running = Running::new();
+    let error = Cgroup::create(Location::Root(running.container.cgroup.path())).unwrap_err().to_string();
+    assert!(error.contains("container's cgroup is not empty"), "{error}");
+}
+
+/// The cgroups of a process that are not the root, by controller.
+fn cgroups_of(pid: &str) -> Vec<String> {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let wanted = |line: &&str| ["memory:", "pids:", "devices:", "0::"].iter().any(|name| line.contains(name));
+    table.lines().filter(wanted).map(|line| line.split_once(':').unwrap().1.to_owned()).collect()
+}
+
+pub(crate) fn relative_paths_are_runcs() {
+    let palan = Runtime::palan();
+    let Some(runc) = Runtime::runc() else { return };
+    let name = format!("palan-test-own-{}", std::process::id());
+    for path in ["", &format!("{name}/a/b")] {
+        let results = [&palan, &runc].map(|runtime| {
+            let mut sandbox = bundle(&["sleep", "1000"]);
+            path.clone_into(&mut sandbox.linux().cgroups_path);
+            let json = serde_json::to_vec(&sandbox.spec).unwrap();
+            std::fs::write(sandbox.directory.path().join("config.json"), json).unwrap();
+            let pid_file = sandbox.directory.path().join("pid");
+            let arguments = ["run", "-d", "--pid-file", pid_file.to_str().unwrap(), &name];
+            assert!(runtime.call_detached(sandbox.directory.path(), &arguments));
+            let groups = cgroups_of(&std::fs::read_to_string(pid_file).unwrap());
+            // Every later command finds it again.
+            runtime.text(sandbox.directory.path(), &["pause", &name]);
+            assert!(runtime.text(sandbox.directory.path(), &["state", &name]).contains("paused"));
+            runtime.text(sandbox.directory.path(), &["delete", "--force", &name]);
+            groups
+        });
+        assert_eq!(results[0], results[1]);
+        assert!(results[0].iter().any(|group| group.ends_with(if path.is_empty() { &name } else { path })));
+    }
+    for parent in [format!("{name}/a"), name] {
+        let own = Location::Own { path: &parent, optional: false };
+        Cgroup::create(own).unwrap().remove().unwrap();
+    }
+}
+
+pub(crate) fn a_cgroup_is_given_away() {
+    let sandbox = Sandbox::new(&["true"]);
+    let cgroup = Cgroup::create(Location::Root(&sandbox.cgroup)).unwrap();
+    cgroup.delegate(12_345).unwrap();
+    let owner =
+        |path: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap());
+    for directory in directories(&sandbox.cgroup) {
+        let v2 = !std::path::Path::new("/sys/fs/cgroup/unified").exists()
+            && directory.join("cgroup.subtree_control").exists();
+        let expected = if v2 { 12_345 } else { 0 };
+        assert_eq!(owner(&directory), expected, "{}", directory.display());
+        assert_eq!(owner(&directory.join("cgroup.procs")), expected);
+        for limit in ["memory.max", "pids.max", "cgroup.freeze"] {
+            let path = directory.join(limit);
+            assert!(!path.exists() || owner(&path) == 0, "{}", path.display());
+        }
+    }
+    cgroup.remove().unwrap();
+}
+
+pub(crate) fn limits_that_this_host_has_not() {
+    let v2 = value("/", "cgroup.controllers").is_some() && value("/", "tasks").is_none();
+    let run = |json: &str| {
+        let resources = serde_json::from_str(json).unwrap();
+        limited(&["true"], resources).run().map_err(|error| error.report())
+    };
+    let unified = run(r#"{"unified":{"pids.max":"7"}}"#);
+    if v2 {
+        unified.unwrap();
+        for (json, text) in [
+            (r#"{"unified":{"../pids.max":"7"}}"#, "must be a file name (no slashes)"),
+            (r#"{"unified":{"pids":"7"}}"#, "must be in the form CONTROLLER.PARAMETER"),
+            (r#"{"unified":{"nonsense.max":"7"}}"#, "controller \"nonsense\" not available"),
+            (r#"{"unified":{"pids.nonsense":"7"}}"#, "unified resource \"pids.nonsense\""),
+        ] {
+            let error = run(json).unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
+        run(r#"{"network":{"classID":1},"cpu":{"realtimePeriod":1000}}"#).unwrap();
+    } else {
+        assert!(unified.unwrap_err().contains("cannot use unified on cgroup v1"));
+    }
+    for json in [
+        r#"{"hugepageLimits":[{"pageSize":"3PB","limit":1}]}"#,
+        r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#,
+        r#"{"rdma":{"nonsense0":{"hcaHandles":1}}}"#,
+        r#"{"memory":{"limit":33554432,"swap":1048576}}"#,
+        r#"{"memory":{"swappiness":101}}"#,
+        r#"{"cpu":{"period":10}}"#,
+        r#"{"blockIO":{"throttleReadBpsDevice":[{"major":4711,"minor":0,"rate":1}]}}"#,
+    ] {
+        run(json).unwrap_err();
+    }
+    run(r#"{"memory":{"limit":-1},"pids":{"limit":-1},"cpu":{"quota":-1,"shares":2}}"#).unwrap();
 }

@@ -8,19 +8,19 @@ use palan_oci::runtime_spec::{Hook, Hooks};
 use crate::support::Sandbox;
 
 /// One of the two runtimes, with a state directory of its own.
-struct Runtime {
+pub(super) struct Runtime {
     program: PathBuf,
     first: Option<&'static str>,
     root: tempfile::TempDir,
 }
 
 impl Runtime {
-    fn palan() -> Self {
+    pub(super) fn palan() -> Self {
         let program = std::env::current_exe().unwrap();
         Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap() }
     }
 
-    fn runc() -> Option<Self> {
+    pub(super) fn runc() -> Option<Self> {
         let program =
             ["/usr/sbin/runc", "/usr/bin/runc"].map(PathBuf::from).into_iter().find(|path| path.exists());
         if program.is_none() {
@@ -29,8 +29,13 @@ impl Runtime {
         Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap() })
     }
 
+    /// Where its state is.
+    pub(super) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
-    fn call(&self, bundle: &Path, arguments: &[&str]) -> Output {
+    pub(super) fn call(&self, bundle: &Path, arguments: &[&str]) -> Output {
         std::process::Command::new(&self.program)
             .args(self.first)
             .arg("--root")
@@ -42,14 +47,14 @@ impl Runtime {
             .unwrap()
     }
 
-    fn text(&self, bundle: &Path, arguments: &[&str]) -> String {
+    pub(super) fn text(&self, bundle: &Path, arguments: &[&str]) -> String {
         let output = self.call(bundle, arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 }
 
-fn bundle(arguments: &[&str]) -> Sandbox {
+pub(super) fn bundle(arguments: &[&str]) -> Sandbox {
     let mut sandbox = Sandbox::new(arguments);
     let cgroup = sandbox.cgroup.clone();
     sandbox.linux().cgroups_path = cgroup;
@@ -206,7 +211,7 @@ pub(crate) fn spec_makes_a_bundle_that_runs() {
 impl Runtime {
     /// Like `call`, for a command whose container keeps the streams: they go to /dev/null.
     #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
-    fn call_detached(&self, bundle: &Path, arguments: &[&str]) -> bool {
+    pub(super) fn call_detached(&self, bundle: &Path, arguments: &[&str]) -> bool {
         std::process::Command::new(&self.program)
             .args(self.first)
             .arg("--root")

@@ -3,11 +3,14 @@
 mod basics;
 mod cgroups;
 mod cli;
+mod events;
 mod exec;
 mod hardening;
 mod hooks;
 mod kernel;
+mod manage;
 mod namespaces;
+mod update;
 
 use crate::support::Case;
 
@@ -90,4 +93,19 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::freezing_stops_everything,
     cgroups::devices_are_denied,
     cgroups::paths_are_checked,
+    cgroups::groups_that_exist,
+    cgroups::relative_paths_are_runcs,
+    cgroups::a_cgroup_is_given_away,
+    cgroups::limits_that_this_host_has_not,
+    manage::tables_are_runcs,
+    manage::pausing_before_the_start,
+    manage::leftovers_are_killed,
+    events::same_statistics_as_runc,
+    events::events_end_with_the_container,
+    events::the_last_event_is_what_killed_it,
+    update::same_limits_as_runc,
+    update::update_remembers,
+    update::idle_and_bursts,
+    update::devices_change_without_a_gap,
+    update::only_what_runs_is_updated,
 ];

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use palan_linux::process::{self, ExitStatus};
 use palan_oci::runtime_spec::{Capabilities, Linux, Mount, Namespace, NamespaceKind, Process, Root, Spec};
+use palan_runtime::cgroup::{Cgroup, Location, Place};
 use palan_runtime::{Container, CreateRequest, Created, Error, Rootfs, Stdio};
 
 pub(crate) type Case = (&'static str, fn());
@@ -139,7 +140,6 @@ impl Sandbox {
         palan_runtime::create(&CreateRequest {
             id: "test",
             no_pivot: false,
-            cgroup_optional: false,
             keep_keyring: false,
             spec: &self.spec,
             bundle: self.directory.path(),
@@ -149,7 +149,7 @@ impl Sandbox {
             network_namespace: None,
             seccomp: None,
             stdio,
-            cgroup: &self.cgroup,
+            cgroup: Location::Root(&self.cgroup),
             parent_death_signal: true,
             init: self.init,
             extra_descriptors: &[],
@@ -197,7 +197,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let parent = self.cgroup.rsplit_once('/').unwrap().0;
-        if let Ok(cgroup) = palan_runtime::cgroup::Cgroup::open(parent) {
+        if let Ok(cgroup) = Cgroup::open(&Place::root(parent)) {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
