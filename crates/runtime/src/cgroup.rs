@@ -24,6 +24,7 @@ use palan_oci::runtime_spec::{DeviceRule, Resources};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+pub(crate) use hierarchy::unescape;
 use hierarchy::{Hierarchy, Layout};
 pub use hierarchy::{Version, version};
 pub use oom::OomNotifier;

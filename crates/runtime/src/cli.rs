@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line")]
 
 mod arguments;
+mod checkpoint;
 mod create;
 mod exec;
 mod foreground;
@@ -54,6 +55,8 @@ type Outcome = Result<ExitCode, Failure>;
 struct Global {
     /// Directory of all containers' state.
     root: PathBuf,
+    /// The program that makes and restores checkpoints: a path, or a name in `PATH`.
+    criu: String,
     log: log::Log,
 }
 
@@ -78,6 +81,12 @@ struct Command {
 }
 
 const COMMANDS: &[Command] = &[
+    Command {
+        name: "checkpoint",
+        usage: "[options] <container-id>",
+        flags: checkpoint::CHECKPOINT_FLAGS,
+        run: checkpoint::checkpoint,
+    },
     Command { name: "create", usage: "[options] <container-id>", flags: create::FLAGS, run: create::create },
     Command {
         name: "delete",
@@ -110,6 +119,12 @@ const COMMANDS: &[Command] = &[
         usage: "[--format table|json] <container-id>",
         flags: manage::PS_FLAGS,
         run: manage::ps,
+    },
+    Command {
+        name: "restore",
+        usage: "[options] <container-id>",
+        flags: checkpoint::RESTORE_FLAGS,
+        run: checkpoint::restore,
     },
     Command { name: "resume", usage: "<container-id>", flags: &[], run: manage::resume },
     Command { name: "run", usage: "[options] <container-id>", flags: create::FLAGS, run: create::run },
@@ -147,14 +162,12 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
             "--systemd-cgroup is not supported by this version of Palan; use the cgroupfs driver",
         ));
     }
-    if arguments.value("criu").is_some() {
-        return Err(Failure::new("--criu: checkpoints are not supported by this version of Palan"));
-    }
     if !matches!(arguments.value("rootless").unwrap_or("auto"), "auto" | "false") {
         return Err(Failure::new("--rootless: only root can run containers in this version of Palan"));
     }
     Ok(Global {
         root: PathBuf::from(arguments.value("root").unwrap_or("/run/palan-runtime")),
+        criu: arguments.value("criu").unwrap_or("criu").to_owned(),
         log: log::Log::open(
             arguments.value("log"),
             arguments.value("log-format").unwrap_or("text"),
@@ -179,9 +192,7 @@ fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
         let name = name.to_string_lossy();
         match &*name {
-            "checkpoint" | "restore" | "events" | "update" => {
-                Failure::new(format!("{name} is not supported by this version of Palan"))
-            }
+            "events" | "update" => Failure::new(format!("{name} is not supported by this version of Palan")),
             _ => Failure::new(format!("no such command: {name}; palan runtime --help lists them")),
         }
     })?;

@@ -121,9 +121,14 @@ impl Target {
             })
         };
         let mut others = Vec::new();
-        for kind in [Kind::Cgroup, Kind::Ipc, Kind::Uts, Kind::Network, Kind::Mount] {
+        // A restored container has a time namespace.
+        for kind in [Kind::Cgroup, Kind::Ipc, Kind::Uts, Kind::Network, Kind::Time, Kind::Mount] {
+            let own = match namespace::open(0, kind) {
+                // Linux before 5.6, or without it.
+                Err(error) if kind == Kind::Time && error.kind() == io::ErrorKind::NotFound => continue,
+                own => own.context(|| "open this process's namespaces".to_owned())?,
+            };
             let theirs = open(kind)?;
-            let own = namespace::open(0, kind).context(|| "open this process's namespaces".to_owned())?;
             let same = namespace::identity(&theirs)
                 .and_then(|theirs| Ok(theirs == namespace::identity(&own)?))
                 .context(|| "compare namespaces".to_owned())?;

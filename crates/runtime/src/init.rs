@@ -31,6 +31,8 @@ use crate::handshake::{Channel, wait_for_byte};
 use crate::plan::{Plan, ProcessPlan};
 use crate::streams::Streams;
 
+pub(crate) use mounts::{lexical, make_places};
+
 /// What the clone takes along.
 #[derive(Debug)]
 pub(crate) struct Setup<'a> {
@@ -206,6 +208,7 @@ impl Last {
         identity::set_labels(&self.process, proc)?;
         let first_free = streams.first_free();
         streams.place(terminal).context(|| "set up the standard streams".to_owned())?;
+        devices::use_own_null().context(|| "use the container's /dev/null".to_owned())?;
 
         identity::become_user(&self.process, &self.user)?;
         entered.or_else(|error| error.again_as_user())?;

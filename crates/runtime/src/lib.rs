@@ -21,6 +21,7 @@ pub mod error;
 pub mod exec;
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod seccomp;
 pub mod user;
 

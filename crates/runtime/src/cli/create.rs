@@ -26,16 +26,16 @@ pub(super) const FLAGS: &[Flag] = &[
 ];
 
 /// A bundle, read and checked.
-struct Bundle {
-    path: PathBuf,
+pub(super) struct Bundle {
+    pub(super) path: PathBuf,
     rootfs: Rootfs,
-    rootfs_path: PathBuf,
-    spec: Spec,
-    terminal: bool,
+    pub(super) rootfs_path: PathBuf,
+    pub(super) spec: Spec,
+    pub(super) terminal: bool,
 }
 
 impl Bundle {
-    fn load(arguments: &Arguments) -> Result<Self, Failure> {
+    pub(super) fn load(arguments: &Arguments) -> Result<Self, Failure> {
         let given = arguments.value("bundle").unwrap_or(".");
         let path =
             std::path::absolute(given).map_err(|error| Failure::new(format!("bundle {given:?}: {error}")))?;
@@ -56,7 +56,7 @@ impl Bundle {
 }
 
 /// Flags that would change what happens and are not there.
-fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
     for name in ["no-pivot", "no-new-keyring"] {
         if arguments.has(name) {
             return Err(Failure::new(format!("--{name} is not supported by this version of Palan")));
@@ -66,7 +66,7 @@ fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// The cgroup of a container: as the specification says, or a place of its own.
-fn cgroup_path(spec: &Spec, id: &str) -> String {
+pub(super) fn cgroup_path(spec: &Spec, id: &str) -> String {
     let path = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
     match path.trim_end_matches('/') {
         "" => format!("/palan/{id}"),
@@ -139,7 +139,7 @@ fn set_up(
 }
 
 /// The rules about terminals and their sockets, before anything exists.
-fn check_console(arguments: &Arguments, terminal: bool, detached: bool) -> Result<(), Failure> {
+pub(super) fn check_console(arguments: &Arguments, terminal: bool, detached: bool) -> Result<(), Failure> {
     let socket = arguments.value("console-socket").is_some();
     match (terminal, detached, socket) {
         (true, true, false) => {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Global, time};
 use crate::cgroup::Cgroup;
+use crate::checkpoint::External;
 
 /// `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub(super) struct State {
     /// What `exec` starts from.
     pub(super) process: Process,
     pub(super) seccomp: Option<Seccomp>,
+    /// What `checkpoint` must know.
+    #[serde(default)]
+    pub(super) external: External,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +213,7 @@ impl State {
             annotations: spec.annotations.clone(),
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
+            external: External::new(spec, pid),
         }
     }
 }

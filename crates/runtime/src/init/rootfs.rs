@@ -8,7 +8,7 @@ use palan_linux::path::RootDir;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use crate::error::{Context, Error};
-use crate::plan::mount::MountKind;
+use crate::plan::mount::{MountKind, MountPlan};
 use crate::plan::{Plan, RootPlan, RootSource};
 
 /// What mounts take from the host, as detached copies; opened while the host's paths still exist.
@@ -33,17 +33,7 @@ pub(super) fn open_sources(
     let mut wants_cgroup = false;
     for entry in &plan.mounts {
         wants_cgroup |= entry.kind == MountKind::Cgroup;
-        let MountKind::Bind { source, recursive } = &entry.kind else {
-            binds.push(None);
-            continue;
-        };
-        let file =
-            rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
-                format!("open the source of mount {}: {}", entry.destination.display(), source.display())
-            })?;
-        let copy = mount::clone_of(&file, *recursive)
-            .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
-        binds.push(Some(copy));
+        binds.push(open_bind(entry)?);
     }
     let mut cgroups = Vec::new();
     if wants_cgroup && (!cgroup_v2 || is_in_initial_cgroup_namespace()?) {
@@ -57,6 +47,18 @@ pub(super) fn open_sources(
         }
     }
     Ok(Sources { binds, cgroups })
+}
+
+/// A detached copy of what a bind mount shows; `None` for other mounts.
+pub(super) fn open_bind(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+    let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
+    let file =
+        rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
+            format!("open the source of mount {}: {}", entry.destination.display(), source.display())
+        })?;
+    let copy = mount::clone_of(&file, *recursive)
+        .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
+    Ok(Some(copy))
 }
 
 /// Whether this process has the cgroup namespace that the kernel made at boot. From there a new mount of cgroup2 would
