@@ -77,7 +77,7 @@ pub fn open(pid: u32, kind: Kind) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Joins the namespace behind `fd`, which must be of `kind`. A PID or time namespace holds for future children only.
+/// Joins the namespace behind `fd`, which must be of `kind`. A PID namespace holds for future children only.
 pub fn join(fd: impl AsFd, kind: Kind) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(fd.as_fd(), Some(kind.link_type()))?)
 }

@@ -1,4 +1,4 @@
-//! Unix stream sockets: passing file descriptors, asking for the peer's credentials, and addresses relative to a
+//! Unix sockets: passing file descriptors, asking for the peer's credentials, and addresses relative to a
 //! directory handle.
 //!
 //! A descriptor travels with a byte of the stream (unix(7), `SCM_RIGHTS`): it arrives with the read that consumes the
@@ -34,6 +34,11 @@ pub struct Credentials {
 /// Makes a connected pair of unix stream sockets, both close-on-exec.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// Makes a connected pair of unix sockets that keep messages apart (`SOCK_SEQPACKET`), both close-on-exec.
+pub fn pair_of_packets() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
 /// Sends `bytes` with `descriptors` attached to the first of them; returns how many bytes were taken.

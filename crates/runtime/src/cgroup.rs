@@ -28,6 +28,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use details::{BlockIoKind, CpuSet, Details, HugePageUse, MemoryUse, Pressure, PressureData};
+pub(crate) use hierarchy::unescape;
 use hierarchy::{Hierarchy, Layout};
 pub use hierarchy::{Version, version};
 pub use location::{Location, Place};

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line")]
 
 mod arguments;
+mod checkpoint;
 mod create;
 mod events;
 mod exec;
@@ -60,6 +61,8 @@ struct Global {
     root: PathBuf,
     /// Run for somebody who is not root: what only root can have is left out.
     rootless: bool,
+    /// The program that makes and restores checkpoints: a path, or a name in `PATH`.
+    criu: String,
     log: log::Log,
 }
 
@@ -84,6 +87,12 @@ struct Command {
 }
 
 const COMMANDS: &[Command] = &[
+    Command {
+        name: "checkpoint",
+        usage: "[options] <container-id>",
+        flags: checkpoint::CHECKPOINT_FLAGS,
+        run: checkpoint::checkpoint,
+    },
     Command { name: "create", usage: "[options] <container-id>", flags: create::FLAGS, run: create::create },
     Command {
         name: "delete",
@@ -117,6 +126,12 @@ const COMMANDS: &[Command] = &[
         usage: "[--format table|json] <container-id> [ps options]",
         flags: ps::FLAGS,
         run: ps::ps,
+    },
+    Command {
+        name: "restore",
+        usage: "[options] <container-id>",
+        flags: checkpoint::RESTORE_FLAGS,
+        run: checkpoint::restore,
     },
     Command { name: "resume", usage: "<container-id>", flags: &[], run: manage::resume },
     Command { name: "run", usage: "[options] <container-id>", flags: create::FLAGS, run: create::run },
@@ -155,9 +170,6 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
             "--systemd-cgroup is not supported by this version of Palan; use the cgroupfs driver",
         ));
     }
-    if arguments.value("criu").is_some() {
-        return Err(Failure::new("--criu: checkpoints are not supported by this version of Palan"));
-    }
     let is_root = rustix::process::geteuid().is_root();
     let rootless = match arguments.value("rootless").unwrap_or("auto") {
         "auto" => !is_root,
@@ -168,6 +180,7 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
     Ok(Global {
         root: arguments.value("root").map_or_else(|| default_root(is_root), PathBuf::from),
         rootless,
+        criu: arguments.value("criu").unwrap_or("criu").to_owned(),
         log: log::Log::open(
             arguments.value("log"),
             arguments.value("log-format").unwrap_or("text"),
@@ -201,12 +214,7 @@ fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     }
     let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
         let name = name.to_string_lossy();
-        match &*name {
-            "checkpoint" | "restore" => {
-                Failure::new(format!("{name} is not supported by this version of Palan"))
-            }
-            _ => Failure::new(format!("no such command: {name}; palan runtime --help lists them")),
-        }
+        Failure::new(format!("no such command: {name}; palan runtime --help lists them"))
     })?;
     // What follows the ID belongs to another program, or is a signal.
     let ends_at_id = matches!(command.name, "exec" | "kill" | "ps");

@@ -179,7 +179,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
 }
 
 /// Sets the limits of a new cgroup. Without device rules only what every container may use is allowed.
-fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Vec<String>, Error> {
+pub(crate) fn limit(cgroup: &mut Cgroup, spec: &Spec) -> Result<Vec<String>, Error> {
     let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     if cgroup.is_none() {
         let limits = resources.is_some_and(|resources| {

@@ -8,6 +8,7 @@ use palan_linux::path::PathError;
 use palan_linux::process::ForkError;
 
 use crate::cgroup::CgroupError;
+use crate::checkpoint::CriuError;
 use crate::seccomp::SeccompError;
 use crate::user::UserError;
 
@@ -37,6 +38,9 @@ pub enum RuntimeError {
     /// The cgroup could not be made or used.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// CRIU could not be used, or failed.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
     /// The user to run as could not be found.
     #[error(transparent)]
     User(#[from] UserError),

@@ -40,6 +40,8 @@ use crate::streams::Streams;
 use devices::Nodes;
 use rootfs::{Host, Sources};
 
+pub(crate) use mounts::{lexical, make_places};
+
 /// What the clone takes along.
 #[derive(Debug)]
 pub(crate) struct Setup<'a> {
@@ -259,6 +261,7 @@ impl Last<'_> {
         identity::set_labels(&self.process, proc)?;
         let first_free = streams.first_free();
         streams.place(terminal).context(|| "set up the standard streams".to_owned())?;
+        devices::use_own_null().context(|| "use the container's /dev/null".to_owned())?;
 
         identity::become_user(&self.process, &self.user, proc)?;
         entered.or_else(|error| error.again_as_user())?;

@@ -24,6 +24,7 @@ pub mod exec;
 pub mod hooks;
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod resctrl;
 pub mod seccomp;
 pub mod user;

@@ -132,7 +132,7 @@ fn parse_mount(line: &str) -> Option<CgroupMount> {
 }
 
 /// Undoes the octal escapes of mount tables (`\040` for a space).
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

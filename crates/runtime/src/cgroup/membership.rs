@@ -1,6 +1,7 @@
 //! Where a process of a container has gone below the container's cgroup.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use palan_stdx::fs;
 use rustix::fs::{Mode, OFlags};
@@ -9,6 +10,13 @@ use rustix::io::Errno;
 use super::{Cgroup, CgroupError};
 
 impl Cgroup {
+    /// The directory with the files that freeze it, as a path of the host.
+    pub(crate) fn freezer(&self) -> Option<PathBuf> {
+        let group = self.unified().or_else(|| self.controller("freezer", "processes").ok())?;
+        let hierarchy = self.hierarchy(group);
+        Some(hierarchy.place.join(self.place.in_hierarchy(hierarchy)))
+    }
+
     /// The v2 directory that process `pid` is in, for `CLONE_INTO_CGROUP`: this cgroup's or one below it.
     ///
     /// A container that may write to its cgroup and passes controllers down to cgroups of its own (with an init system

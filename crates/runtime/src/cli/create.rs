@@ -30,16 +30,16 @@ pub(super) const FLAGS: &[Flag] = &[
 ];
 
 /// A bundle, read and checked.
-struct Bundle {
-    path: PathBuf,
+pub(super) struct Bundle {
+    pub(super) path: PathBuf,
     rootfs: Rootfs,
-    rootfs_path: PathBuf,
-    spec: Spec,
-    terminal: bool,
+    pub(super) rootfs_path: PathBuf,
+    pub(super) spec: Spec,
+    pub(super) terminal: bool,
 }
 
 impl Bundle {
-    fn load(arguments: &Arguments) -> Result<Self, Failure> {
+    pub(super) fn load(arguments: &Arguments) -> Result<Self, Failure> {
         let given = arguments.value("bundle").unwrap_or(".");
         let path =
             std::path::absolute(given).map_err(|error| Failure::new(format!("bundle {given:?}: {error}")))?;
@@ -128,7 +128,10 @@ fn set_up(
         global.log.warning(warning);
     }
     let rootfs = bundle.rootfs_path.clone();
-    home.save(&State::new(id, container, &bundle.path, rootfs, &bundle.spec))?;
+    let place = container.cgroup.place();
+    let mut state = State::new(id, container.pid, place, &bundle.path, rootfs, &bundle.spec);
+    state.resource_group.clone_from(&container.resource_group);
+    home.save(&state)?;
     if let (Some(socket), Some(master)) = (arguments.value("console-socket"), &container.console_master) {
         send_console(socket, master.as_fd())?;
     }
@@ -138,7 +141,7 @@ fn set_up(
 }
 
 /// The rules about terminals and their sockets, before anything exists.
-fn check_console(arguments: &Arguments, terminal: bool, detached: bool) -> Result<(), Failure> {
+pub(super) fn check_console(arguments: &Arguments, terminal: bool, detached: bool) -> Result<(), Failure> {
     let socket = arguments.value("console-socket").is_some();
     match (terminal, detached, socket) {
         (true, true, false) => {

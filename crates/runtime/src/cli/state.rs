@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Global, time};
 use crate::cgroup::{Cgroup, Place};
-use crate::container::Container;
+use crate::checkpoint::External;
 use crate::hooks::HookState;
 use crate::resctrl::ResourceGroup;
 
@@ -40,6 +40,7 @@ pub(super) struct State {
     /// Those of them that are left to run.
     #[serde(default)]
     pub(super) hooks: Option<Hooks>,
+    /// What is the container's in resctrl.
     #[serde(default)]
     pub(super) resource_group: Option<ResourceGroup>,
     /// Its mounts are the host's to remove.
@@ -51,6 +52,9 @@ pub(super) struct State {
     /// The limits, as `update` has left them.
     #[serde(default)]
     pub(super) resources: Resources,
+    /// What `checkpoint` must know.
+    #[serde(default)]
+    pub(super) external: External,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,26 +236,34 @@ fn find_process(pid: i32, start: u64) -> Option<OwnedFd> {
 }
 
 impl State {
-    pub(super) fn new(id: &str, container: &Container, bundle: &Path, rootfs: PathBuf, spec: &Spec) -> Self {
+    pub(super) fn new(
+        id: &str,
+        pid: i32,
+        cgroup: &Place,
+        bundle: &Path,
+        rootfs: PathBuf,
+        spec: &Spec,
+    ) -> Self {
         Self {
             oci_version: spec.oci_version.clone(),
             id: id.to_owned(),
-            init_process_pid: container.pid,
-            init_process_start: start_time(container.pid),
+            init_process_pid: pid,
+            init_process_start: start_time(pid),
             created: time::now(),
             bundle: bundle.to_owned(),
             rootfs,
-            cgroup: container.cgroup.place().clone(),
+            cgroup: cgroup.clone(),
             annotations: spec.annotations.clone(),
             process: spec.process.clone().unwrap_or_default(),
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
             hooks: spec.hooks.clone(),
-            resource_group: container.resource_group.clone(),
+            resource_group: None,
             mounts_on_host: spec.linux.as_ref().is_none_or(|linux| {
                 linux.namespaces.iter().all(|namespace| namespace.kind != NamespaceKind::Mount)
             }),
             owner: rustix::process::geteuid().as_raw(),
             resources: spec.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default(),
+            external: External::new(spec, pid),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use palan_linux::mount;
 use palan_linux::path::{FileKind, Metadata, RootDir};
+use palan_linux::process;
 use palan_linux::tty::{self, WindowSize};
 use rustix::fs::{Mode, OFlags};
 
@@ -134,6 +135,35 @@ fn bind_node(root: &RootDir, device: &DevicePlan) -> Result<(), Error> {
     mount::clone_of(&node, false)
         .and_then(|copy| mount::attach(copy, target))
         .context(|| format!("bind device {}", device.path.display()))
+}
+
+/// Puts the container's own null device in the place of the host's among the standard streams: nothing of the host's
+/// file systems stays open, and a checkpoint can find it again. An image without one keeps what it has.
+pub(crate) fn use_own_null() -> std::io::Result<()> {
+    const NULL: (u32, u32) = (1, 3);
+    let is_null = |found: Metadata| found.kind == FileKind::CharacterDevice && found.node == NULL;
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let mut own = None;
+    for (number, stream) in (0..).zip(streams) {
+        // A closed one is no stream to replace.
+        if !Metadata::of(stream).is_ok_and(is_null) {
+            continue;
+        }
+        let own = match &own {
+            Some(own) => own,
+            None => {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let Ok(found) = rustix::fs::open("/dev/null", flags, Mode::empty()) else { return Ok(()) };
+                if !is_null(Metadata::of(&found)?) {
+                    return Ok(());
+                }
+                let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                own.insert(rustix::fs::open("/dev/null", flags, Mode::empty())?)
+            }
+        };
+        process::place_descriptor(own, number)?;
+    }
+    Ok(())
 }
 
 /// Opens a terminal in the container's devpts, sends its master to the caller, and shows it as /dev/console of

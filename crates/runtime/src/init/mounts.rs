@@ -57,7 +57,7 @@ fn invalid(plan: &MountPlan, what: &str) -> Error {
 }
 
 /// The destination without `.` and `..`, relative to the root: for comparisons only, never to be opened.
-fn lexical(path: &Path) -> PathBuf {
+pub(crate) fn lexical(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
         match component {
@@ -69,6 +69,26 @@ fn lexical(path: &Path) -> PathBuf {
         }
     }
     clean
+}
+
+/// Makes the places that mounts need and the root file system lacks, with the bind mounts in place that places lie in:
+/// for a restore, where all else is mounted by CRIU. What lies below another file system is CRIU's to restore.
+pub(crate) fn make_places(root: &RootDir, plans: &[MountPlan]) -> Result<(), Error> {
+    let mut unreachable: Vec<PathBuf> = Vec::new();
+    for plan in plans {
+        let clean = lexical(&plan.destination);
+        let hidden = unreachable.iter().any(|above| clean.starts_with(above) && clean != *above);
+        match super::rootfs::open_source(plan)? {
+            Some(source) if !hidden => {
+                bind(root, plan, source)?;
+                continue;
+            }
+            None if !hidden && plan.kind != MountKind::Cgroup => drop(target(root, plan, true)?),
+            _ => {}
+        }
+        unreachable.push(clean);
+    }
+    Ok(())
 }
 
 /// Finds the place for a mount, making what is missing.

@@ -99,8 +99,8 @@ impl Sources {
     }
 }
 
-/// The detached copy that a bind attaches, with the attributes that it gets.
-fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+/// A detached copy of what a bind mount shows; `None` for other mounts.
+pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
     let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
     let file =
         rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
@@ -108,14 +108,19 @@ fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
         })?;
     let copy = mount::clone_of(&file, *recursive)
         .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
+    Ok(Some(copy))
+}
+
+/// The same with the ids and attributes that the container sees.
+fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+    let Some(copy) = open_source(entry)? else { return Ok(None) };
     if let Some(id_map) = &entry.id_map {
         let namespace = mapping_of(plan, id_map)?;
         let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
         mount::change(&copy, &mapped, id_map.recursive).context(|| {
             format!(
-                "map the ids of mount {}; the file system of {} may not support it",
+                "map the ids of mount {}; the file system of its source may not support it",
                 entry.destination.display(),
-                source.display()
             )
         })?;
     }

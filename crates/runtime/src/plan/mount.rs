@@ -129,6 +129,11 @@ fn meaning(option: &str) -> Option<Meaning> {
     })
 }
 
+/// Whether it shows something of the host: said by its type or by an option.
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    mount.kind == "bind" || mount.options.iter().any(|option| matches!(option.as_str(), "bind" | "rbind"))
+}
+
 impl MountPlan {
     pub(crate) fn new(mount: &Mount, bundle: &Path) -> Result<Self, Error> {
         let refuse = |what: &str| Err(Error::Invalid(format!("mount {}: {what}", mount.destination)));
