@@ -14,7 +14,7 @@ pub(crate) mod devices;
 pub(crate) mod identity;
 mod mounts;
 pub(crate) mod program;
-mod reaper;
+pub mod reaper;
 mod rootfs;
 
 use std::io::Write as _;
