@@ -1,7 +1,8 @@
 //! `palan daemon`: reads flags and `daemon.json`, opens the sockets, starts the engine, serves, and leaves in order.
 //!
 //! A flag is a key of `daemon.json` written on the command line, so there is one reader of settings (the engine's). As in
-//! Docker, a key that is given in both places is an error: nobody should have to guess which one wins.
+//! Docker, a key that is given in both places is an error: nobody should have to guess which one wins. Only runtimes may be
+//! added to those of the file.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -48,10 +49,12 @@ Options:
       --docker-socket                  Listen on /run/docker.sock too
       --validate                       Check the settings and exit
       --help                           Print usage
+      --add-runtime map                Register an OCI runtime (name=path)
       --bip string                     Address and prefix length of the default bridge
       --bridge string                  Name of the default bridge (default \"palan0\")
       --cgroup-parent string           cgroup below which the containers' lie (default \"/palan\")
       --data-root string               Images, containers, volumes (default \"/var/lib/palan\")
+      --default-runtime string         Runtime of containers that name none (default \"palan\")
   -D, --debug                          Log more
       --dns list                       DNS server for containers
       --dns-opt list                   DNS option for containers
@@ -82,15 +85,18 @@ enum Kind {
     Number,
     List,
     Map,
+    Runtime,
 }
 
 /// Flag, short form, key of `daemon.json`, kind of its value.
 const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
+    ("add-runtime", None, RUNTIMES, Kind::Runtime),
     ("bip", None, "bip", Kind::Text),
     ("bridge", None, "bridge", Kind::Text),
     ("cgroup-parent", None, "cgroup-parent", Kind::Text),
     ("data-root", None, "data-root", Kind::Text),
     ("debug", Some('D'), "debug", Kind::Switch),
+    ("default-runtime", None, "default-runtime", Kind::Text),
     ("dns", None, "dns", Kind::List),
     ("dns-opt", None, "dns-opts", Kind::List),
     ("dns-search", None, "dns-search", Kind::List),
@@ -113,6 +119,9 @@ const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
     ("run-root", None, "run-root", Kind::Text),
     ("seccomp-profile", None, "seccomp-profile", Kind::Text),
 ];
+
+/// The one key that may stand in both places: as in Docker, the flag adds to what the file has.
+const RUNTIMES: &str = "runtimes";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Object = serde_json::Map<String, Value>;
@@ -159,7 +168,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     palan_linux::memory::limit_arenas(2);
     let file = read_settings(&arguments)?;
     let supervisor = supervisor_program()?;
-    let config = EngineConfig::resolve(&file, env!("CARGO_PKG_VERSION"), supervisor)?;
+    let mut config = EngineConfig::resolve(&file, env!("CARGO_PKG_VERSION"), supervisor)?;
+    if let Ok(path) = std::env::var("PATH") {
+        config.runtimes.set_search_path(path);
+    }
     if arguments.validate {
         writeln!(std::io::stdout(), "configuration OK")?;
         return Ok(());
@@ -336,11 +348,15 @@ fn store(settings: &mut Object, key: &str, kind: Kind, text: String) -> Result<(
                 items.push(text.into());
             }
         }
-        Kind::Map => {
+        Kind::Map | Kind::Runtime => {
             let (name, value) = text.split_once('=').ok_or(format!("{text:?} is not key=value"))?;
+            let value = match kind {
+                Kind::Runtime => serde_json::json!({ "path": value }),
+                _ => value.into(),
+            };
             if let Value::Object(items) = settings.entry(key).or_insert_with(|| Value::Object(Object::new()))
             {
-                items.insert(name.to_owned(), value.into());
+                items.insert(name.to_owned(), value);
             }
         }
     }
@@ -365,6 +381,12 @@ fn read_settings(arguments: &Arguments) -> Result<FileConfig, Failure> {
     let mut merged: Object =
         if text.trim().is_empty() { Object::new() } else { serde_json::from_str(&text)? };
     for (key, value) in &arguments.settings {
+        if key == RUNTIMES
+            && let (Some(Value::Object(file)), Value::Object(flags)) = (merged.get_mut(key), value)
+        {
+            add_runtimes(file, flags)?;
+            continue;
+        }
         if let Some(other) = merged.insert(key.clone(), value.clone()) {
             return Err(format!(
                 "unable to configure the daemon with file {}: the following directives are specified both as a flag \
@@ -375,6 +397,18 @@ fn read_settings(arguments: &Arguments) -> Result<FileConfig, Failure> {
         }
     }
     Ok(FileConfig::parse(&serde_json::to_string(&merged)?)?)
+}
+
+fn add_runtimes(file: &mut Object, flags: &Object) -> Result<(), Failure> {
+    for (name, runtime) in flags {
+        if file.insert(name.clone(), runtime.clone()).is_some() {
+            return Err(format!(
+                "the runtime {name} is specified both as a flag and in the configuration file"
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn init_logging(debug: bool, level: Option<&str>) {
@@ -468,16 +502,35 @@ mod tests {
         check(&["run"], "unknown argument: \"run\"");
     }
 
-    #[test]
-    fn a_key_in_both_places_is_an_error() {
-        let directory = std::env::temp_dir().join(format!("palan-settings-{}", std::process::id()));
+    /// Reads the settings of a file with this text and of these flags.
+    fn settings(name: &str, text: &str, flags: &[&str]) -> Result<FileConfig, Failure> {
+        let directory = std::env::temp_dir().join(format!("palan-settings-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory, 0o700).unwrap();
         let path = directory.join("daemon.json");
-        fs::write(&path, r#"{"bip": "10.1.0.1/24"}"#).unwrap();
-        let mut arguments = parsed(&["--bip", "10.2.0.1/24"]).unwrap();
+        fs::write(&path, text).unwrap();
+        let mut arguments = parsed(flags).unwrap();
         arguments.config_file = Some(path);
-        let problem = read_settings(&arguments).unwrap_err().to_string();
+        let settings = read_settings(&arguments);
         fs::remove_dir_all(&directory).unwrap();
+        settings
+    }
+
+    #[test]
+    fn a_key_in_both_places_is_an_error() {
+        let problem = settings("both", r#"{"bip": "10.1.0.1/24"}"#, &["--bip", "10.2.0.1/24"]).unwrap_err();
+        let problem = problem.to_string();
         assert!(problem.contains("specified both as a flag and in the configuration file: bip"), "{problem}");
+    }
+
+    #[test]
+    fn runtimes_are_added_to_those_of_the_file() {
+        let file = r#"{"runtimes": {"one": {"path": "/1", "runtimeArgs": ["-x"]}}}"#;
+        let settings = |flags: &[&str]| settings("runtimes", file, flags);
+        let both = settings(&["--add-runtime", "two=/2", "--add-runtime=three=crun"]).unwrap();
+        let both = both.runtimes.unwrap();
+        let paths: Vec<_> = both.iter().map(|(name, runtime)| (&**name, &*runtime.path)).collect();
+        assert_eq!(paths, [("one", "/1"), ("three", "crun"), ("two", "/2")]);
+        let twice = settings(&["--add-runtime", "one=/2"]).unwrap_err().to_string();
+        assert!(twice.contains("the runtime one is specified both as a flag and in"), "{twice}");
     }
 }

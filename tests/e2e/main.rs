@@ -1,8 +1,8 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
-//! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`docker_cli`] and
-//! [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
+//! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`runtimes`] are other OCI
+//! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well; [`security`] replays published attacks.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
@@ -22,6 +22,7 @@ mod network;
 mod pull;
 mod restart;
 mod run;
+mod runtimes;
 mod security;
 mod seeds;
 mod tty;

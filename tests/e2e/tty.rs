@@ -8,12 +8,12 @@ use palan_test_support::{requires, wait_until};
 use crate::images::{BUSYBOX, daemon};
 
 /// A tmux server of one's own with one window, in which a shell runs.
-struct Terminal {
+pub(crate) struct Terminal {
     socket: String,
 }
 
 impl Terminal {
-    fn open(daemon: &Daemon) -> Self {
+    pub(crate) fn open(daemon: &Daemon) -> Self {
         let socket = daemon.scratch().join("tmux").display().to_string();
         let terminal = Self { socket };
         terminal.tmux(&[
@@ -34,30 +34,30 @@ impl Terminal {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a person's terminal")]
-    fn tmux(&self, arguments: &[&str]) -> String {
+    pub(crate) fn tmux(&self, arguments: &[&str]) -> String {
         let output =
             std::process::Command::new("tmux").args(["-S", &self.socket]).args(arguments).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn type_line(&self, text: &str) {
+    pub(crate) fn type_line(&self, text: &str) {
         self.tmux(&["send-keys", "-l", text]);
         self.tmux(&["send-keys", "Enter"]);
     }
 
-    fn keys(&self, keys: &[&str]) {
+    pub(crate) fn keys(&self, keys: &[&str]) {
         let mut arguments = vec!["send-keys"];
         arguments.extend(keys);
         self.tmux(&arguments);
     }
 
-    fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
 
     /// Waits until the shell of the host has the terminal again, and prints the code of the command before.
     #[track_caller]
-    fn back_at_the_host(&self) {
+    pub(crate) fn back_at_the_host(&self) {
         let back = wait_until(Duration::from_secs(10), || {
             let screen = self.screen();
             screen.trim_end().lines().last().is_some_and(|line| line.trim_end().ends_with("host$"))
@@ -68,7 +68,7 @@ impl Terminal {
     }
 
     #[track_caller]
-    fn shows(&self, text: &str) {
+    pub(crate) fn shows(&self, text: &str) {
         let shown = wait_until(Duration::from_secs(10), || self.screen().contains(text));
         assert!(shown, "the screen does not show {text:?}:\n{}", self.screen());
     }

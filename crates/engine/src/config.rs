@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use palan_stdx::size;
 use serde_json::Value;
 
+use crate::runtimes::{self, OciRuntime, Runtimes};
 use crate::spec::{LogConfig, Ulimit};
 use crate::{Error, Result};
 
@@ -72,6 +73,10 @@ pub struct FileConfig {
     pub seccomp_profile: Option<String>,
     /// `no-new-privileges`.
     pub no_new_privileges: Option<bool>,
+    /// `runtimes`, by name.
+    pub runtimes: Option<BTreeMap<String, OciRuntime>>,
+    /// `default-runtime`.
+    pub default_runtime: Option<String>,
     /// `firewall-integration`: `auto` or `none` (Palan's own key).
     pub firewall_integration: Option<String>,
     /// `firewall-table`: name of the nftables table (Palan's own key).
@@ -159,6 +164,8 @@ pub struct EngineConfig {
     pub seccomp_profile: String,
     /// Set `no_new_privs` in every container.
     pub no_new_privileges: bool,
+    /// The runtimes that containers can have.
+    pub runtimes: Runtimes,
     /// The program for supervisors.
     pub supervisor: SupervisorSource,
 }
@@ -196,7 +203,6 @@ const UNSUPPORTED: &[&str] = &[
     "default-gateway-v6",
     "default-ipc-mode",
     "default-network-opts",
-    "default-runtime",
     "deprecated-key-path",
     "exec-opts",
     "experimental",
@@ -227,7 +233,6 @@ const UNSUPPORTED: &[&str] = &[
     "proxies",
     "raw-logs",
     "rootless",
-    "runtimes",
     "selinux-enabled",
     "storage-opts",
     "swarm-default-advertise-addr",
@@ -288,6 +293,11 @@ impl FileConfig {
             "cgroup-parent" => self.cgroup_parent = Some(setting.string()?),
             "seccomp-profile" => self.seccomp_profile = Some(setting.string()?),
             "no-new-privileges" => self.no_new_privileges = Some(setting.boolean()?),
+            "runtimes" => {
+                let wrong = || setting.wrong("an object such as {\"crun\": {\"path\": \"/usr/bin/crun\"}}");
+                self.runtimes = Some(runtimes::parse(setting.value, wrong)?);
+            }
+            "default-runtime" => self.default_runtime = Some(setting.string()?),
             "firewall-integration" => self.firewall_integration = Some(setting.one_of(&["auto", "none"])?),
             "firewall-table" => self.firewall_table = Some(setting.string()?),
             "tls" => self.tls.enabled = Some(setting.boolean()?),
@@ -376,6 +386,10 @@ impl EngineConfig {
             cgroup_parent: file.cgroup_parent.clone().unwrap_or_else(|| "/palan".into()),
             seccomp_profile: file.seccomp_profile.clone().unwrap_or_else(|| "builtin".into()),
             no_new_privileges: file.no_new_privileges.unwrap_or_default(),
+            runtimes: Runtimes::new(
+                file.runtimes.clone().unwrap_or_default(),
+                file.default_runtime.as_deref(),
+            )?,
             supervisor,
         })
     }
@@ -591,5 +605,7 @@ mod tests {
             "invalid ulimit type: nofle",
         );
         refused("{\"bip\": \"172.17.0.1\"}", "bip");
+        refused("{\"default-runtime\": \"crun\"}", "specified default runtime 'crun' does not exist");
+        refused("{\"runtimes\": [\"crun\"]}", "\"runtimes\" must be an object such as");
     }
 }

@@ -7,7 +7,7 @@ use palan_network::{FirewallIntegration, Network, NetworkConfig, Subnet};
 use palan_registry::{Client as Registry, ClientConfig};
 use palan_store::Store;
 use palan_supervisor::client::SupervisorProgram;
-use palan_supervisor::runtime::cgroup::Cgroup;
+use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 use tokio::sync::Semaphore;
 
 use crate::config::{EngineConfig, SupervisorSource};
@@ -131,7 +131,7 @@ impl Engine {
         let engine = self.shared();
         blocking(move || {
             engine.network.remove_all().context(|| "cannot remove the default network".into())?;
-            if let Ok(cgroup) = Cgroup::open(&engine.config.cgroup_parent) {
+            if let Ok(cgroup) = Cgroup::open(&Place::root(&engine.config.cgroup_parent)) {
                 // Where containers still run in it, it stays.
                 let _ = cgroup.remove();
             }

@@ -7,7 +7,7 @@
 //! - [`container`]: what is known about one, and its life;
 //! - [`image`], [`volume`], [`network`], [`stats`], [`events`], [`info`]: the other objects and readings;
 //! - [`stream`]: streams in and out;
-//! - [`config`]: the settings; [`error`]: class and text of every failure.
+//! - [`config`]: the settings; [`runtimes`]: who makes processes; [`error`]: class and text of every failure.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod names;
 pub mod network;
 mod reactor;
 mod restore;
+pub mod runtimes;
 pub mod spec;
 pub mod stats;
 pub mod stream;
@@ -37,3 +38,4 @@ pub use container::logs::LogStream;
 pub use container::wait::WaitTicket;
 pub use engine::Engine;
 pub use error::{Class, Error, Result};
+pub use runtimes::Runtimes;

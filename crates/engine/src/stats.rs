@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use palan_supervisor::runtime::cgroup::{self, Cgroup};
+use palan_supervisor::runtime::cgroup::{self, Cgroup, Place};
 use tokio::sync::mpsc;
 
 use crate::container::Details;
@@ -178,7 +178,8 @@ impl Sampler {
 
 fn read(engine: &Engine, details: &Details) -> Result<Stats> {
     let what = || format!("cannot read the figures of container {}", details.id);
-    let figures = Cgroup::open(&details.cgroup_path).and_then(|cgroup| cgroup.stats()).context(what)?;
+    let figures =
+        Cgroup::open(&Place::root(&details.cgroup_path)).and_then(|cgroup| cgroup.stats()).context(what)?;
     let memory = figures.memory;
     Ok(Stats {
         id: details.id.clone(),

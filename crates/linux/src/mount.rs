@@ -143,6 +143,29 @@ pub fn clone_of(file: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
     clone_tree(file, c"", recursive)
 }
 
+/// The kernel's number of the mount that the open file or directory is on (Linux 5.8). No two mounts have the same at the
+/// same time.
+pub fn id_of(file: impl AsFd) -> io::Result<u64> {
+    let wanted = rustix::fs::StatxFlags::MNT_ID;
+    let found = rustix::fs::statx(file, c"", rustix::fs::AtFlags::EMPTY_PATH, wanted)?;
+    Ok(found.stx_mnt_id)
+}
+
+/// The root of the mount that the open `directory` is on, for [`change`], which takes nothing below it.
+pub fn root_of(directory: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut root = rustix::fs::openat(directory, c".", flags, Mode::empty())?;
+    let id = id_of(&root)?;
+    loop {
+        let parent = rustix::fs::openat(&root, c"..", flags, Mode::empty())?;
+        let is_same = rustix::fs::fstat(&parent)?.st_ino == rustix::fs::fstat(&root)?.st_ino;
+        if is_same || id_of(&parent)? != id {
+            return Ok(root);
+        }
+        root = parent;
+    }
+}
+
 /// Attaches the detached `mount` on `target`, an open (O_PATH) file or directory of the caller's mount namespace.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -424,4 +447,25 @@ pub fn private_proc() -> Result<OwnedFd, MountError> {
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_a_mount_is_found() {
+        let open = |path: &str| std::fs::File::open(path).unwrap();
+        let identity = |fd: &dyn AsRawFd| {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let stat = rustix::fs::stat(path).unwrap();
+            (stat.st_dev, stat.st_ino)
+        };
+        for (inside, root) in [("/proc/sys/kernel", "/proc"), ("/proc", "/proc"), ("/", "/")] {
+            let found = root_of(open(inside)).unwrap();
+            assert_eq!(identity(&found), identity(&open(root)), "{inside}");
+            assert_eq!(id_of(&found).unwrap(), id_of(open(inside)).unwrap());
+        }
+        assert_ne!(id_of(open("/proc")).unwrap(), id_of(open("/")).unwrap());
+    }
 }

@@ -479,6 +479,37 @@ pub fn reap_any(block: bool) -> io::Result<Option<(Pid, ExitStatus)>> {
     Ok(signal.map(|signal| (pid, ExitStatus::Signaled { signal, core_dumped })))
 }
 
+/// The PID of some child that has ended and was not waited for yet; it stays to be reaped. For a subreaper, which must
+/// tell the children that it knows from the orphans that have become its own.
+pub fn ended_child() -> io::Result<Option<Pid>> {
+    // SAFETY: siginfo_t is plain integers and pointers, for which zero is a value; waitid fills it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: takes integers and a pointer to a siginfo_t that lives through the call.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: waitid fills the fields of a child's signal, or leaves zeros where none has ended.
+    Ok(Pid::from_raw(unsafe { info.si_pid() }))
+}
+
+/// Whether the process behind `pidfd` is a child of this one, so that [`wait`] will tell its end.
+pub fn is_child(pidfd: impl AsFd) -> io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::CHILD) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Reaps the child `pid` if it has ended.
+pub fn reap(pid: Pid) -> io::Result<()> {
+    rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    Ok(())
+}
+
 /// Opens a pidfd of `pid`.
 pub fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)

@@ -275,7 +275,11 @@ impl Cgroup {
     pub fn kill(&self) -> Result<(), CgroupError> {
         if let Some(group) = self.unified() {
             match write_file(&group.directory, "cgroup.kill", "1") {
-                Ok(()) => return Ok(()),
+                // Another runtime may have frozen them by the v1 freezer, beside v2: so they don't die before they thaw.
+                Ok(()) => match self.controller("freezer", "processes") {
+                    Ok(group) => return self.write_in(group, "freezer.state", "THAWED"),
+                    Err(_) => return Ok(()),
+                },
                 // Linux before 5.14.
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(self.failed("kill its processes", errno)),

@@ -18,7 +18,7 @@ pub(crate) mod devices;
 pub(crate) mod identity;
 mod mounts;
 pub(crate) mod program;
-mod reaper;
+pub mod reaper;
 pub(crate) mod rootfs;
 mod stage;
 

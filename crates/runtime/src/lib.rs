@@ -34,3 +34,4 @@ pub mod cli;
 pub use container::{Container, CreateRequest, Created, Rootfs, Stdio, create};
 pub use error::{FailureKind, RuntimeError as Error};
 pub use exec::{ExecRequest, Execed, exec};
+pub use init::reaper;

@@ -21,13 +21,15 @@
 //! - *Finished*: what attached clients have not read yet is sent; then the process exits, with or without a daemon.
 //!
 //! Invariants:
-//! - One thread, one epoll instance, no blocking call but on local files and inside the runtime's create/start/exec.
+//! - One thread, one epoll instance, no blocking call but on local files, inside the runtime's create/start/exec, and, with
+//!   another runtime, for its commands, each of which has a time limit.
 //! - A journal entry is written before it is sent; its sequence number never repeats for the same container.
 //! - No client, no log device and no daemon can stop the container from being waited for; a slow client can make it wait
 //!   (back-pressure), a dead one can't.
 //! - What belongs to the container by name (journal, socket, cgroups) is used by one supervisor at a time: the journal's lock
 //!   is taken first and given up last, before lingering clients are waited for.
-//! - If the supervisor dies, init gets SIGKILL from the kernel (parent-death signal).
+//! - If the supervisor dies, init gets SIGKILL from the kernel (parent-death signal), or, under another runtime than
+//!   Palan's own, from the daemon.
 
 #![forbid(unsafe_code)]
 
@@ -52,8 +54,11 @@ mod requests;
 /// The daemon's connection.
 mod control;
 
-/// From a request to a process: the runtime is called here.
+/// From a request to a process: the runtime, Palan's own or another, is called here.
 mod launch;
+
+/// Process 1 of containers that ask for an init under another runtime.
+mod init;
 
 /// A process's stdio and its clients.
 mod session;
@@ -94,11 +99,16 @@ use serve::{ServeError, Supervisor};
 /// The number of the descriptor that leads to the daemon.
 const CONNECTION: u32 = 3;
 
-/// The process: `--run-dir DIRECTORY [--cgroup PATH]`, with the connection to the daemon as descriptor 3.
+/// The process: `--run-dir DIRECTORY [--cgroup PATH]`, with the connection to the daemon as descriptor 3. Or, inside of a
+/// container, `init -- PROGRAM ARGUMENT…`.
 ///
 /// What goes wrong is written to stderr, which the daemon has made a file in the run directory.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match run(arguments.into_iter()) {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if(|first| first == "init").is_some() {
+        return init::main(arguments);
+    }
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(error.as_ref());

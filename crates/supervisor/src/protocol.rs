@@ -40,7 +40,9 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Entry;
 
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
-pub const VERSION: u32 = 1;
+///
+/// 2 added [`Config::runtime`].
+pub const VERSION: u32 = 2;
 
 /// The name of the listening socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -80,7 +82,8 @@ pub enum Request {
     /// then, if the flag is set, the network namespace; then one socket for each of `attach`; then one for each of
     /// `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
     Start {
-        /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration.
+        /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration. Not
+        /// with [`Config::runtime`]: another runtime finds the profile in the specification.
         seccomp: bool,
         /// A descriptor of the network namespace to join follows.
         network_namespace: bool,
@@ -219,7 +222,8 @@ pub struct ExecOptions {
     /// Whether the client's socket comes along, and how it is attached. `None`: stdio is `/dev/null`.
     #[serde(default)]
     pub attach: Option<AttachOptions>,
-    /// Whether a seccomp program as in `Start` comes along, before the client's socket.
+    /// Whether a seccomp program as in `Start` comes along, before the client's socket. It is of use to Palan's own runtime
+    /// only; another one applies the profile that the container was started with.
     #[serde(default)]
     pub seccomp: bool,
 }
@@ -260,6 +264,24 @@ pub struct Config {
     /// Journal entries are numbered from here on, at least: what the daemon has committed of earlier runs.
     #[serde(default)]
     pub journal_after: u64,
+    /// Who makes the processes; `None`: Palan's own runtime, inside of the supervisor.
+    #[serde(default)]
+    pub runtime: Option<ExternalRuntime>,
+}
+
+/// An OCI runtime that is another program, driven by runc's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalRuntime {
+    /// What the runtime shall call the container.
+    pub id: String,
+    /// The absolute path of the program.
+    pub program: PathBuf,
+    /// Arguments that stand before all others.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// The program's whole environment, `NAME=value`.
+    #[serde(default)]
+    pub environment: Vec<String>,
 }
 
 /// Where the container's output is kept.

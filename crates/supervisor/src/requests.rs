@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::attach::Typed;
 use crate::journal::Event;
-use crate::launch;
+use crate::launch::{self, Execed};
 use crate::log::Log;
 use crate::oom::OomWatch;
 use crate::protocol::frame::Frame;
@@ -23,7 +23,7 @@ use crate::protocol::{
     RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
 };
 use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
-use crate::session::{Ends, InputEnd, Session};
+use crate::session::{InputEnd, Session};
 use crate::watch::{INIT, Token};
 
 /// The largest configuration; the daemon's own limits are far below.
@@ -97,8 +97,8 @@ impl Supervisor {
     fn state(&self) -> State {
         match &self.life {
             Life::Waiting => State::Waiting,
-            Life::Running(running) if running.paused => State::Paused { pid: running.container.pid },
-            Life::Running(running) => State::Running { pid: running.container.pid },
+            Life::Running(running) if running.paused => State::Paused { pid: running.container.pid() },
+            Life::Running(running) => State::Running { pid: running.container.pid() },
             Life::Draining { .. } | Life::Finished(_) => State::Exited,
         }
     }
@@ -186,12 +186,10 @@ impl Supervisor {
             message: palan_stdx::error_chain::to_string(&error),
         })?;
 
-        let (created, ends) = launch::create_container(
-            &config,
-            &self.run_dir,
-            seccomp.as_ref(),
-            namespace.as_ref().map(AsFd::as_fd),
-        )?;
+        if config.runtime.is_some() {
+            self.adopt_orphans()?;
+        }
+        let (created, ends) = launch::create(&config, &self.run_dir, seccomp.as_ref(), namespace)?;
         let terminal = ends.stdout.is_some() && ends.stderr.is_none();
         let input_end = if config.stdin_once && !terminal { InputEnd::Closes } else { InputEnd::Detaches };
         self.stdio.connect(ends, terminal, input_end)?;
@@ -203,15 +201,13 @@ impl Supervisor {
             let connection = descriptors.take("a waiting connection")?;
             self.hold_wait(connection, options);
         }
-        self.epoll.add(&created.container().pidfd, Token::Process(INIT).encode(), Interest::READ)?;
-        let mut container = created.start()?;
-        // The session has copies.
-        container.console_master = None;
+        self.epoll.add(created.pidfd(), Token::Process(INIT).encode(), Interest::READ)?;
+        let container = created.start()?;
 
         let reply = Reply::Started {
-            pid: container.pid,
+            pid: container.pid(),
             time_ns: crate::log::timestamp::now(),
-            warnings: container.warnings.clone(),
+            warnings: container.warnings(),
         };
         self.life = Life::Running(Box::new(Running {
             container,
@@ -245,8 +241,7 @@ impl Supervisor {
 
     fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
         let running = self.running()?;
-        process::send_signal(&running.container.pidfd, signal)
-            .map_err(|error| failed("signal init", &error))?;
+        running.container.signal(signal)?;
         // What is frozen takes no signal; who kills wants an end now.
         if signal == Signal::KILL && running.paused {
             self.resume()?;
@@ -260,12 +255,11 @@ impl Supervisor {
             self.resume()?;
         }
         let running = self.running()?;
-        process::send_signal(&running.container.pidfd, signal)
-            .map_err(|error| failed("signal init", &error))?;
+        // The certain end does not depend on the signal.
         if let Some(kill_at) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) {
             running.kill_at = Some(running.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
         }
-        Ok(())
+        running.container.signal(signal)
     }
 
     fn pause(&mut self) -> Result<(), Failure> {
@@ -273,11 +267,7 @@ impl Supervisor {
         if running.paused {
             return Err(Failure::new(FailureKind::WrongState, "the container is paused already"));
         }
-        if let Err(error) = running.container.cgroup.freeze() {
-            // Half frozen is worse than not at all.
-            let _ = running.container.cgroup.thaw();
-            return Err(failed("freeze the container", &error));
-        }
+        running.container.pause()?;
         running.paused = true;
         self.record(Event::Pause);
         Ok(())
@@ -288,7 +278,7 @@ impl Supervisor {
         if !running.paused {
             return Err(Failure::new(FailureKind::WrongState, "the container is not paused"));
         }
-        running.container.cgroup.thaw().map_err(|error| failed("thaw the container", &error))?;
+        running.container.resume()?;
         running.paused = false;
         self.record(Event::Resume);
         Ok(())
@@ -313,8 +303,8 @@ impl Supervisor {
         let Life::Running(running) = &self.life else {
             return Err(Failure::new(FailureKind::WrongState, "the container is not running"));
         };
-        let (execed, ends) = match launch::exec_process(&running.container, options, seccomp.as_ref()) {
-            Ok(started) => started,
+        let execed = match running.container.exec(options, seccomp.as_ref()) {
+            Ok(execed) => execed,
             Err(failure) => {
                 let (kind, message) = (failure.kind, failure.message.clone());
                 self.record(Event::ExecFailed { exec: options.exec.clone(), kind, message });
@@ -323,7 +313,7 @@ impl Supervisor {
         };
         let pid = execed.pid;
         self.record(Event::ExecStart { exec: options.exec.clone(), pid });
-        if let Err(failure) = self.adopt_exec(execed.pidfd, pid, ends, options, client) {
+        if let Err(failure) = self.adopt_exec(execed, options, client) {
             // Out of descriptors or memory, most likely: without its stdio the process is of no use. Its end is
             // journaled as any other.
             self.exec_signal(&options.exec, Signal::KILL)?;
@@ -335,12 +325,11 @@ impl Supervisor {
 
     fn adopt_exec(
         &mut self,
-        pidfd: OwnedFd,
-        pid: i32,
-        ends: Ends,
+        execed: Execed,
         options: &ExecOptions,
         client: Option<(OwnedFd, &AttachOptions)>,
     ) -> Result<(), Failure> {
+        let Execed { pid, pidfd, ends } = execed;
         let id = self.next_session;
         self.next_session += 1;
         let watched = self.epoll.add(&pidfd, Token::Process(id).encode(), Interest::READ);
@@ -370,7 +359,8 @@ impl Supervisor {
 
     fn exec_signal(&mut self, exec: &str, signal: Signal) -> Result<(), Failure> {
         let (_, pidfd) = self.running_exec(exec)?;
-        process::send_signal(pidfd, signal).map_err(|error| failed("signal the exec session", &error))
+        process::send_signal(pidfd, signal)
+            .map_err(|error| Failure::cannot("signal the exec session", &error))
     }
 
     fn running_exec(&self, name: &str) -> Result<(&Session, &OwnedFd), Failure> {
@@ -394,7 +384,7 @@ struct Numbered {
 }
 
 fn read_config(file: &File) -> Result<Config, Failure> {
-    let bytes = read_all(file).map_err(|error| failed("read the configuration", &error))?;
+    let bytes = read_all(file).map_err(|error| Failure::cannot("read the configuration", &error))?;
     let config: Config = serde_json::from_slice(&bytes).map_err(|error| {
         Failure::new(FailureKind::Invalid, format!("cannot understand the configuration: {error}"))
     })?;
@@ -408,7 +398,8 @@ fn read_config(file: &File) -> Result<Config, Failure> {
 }
 
 fn read_program(descriptor: OwnedFd) -> Result<Program, Failure> {
-    let bytes = read_all(&descriptor.into()).map_err(|error| failed("read the seccomp program", &error))?;
+    let bytes =
+        read_all(&descriptor.into()).map_err(|error| Failure::cannot("read the seccomp program", &error))?;
     Program::from_bytes(&bytes)
         .map_err(|error| Failure::new(FailureKind::Invalid, palan_stdx::error_chain::to_string(&error)))
 }
@@ -432,12 +423,7 @@ fn number(signal: i32) -> Result<Signal, Failure> {
 
 fn resized(result: Option<std::io::Result<()>>) -> Result<(), Failure> {
     match result {
-        Some(result) => result.map_err(|error| failed("resize the terminal", &error)),
+        Some(result) => result.map_err(|error| Failure::cannot("resize the terminal", &error)),
         None => Err(Failure::new(FailureKind::Invalid, "the process has no terminal")),
     }
-}
-
-fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
-    let message = format!("cannot {what}: {}", palan_stdx::error_chain::to_string(error));
-    Failure::new(FailureKind::Other, message)
 }

@@ -12,17 +12,17 @@ use palan_linux::event::{Epoll, Interest, Ready, SignalFd};
 use palan_linux::process::{self, ExitStatus};
 use palan_linux::signal::Signal;
 use palan_linux::{memory, socket};
-use palan_runtime::Container;
 use palan_stdx::fs::{PathContext, PathError};
 use rustix::io::Errno;
 
 use crate::control::Control;
 use crate::journal::{Event, Journal};
+use crate::launch::Container;
 use crate::log::{Log, Stream};
 use crate::oom::OomWatch;
 use crate::own_cgroup;
 use crate::protocol::frame::Frames;
-use crate::protocol::{Message, SOCKET_NAME};
+use crate::protocol::{Failure, Message, SOCKET_NAME};
 use crate::session::Session;
 use crate::wait::{Generation, HeldWaits};
 use crate::watch::{INIT, SessionId, Token};
@@ -69,6 +69,8 @@ pub(crate) struct Supervisor {
     pub(crate) run_dir: PathBuf,
     pub(crate) epoll: Rc<Epoll>,
     signals: SignalFd,
+    /// Tells that a child has ended, where orphans become children of this process.
+    children: Option<SignalFd>,
     /// `None` once the container has ended: its place belongs to the next supervisor.
     listener: Option<OwnedFd>,
     /// When to look at the listener again that could not accept, for lack of descriptors say: it would stay readable.
@@ -103,7 +105,7 @@ pub(crate) enum Life {
 /// A container whose init lives, or has just ended.
 #[derive(Debug)]
 pub(crate) struct Running {
-    pub(crate) container: Container,
+    pub(crate) container: Box<dyn Container>,
     pub(crate) paused: bool,
     /// When `Stop` turns to SIGKILL.
     pub(crate) kill_at: Option<Instant>,
@@ -169,6 +171,7 @@ impl Supervisor {
             stdio: Session::new(&epoll, INIT),
             epoll,
             signals,
+            children: None,
             listener: Some(listener),
             listener_rests_until: None,
             control: Some(control),
@@ -240,6 +243,15 @@ impl Supervisor {
         }
     }
 
+    /// Makes what the container's runtime leaves behind children of this process, and takes care of them.
+    pub(crate) fn adopt_orphans(&mut self) -> Result<(), Failure> {
+        process::become_subreaper().map_err(|error| Failure::cannot("become a subreaper", &error))?;
+        let children = SignalFd::new(&[Signal::CHLD.as_raw()])?;
+        self.epoll.add(&children, Token::Children.encode(), Interest::READ)?;
+        self.children = Some(children);
+        Ok(())
+    }
+
     /// The container could not be started.
     pub(crate) fn abandon_start(&mut self) {
         self.stdio = Session::new(&self.epoll, INIT);
@@ -253,6 +265,7 @@ impl Supervisor {
             Some(Token::Control) => self.serve_daemon(),
             Some(Token::Listener) => self.accept_daemon()?,
             Some(Token::Signals) => self.take_signals(),
+            Some(Token::Children) => self.reap_children()?,
             Some(Token::Process(INIT)) => self.init_ready()?,
             Some(Token::Process(session)) => self.exec_ready(session)?,
             Some(Token::Output(session, stream)) => self.output_ready(session, stream),
@@ -338,19 +351,39 @@ impl Supervisor {
         }
     }
 
+    /// A child has ended: one whose end counts, or an orphan, which only has to be reaped.
+    fn reap_children(&mut self) -> Result<(), ServeError> {
+        while let Some(children) = &self.children
+            && children.next()?.is_some()
+        {}
+        while let Some(pid) = process::ended_child().map_err(ServeError::Events)? {
+            let number = pid.as_raw_nonzero().get();
+            let is_running =
+                |exec: &&Exec| exec.pid == number && matches!(exec.phase, ExecPhase::Running { .. });
+            if matches!(&self.life, Life::Running(running) if running.container.pid() == number) {
+                self.init_ready()?;
+            } else if let Some(exec) = self.execs.iter().find(is_running) {
+                self.exec_ready(exec.session.id)?;
+            } else {
+                process::reap(pid).map_err(ServeError::Events)?;
+            }
+        }
+        Ok(())
+    }
+
     fn init_ready(&mut self) -> Result<(), ServeError> {
         let Life::Running(running) = &self.life else { return Ok(()) };
-        let Some(status) = process::try_wait(&running.container.pidfd).map_err(ServeError::Events)? else {
+        let Some(status) = process::try_wait(running.container.pidfd()).map_err(ServeError::Events)? else {
             return Ok(());
         };
         // The pidfd stays readable for ever.
-        self.epoll.remove(&running.container.pidfd)?;
+        self.epoll.remove(running.container.pidfd())?;
         let Life::Running(mut running) = std::mem::replace(&mut self.life, Life::Waiting) else {
             return Ok(());
         };
         running.oom.end();
         // With a pid namespace of its own everything has died with init; else the rest dies now.
-        let _ = running.container.cgroup.kill();
+        running.container.end();
         self.life = Life::Draining { running, status, until: Instant::now() + DRAIN_GRACE };
         self.stdio.drain(self.log.as_mut(), &mut self.output_buffer);
         Ok(())
@@ -379,7 +412,11 @@ impl Supervisor {
     /// Journals kills for lack of memory that have happened since the last look. `true`: there were some at any time.
     fn note_oom_kills(&mut self) -> bool {
         let (Life::Running(running) | Life::Draining { running, .. }) = &mut self.life else { return false };
-        let new = running.oom.look(&running.container.cgroup, &self.epoll, Instant::now());
+        let Some(cgroup) = running.container.cgroup() else {
+            running.oom.end();
+            return false;
+        };
+        let new = running.oom.look(cgroup, &self.epoll, Instant::now());
         let any = running.oom.any();
         if new {
             self.record(Event::Oom);
@@ -427,7 +464,7 @@ impl Supervisor {
         {
             running.kill_at = None;
             // It may have ended just now.
-            let _ = process::send_signal(&running.container.pidfd, Signal::KILL);
+            let _ = running.container.signal(Signal::KILL);
         }
     }
 
@@ -463,6 +500,11 @@ impl Supervisor {
             self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
         }
         let oom = self.note_oom_kills();
+        if let Life::Draining { running, .. } = &mut self.life
+            && let Err(failure) = running.container.retire()
+        {
+            crate::complain(&failure);
+        }
         self.record(Event::Exit { code: status.code(), signal: signal_of(status), oom });
         let life = std::mem::replace(&mut self.life, Life::Finished(Finished::now(Some(status.code()))));
         // The daemon and the clients go on while the cgroups are removed.
@@ -474,9 +516,9 @@ impl Supervisor {
             crate::complain(&ServeError::from(error));
         }
         if let Life::Draining { running, .. } = life
-            && let Err(error) = running.container.cgroup.remove()
+            && let Err(failure) = running.container.remove_cgroup()
         {
-            crate::complain(&error);
+            crate::complain(&failure);
         }
         if self.journal.is_written() {
             self.vacate();

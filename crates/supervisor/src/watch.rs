@@ -35,6 +35,8 @@ pub(crate) enum Token {
     Client(SessionId, ClientId),
     /// What tells of kills for lack of memory.
     Oom,
+    /// The signalfd for children.
+    Children,
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -54,6 +56,7 @@ impl Token {
             Self::Input(session) => (6, 0, session),
             Self::Client(session, client) => (7, client, session),
             Self::Oom => (8, 0, 0),
+            Self::Children => (9, 0, 0),
         };
         kind << KIND_SHIFT | (u64::from(client) & CLIENT_MASK) << CLIENT_SHIFT | u64::from(session)
     }
@@ -72,6 +75,7 @@ impl Token {
             6 => Self::Input(session),
             7 => Self::Client(session, client),
             8 => Self::Oom,
+            9 => Self::Children,
             _ => return None,
         })
     }
@@ -181,6 +185,7 @@ mod tests {
             Token::Client(u32::MAX, 0x0fff_ffff),
             Token::Client(INIT, 1),
             Token::Oom,
+            Token::Children,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

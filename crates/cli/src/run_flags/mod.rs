@@ -106,7 +106,7 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::bool("read-only", None, "Mount the container's root filesystem as read only"),
     Flag::string("restart", None, "Restart policy to apply when a container exits").default("no"),
     Flag::bool("rm", None, "Automatically remove the container and its associated anonymous volumes when it exits"),
-    Flag::string("runtime", None, "Runtime to use for this container").not_yet(),
+    Flag::string("runtime", None, "Runtime to use for this container"),
     Flag::list("security-opt", None, "Security Options"),
     Flag::string("shm-size", None, "Size of /dev/shm").named("bytes").check(|text| parse_bytes(text).map(|_| ())),
     Flag::string("stop-signal", None, "Signal to stop the container"),

@@ -147,6 +147,7 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
         privileged: flags.bool("privileged"),
         publish_all_ports: flags.bool("publish-all"),
         readonly_rootfs: flags.bool("read-only"),
+        runtime: flags.string("runtime").to_owned(),
         security_opt,
         tmpfs: flags
             .list("tmpfs")

@@ -239,8 +239,9 @@ impl<'a> Making<'a> {
             host.restart_policy.name = "no".into();
         }
         if host.runtime.is_empty() {
-            host.runtime = "palan".into();
+            settings.runtimes.default_name().clone_into(&mut host.runtime);
         }
+        settings.runtimes.find(&host.runtime)?;
         host.init.get_or_insert(settings.init);
         if host.resources.cgroup_parent.is_empty() {
             host.resources.cgroup_parent.clone_from(&settings.cgroup_parent);

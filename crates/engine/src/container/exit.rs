@@ -8,7 +8,7 @@ use palan_network::EndpointRecord;
 use palan_supervisor::client;
 use palan_supervisor::journal::Event as JournalEvent;
 use palan_supervisor::protocol::Request;
-use palan_supervisor::runtime::cgroup::Cgroup;
+use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
 use crate::container::driver::{Driver, Flow, Pending, container_event, timestamp};
 use crate::container::index::Reply;
@@ -226,7 +226,7 @@ async fn empty_trash(trash: Vec<PathBuf>, run_dir: PathBuf) {
 
 /// Kills what is left in a container's cgroup, and removes it.
 pub(crate) fn kill_cgroup(path: &str) {
-    let outcome: Result<(), _> = Cgroup::open(path).and_then(|cgroup| {
+    let outcome: Result<(), _> = Cgroup::open(&Place::root(path)).and_then(|cgroup| {
         cgroup.kill()?;
         cgroup.remove()
     });

@@ -1,10 +1,12 @@
 //! Capabilities, seccomp and the other security options of a container, resolved from what was asked.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use palan_linux::capability::{self, CapabilitySet};
+use palan_oci::runtime_spec;
 use palan_supervisor::runtime::seccomp::{Conditions, Profile, Program, kernel_version};
 
 use crate::config::EngineConfig;
@@ -171,31 +173,45 @@ impl SeccompPrograms {
         Ok(programs)
     }
 
+    /// The profile for this container; `None` for no filter.
+    fn profile(&self, host: &HostConfig, options: &Options) -> Result<Option<Cow<'_, Profile>>> {
+        Ok(match (&options.seccomp, &self.default) {
+            _ if host.privileged && options.seccomp.is_none() => None,
+            (Some(Seccomp::Unconfined), _) | (None, None) => None,
+            (Some(Seccomp::Json(json)), _) => {
+                let profile = Profile::from_json(json.as_bytes())
+                    .map_err(|source| Error::invalid("invalid seccomp profile").with_source(source))?;
+                Some(Cow::Owned(profile))
+            }
+            (Some(Seccomp::Builtin), _) => Some(Cow::Owned(Profile::builtin())),
+            (None, Some(profile)) => Some(Cow::Borrowed(profile)),
+        })
+    }
+
+    /// The rules for this container, for a runtime that compiles them itself; `None` for no filter.
+    pub(crate) fn rules(
+        &self,
+        host: &HostConfig,
+        options: &Options,
+    ) -> Result<Option<runtime_spec::Seccomp>> {
+        let Some(profile) = self.profile(host, options)? else { return Ok(None) };
+        let capabilities = set_of(&capabilities(host)?);
+        Ok(Some(profile.resolve(&Conditions { capabilities, kernel: self.kernel })))
+    }
+
     /// A descriptor of the program for this container; `None` for no filter.
     pub(crate) fn descriptor(&self, host: &HostConfig, options: &Options) -> Result<Option<OwnedFd>> {
-        let own;
-        let profile = match (&options.seccomp, &self.default) {
-            _ if host.privileged && options.seccomp.is_none() => return Ok(None),
-            (Some(Seccomp::Unconfined), _) | (None, None) => return Ok(None),
-            (Some(Seccomp::Json(json)), _) => {
-                own = Profile::from_json(json.as_bytes())
-                    .map_err(|source| Error::invalid("invalid seccomp profile").with_source(source))?;
-                let set = set_of(&capabilities(host)?);
-                return self.compile(&own, set).map(Some);
-            }
-            (Some(Seccomp::Builtin), _) => {
-                own = Profile::builtin();
-                &own
-            }
-            (None, Some(profile)) => profile,
-        };
+        let Some(profile) = self.profile(host, options)? else { return Ok(None) };
         let set = set_of(&capabilities(host)?);
+        if matches!(options.seccomp, Some(Seccomp::Json(_))) {
+            return self.compile(&profile, set).map(Some);
+        }
         // The explicit builtin profile differs from the daemon's only where the daemon has another one.
         let key = set.bits() | if options.seccomp.is_some() { 1 << 63 } else { 0 };
         if let Some(known) = self.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return known.try_clone().map(Some).context(|| "cannot duplicate a descriptor".into());
         }
-        let program = self.compile(profile, set)?;
+        let program = self.compile(&profile, set)?;
         let copy = program.try_clone().context(|| "cannot duplicate a descriptor".into())?;
         const MOST: usize = 64;
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);

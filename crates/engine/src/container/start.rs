@@ -199,10 +199,18 @@ struct Prepared {
 impl Prepared {
     fn new(engine: &Engine, details: &Details) -> Result<Self> {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
-        let seccomp = engine.seccomp.descriptor(&details.host, &options)?;
+        let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
+        let mut spec = oci::spec(details, &options)?;
+        let mut seccomp = None;
+        if runtime.is_some() {
+            // Another runtime compiles the profile itself.
+            spec.linux.get_or_insert_default().seccomp = engine.seccomp.rules(&details.host, &options)?;
+        } else {
+            seccomp = engine.seccomp.descriptor(&details.host, &options)?;
+        }
         let config = protocol::Config {
             version: protocol::VERSION,
-            spec: oci::spec(details, &options)?,
+            spec,
             rootfs: RootfsConfig::Overlay {
                 lowers: details
                     .overlay
@@ -225,6 +233,7 @@ impl Prepared {
             stop_timeout_ms: stop_timeout(details)
                 .map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             journal_after: details.journal_seq,
+            runtime,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
         Ok(Self { config, seccomp })

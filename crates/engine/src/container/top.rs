@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use palan_supervisor::runtime::cgroup::Cgroup;
+use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
 use crate::Result;
 use crate::container::Top;
@@ -44,7 +44,8 @@ impl Engine {
         }
         let host_memory = self.host.memory;
         blocking(move || {
-            let cgroup = Cgroup::open(&details.cgroup_path).context(|| "cannot list the processes".into())?;
+            let cgroup = Cgroup::open(&Place::root(&details.cgroup_path))
+                .context(|| "cannot list the processes".into())?;
             let mut pids = cgroup.processes().context(|| "cannot list the processes".into())?;
             pids.sort_unstable();
             pids.dedup();

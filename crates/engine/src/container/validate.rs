@@ -133,9 +133,6 @@ fn host_config(host: &HostConfig) -> Result<()> {
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
-    if !matches!(host.runtime.as_str(), "" | "palan") {
-        return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
-    }
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
     }

@@ -10,7 +10,7 @@ use palan_linux::signal::{self, Signal, SignalSet};
 use crate::error::{Context, Error};
 
 /// Splits the process: returns in the child, which is to execute the program; the parent never returns.
-pub(super) fn split(proof: &SingleThreaded, has_terminal: bool) -> Result<(), Error> {
+pub fn split(proof: &SingleThreaded, has_terminal: bool) -> Result<(), Error> {
     // Nothing may get lost between the fork and the first wait.
     signal::set_mask(&SignalSet::all()).context(|| "block signals".to_owned())?;
     match os::fork_again(proof, &ForkOptions::default())? {

@@ -7,13 +7,13 @@ use palan_docker_api::types as wire;
 use palan_docker_api::version::ApiVersion;
 use palan_engine::EngineConfig;
 use palan_engine::info::Info;
+use palan_engine::runtimes::OciRuntime;
 
 use super::{container, signed, signed_size};
 
 /// The registry that names without one are in.
 const DOCKER_HUB: &str = "docker.io";
 const INDEX_SERVER: &str = "https://index.docker.io/v1/";
-const RUNTIME: &str = "palan";
 
 /// Go's name of this machine's architecture.
 fn go_architecture() -> &'static str {
@@ -105,11 +105,8 @@ pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
         name: info.host_name,
         labels: config.labels.clone(),
         server_version: config.version.clone(),
-        runtimes: BTreeMap::from([(
-            RUNTIME.to_owned(),
-            wire::RuntimeInfo { path: RUNTIME.to_owned(), ..wire::RuntimeInfo::default() },
-        )]),
-        default_runtime: RUNTIME.to_owned(),
+        runtimes: config.runtimes.all().into_iter().map(runtime).collect(),
+        default_runtime: config.runtimes.default_name().to_owned(),
         live_restore_enabled: true,
         init_binary: "palan-init".to_owned(),
         security_options: info.security_options,
@@ -120,6 +117,15 @@ pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
         warnings: info.warnings,
         ..wire::SystemInfo::default()
     }
+}
+
+fn runtime((name, runtime): (String, OciRuntime)) -> (String, wire::RuntimeInfo) {
+    let info = wire::RuntimeInfo {
+        path: runtime.path,
+        runtime_args: runtime.arguments,
+        ..wire::RuntimeInfo::default()
+    };
+    (name, info)
 }
 
 /// Docker Hub with its mirrors, and the registries that may be spoken to without verified TLS: networks apart from names.
