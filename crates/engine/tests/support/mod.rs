@@ -11,6 +11,7 @@ use palan_engine::image::ImportSpec;
 use palan_engine::spec::{Config, ContainerSpec, HostConfig};
 use palan_engine::stream::body_pipe;
 use palan_engine::{Engine, EngineConfig, FileConfig, SupervisorSource};
+use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 use palan_test_support::image::TarBuilder;
 use palan_test_support::skip;
 
@@ -55,7 +56,7 @@ impl Drop for Traces {
         if let Ok(network) = palan_network::Network::open(config) {
             network.remove_all().ok();
         }
-        if let Ok(cgroup) = palan_supervisor::runtime::cgroup::Cgroup::open(&self.cgroup) {
+        if let Ok(cgroup) = Cgroup::open(&Place::root(&self.cgroup)) {
             cgroup.remove().ok();
         }
     }
