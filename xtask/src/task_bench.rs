@@ -8,6 +8,7 @@
 mod floor;
 mod peers;
 mod report;
+mod runtime;
 mod subjects;
 
 use crate::{Failure, task_dist};

@@ -510,6 +510,33 @@ pub fn reap(pid: Pid) -> io::Result<()> {
     Ok(())
 }
 
+/// What the processes that this one has waited for, and those that they have waited for, have used (getrusage(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, in user and in kernel mode.
+    pub cpu: std::time::Duration,
+    /// The largest resident set that one of them had, in bytes.
+    pub peak_memory: u64,
+}
+
+/// What this process's children have used so far.
+pub fn usage_of_children() -> io::Result<Usage> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the kernel fills the whole structure if the call succeeds.
+    let usage = unsafe {
+        if libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        usage.assume_init()
+    };
+    let time = |time: libc::timeval| {
+        std::time::Duration::from_secs(time.tv_sec.unsigned_abs())
+            + std::time::Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
+    Ok(Usage { cpu, peak_memory: usage.ru_maxrss.unsigned_abs() * 1024 })
+}
+
 /// Opens a pidfd of `pid`.
 pub fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)

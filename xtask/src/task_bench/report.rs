@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use palan_linux::process::usage_of_children;
 use serde_json::{Value, json};
 
 use crate::Failure;
@@ -46,26 +47,36 @@ impl Report {
         mut contenders: Vec<Contender<'_>>,
     ) -> Result<(), Failure> {
         let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
+        let mut cpu = samples.clone();
         for round in 0..=rounds {
-            for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
+            for ((contender, samples), cpu) in contenders.iter_mut().zip(&mut samples).zip(&mut cpu) {
                 if let Some(before) = &mut contender.before {
                     before()?;
                 }
-                let begun = Instant::now();
+                let (used, begun) = (usage_of_children()?.cpu, Instant::now());
                 (contender.action)().map_err(|failure| format!("{title}, {}: {failure}", contender.name))?;
                 if round > 0 {
                     samples.push(begun.elapsed());
+                    cpu.push(usage_of_children()?.cpu.saturating_sub(used));
                 }
             }
         }
-        say(&format!("| {title} | median | minimum | ratio of medians |\n|---|---|---|---|"))?;
+        say(&format!(
+            "| {title} | median | minimum | ratio of medians | CPU of the command |\n|---|---|---|---|---|"
+        ))?;
         let ours = median(&samples[0]);
-        for (contender, samples) in contenders.iter().zip(&samples) {
+        for ((contender, samples), cpu) in contenders.iter().zip(&samples).zip(&cpu) {
             let (middle, least) = (median(samples), samples.iter().min().copied().unwrap_or_default());
             let ratio = middle.as_secs_f64() / ours.as_secs_f64();
-            say(&format!("| {} | {} | {} | {ratio:.2} |", contender.name, show(middle), show(least)))?;
-            let milliseconds: Vec<f64> = samples.iter().map(|sample| sample.as_secs_f64() * 1e3).collect();
-            self.raw.push(json!({"title": title, "contender": contender.name, "milliseconds": milliseconds}));
+            let (name, used) = (contender.name, show(median(cpu)));
+            say(&format!("| {name} | {} | {} | {ratio:.2} | {used} |", show(middle), show(least)))?;
+            let milliseconds = |samples: &[Duration]| -> Vec<f64> {
+                samples.iter().map(|sample| sample.as_secs_f64() * 1e3).collect()
+            };
+            let (wall, cpu) = (milliseconds(samples), milliseconds(cpu));
+            self.raw.push(
+                json!({"title": title, "contender": name, "milliseconds": wall, "cpu_milliseconds": cpu}),
+            );
         }
         say("")
     }

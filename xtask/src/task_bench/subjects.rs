@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +10,6 @@ use palan_test_support::image::{ImageBuilder, TarBuilder};
 use palan_test_support::registry::Registry;
 use palan_test_support::wait_until;
 
-use super::floor::Floor;
 use super::peers::Bench;
 use super::report::{Contender, Report, say};
 use crate::Failure;
@@ -19,63 +18,21 @@ use crate::process::{check, command, find, output};
 type Subject = fn(&Bench, &mut Report) -> Result<(), Failure>;
 
 /// All subjects, in the order in which they run.
-pub(crate) const ALL: &[(&str, Subject)] =
-    &[("runtime", runtime), ("run", run), ("commands", commands), ("pull", pull), ("memory", memory)];
+pub(crate) const ALL: &[(&str, Subject)] = &[
+    ("runtime", super::runtime::measure),
+    ("run", run),
+    ("commands", commands),
+    ("pull", pull),
+    ("memory", memory),
+];
 
-fn quietly(mut command: std::process::Command) -> Result<(), Failure> {
+pub(super) fn quietly(mut command: std::process::Command) -> Result<(), Failure> {
     command.stdout(Stdio::null());
     let result = command.stderr(Stdio::piped()).output()?;
     if result.status.success() {
         return Ok(());
     }
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&result.stderr).trim()).into())
-}
-
-/// `run` of a bundle whose process is `true`: ours, runc's, crun's, and the floor with the same cgroups.
-fn runtime(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
-    let scratch = bench.directory.join("floor");
-    let rootfs = bench.bundle.join("rootfs");
-    for name in ["proc", "dev", "sys"] {
-        std::fs::create_dir_all(rootfs.join(name))?;
-    }
-    let number = RefCell::new(0u32);
-    let next = || {
-        *number.borrow_mut() += 1;
-        format!("palan-bench-{}-{}", std::process::id(), number.borrow())
-    };
-    let run = |program: &Path, first: &[&str], root: &str| {
-        let mut run = command(program);
-        run.args(first)
-            .arg("--root")
-            .arg(bench.directory.join(root))
-            .arg("run")
-            .arg("--bundle")
-            .arg(&bench.bundle);
-        run.arg(next());
-        quietly(run)
-    };
-    let peers: Vec<(&str, PathBuf)> =
-        ["runc", "crun"].into_iter().filter_map(|name| Some((name, find(name)?))).collect();
-    let floors = [
-        ("floor: namespaces, netns, overlay, pivot, exec, cgroups", Floor { network: true, cgroups: true }),
-        ("floor without cgroups", Floor { network: true, cgroups: false }),
-        ("floor without cgroups and netns", Floor { network: false, cgroups: false }),
-    ];
-    let (run, rootfs, scratch) = (&run, &rootfs, &scratch);
-    let mut contenders =
-        vec![Contender::new("palan runtime", || run(&bench.palan, &["runtime"], "runtime-palan"))];
-    for (name, path) in &peers {
-        match run(path, &[], &format!("runtime-{name}")) {
-            Ok(()) => {
-                contenders.push(Contender::new(name, move || run(path, &[], &format!("runtime-{name}"))));
-            }
-            Err(failure) => say(&format!("{name} takes no part: {failure}"))?,
-        }
-    }
-    for (name, floor) in floors {
-        contenders.push(Contender::new(name, move || floor.run(rootfs, scratch)));
-    }
-    report.compare("OCI runtime: run `true`", 40, contenders)
 }
 
 /// `run --rm` of `true`, without a network and on the bridge.
