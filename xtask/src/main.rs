@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask TASK`.
 
+mod packages;
 mod process;
 mod task_bench;
 mod task_demo;
