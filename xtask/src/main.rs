@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask TASK`.
 
+mod packages;
 mod process;
 mod task_bench;
 mod task_demo;
@@ -7,6 +8,7 @@ mod task_dist;
 mod task_prepush;
 mod task_test;
 mod task_tidy;
+mod task_vm;
 
 use std::process::ExitCode;
 
@@ -22,9 +24,10 @@ Usage: cargo xtask TASK
   bench [SUBJECT]   our figures beside those of every installed peer and the kernel's floor, as ratios
   tidy              the repository's own rules: module docs, crate edges, licences, unsafe
   dist              one static, stripped binary with the supervisor embedded: target/dist/palan
+  vm -- COMMAND     run COMMAND in a virtual machine with cgroup v2 and AppArmor, and end with its exit code
 ";
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "tasks talk to the person at the terminal")]
+#[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let task = arguments.next().unwrap_or_default();
@@ -36,6 +39,8 @@ fn main() -> ExitCode {
         "bench" => task_bench::run(&rest),
         "tidy" => task_tidy::run(),
         "dist" => task_dist::run().map(|path| println!("{}", path.display())),
+        "vm" => return task_vm::run(&rest),
+        task_vm::GUEST => task_vm::guest(),
         "" | "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(())
@@ -45,8 +50,13 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("xtask: {failure}");
+            report(&failure);
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "tasks talk to the person at the terminal")]
+fn report(failure: &Failure) {
+    eprintln!("xtask: {failure}");
 }

@@ -1,14 +1,15 @@
 //! `cargo xtask test [FILTER]`: installs what the tests need from Debian, runs everything, ends with the counts.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::process::{cargo, check, command, find, host_triple, output, root};
-use crate::{Failure, task_dist};
+use crate::packages::Package;
+use crate::process::{cargo, check, command, host_triple, output, root};
+use crate::{Failure, packages, task_dist};
 
-/// A Debian package and a program by which we see that it is installed.
-const PACKAGES: &[(&str, &str)] = &[
+/// What the tests run beside our own programs.
+const PACKAGES: &[Package] = &[
     ("busybox-static", "busybox"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
@@ -29,7 +30,7 @@ const DOCKER_PY: &str = "docker==7.1.0";
 /// Runs all tests, or those whose name contains the filter.
 #[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
-    install_packages()?;
+    packages::install(PACKAGES)?;
     let python = python_client()?;
     let palan = task_dist::run()?;
     check(cargo().args(["build", "--locked", "--quiet", "--release", "--package", "palan-demo"]))?;
@@ -94,39 +95,6 @@ impl Counts {
         self.passed += number("passed");
         self.failed += number("failed");
     }
-}
-
-/// Installs the packages that are missing, with the start of their services denied.
-#[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
-fn install_packages() -> Result<(), Failure> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, program)| find(program).is_none()).map(|(package, _)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if !rustix::process::geteuid().is_root() {
-        return Err(format!("the tests need root, and these packages: {}", missing.join(" ")).into());
-    }
-    println!("installing {}", missing.join(" "));
-    let policy = Path::new("/usr/sbin/policy-rc.d");
-    let own_policy = !policy.exists();
-    if own_policy {
-        std::fs::write(policy, "#!/bin/sh\nexit 101\n")?;
-        check(command("chmod").arg("0755").arg(policy))?;
-    }
-    let installed = check(command("apt-get").args(["update", "-qq"])).and_then(|()| {
-        check(
-            command("apt-get")
-                .args(["install", "-y", "-qq", "--no-install-recommends"])
-                .args(&missing)
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .stdout(Stdio::null()),
-        )
-    });
-    if own_policy {
-        std::fs::remove_file(policy)?;
-    }
-    installed
 }
 
 /// A virtual environment with docker-py; returns its interpreter.
