@@ -15,6 +15,7 @@ pub mod image_config;
 pub mod manifest;
 
 pub mod runtime_spec;
+pub mod runtime_state;
 
 pub use descriptor::Descriptor;
 pub use digest::Digest;

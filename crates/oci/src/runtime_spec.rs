@@ -577,8 +577,9 @@ pub struct Seccomp {
     pub default_errno_ret: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub architectures: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
-    pub flags: Vec<String>,
+    /// No list is not the same as an empty one, which means no flag at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<String>>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub listener_path: String,
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -43,7 +43,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::process::Pid;
 
 use crate::cgroup::{Cgroup, Location, Place};
-use crate::container::{Container, CreateRequest, Rootfs, Stdio, limit};
+use crate::container::{Container, CreateRequest, Rootfs, Stdio, limit, told};
 use crate::error::{Context, Error};
 use crate::init;
 use crate::plan::Plan;
@@ -121,6 +121,8 @@ pub struct SaveRequest<'a> {
 /// A container to restore.
 #[derive(Debug)]
 pub struct RestoreRequest<'a> {
+    /// The container's ID.
+    pub id: &'a str,
     /// Its specification.
     pub spec: &'a Spec,
     /// Directory that relative paths of bind mounts start from.
@@ -281,7 +283,7 @@ pub fn restore(
             pid,
             pidfd,
             console_master,
-            seccomp_listener: None,
+            state: told(request.id, request.spec, request.bundle).at("running", pid),
             cgroup,
             resource_group: None,
             warnings,

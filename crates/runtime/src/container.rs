@@ -8,6 +8,7 @@ use palan_linux::process::{self, Child, ExitStatus, ForkOptions, Forked};
 use palan_linux::signal::Signal;
 use palan_linux::tty::WindowSize;
 use palan_oci::runtime_spec::{Resources, Spec};
+use palan_oci::runtime_state::State;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, Location};
@@ -21,12 +22,13 @@ use crate::net_devices::NetDevicePlan;
 use crate::plan::{Plan, UserNamespace, user_namespace};
 use crate::resctrl::{self, ResourceGroup};
 use crate::seccomp::Program;
+use crate::seccomp::agent::Agent;
 use crate::streams::Streams;
 
 /// Everything that makes one container.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
-    /// The container's ID, for hooks.
+    /// The container's name, as those outside of it are told.
     pub id: &'a str,
     /// The specification. `root.path` is not used: see `rootfs`.
     pub spec: &'a Spec,
@@ -123,8 +125,8 @@ pub struct Container {
     pub pidfd: OwnedFd,
     /// The master of the terminal, if one was asked for.
     pub console_master: Option<OwnedFd>,
-    /// The listener of a seccomp profile with `notify` actions.
-    pub seccomp_listener: Option<OwnedFd>,
+    /// What those outside are told of it.
+    pub state: State,
     /// The container's cgroup; remove it when the process has been reaped.
     pub cgroup: Cgroup,
     /// Its resource group of the resctrl file system, if it has one; remove it with the cgroup.
@@ -163,7 +165,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
                 pid,
                 pidfd: child.pidfd,
                 console_master: said.console,
-                seccomp_listener: said.listener,
+                state: told(request.id, request.spec, request.bundle).at("running", pid),
                 cgroup,
                 resource_group,
                 warnings,
@@ -267,13 +269,20 @@ fn launch(
     }
 }
 
+/// What those outside are told of the container.
+pub(crate) fn told<'a>(id: &'a str, spec: &'a Spec, bundle: &'a Path) -> HookState<'a> {
+    HookState { oci_version: &spec.oci_version, id, bundle, annotations: &spec.annotations }
+}
+
 /// What the new process asks of the caller on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Question {
     /// Write the maps of my user namespace.
     Mappings,
     /// Everything is mounted: do your part before the root changes.
     Prepared,
+    /// Tell the agent of my seccomp filter.
+    Listener(OwnedFd),
 }
 
 /// What the caller does while a container is being created.
@@ -282,6 +291,7 @@ struct CallersPart<'a> {
     state: HookState<'a>,
     mappings: Option<Mappings>,
     net_devices: Vec<NetDevicePlan>,
+    agent: Option<Agent>,
 }
 
 impl<'a> CallersPart<'a> {
@@ -294,14 +304,10 @@ impl<'a> CallersPart<'a> {
         };
         Self {
             hooks: plan.hooks.take_callers(),
-            state: HookState {
-                oci_version: &request.spec.oci_version,
-                id: request.id,
-                bundle: request.bundle,
-                annotations: &request.spec.annotations,
-            },
+            state: told(request.id, request.spec, request.bundle),
             mappings,
             net_devices: std::mem::take(&mut plan.net_devices),
+            agent: plan.process.seccomp.as_ref().and_then(Program::agent).cloned(),
         }
     }
 
@@ -312,6 +318,10 @@ impl<'a> CallersPart<'a> {
                 crate::net_devices::move_all(&self.net_devices, pid)?;
                 self.hooks.run_in_caller(&self.state, pid)
             }
+            Question::Listener(listener) => match &self.agent {
+                Some(agent) => agent.send(pid, &self.state.at("creating", pid), listener),
+                None => Ok(()),
+            },
         }
     }
 }
@@ -334,7 +344,6 @@ pub(crate) fn fork_into(namespace: &OwnedFd, options: &ForkOptions<'_>) -> Resul
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) console: Option<OwnedFd>,
-    pub(crate) listener: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
     /// The process that takes the last step, if it is another one.
     pub(crate) process: Option<OwnedFd>,
@@ -349,42 +358,74 @@ pub(crate) fn listen(
     answer: &mut dyn FnMut(Question, i32) -> Result<(), Error>,
 ) -> Result<Said, Error> {
     let mut said = Said::default();
-    let mut ready = false;
-    let error = loop {
-        if ready && (said.process.is_some() || !hands_over) {
-            return Ok(said);
-        }
-        match channel.receive() {
-            Ok(Some(Message::Warning(text))) => said.warnings.push(text),
-            Ok(Some(Message::Console(master))) => said.console = Some(master),
-            Ok(Some(Message::Listener(listener))) => said.listener = Some(listener),
-            Ok(Some(Message::Process(pidfd))) => said.process = Some(pidfd),
-            Ok(Some(Message::NeedsMappings)) => {
-                let pid = child.pid.as_raw_nonzero().get();
-                if let Err(error) = answer(Question::Mappings, pid).and_then(|()| go_on(channel)) {
-                    break error;
-                }
-            }
-            Ok(Some(Message::Prepared)) => {
-                let answered = current_pid(child, said.process.as_ref())
-                    .and_then(|pid| answer(Question::Prepared, pid))
-                    .and_then(|()| go_on(channel));
-                if let Err(error) = answered {
-                    break error;
-                }
-            }
-            Ok(Some(Message::Ready)) => ready = true,
-            Ok(Some(Message::Failed(error))) => break error,
-            Ok(None) => {
-                said.process.iter().for_each(discard);
-                return Err(ended(child));
-            }
-            Err(error) => break Error::system("read from the new process", error),
-        }
-    };
+    let heard = hear(channel, child, hands_over, answer, &mut said);
+    if let Ok(true) = heard {
+        return Ok(said);
+    }
     said.process.iter().for_each(discard);
-    discard(&child.pidfd);
-    Err(error)
+    match heard {
+        Ok(_) => Err(ended(child)),
+        Err(error) => {
+            discard(&child.pidfd);
+            Err(error)
+        }
+    }
+}
+
+/// False: it ended without a word.
+fn hear(
+    channel: &Channel,
+    child: &Child,
+    hands_over: bool,
+    answer: &mut dyn FnMut(Question, i32) -> Result<(), Error>,
+    said: &mut Said,
+) -> Result<bool, Error> {
+    let mut ready = false;
+    // A listener that came before it is known for which process.
+    let mut early: Option<OwnedFd> = None;
+    while !ready || (hands_over && said.process.is_none()) {
+        if let Some(listener) = early.take() {
+            let asks = channel.is_preceded_by(&listener);
+            if asks.context(|| "wait for the new process".to_owned())? {
+                // It needs an answer of the agent before it can say more.
+                answer(Question::Listener(listener), current_pid(child, None)?)?;
+            } else {
+                early = Some(listener);
+            }
+        }
+        match channel.receive().context(|| "read from the new process".to_owned())? {
+            Some(Message::Warning(text)) => said.warnings.push(text),
+            Some(Message::Console(master)) => said.console = Some(master),
+            Some(Message::Listener(named)) => {
+                let sender = said.process.as_ref().unwrap_or(&child.pidfd);
+                let listener = channel.take_listener(sender, named);
+                let listener = listener.context(|| "take over the seccomp listener".to_owned())?;
+                if hands_over && said.process.is_none() {
+                    early = listener;
+                } else if let Some(listener) = listener {
+                    answer(Question::Listener(listener), current_pid(child, said.process.as_ref())?)?;
+                }
+            }
+            Some(Message::Process(pidfd)) => {
+                let pidfd = said.process.insert(pidfd);
+                if let Some(listener) = early.take() {
+                    answer(Question::Listener(listener), current_pid(child, Some(pidfd))?)?;
+                }
+            }
+            Some(Message::NeedsMappings) => {
+                answer(Question::Mappings, current_pid(child, None)?)?;
+                go_on(channel)?;
+            }
+            Some(Message::Prepared) => {
+                answer(Question::Prepared, current_pid(child, said.process.as_ref())?)?;
+                go_on(channel)?;
+            }
+            Some(Message::Ready) => ready = true,
+            Some(Message::Failed(error)) => return Err(error),
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 fn go_on(channel: &Channel) -> Result<(), Error> {
@@ -392,7 +433,7 @@ fn go_on(channel: &Channel) -> Result<(), Error> {
 }
 
 /// The PID of the process that is becoming the container's.
-fn current_pid(child: &Child, handed_over_to: Option<&OwnedFd>) -> Result<i32, Error> {
+pub(crate) fn current_pid(child: &Child, handed_over_to: Option<&OwnedFd>) -> Result<i32, Error> {
     let pid = match handed_over_to {
         None => Some(child.pid),
         Some(pidfd) => process::pid_of(pidfd).context(|| "find the new process's PID".to_owned())?,
@@ -401,16 +442,14 @@ fn current_pid(child: &Child, handed_over_to: Option<&OwnedFd>) -> Result<i32, E
 }
 
 /// Lets a process that is ready execute. On failure it is reaped.
-pub(crate) fn release(channel: &Channel, child: &impl AsFd) -> Result<Option<OwnedFd>, Error> {
-    let mut listener = None;
+pub(crate) fn release(channel: &Channel, child: &impl AsFd) -> Result<(), Error> {
     if let Err(error) = channel.start() {
         discard(child);
         return Err(Error::system("start the new process", error));
     }
     let error = loop {
         match channel.receive() {
-            Ok(None) => return Ok(listener),
-            Ok(Some(Message::Listener(fd))) => listener = Some(fd),
+            Ok(None) => return Ok(()),
             Ok(Some(Message::Failed(error))) => break error,
             Ok(Some(_)) => {}
             Err(error) => break Error::system("read from the new process", error),
@@ -445,14 +484,11 @@ impl Created {
 
     /// Executes the program. On failure the process has been reaped and the cgroup removed.
     pub fn start(mut self) -> Result<Container, Error> {
-        let Some(mut container) = self.container.take() else {
+        let Some(container) = self.container.take() else {
             return Err(Error::NotRunning);
         };
         match release(&self.channel, &container.pidfd) {
-            Ok(listener) => {
-                container.seccomp_listener = listener.or(container.seccomp_listener);
-                Ok(container)
-            }
+            Ok(()) => Ok(container),
             Err(error) => {
                 container.remove_traces();
                 Err(error)

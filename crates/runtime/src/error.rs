@@ -47,6 +47,12 @@ pub enum RuntimeError {
     /// The seccomp profile can't be used.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// The agent for its `notify` actions can't be reached. The text is runc's.
+    #[error("failed to connect with seccomp agent specified in the seccomp profile")]
+    SeccompAgent {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The program to execute is missing or can't be executed. The text is runc's.
     #[error("exec: {name:?}: {problem}")]
     Program {

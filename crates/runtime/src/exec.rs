@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use palan_linux::namespace::{self, Kind};
 use palan_linux::process::{self as os, ForkError, ForkOptions, Forked};
 use palan_oci::runtime_spec::Process;
+use palan_oci::runtime_state::State;
 use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
-use crate::container::{Stdio, listen, release};
+use crate::container::{Question, Stdio, current_pid, listen, release};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::init::devices::{find_devpts, new_terminal};
@@ -36,6 +37,8 @@ pub struct ExecRequest<'a> {
     pub user: Option<&'a str>,
     /// The container's filter.
     pub seccomp: Option<&'a Program>,
+    /// The container, as the filter's agent is told.
+    pub state: &'a State,
     /// Where the standard streams go.
     pub stdio: Stdio<'a>,
     /// Descriptors from 3 on that the program gets.
@@ -85,20 +88,18 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
         })
     };
     drop(theirs);
-    let mut said = listen(&ours, &entering, true, &mut |_, _| Ok(()))?;
+    let agent = request.seccomp.and_then(Program::agent);
+    let mut said = listen(&ours, &entering, true, &mut |question, pid| match (question, agent) {
+        (Question::Listener(listener), Some(agent)) => agent.send(pid, request.state, listener),
+        _ => Ok(()),
+    })?;
     // The process that has entered is done; the one that it made is our child as well.
     os::wait(&entering.pidfd).context(|| "wait for the entering process".to_owned())?;
     let pidfd = said.process.take().ok_or(Error::NotRunning)?;
-    let pid = os::pid_of(&pidfd).context(|| "find the new process's PID".to_owned())?;
-    // Nobody listens for further processes: with the listener closed, their `notify` calls fail with ENOSYS.
-    drop(release(&ours, &pidfd)?);
+    let pid = current_pid(&entering, Some(&pidfd))?;
+    release(&ours, &pidfd)?;
     warnings.extend(said.warnings);
-    Ok(Execed {
-        pid: pid.ok_or(Error::NotRunning)?.as_raw_nonzero().get(),
-        pidfd,
-        console_master: said.console,
-        warnings,
-    })
+    Ok(Execed { pid, pidfd, console_master: said.console, warnings })
 }
 
 /// The namespaces of the container's first process.

@@ -1,18 +1,25 @@
 //! The words between the caller and the process that becomes the container's.
 //!
 //! 1. new process → caller: any number of `Warning`, at most one `Console` (with the master of the terminal) and
-//!    `Listener` (of seccomp), then `Ready` when only the exec is missing; or `Failed` at any moment. One that enters
-//!    a running container hands over to another process for the last step, and says so with `Process` (its pidfd).
+//!    `Listener` (the number of seccomp's, which the caller takes over and acknowledges), then `Ready` when only the
+//!    exec is missing; or `Failed` at any moment. One that enters a running container hands over to another process
+//!    for the last step, and says so with `Process` (its pidfd).
 //!    On the way it may ask: `NeedsMappings` (write the maps of my user namespace), `Prepared` (everything is mounted;
 //!    it is the moment for the caller's hooks and devices). The caller answers each with one byte.
 //! 2. caller → new process: one byte: execute. The end of the stream instead: nobody wants it any more.
 //! 3. The stream ends: the exec has happened, since the socket is close-on-exec. Or `Failed` comes: it has not.
+//!
+//! Most of what the new process says comes when its seccomp filter is in force. `write` and `read`, without which no
+//! program runs, are all that it needs for it, as long as no descriptor goes along.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use palan_linux::signal::{self, SignalSet};
 use palan_linux::{process as os, socket};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use crate::error::{Error, FailureKind};
 
@@ -28,17 +35,30 @@ const PROCESS: u8 = 6;
 const NEEDS_MAPPINGS: u8 = 7;
 const PREPARED: u8 = 8;
 
+// Answers to a listener's number.
+const TAKEN: u8 = 1;
+const SEND: u8 = 2;
+
 /// What the new process says.
 #[derive(Debug)]
 pub(crate) enum Message {
     Warning(String),
     Console(OwnedFd),
-    Listener(OwnedFd),
+    Listener(Listener),
     Ready,
     Process(OwnedFd),
     NeedsMappings,
     Prepared,
     Failed(Error),
+}
+
+/// How the new process shows its seccomp listener.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    /// Its number in that process.
+    Number(i32),
+    /// Itself.
+    Descriptor(OwnedFd),
 }
 
 /// One end of the conversation.
@@ -76,8 +96,15 @@ impl Channel {
         self.send(CONSOLE, &[], Some(master))
     }
 
+    /// Lets the caller take over a seccomp listener. Passing it along would be a call (`sendmsg`) that the filter, in
+    /// force already, may hold back until somebody answers at this very listener.
     pub(crate) fn listener(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
-        self.send(LISTENER, &[], Some(listener))
+        self.send(LISTENER, &listener.as_raw_fd().to_le_bytes(), None)?;
+        match read_byte(&self.socket)? {
+            Some(TAKEN) => Ok(()),
+            Some(_) => self.send(LISTENER, &[], Some(listener)),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     pub(crate) fn process(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
@@ -109,6 +136,8 @@ impl Channel {
 
     /// Reports a failure; there is nobody to tell if that fails too.
     pub(crate) fn fail(&self, error: &Error) {
+        // Without a listener, writing must not kill: the exit code still says something.
+        let _ = signal::set_mask(&SignalSet::all());
         let errno = match error {
             Error::System { source, .. } | Error::Execute { source, .. } => {
                 source.raw_os_error().unwrap_or(0)
@@ -131,11 +160,14 @@ impl Channel {
         let mut frame = vec![code];
         frame.extend(u32::try_from(payload.len()).map_err(io::Error::other)?.to_le_bytes());
         frame.extend(payload);
-        let descriptors: Vec<_> = descriptor.into_iter().collect();
         let mut sent = 0;
         while sent < frame.len() {
-            let with = if sent == 0 { descriptors.as_slice() } else { &[] };
-            match socket::send_with_descriptors(&self.socket, &frame[sent..], with) {
+            let rest = &frame[sent..];
+            let result = match descriptor.filter(|_| sent == 0) {
+                Some(descriptor) => socket::send_with_descriptors(&self.socket, rest, &[descriptor]),
+                None => rustix::io::write(&self.socket, rest),
+            };
+            match result {
                 Ok(length) => sent += length,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -145,6 +177,35 @@ impl Channel {
     }
 
     // --- the caller's side -----------------------------------------------------------------------------------
+
+    /// Takes over the listener that `process` has named; `None` if it is going to be sent, since this process may not
+    /// reach into another one.
+    pub(crate) fn take_listener(&self, process: impl AsFd, named: Listener) -> io::Result<Option<OwnedFd>> {
+        let number = match named {
+            Listener::Number(number) => number,
+            Listener::Descriptor(listener) => return Ok(Some(listener)),
+        };
+        let listener = match pidfd_getfd(process, number, PidfdGetfdFlags::empty()) {
+            Ok(listener) => Some(listener),
+            Err(Errno::PERM | Errno::NOSYS) => None,
+            Err(errno) => return Err(errno.into()),
+        };
+        let answer = if listener.is_some() { TAKEN } else { SEND };
+        socket::send_with_descriptors(&self.socket, &[answer], &[])?;
+        Ok(listener)
+    }
+
+    /// Waits until there is a message, or something to read from `other`: then true.
+    pub(crate) fn is_preceded_by(&self, other: &OwnedFd) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(other, PollFlags::IN)];
+        loop {
+            match poll(&mut polled, None) {
+                Ok(_) => return Ok(polled[0].revents().is_empty()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 
     /// Gives the word to go on or to execute.
     pub(crate) fn start(&self) -> io::Result<()> {
@@ -171,7 +232,11 @@ impl Channel {
         let message = match (head[0], descriptor) {
             (WARNING, None) => Message::Warning(String::from_utf8_lossy(&payload).into_owned()),
             (CONSOLE, Some(master)) => Message::Console(master),
-            (LISTENER, Some(listener)) => Message::Listener(listener),
+            (LISTENER, Some(listener)) => Message::Listener(Listener::Descriptor(listener)),
+            (LISTENER, None) => {
+                let number = payload.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+                Message::Listener(Listener::Number(i32::from_le_bytes(number)))
+            }
             (PROCESS, Some(pidfd)) => Message::Process(pidfd),
             (READY, None) => Message::Ready,
             (NEEDS_MAPPINGS, None) => Message::NeedsMappings,
@@ -200,12 +265,17 @@ impl Channel {
 
 /// Waits for one byte; false at the end of the stream.
 pub(crate) fn wait_for_byte(source: impl AsFd) -> io::Result<bool> {
+    Ok(read_byte(source)?.is_some())
+}
+
+/// One byte; `None` at the end of the stream.
+fn read_byte(source: impl AsFd) -> io::Result<Option<u8>> {
     let mut byte = [0];
     loop {
         match rustix::io::read(&source, &mut byte) {
-            Ok(length) => return Ok(length == 1),
+            Ok(length) => return Ok((length == 1).then_some(byte[0])),
             Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Ok(false),
+            Err(Errno::CONNRESET) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -29,6 +29,7 @@ use std::path::Path;
 use palan_linux::process::{self, Child, ExitStatus, Program, Spawn};
 use palan_linux::signal::Signal;
 use palan_oci::runtime_spec::{Hook, Hooks};
+use palan_oci::runtime_state::State;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 
@@ -52,20 +53,20 @@ pub struct HookState<'a> {
 }
 
 impl HookState<'_> {
+    /// The same in the specification's form. `pid`: 0 if there is no process.
+    pub fn at(&self, status: &str, pid: i32) -> State {
+        State {
+            oci_version: self.oci_version.to_owned(),
+            id: self.id.to_owned(),
+            status: status.to_owned(),
+            pid,
+            bundle: self.bundle.to_string_lossy().into_owned(),
+            annotations: self.annotations.clone(),
+        }
+    }
+
     fn json(&self, status: &str, pid: i32) -> Vec<u8> {
-        let mut state = serde_json::json!({
-            "ociVersion": self.oci_version,
-            "id": self.id,
-            "status": status,
-            "bundle": self.bundle,
-        });
-        if pid != 0 {
-            state["pid"] = pid.into();
-        }
-        if !self.annotations.is_empty() {
-            state["annotations"] = serde_json::json!(self.annotations);
-        }
-        state.to_string().into_bytes()
+        serde_json::json!(self.at(status, pid)).to_string().into_bytes()
     }
 }
 
@@ -118,6 +119,10 @@ impl HookPlan {
 
     /// Those of the container, before its program.
     pub(crate) fn run_in_container(&self, state: &HookState<'_>) -> Result<(), Error> {
+        if self.start_container.is_empty() {
+            // A filter is in force that may know no call but those of the program.
+            return Ok(());
+        }
         run_all("startContainer", &self.start_container, &state.json("created", own_pid()))
     }
 

@@ -293,6 +293,11 @@ impl Last<'_> {
             os::set_parent_death_signal(Some(signal::Signal::KILL))
                 .context(|| "set the parent-death signal".to_owned())?;
         }
+        // One with an agent comes while the caller is there to tell it; with `create` it goes before the start.
+        let late = filter.filter(|_| self.process.no_new_privileges);
+        if let Some(filter) = late.filter(|filter| filter.agent().is_some()) {
+            identity::load_filter(filter, channel)?;
+        }
         channel.ready().context(|| "tell the caller".to_owned())?;
         let go = match &fifo {
             Some(fifo) => wait_for_byte(fifo),
@@ -301,11 +306,12 @@ impl Last<'_> {
         if !go.context(|| "wait for the start".to_owned())? {
             os::exit_now(1);
         }
+        if let Some(filter) = late.filter(|filter| filter.agent().is_none()) {
+            identity::load_filter(filter, channel)?;
+        }
+        // Programs of the container, so under its filter.
         if let Some((hooks, state)) = &self.hooks {
             hooks.run_in_container(state)?;
-        }
-        if let Some(filter) = filter.filter(|_| self.process.no_new_privileges) {
-            identity::load_filter(filter, channel)?;
         }
         if self.ending == Ending::Init {
             reaper::split(&proof, has_terminal)?;

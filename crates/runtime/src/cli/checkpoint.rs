@@ -156,6 +156,7 @@ fn make(
         home.save(&state).map_err(|failure| std::io::Error::other(failure.message))
     };
     let request = RestoreRequest {
+        id,
         spec: &bundle.spec,
         bundle: &bundle.path,
         rootfs: &bundle.rootfs_path,

@@ -15,6 +15,7 @@ use super::{Failure, Global, Outcome, foreground, protect};
 use crate::cgroup::Location;
 use crate::container::{CreateRequest, Created, Rootfs, Stdio};
 use crate::hooks::{self, HookState};
+use crate::seccomp;
 
 pub(super) const FLAGS: &[Flag] = &[
     option("bundle").short('b'),
@@ -105,6 +106,10 @@ fn set_up(
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let size = bundle.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
+    let rules = bundle.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
+    for name in rules.into_iter().flat_map(seccomp::unknown_calls) {
+        global.log.debug(&format!("unknown seccomp syscall {name:?} ignored"));
+    }
     let created = crate::container::create(&CreateRequest {
         id,
         spec: &bundle.spec,

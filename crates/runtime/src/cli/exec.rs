@@ -12,7 +12,6 @@ use super::state::{self, Existing, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
 use crate::container::Stdio;
 use crate::exec::ExecRequest;
-use crate::seccomp::Program;
 
 pub(super) const FLAGS: &[Flag] = &[
     option("console-socket"),
@@ -57,9 +56,7 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
     if process.terminal && detached && console_socket.is_none() {
         return Err(Failure::new("cannot allocate tty if runc will detach without setting console socket"));
     }
-    let seccomp = existing.state.seccomp.as_ref().map(Program::compile).transpose();
-    let seccomp = seccomp.map_err(|error| crate::error::RuntimeError::from(error).report());
-    let seccomp = seccomp.map_err(Failure::new)?;
+    let seccomp = crate::plan::process::seccomp(None, existing.state.seccomp.as_ref())?;
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let size = process.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
@@ -75,6 +72,7 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
         process: &process,
         user: None,
         seccomp: seccomp.as_ref(),
+        state: &existing.state.for_hooks().at(Status::Running.as_str(), existing.state.init_process_pid),
         stdio: if process.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
         extra_descriptors: &extra,
         parent_death_signal: false,

@@ -14,6 +14,7 @@ use super::arguments::{Arguments, Flag, flag, option};
 use super::{Failure, Global, Outcome};
 use crate::cgroup;
 use crate::plan::kernel::{MEMORY_FLAGS, MEMORY_MODES};
+use crate::seccomp::KNOWN_ARCHITECTURES;
 
 pub(super) const SPEC_FLAGS: &[Flag] = &[option("bundle").short('b'), flag("rootless")];
 
@@ -168,6 +169,13 @@ fn names_of<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
     table.iter().map(|(name, _)| *name).collect()
 }
 
+const SECCOMP_FLAGS: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
 pub(super) fn features(_global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(0)?;
     let features = json!({
@@ -196,11 +204,9 @@ pub(super) fn features(_global: &Global, arguments: &Arguments) -> Outcome {
                     "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ",
                     "SCMP_CMP_NE"
                 ],
-                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
-                "supportedFlags": [
-                    "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
-                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
-                ]
+                "archs": KNOWN_ARCHITECTURES,
+                "knownFlags": SECCOMP_FLAGS,
+                "supportedFlags": SECCOMP_FLAGS
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },

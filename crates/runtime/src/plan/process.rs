@@ -141,12 +141,9 @@ fn text(value: &str) -> Option<String> {
 pub(crate) fn seccomp(given: Option<&Program>, rules: Option<&Seccomp>) -> Result<Option<Program>, Error> {
     match (given, rules) {
         (Some(program), _) => Ok(Some(program.clone())),
-        (None, Some(rules)) => {
-            if !rules.listener_path.is_empty() {
-                return Err(invalid("linux.seccomp.listenerPath is not supported by this version of Palan"));
-            }
-            Ok(Some(Program::compile(rules)?))
-        }
+        // As runc has it, an empty profile is none.
+        (None, Some(rules)) if rules.default_action.is_empty() && rules.syscalls.is_empty() => Ok(None),
+        (None, Some(rules)) => Ok(Some(Program::compile(rules)?)),
         (None, None) => Ok(None),
     }
 }

@@ -18,8 +18,7 @@ pub(super) struct DockerProfile {
     architectures: Vec<String>,
     #[serde(deserialize_with = "nullable")]
     arch_map: Vec<ArchitectureMap>,
-    #[serde(deserialize_with = "nullable")]
-    flags: Vec<String>,
+    flags: Option<Vec<String>>,
     listener_path: String,
     listener_metadata: String,
     #[serde(deserialize_with = "nullable")]

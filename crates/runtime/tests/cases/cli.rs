@@ -47,6 +47,23 @@ impl Runtime {
             .unwrap()
     }
 
+    /// A command whose container keeps its streams.
+    #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
+    pub(super) fn quiet(&self, bundle: &Path, arguments: &[&str]) {
+        let null = std::process::Stdio::null;
+        let status = std::process::Command::new(&self.program)
+            .args(self.first)
+            .arg("--root")
+            .arg(self.root.path())
+            .args(arguments)
+            .current_dir(bundle)
+            .stdin(null())
+            .stdout(null())
+            .stderr(null())
+            .status();
+        assert!(status.unwrap().success(), "{arguments:?}");
+    }
+
     pub(super) fn text(&self, bundle: &Path, arguments: &[&str]) -> String {
         let output = self.call(bundle, arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -55,7 +72,11 @@ impl Runtime {
 }
 
 pub(super) fn bundle(arguments: &[&str]) -> Sandbox {
-    let mut sandbox = Sandbox::new(arguments);
+    written(Sandbox::new(arguments))
+}
+
+/// The sandbox with its specification as a file.
+pub(super) fn written(mut sandbox: Sandbox) -> Sandbox {
     let cgroup = sandbox.cgroup.clone();
     sandbox.linux().cgroups_path = cgroup;
     let json = serde_json::to_vec(&sandbox.spec).unwrap();

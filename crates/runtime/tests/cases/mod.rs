@@ -10,6 +10,7 @@ mod hooks;
 mod kernel;
 mod manage;
 mod namespaces;
+mod seccomp;
 mod update;
 
 use crate::support::Case;
@@ -87,6 +88,12 @@ pub(crate) const ALL: &[Case] = cases![
     kernel::a_tmpfs_starts_with_what_it_covers,
     kernel::an_interface_of_the_host_moves_in,
     kernel::unknown_capabilities_are_told_and_left_out,
+    seccomp::an_agent_answers,
+    seccomp::an_agent_is_asked_about_everything,
+    seccomp::agents_that_are_not_there,
+    seccomp::agents_by_command_line,
+    seccomp::profiles_that_allow_little,
+    seccomp::programs_of_32_bits,
     cgroups::memory_limit_kills,
     cgroups::process_limit_holds,
     cgroups::processors_and_counters,

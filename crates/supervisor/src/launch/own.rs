@@ -120,6 +120,7 @@ impl Container for palan_runtime::Container {
             process,
             user: options.user.as_deref(),
             seccomp,
+            state: &self.state,
             stdio: stdio(&pipes, process),
             extra_descriptors: &[],
             parent_death_signal: true,
