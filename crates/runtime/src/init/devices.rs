@@ -73,7 +73,9 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan], nodes: Nodes) -> 
         }
         make_node(root, device, nodes)?;
     }
-    for (name, link) in LINKS {
+    // As runc does where the kernel shows its memory; what a container sees there is masked.
+    let core = root.symlink_metadata("proc/kcore").is_ok().then_some(("core", "/proc/kcore"));
+    for (name, link) in LINKS.into_iter().chain(core) {
         match dev.create_symlink(link, name) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

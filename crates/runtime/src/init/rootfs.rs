@@ -50,7 +50,7 @@ impl Sources {
         let sources = Self::open(plan, host, has_cgroup_namespace)?;
         if plan.root.propagation != Propagation::Shared {
             // As in the new namespace, the copies must not pass on what the container mounts.
-            let propagation = Change { propagation: Some(plan.root.propagation), ..Change::default() };
+            let propagation = Change { propagation: Some(Propagation::Slave), ..Change::default() };
             let all = sources.mounts.binds.iter().flatten().chain(&sources.root);
             for copy in all.chain(sources.mounts.cgroups.iter().map(|(_, copy)| copy)) {
                 mount::change(copy, &propagation, true)
@@ -150,7 +150,12 @@ fn mapping_of(plan: &Plan, id_map: &IdMapPlan) -> Result<OwnedFd, Error> {
 
 /// Cuts the new namespace's tree loose from the host's.
 pub(super) fn cut_loose(plan: &RootPlan) -> Result<(), Error> {
-    mount::set_root_propagation(plan.propagation)
+    // An unbindable tree is private, and nothing could be bound from it.
+    let propagation = match plan.propagation {
+        Propagation::Unbindable => Propagation::Private,
+        other => other,
+    };
+    mount::set_root_propagation(propagation)
         .context(|| "change the propagation of the host's mounts".to_owned())
 }
 

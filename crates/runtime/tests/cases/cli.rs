@@ -265,7 +265,7 @@ pub(crate) fn hooks_surround_the_life() {
         Some(Hooks { poststart: note("poststart"), poststop: note("poststop"), ..Hooks::default() });
     let path = sandbox.directory.path().to_owned();
     std::fs::write(path.join("config.json"), serde_json::to_vec(&sandbox.spec).unwrap()).unwrap();
-    palan.text(&path, &["create", "life"]);
+    palan.quiet(&path, &["create", "life"]);
     assert!(!log.exists());
     palan.text(&path, &["start", "life"]);
     let so_far = std::fs::read_to_string(&log).unwrap();
@@ -296,19 +296,25 @@ pub(crate) fn somebody_who_is_not_root_runs_containers() {
     // The program of the test lies where only root may look.
     let program = home.path().join("palan-runtime");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let call = |arguments: &[&str]| {
+    let called = |arguments: &[&str]| {
         let script = format!("cd {} && exec \"$@\"", path.display());
         let runtime = ["sh", "-c", &script, "sh", program.to_str().unwrap(), "runtime", "--root"];
         let root = home.path().join("state");
         #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
-        std::process::Command::new("setpriv")
+        let mut command = std::process::Command::new("setpriv");
+        command
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
             .args(runtime)
             .arg(root)
             .args(arguments)
-            .stdin(std::process::Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(std::process::Stdio::null());
+        command
+    };
+    let call = |arguments: &[&str]| called(arguments).output().unwrap();
+    // A container that stays keeps its streams: no pipe of ours.
+    let quiet = |arguments: &[&str]| {
+        let null = std::process::Stdio::null;
+        assert!(called(arguments).stdout(null()).stderr(null()).status().unwrap().success(), "{arguments:?}");
     };
     let text = |arguments: &[&str]| {
         let output = call(arguments);
@@ -329,7 +335,7 @@ pub(crate) fn somebody_who_is_not_root_runs_containers() {
     assert_eq!(words[words.len() - 4..], ["0", "65534", "1", "dev"], "{output}");
     // Alive for several commands.
     std::fs::write(path.join("config.json"), json.replace("\"sh\"", r#""sleep", "1000""#)).unwrap();
-    text(&["run", "--detach", "y"]);
+    quiet(&["run", "--detach", "y"]);
     assert!(text(&["state", "y"]).contains("\"running\""));
     assert_eq!(text(&["exec", "y", "sh", "-c", "id -u; hostname"]), "0\npalan\n");
     text(&["kill", "y", "KILL"]);
