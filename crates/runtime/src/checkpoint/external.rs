@@ -98,6 +98,10 @@ pub(super) fn mounts_to_restore(
     for plan in plans {
         match &plan.kind {
             MountKind::Bind { source, .. } => {
+                // CRIU looks it up in the mount table, where no path has `.`, `..` or a symlink.
+                let source = std::fs::canonicalize(source).context(|| {
+                    format!("find the source of mount {}: {}", plan.destination.display(), source.display())
+                })?;
                 found.push(external_mount(&key(&plan.destination)?, &text(source)?));
             }
             MountKind::Cgroup => {

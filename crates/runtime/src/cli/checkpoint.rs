@@ -83,6 +83,8 @@ pub(super) fn checkpoint(global: &Global, arguments: &Arguments) -> Outcome {
         os::inherited_descriptor(number)
             .map_err(|error| Failure::new(format!("invalid --status-fd argument {number}: {error}")))
     });
+    let status_fd = status_fd.transpose()?;
+    let page_server = arguments.value("page-server").map(page_server).transpose()?;
     let cgroup = existing.cgroup()?;
     let criu = Criu::find(&global.criu).map_err(crate::Error::from)?;
     checkpoint::save(
@@ -97,8 +99,8 @@ pub(super) fn checkpoint(global: &Global, arguments: &Arguments) -> Outcome {
             parent_images,
             tcp_skip_in_flight: arguments.has("tcp-skip-in-flight"),
             link_remap: arguments.has("link-remap"),
-            page_server: arguments.value("page-server").map(page_server).transpose()?,
-            status: status_fd.transpose()?,
+            page_server,
+            status: status_fd,
         },
     )?;
     if saving == Saving::Stop {

@@ -6,19 +6,19 @@ use std::process::Output;
 use crate::support::Sandbox;
 
 /// One of the two runtimes, with a state directory of its own.
-struct Runtime {
+pub(crate) struct Runtime {
     program: PathBuf,
     first: Option<&'static str>,
     root: tempfile::TempDir,
 }
 
 impl Runtime {
-    fn palan() -> Self {
+    pub(crate) fn palan() -> Self {
         let program = std::env::current_exe().unwrap();
         Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap() }
     }
 
-    fn runc() -> Option<Self> {
+    pub(crate) fn runc() -> Option<Self> {
         let program =
             ["/usr/sbin/runc", "/usr/bin/runc"].map(PathBuf::from).into_iter().find(|path| path.exists());
         if program.is_none() {
@@ -27,8 +27,22 @@ impl Runtime {
         Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap() })
     }
 
+    /// Where what went wrong can be read when nothing is shown.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.path().join("log")
+    }
+
+    /// The command, which does not run yet.
     #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
-    fn call(&self, bundle: &Path, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, bundle: &Path, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.program);
+        command.args(self.first).arg("--root").arg(self.root.path()).arg("--log").arg(self.log());
+        command.args(arguments).current_dir(bundle);
+        command
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
+    pub(crate) fn call(&self, bundle: &Path, arguments: &[&str]) -> Output {
         std::process::Command::new(&self.program)
             .args(self.first)
             .arg("--root")
@@ -171,7 +185,6 @@ pub(crate) fn unsupported_is_said() {
         &["run", "--no-pivot", "x"],
         &["run", "--nonsense", "x"],
         &["run", "../x"],
-        &["checkpoint", "x"],
         &["run"],
     ] {
         let output = palan.call(path, arguments);
