@@ -409,6 +409,8 @@ pub(crate) fn memory_is_fetched_lazily() {
         // It waits for a page that nobody will bring.
         process::kill(restoring.id().cast_signed(), Signal::TERM).unwrap();
         restoring.wait().unwrap();
+        saving.wait().unwrap();
+        fetching.wait().unwrap();
         return;
     }
     assert!(restoring.wait().unwrap().success());
