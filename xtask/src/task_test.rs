@@ -10,6 +10,7 @@ use crate::{Failure, task_dist};
 /// A Debian package and a program by which we see that it is installed.
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "busybox"),
+    ("criu", "criu"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
     ("iproute2", "ip"),

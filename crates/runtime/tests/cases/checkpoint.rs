@@ -716,6 +716,8 @@ pub(crate) fn refusals_say_why() {
     says(&["checkpoint", "--empty-ns", "pid", "c"], "namespace \"pid\" is not supported");
     says(&["checkpoint", "--page-server", "nonsense", "c"], "ADDRESS:PORT");
     says(&["checkpoint", "--status-fd", "77", "c"], "--status-fd");
+    // The tests' /dev/null as input.
+    says(&["checkpoint", "--status-fd", "0", "c"], "not writable");
     says(&["--criu", "/nonexistent/criu", "checkpoint", "c"], "package criu");
     says(&["restore", "--no-pivot", "other"], "--no-pivot");
     says(&["restore", "--console-socket", "x", "other"], "console socket");
