@@ -454,6 +454,14 @@ fn own_streams() -> [BorrowedFd<'static>; 3] {
     [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
 }
 
+/// What the fuzz target sees: reads bytes as an answer of CRIU.
+#[cfg(feature = "fuzz")]
+pub fn read_answer(bytes: &[u8]) {
+    if let Ok(answer) = rpc::Response::decode(bytes) {
+        let _ = format!("{answer:?}");
+    }
+}
+
 /// The pipes among the standard streams of a saved container, whose place ours take.
 fn pipes(images: &Path) -> Result<Vec<(String, i32)>, Error> {
     const LIMIT: u64 = 64 * 1024;

@@ -28,6 +28,7 @@ pub struct External {
     binds: Vec<String>,
     /// Destinations of cgroup mounts.
     cgroups: Vec<String>,
+    has_cgroup_namespace: bool,
     masked: Vec<String>,
     /// Those with a path.
     namespaces: Vec<Namespace>,
@@ -46,6 +47,7 @@ impl External {
         Self {
             binds: binds.map(|mount| mount.destination.clone()).chain(devices).collect(),
             cgroups: cgroups.filter(|mount| !is_bind(mount)).map(|mount| mount.destination.clone()).collect(),
+            has_cgroup_namespace: has_cgroup_namespace(spec),
             masked: linux.map(|linux| linux.masked_paths.clone()).unwrap_or_default(),
             namespaces: namespaces.filter(|namespace| !namespace.path.is_empty()).cloned().collect(),
             descriptors: descriptors(pid),
@@ -57,7 +59,10 @@ impl External {
         let container = Mounted::of(pid)?;
         let mut found = Vec::new();
         let binds = self.binds.iter().map(PathBuf::from);
-        let cgroups = self.cgroups.iter().flat_map(|destination| cgroup_binds(destination.as_ref(), cgroup));
+        let cgroups = self
+            .cgroups
+            .iter()
+            .flat_map(|destination| cgroup_binds(destination.as_ref(), cgroup, self.has_cgroup_namespace));
         for destination in binds.chain(cgroups.map(|(destination, _)| destination)) {
             if let Some((place, _)) = container.mount_on(&destination)? {
                 found.push(external_mount(&place, &key(&destination)?));
@@ -98,10 +103,15 @@ pub(super) fn mounts_to_restore(
     for plan in plans {
         match &plan.kind {
             MountKind::Bind { source, .. } => {
+                // CRIU looks it up in the mount table, where no path has `.`, `..` or a symlink.
+                let source = std::fs::canonicalize(source).context(|| {
+                    format!("find the source of mount {}: {}", plan.destination.display(), source.display())
+                })?;
                 found.push(external_mount(&key(&plan.destination)?, &text(source)?));
             }
             MountKind::Cgroup => {
-                for (destination, source) in cgroup_binds(&plan.destination, cgroup) {
+                let has_namespace = has_cgroup_namespace(spec);
+                for (destination, source) in cgroup_binds(&plan.destination, cgroup, has_namespace) {
                     found.push(external_mount(&key(&destination)?, &text(source)?));
                 }
             }
@@ -160,13 +170,20 @@ fn key_of_namespace(kind: NamespaceKind) -> Option<(&'static str, &'static str)>
     }
 }
 
-/// v1 shows a container the host's directories, one mount for each hierarchy.
-fn cgroup_binds(destination: &Path, cgroup: &Cgroup) -> Vec<(PathBuf, PathBuf)> {
-    if cgroup.is_v2() {
-        return Vec::new();
-    }
+fn has_cgroup_namespace(spec: &Spec) -> bool {
+    let mut namespaces = spec.linux.iter().flat_map(|linux| &linux.namespaces);
+    namespaces.any(|namespace| namespace.kind == NamespaceKind::Cgroup)
+}
+
+/// What a cgroup mount shows of the host, by destination. v1 has a mount of the container's directory for each
+/// hierarchy; v2 with a namespace one that is the container's own, which CRIU saves and restores.
+fn cgroup_binds(destination: &Path, cgroup: &Cgroup, has_namespace: bool) -> Vec<(PathBuf, PathBuf)> {
     let views = cgroup.views().into_iter();
-    views.map(|(name, source)| (destination.join(name), source)).collect()
+    match (cgroup.is_v2(), has_namespace) {
+        (false, _) => views.map(|(name, source)| (destination.join(name), source)).collect(),
+        (true, false) => views.map(|(_, source)| (destination.to_owned(), source)).collect(),
+        (true, true) => Vec::new(),
+    }
 }
 
 fn external_mount(what: &str, stands_for: &str) -> String {

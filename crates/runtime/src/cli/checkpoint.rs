@@ -1,11 +1,12 @@
 //! `checkpoint` and `restore`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use palan_linux::process as os;
 use palan_linux::signal::Signal;
+use rustix::fs::OFlags;
 
 use super::arguments::{Arguments, Flag, flag, option};
 use super::create::{Bundle, check_console, send_console};
@@ -80,10 +81,8 @@ pub(super) fn checkpoint(global: &Global, arguments: &Arguments) -> Outcome {
     let annotation = existing.state.annotations.get(CONFIGURATION_ANNOTATION);
     let settings = settings(arguments, annotation)?;
     let parent_images = parent_images(arguments, &settings.images)?;
-    let status_fd = arguments.number("status-fd")?.map(|number| {
-        os::inherited_descriptor(number)
-            .map_err(|error| Failure::new(format!("invalid --status-fd argument {number}: {error}")))
-    });
+    let status_fd = arguments.number("status-fd")?.map(writable).transpose()?;
+    let page_server = arguments.value("page-server").map(page_server).transpose()?;
     let cgroup = existing.cgroup()?;
     let criu = Criu::find(&global.criu).map_err(crate::Error::from)?;
     checkpoint::save(
@@ -98,8 +97,8 @@ pub(super) fn checkpoint(global: &Global, arguments: &Arguments) -> Outcome {
             parent_images,
             tcp_skip_in_flight: arguments.has("tcp-skip-in-flight"),
             link_remap: arguments.has("link-remap"),
-            page_server: arguments.value("page-server").map(page_server).transpose()?,
-            status: status_fd.transpose()?,
+            page_server,
+            status: status_fd,
         },
     )?;
     if saving == Saving::Stop {
@@ -219,6 +218,14 @@ fn settings(arguments: &Arguments, annotation: Option<&String>) -> Result<Settin
         auto_dedup: arguments.has("auto-dedup"),
         lazy_pages: arguments.has("lazy-pages"),
     })
+}
+
+/// The descriptor with this number, which somebody waits at the other end of.
+fn writable(number: u32) -> Result<OwnedFd, Failure> {
+    let invalid = |why: &str| Failure::new(format!("invalid --status-fd argument {number}: {why}"));
+    let fd = os::inherited_descriptor(number).map_err(|error| invalid(&error.to_string()))?;
+    let mode = rustix::fs::fcntl_getfl(&fd).map_err(|error| invalid(&error.to_string()))?;
+    if mode.intersects(OFlags::WRONLY | OFlags::RDWR) { Ok(fd) } else { Err(invalid("not writable")) }
 }
 
 /// The directory of earlier images, which CRIU finds relative to that of the images.

@@ -140,7 +140,7 @@ fn bind_node(root: &RootDir, device: &DevicePlan) -> Result<(), Error> {
 }
 
 /// Puts the container's own null device in the place of the host's among the standard streams: nothing of the host's
-/// file systems stays open, and a checkpoint can find it again. An image without one keeps what it has.
+/// file systems stays open, and a checkpoint can find it again. Without one that can be used, they stay as they are.
 pub(crate) fn use_own_null() -> std::io::Result<()> {
     const NULL: (u32, u32) = (1, 3);
     let is_null = |found: Metadata| found.kind == FileKind::CharacterDevice && found.node == NULL;
@@ -160,7 +160,8 @@ pub(crate) fn use_own_null() -> std::io::Result<()> {
                     return Ok(());
                 }
                 let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                own.insert(rustix::fs::open("/dev/null", flags, Mode::empty())?)
+                let Ok(opened) = rustix::fs::open("/dev/null", flags, Mode::empty()) else { return Ok(()) };
+                own.insert(opened)
             }
         };
         process::place_descriptor(own, number)?;

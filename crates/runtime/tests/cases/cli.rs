@@ -8,19 +8,19 @@ use palan_oci::runtime_spec::{Hook, Hooks};
 use crate::support::Sandbox;
 
 /// One of the two runtimes, with a state directory of its own.
-pub(super) struct Runtime {
+pub(crate) struct Runtime {
     program: PathBuf,
     first: Option<&'static str>,
     root: tempfile::TempDir,
 }
 
 impl Runtime {
-    pub(super) fn palan() -> Self {
+    pub(crate) fn palan() -> Self {
         let program = std::env::current_exe().unwrap();
         Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap() }
     }
 
-    pub(super) fn runc() -> Option<Self> {
+    pub(crate) fn runc() -> Option<Self> {
         let program =
             ["/usr/sbin/runc", "/usr/bin/runc"].map(PathBuf::from).into_iter().find(|path| path.exists());
         if program.is_none() {
@@ -32,6 +32,20 @@ impl Runtime {
     /// Where its state is.
     pub(super) fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Where what went wrong can be read when nothing is shown.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.path().join("log")
+    }
+
+    /// The command, which does not run yet.
+    #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
+    pub(crate) fn command(&self, bundle: &Path, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.program);
+        command.args(self.first).arg("--root").arg(self.root.path()).arg("--log").arg(self.log());
+        command.args(arguments).current_dir(bundle);
+        command
     }
 
     #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
@@ -199,7 +213,6 @@ pub(crate) fn unsupported_is_said() {
         &["--rootless", "maybe", "run", "x"],
         &["run", "--nonsense", "x"],
         &["run", "../x"],
-        &["checkpoint", "x"],
         &["run"],
     ] {
         let output = palan.call(path, arguments);

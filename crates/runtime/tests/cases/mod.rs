@@ -2,6 +2,7 @@
 
 mod basics;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod events;
 mod exec;
@@ -94,6 +95,26 @@ pub(crate) const ALL: &[Case] = cases![
     seccomp::agents_by_command_line,
     seccomp::profiles_that_allow_little,
     seccomp::programs_of_32_bits,
+    checkpoint::memory_survives,
+    checkpoint::without_a_cgroup_namespace,
+    checkpoint::leaves_running,
+    checkpoint::pipes_are_replaced,
+    checkpoint::terminals_are_passed_on,
+    checkpoint::a_pre_dump_saves_work,
+    checkpoint::memory_is_fetched_lazily,
+    checkpoint::network_namespaces_of_others,
+    checkpoint::nested_binds,
+    checkpoint::binds_on_symlinks,
+    checkpoint::mount_points_stay_inside,
+    checkpoint::another_cgroup,
+    checkpoint::executed_processes_survive,
+    checkpoint::options_of_one_container,
+    checkpoint::a_refused_container_goes_on,
+    checkpoint::cgroups_are_managed,
+    checkpoint::paused_containers,
+    checkpoint::the_exit_code_is_passed_on,
+    checkpoint::failed_restores_leave_nothing,
+    checkpoint::refusals_say_why,
     cgroups::memory_limit_kills,
     cgroups::process_limit_holds,
     cgroups::processors_and_counters,
