@@ -131,6 +131,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
     match created {
         Ok((mut warnings, (child, channel, said))) => {
             warnings.extend(said.warnings);
+            cgroup.settle();
             let container = Container {
                 pid: child.pid.as_raw_nonzero().get(),
                 pidfd: child.pidfd,

@@ -8,6 +8,8 @@ use palan_oci::runtime_spec::Resources;
 use rustix::io::Errno;
 
 use super::{Cgroup, CgroupError, write_file};
+pub(super) use cpu::{DEFAULT_PERIOD, weight_of_shares};
+pub(super) use memory::{check_usage as check_memory_usage, swap_v2};
 
 /// Sets everything but device rules. Returns sentences about what this host can't do.
 pub(super) fn apply(cgroup: &mut Cgroup, resources: &Resources) -> Result<Vec<String>, CgroupError> {

@@ -10,12 +10,13 @@ pub(super) struct Runtime {
     program: PathBuf,
     first: Option<&'static str>,
     root: tempfile::TempDir,
+    variable: Option<(&'static str, String)>,
 }
 
 impl Runtime {
     pub(super) fn palan() -> Self {
         let program = std::env::current_exe().unwrap();
-        Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap() }
+        Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap(), variable: None }
     }
 
     pub(super) fn runc() -> Option<Self> {
@@ -24,7 +25,12 @@ impl Runtime {
         if program.is_none() {
             println!("SKIPPED the comparison with runc: it is not installed");
         }
-        Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap() })
+        Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap(), variable: None })
+    }
+
+    /// The same with a variable in its environment.
+    pub(super) fn with(self, name: &'static str, value: &str) -> Self {
+        Self { variable: Some((name, value.to_owned())), ..self }
     }
 
     /// Where its state is.
@@ -39,6 +45,7 @@ impl Runtime {
             .arg("--root")
             .arg(self.root.path())
             .args(arguments)
+            .envs(self.variable.clone())
             .current_dir(bundle)
             .stdin(std::process::Stdio::null())
             .output()
@@ -215,6 +222,7 @@ impl Runtime {
             .arg("--root")
             .arg(self.root.path())
             .args(arguments)
+            .envs(self.variable.clone())
             .current_dir(bundle)
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())

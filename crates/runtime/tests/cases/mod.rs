@@ -7,6 +7,7 @@ mod events;
 mod exec;
 mod hardening;
 mod manage;
+mod systemd;
 mod update;
 
 use crate::support::Case;
@@ -66,6 +67,9 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::relative_paths_are_runcs,
     cgroups::a_cgroup_is_given_away,
     cgroups::limits_that_this_host_has_not,
+    systemd::scopes_of_a_stand_in,
+    systemd::units_that_do_not_start,
+    systemd::scopes_of_systemd,
     manage::tables_are_runcs,
     manage::pausing_before_the_start,
     manage::leftovers_are_killed,

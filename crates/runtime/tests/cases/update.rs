@@ -7,7 +7,7 @@ use palan_oci::runtime_spec::{Cpu, Memory, Pids, Resources};
 use super::cli::{Runtime, bundle};
 use crate::support::Sandbox;
 
-/// Files that limits go to, of v1 and of v2.
+/// Files that limits go to, of v1 and of v2. Not `cpu.weight`, which runc computes in another way since 1.3.
 const FILES: &[&str] = &[
     "memory.limit_in_bytes",
     "memory.memsw.limit_in_bytes",
@@ -16,7 +16,6 @@ const FILES: &[&str] = &[
     "memory.swap.max",
     "memory.low",
     "cpu.shares",
-    "cpu.weight",
     "cpu.idle",
     "cpu.cfs_quota_us",
     "cpu.cfs_period_us",
