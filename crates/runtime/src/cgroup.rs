@@ -420,6 +420,12 @@ impl Cgroup {
         self.controller(controller, what)
     }
 
+    /// Whether a controller that has been joined is one of v2.
+    fn is_in_unified(&self, controller: &str) -> bool {
+        let group = self.groups.iter().find(|group| self.hierarchy(group).has(controller));
+        group.is_some_and(|group| self.hierarchy(group).unified)
+    }
+
     /// Makes a controller of v2 available, as far as the cgroups above let it through. Whether it is now.
     fn pass_down(&self, controller: &str) -> bool {
         self.unified().is_some_and(|group| {

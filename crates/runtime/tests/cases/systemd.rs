@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Output;
 
+use palan_linux::process as os;
 use palan_oci::runtime_spec::{Cpu, Memory, Pids, Resources};
-use palan_runtime::cgroup::{Cgroup, Place};
+use palan_runtime::cgroup::{Cgroup, Location, Manager, Place, UnitRequest};
 
 use super::cli::{Runtime, bundle};
 use super::update::{directories, value};
@@ -213,4 +214,54 @@ pub(crate) fn scopes_of_systemd() {
             assert!(properties.lines().any(|have| have == *line), "{step}: {line}: {properties}");
         }
     });
+}
+
+/// A user whose manager runs here, with the address of its own socket.
+fn user_with_manager() -> Option<(u32, String)> {
+    let entries = std::fs::read_dir("/run/user").into_iter().flatten().flatten();
+    let mut users = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let socket = |uid: u32| format!("/run/user/{uid}/systemd/private");
+    users
+        .find(|uid| *uid != 0 && Path::new(&socket(*uid)).exists())
+        .map(|uid| (uid, format!("unix:path={}", socket(uid))))
+}
+
+/// What an ordinary user can have: a scope below its own manager, with the controllers that it was given.
+pub(crate) fn scopes_of_a_user() {
+    let Some((uid, address)) = user_with_manager() else {
+        println!("SKIPPED the test with systemd of a user: none runs here");
+        return;
+    };
+    let mut spec = palan_oci::runtime_spec::Spec::default();
+    spec.linux.get_or_insert_default().cgroups_path = format!(":palan-test:user{}", std::process::id());
+    let resources = Resources { pids: Some(Pids { limit: Some(7) }), ..Resources::default() };
+    let attempt = || {
+        let request =
+            UnitRequest::of(&spec, "x", Manager::User(vec![address])).map_err(|error| error.to_string())?;
+        let text = |error| palan_runtime::Error::from(error).report();
+        let mut cgroup = Cgroup::create(Location::Unit(&request)).map_err(text)?;
+        let limited = cgroup.set_devices(&[]).and_then(|()| cgroup.apply(&resources)).map_err(text);
+        let path = cgroup.path().to_owned();
+        let limit = value(&path, "pids.max");
+        cgroup.remove().map_err(text)?;
+        limited?;
+        if !path.contains(&format!("user@{uid}.service/user.slice/palan-test-user"))
+            || limit.as_deref() != Some("7")
+        {
+            return Err(format!("{path}: {limit:?}"));
+        }
+        if directories(&path).is_empty() { Ok(()) } else { Err(format!("{path} is left")) }
+    };
+    match os::fork(&os::ForkOptions::default()).unwrap() {
+        os::Forked::Parent(child) => assert_eq!(os::wait(&child.pidfd).unwrap().code(), 0),
+        os::Forked::Child => {
+            let (user, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(uid));
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_res_gid(group, group, group).unwrap();
+            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+            let result = attempt();
+            println!("as user {uid}: {result:?}");
+            os::exit_now(i32::from(result.is_err()));
+        }
+    }
 }

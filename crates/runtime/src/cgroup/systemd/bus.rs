@@ -293,4 +293,46 @@ mod tests {
         let error = Bus::connect(&["unix:path=/nowhere/at/all".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all"), "{error}");
     }
+
+    /// A real bus understands us, and we it.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test runs the bus")]
+    fn a_bus_of_dbus_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("unix:path={}/bus", directory.path().display());
+        let started = std::process::Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--address", &address])
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let Ok(mut daemon) = started else {
+            println!("SKIPPED: dbus-daemon is not installed");
+            return;
+        };
+        let start = Instant::now();
+        let bus = loop {
+            match Bus::connect(std::slice::from_ref(&address)) {
+                Err(_)
+                    if start.elapsed() < Duration::from_secs(10) && daemon.try_wait().unwrap().is_none() =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                other => break other,
+            }
+        };
+        let answer = bus.map(|mut bus| {
+            let arguments = vec![Value::text("x.scope"), Value::text("replace")];
+            (bus.manager("StopUnit", arguments), bus.version())
+        });
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        // Nobody on this bus is systemd, and nothing can start it.
+        let (stopped, version) = answer.unwrap();
+        for error in [stopped.unwrap_err(), version.unwrap_err()] {
+            let BusError::Answer { name, message } = error else { panic!("{error}") };
+            assert!(
+                name.starts_with("org.freedesktop.DBus.Error.") && message.contains(SYSTEMD),
+                "{name} {message}"
+            );
+        }
+    }
 }

@@ -475,7 +475,7 @@ mod tests {
         let mut endless =
             Message::call("", "/", "", "X", vec![Value::Array("()".to_owned(), vec![])]).encode();
         let end = endless.len();
-        endless[end - 4] = 8;
+        endless[end - 8] = 8;
         endless[4] += 8;
         endless.extend([0; 8]);
         assert!(Message::decode(&endless).is_err());
