@@ -16,6 +16,7 @@ mod location;
 mod membership;
 mod oom;
 mod stats;
+mod systemd;
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,6 +35,7 @@ pub use hierarchy::{Version, version};
 pub use location::{Location, Place};
 pub use oom::OomNotifier;
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
+pub use systemd::{BusError, Manager, Unit, UnitRequest};
 
 /// An operation on a cgroup failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,19 @@ pub enum CgroupError {
         /// What is the matter with it.
         how: &'static str,
     },
+    /// There is no systemd that could make a cgroup.
+    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
+    NoSystemd,
+    /// systemd did not do what it was asked for.
+    #[error("cannot {action} systemd unit {unit}")]
+    Systemd {
+        /// What was being done.
+        action: &'static str,
+        /// The unit.
+        unit: String,
+        /// Why it failed.
+        source: BusError,
+    },
     /// A value is out of range or not possible on this host.
     #[error("{0}")]
     Invalid(String),
@@ -81,6 +96,8 @@ pub struct Cgroup {
     place: Place,
     layout: Layout,
     groups: Vec<Group>,
+    /// While systemd's unit has no process of the container.
+    birth: Option<systemd::Birth>,
 }
 
 /// The cgroup's directory in one hierarchy.
@@ -98,7 +115,12 @@ impl Cgroup {
     /// Makes a cgroup and its missing parents.
     pub fn create(location: Location<'_>) -> Result<Self, CgroupError> {
         let layout = Layout::detect()?;
-        let mut cgroup = Self { place: Place::plan(location, &layout)?, layout, groups: Vec::new() };
+        let place = match location {
+            Location::Root(path) => Place::at_root(path)?,
+            Location::Own { path, .. } => Place::below_own(path, &layout)?,
+            Location::Unit(request) => return Self::create_unit(request, layout),
+        };
+        let mut cgroup = Self { place, layout, groups: Vec::new(), birth: None };
         for hierarchy in 0..cgroup.layout.hierarchies.len() {
             if !cgroup.layout.hierarchies[hierarchy].always_joined(&cgroup.layout) {
                 continue;
@@ -120,7 +142,8 @@ impl Cgroup {
 
     /// A handle on an existing cgroup.
     pub fn open(place: &Place) -> Result<Self, CgroupError> {
-        let mut cgroup = Self { place: place.clone(), layout: Layout::detect()?, groups: Vec::new() };
+        let mut cgroup =
+            Self { place: place.clone(), layout: Layout::detect()?, groups: Vec::new(), birth: None };
         if place.path.is_empty() {
             return Ok(cgroup);
         }
@@ -156,15 +179,31 @@ impl Cgroup {
         if !resources.devices.is_empty() {
             devices::apply(self, &resources.devices)?;
         }
-        limits::apply(self, resources)
+        self.apply_limits(resources)
     }
 
     /// Like [`Self::apply`] for a cgroup in use: what stays allowed is never denied in between.
     pub fn update(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
-        if !resources.devices.is_empty() {
-            devices::change(self, &resources.devices)?;
+        // On v1 systemd writes the device list anew whatever it is told: nobody may look meanwhile.
+        let freeze = self.place.unit.is_some() && !self.is_v2() && !self.is_frozen()?;
+        if freeze {
+            self.freeze()?;
         }
-        limits::apply(self, resources)
+        let devices = &resources.devices;
+        let changed = if devices.is_empty() { Ok(()) } else { devices::change(self, devices) };
+        let updated = changed.and_then(|()| self.apply_limits(resources));
+        if freeze {
+            self.thaw()?;
+        }
+        updated
+    }
+
+    fn apply_limits(&mut self, resources: &Resources) -> Result<Vec<String>, CgroupError> {
+        if self.place.unit.is_none() {
+            return limits::apply(self, resources);
+        }
+        let told = self.tell_limits(resources)?;
+        limits::apply(self, &told)
     }
 
     /// Sets which devices may be used: `rules` in order, then the devices that every container has.
@@ -326,6 +365,8 @@ impl Cgroup {
 
     /// Removes it with what is below; processes that are still ending get a moment to do so.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        // When systemd can't be reached the unit goes with its last process, as the cgroup does.
+        let _ = self.place.unit.as_ref().map(Unit::stop);
         let give_up = Instant::now() + PATIENCE;
         for group in &self.groups {
             let hierarchy = self.hierarchy(group);
@@ -351,11 +392,15 @@ impl Cgroup {
     /// Makes the cgroup in one more hierarchy.
     fn join_hierarchy(&mut self, index: usize) -> Result<(), CgroupError> {
         let hierarchy = &self.layout.hierarchies[index];
-        let directory = hierarchy.make(self.place.in_hierarchy(hierarchy)).map_err(|errno| match errno {
-            Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "not empty" },
-            Errno::BUSY => CgroupError::InUse { path: self.path().to_owned(), how: "unexpectedly frozen" },
-            _ => self.failed(format!("create it in {}", hierarchy.name()), errno),
-        })?;
+        let adopt = self.place.unit.is_some();
+        let directory =
+            hierarchy.make(self.place.in_hierarchy(hierarchy), adopt).map_err(|errno| match errno {
+                Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "not empty" },
+                Errno::BUSY => {
+                    CgroupError::InUse { path: self.path().to_owned(), how: "unexpectedly frozen" }
+                }
+                _ => self.failed(format!("create it in {}", hierarchy.name()), errno),
+            })?;
         let group = Group { hierarchy: index, directory };
         // A limit that comes while the container runs: its processes follow into the hierarchy.
         let processes = if self.groups.is_empty() { Vec::new() } else { self.processes()? };
@@ -390,6 +435,12 @@ impl Cgroup {
         self.controller(controller, what)
     }
 
+    /// Whether a controller that has been joined is one of v2.
+    fn is_in_unified(&self, controller: &str) -> bool {
+        let group = self.groups.iter().find(|group| self.hierarchy(group).has(controller));
+        group.is_some_and(|group| self.hierarchy(group).unified)
+    }
+
     /// Makes a controller of v2 available, as far as the cgroups above let it through. Whether it is now.
     fn pass_down(&self, controller: &str) -> bool {
         self.unified().is_some_and(|group| {
@@ -418,6 +469,13 @@ impl Cgroup {
         std::thread::sleep(Duration::from_millis(1));
         Ok(())
     }
+}
+
+/// Whether this process is not root of the host: an ordinary user, or root in a user namespace.
+pub(crate) fn is_rootless() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let user_namespace = !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"]);
+    user_namespace || !rustix::process::geteuid().is_root()
 }
 
 fn open_directory(parent: impl AsFd, relative: &str) -> Result<OwnedFd, Errno> {

@@ -64,6 +64,8 @@ struct Global {
     /// The program that makes and restores checkpoints: a path, or a name in `PATH`.
     criu: String,
     log: log::Log,
+    /// Who makes cgroups, if it is not us.
+    systemd: Option<crate::cgroup::Manager>,
 }
 
 const GLOBAL_FLAGS: &[Flag] = &[
@@ -165,11 +167,6 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn global(arguments: &Arguments) -> Result<Global, Failure> {
-    if arguments.has("systemd-cgroup") {
-        return Err(Failure::new(
-            "--systemd-cgroup is not supported by this version of Palan; use the cgroupfs driver",
-        ));
-    }
     let is_root = rustix::process::geteuid().is_root();
     let rootless = match arguments.value("rootless").unwrap_or("auto") {
         "auto" => !is_root,
@@ -186,6 +183,7 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
             arguments.value("log-format").unwrap_or("text"),
             arguments.has("debug"),
         )?,
+        systemd: arguments.has("systemd-cgroup").then(manager),
     })
 }
 
@@ -197,6 +195,19 @@ fn default_root(is_root: bool) -> PathBuf {
         }
         _ => PathBuf::from("/run/palan-runtime"),
     }
+}
+
+/// The manager whose units are ours, where the environment says it is.
+fn manager() -> crate::cgroup::Manager {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if !crate::cgroup::is_rootless() {
+        return crate::cgroup::Manager::System(variable("DBUS_SYSTEM_BUS_ADDRESS"));
+    }
+    let run = variable("XDG_RUNTIME_DIR");
+    let below = run.iter().flat_map(|run| {
+        ["bus", "systemd/private"].map(|name| format!("unix:path={}/{name}", run.replace('%', "%25")))
+    });
+    crate::cgroup::Manager::User(variable("DBUS_SESSION_BUS_ADDRESS").into_iter().chain(below).collect())
 }
 
 fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {

@@ -161,6 +161,7 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
                     return Err(error);
                 }
             };
+            cgroup.settle();
             let container = Container {
                 pid,
                 pidfd: child.pidfd,

@@ -1,7 +1,7 @@
 //! Runs real containers made from a static busybox. Needs root; says so and passes otherwise.
 //!
 //! The harness is `support`: no thread may exist when a container is made. Called with `runtime` as its first
-//! argument this program is `palan runtime`, for the tests of the command line.
+//! argument this program is `palan runtime`, for the tests of the command line; with `stand-in-systemd` it plays systemd.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stdout, clippy::exit, reason = "this is a test harness")]
@@ -13,8 +13,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "runtime") {
-        return palan_runtime::cli::main(arguments);
+    match arguments.next() {
+        Some(first) if first == "runtime" => return palan_runtime::cli::main(arguments),
+        Some(first) if first == "stand-in-systemd" => {
+            return support::systemd::serve(arguments.next().unwrap().as_ref());
+        }
+        _ => {}
     }
     support::run(cases::ALL)
 }

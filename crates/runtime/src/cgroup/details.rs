@@ -132,7 +132,7 @@ fn read_v1(cgroup: &Cgroup) -> Details {
         kernel: memory_v1(memory, "memory.kmem"),
         kernel_tcp: memory_v1(memory, "memory.kmem.tcp"),
         block_io: block_io_v1(group("blkio")),
-        huge_pages: huge_pages(group("hugetlb"), ("usage_in_bytes", "max_usage_in_bytes")),
+        huge_pages: huge_pages(group("hugetlb"), cgroup.is_in_unified("hugetlb")),
         ..Details::default()
     }
 }
@@ -151,7 +151,7 @@ fn read_v2(cgroup: &Cgroup) -> Details {
         memory,
         swap,
         block_io: [(BlockIoKind::ServiceBytes, bytes), (BlockIoKind::Serviced, operations)].into(),
-        huge_pages: huge_pages(group, ("current", "")),
+        huge_pages: huge_pages(group, true),
         cpu_pressure: pressure(&text(group, "cpu.pressure")),
         memory_pressure: pressure(&text(group, "memory.pressure")),
         io_pressure: pressure(&text(group, "io.pressure")),
@@ -277,7 +277,8 @@ fn block_io_lines(text: &str) -> Vec<BlockIoEntry> {
 }
 
 /// What is reserved where the kernel counts that, otherwise what is in use.
-fn huge_pages(group: Option<&Group>, (usage, max_usage): (&str, &str)) -> BTreeMap<String, HugePageUse> {
+fn huge_pages(group: Option<&Group>, v2: bool) -> BTreeMap<String, HugePageUse> {
+    let (usage, max_usage) = if v2 { ("current", "") } else { ("usage_in_bytes", "max_usage_in_bytes") };
     let Some(group) = group else { return BTreeMap::new() };
     let read = |file: String| Some(text(Some(group), &file)).filter(|text| !text.is_empty());
     let of_size = |size: String| {

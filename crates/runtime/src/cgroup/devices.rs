@@ -10,8 +10,8 @@ use std::io;
 use palan_linux::bpf;
 use palan_oci::runtime_spec::DeviceRule;
 
-use super::{Cgroup, CgroupError};
-use list::List;
+use super::{Cgroup, CgroupError, is_rootless};
+pub(super) use list::List;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -65,21 +65,25 @@ pub(super) fn apply(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), Cgr
     if cgroup.groups.is_empty() {
         return Ok(());
     }
+    let list = List::of(&rules);
+    cgroup.tell_devices(list.as_ref().ok())?;
     if cgroup.is_v2() {
         return unless_powerless(set_program(cgroup, &rules));
     }
-    let writes = List::of(&rules)?.anew();
+    let writes = list?.anew();
     cgroup.controller_for_limit("devices", "devices")?;
     unless_powerless(write_list(cgroup, &writes))
 }
 
 /// Sets other rules for a cgroup in use: what was and stays allowed is never denied in between.
-pub(super) fn change(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+pub(super) fn change(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupError> {
     let rules = plan(rules)?;
+    let list = List::of(&rules);
+    cgroup.tell_devices(list.as_ref().ok())?;
     if cgroup.is_v2() {
         return unless_powerless(set_program(cgroup, &rules));
     }
-    let target = List::of(&rules)?;
+    let target = list?;
     let group = cgroup.controller("devices", "devices")?;
     let now = List::parse(&cgroup.read_in(group, "devices.list")?);
     if let Some(writes) = now.changes_to(&target) {
@@ -101,18 +105,12 @@ pub(super) fn change(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Cgroup
 fn unless_powerless(set: Result<(), CgroupError>) -> Result<(), CgroupError> {
     match set {
         Err(CgroupError::Io { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied && is_powerless() =>
+            if source.kind() == io::ErrorKind::PermissionDenied && is_rootless() =>
         {
             Ok(())
         }
         other => other,
     }
-}
-
-fn is_powerless() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let user_namespace = !map.is_empty() && !map.split_whitespace().eq(["0", "0", "4294967295"]);
-    user_namespace || !rustix::process::geteuid().is_root()
 }
 
 /// The kernel asks all programs of a cgroup: while the old one is still there beside the new one, what both allow is

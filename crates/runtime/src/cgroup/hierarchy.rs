@@ -189,8 +189,8 @@ impl Hierarchy {
     }
 
     /// Makes the cgroup with its missing parents and opens it. An existing one is refused if it is in use (`EEXIST`) or
-    /// frozen (`EBUSY`).
-    pub(super) fn make(&self, relative: &str) -> Result<OwnedFd, Errno> {
+    /// frozen (`EBUSY`), unless it is to be adopted.
+    pub(super) fn make(&self, relative: &str, adopt: bool) -> Result<OwnedFd, Errno> {
         let mode = Mode::from_raw_mode(0o755);
         match rustix::fs::mkdirat(&self.root, relative, mode) {
             Ok(()) => self.prepare(relative)?,
@@ -204,6 +204,7 @@ impl Hierarchy {
                     }
                 }
             }
+            Err(Errno::EXIST) if adopt => {}
             Err(Errno::EXIST) => {
                 // Left over from a container that was killed with its supervisor, or made by an administrator.
                 let existing = open_directory(&self.root, relative)?;

@@ -8,6 +8,8 @@ use palan_oci::runtime_spec::Resources;
 use rustix::io::Errno;
 
 use super::{Cgroup, CgroupError, write_file};
+pub(super) use cpu::{DEFAULT_PERIOD, weight_of_shares};
+pub(super) use memory::{check_usage as check_memory_usage, swap_v2};
 
 /// Sets everything but device rules. Returns sentences about what this host can't do.
 pub(super) fn apply(cgroup: &mut Cgroup, resources: &Resources) -> Result<Vec<String>, CgroupError> {
@@ -51,7 +53,7 @@ fn attempt(
     let (name, what) = controller;
     let group = cgroup.controller_for_limit(name, what)?;
     let written = write_file(&group.directory, file, value);
-    if written != Err(Errno::NOENT) || !cgroup.is_v2() {
+    if written != Err(Errno::NOENT) || !cgroup.is_in_unified(name) {
         return Ok(written);
     }
     // The hierarchy has the controller: either nobody has passed it down so far, or this kernel lacks the file.
@@ -93,7 +95,9 @@ fn huge_pages(cgroup: &mut Cgroup, resources: &Resources) -> Result<(), CgroupEr
         if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Err(CgroupError::Invalid(format!("invalid huge page size {size:?}")));
         }
-        let end = if cgroup.is_v2() { "max" } else { "limit_in_bytes" };
+        // On hybrid hosts v2 has what v1 leaves to it, and this is often left.
+        cgroup.controller_for_limit(HUGETLB.0, HUGETLB.1)?;
+        let end = if cgroup.is_in_unified(HUGETLB.0) { "max" } else { "limit_in_bytes" };
         let value = limit.limit.to_string();
         set(cgroup, HUGETLB, &format!("hugetlb.{size}.{end}"), &value)?;
         // Pages that are only reserved count on their own since Linux 5.7.

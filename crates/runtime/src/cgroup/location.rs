@@ -6,10 +6,11 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::hierarchy::{Hierarchy, Layout};
+use super::systemd::{Unit, UnitRequest};
 use super::{Cgroup, CgroupError};
 
 /// Where a new cgroup is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Location<'a> {
     /// At this path below the root of each hierarchy, such as `/palan/<id>`.
     Root(&'a str),
@@ -21,6 +22,8 @@ pub enum Location<'a> {
         /// Do without a hierarchy that the caller may not write to.
         optional: bool,
     },
+    /// In a unit that systemd makes.
+    Unit(&'a UnitRequest),
 }
 
 impl<'a> Location<'a> {
@@ -53,12 +56,15 @@ pub struct Place {
     /// Hierarchies where it is elsewhere, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) elsewhere: BTreeMap<String, String>,
+    /// The unit of systemd that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unit: Option<Unit>,
 }
 
 impl Place {
     /// At the same path, such as `/palan/<id>`, in each hierarchy.
     pub fn root(path: impl Into<String>) -> Self {
-        Self { path: path.into(), elsewhere: BTreeMap::new() }
+        Self { path: path.into(), ..Self::default() }
     }
 
     /// Its path below the root of each hierarchy, of v2 where they differ; empty if it is in none.
@@ -77,25 +83,20 @@ impl Place {
                     .iter()
                     .map(|(hierarchy, other)| (hierarchy.clone(), format!("{other}/{path}")))
                     .collect(),
+                ..self.clone()
             },
         }
     }
 
-    /// Where a cgroup that is asked for will be.
-    pub(super) fn plan(location: Location<'_>, layout: &Layout) -> Result<Self, CgroupError> {
-        match location {
-            Location::Root(path) => {
-                check(path)?;
-                Ok(Self::root(path))
-            }
-            Location::Own { path, .. } => {
-                check(&format!("/{path}"))?;
-                Self::below_own(path, layout)
-            }
-        }
+    /// At this path below the roots, which is checked.
+    pub(super) fn at_root(path: &str) -> Result<Self, CgroupError> {
+        check(path)?;
+        Ok(Self::root(path))
     }
 
-    fn below_own(path: &str, layout: &Layout) -> Result<Self, CgroupError> {
+    /// At this path below the caller's own cgroups.
+    pub(super) fn below_own(path: &str, layout: &Layout) -> Result<Self, CgroupError> {
+        check(&format!("/{path}"))?;
         let table = std::fs::read_to_string("/proc/self/cgroup").map_err(|_| CgroupError::NoCgroups)?;
         let in_hierarchy = |hierarchy: &Hierarchy| {
             let own = own_path(&table, hierarchy).ok_or(CgroupError::NoCgroups)?;
@@ -113,7 +114,7 @@ impl Place {
         let path = main.ok_or(CgroupError::NoCgroups)?.1.clone();
         let others = paths.into_iter().filter(|(_, other)| *other != path);
         let elsewhere = others.map(|(hierarchy, other)| (hierarchy.name(), other)).collect();
-        Ok(Self { path, elsewhere })
+        Ok(Self { path, elsewhere, unit: None })
     }
 
     /// Its path in one hierarchy, relative to the root.
@@ -212,7 +213,7 @@ mod tests {
         let layout = Layout { version: Version::V2, hierarchies: vec![Hierarchy::for_test(&[], true, "/")] };
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         if let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::")) {
-            let place = Place::plan(Location::Own { path: "x", optional: false }, &layout).unwrap();
+            let place = Place::below_own("x", &layout).unwrap();
             let parent = own.rsplit_once('/').unwrap().0;
             assert_eq!(place.path, format!("{parent}/x"));
         }

@@ -12,7 +12,7 @@ use palan_oci::runtime_spec::{MAX_SIZE, Spec};
 use super::arguments::{Arguments, Flag, flag, option};
 use super::state::{self, Existing, Home, State, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
-use crate::cgroup::Location;
+use crate::cgroup::{Location, UnitRequest};
 use crate::container::{CreateRequest, Created, Rootfs, Stdio};
 use crate::hooks::{self, HookState};
 use crate::seccomp;
@@ -103,6 +103,10 @@ fn set_up(
 ) -> Result<Created, Failure> {
     let id = arguments.container_id()?;
     let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
+    let unit = match &global.systemd {
+        Some(manager) => Some(UnitRequest::of(&bundle.spec, id, manager.clone())?),
+        None => None,
+    };
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let size = bundle.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
@@ -120,7 +124,7 @@ fn set_up(
         network_namespace: None,
         seccomp: None,
         stdio: if bundle.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
-        cgroup: Location::of(cgroups_path, id, global.rootless),
+        cgroup: unit.as_ref().map_or_else(|| Location::of(cgroups_path, id, global.rootless), Location::Unit),
         parent_death_signal: false,
         init: false,
         extra_descriptors: &extra,

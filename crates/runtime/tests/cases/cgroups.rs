@@ -232,3 +232,50 @@ pub(crate) fn limits_that_this_host_has_not() {
     }
     run(r#"{"memory":{"limit":-1},"pids":{"limit":-1},"cpu":{"quota":-1,"shares":2}}"#).unwrap();
 }
+
+/// Limits of controllers that not every host has, each looked for in its file of v1 or v2.
+pub(crate) fn limits_of_rare_controllers() {
+    let disks = std::fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path().join("dev"));
+    let disk =
+        disks.filter_map(|path| std::fs::read_to_string(path).ok()).find(|disk| !disk.starts_with("7:"));
+    let disk = disk.unwrap_or_else(|| "0:0".to_owned()).trim().to_owned();
+    let (major, minor) = disk.split_once(':').unwrap();
+    let throttle = format!(
+        r#"{{"blockIO":{{"throttleReadBpsDevice":[{{"major":{major},"minor":{minor},"rate":1048576}}]}}}}"#
+    );
+    let weight = r#"{"blockIO":{"weight":500}}"#;
+    let pages = r#"{"hugepageLimits":[{"pageSize":"2MB","limit":2097152}]}"#;
+    let (read_v1, read_v2) =
+        (format!("{disk} 1048576"), format!("{disk} rbps=1048576 wbps=max riops=max wiops=max"));
+    for (json, file, expected) in [
+        (pages, "hugetlb.2MB.limit_in_bytes", "2097152"),
+        (pages, "hugetlb.2MB.rsvd.limit_in_bytes", "2097152"),
+        (pages, "hugetlb.2MB.max", "2097152"),
+        (pages, "hugetlb.2MB.rsvd.max", "2097152"),
+        (r#"{"network":{"classID":1048577}}"#, "net_cls.classid", "1048577"),
+        (r#"{"network":{"priorities":[{"name":"lo","priority":3}]}}"#, "net_prio.ifpriomap", "lo 3"),
+        (&throttle, "blkio.throttle.read_bps_device", &read_v1),
+        (&throttle, "io.max", &read_v2),
+        (weight, "io.weight", "default 4950"),
+        (r#"{"cpu":{"cpus":"0","mems":"0"}}"#, "cpuset.cpus", "0"),
+        (r#"{"unified":{"memory.high":"1048576"}}"#, "memory.high", "1048576"),
+    ] {
+        // The root of v2 has no limits: a cgroup below it shows what there is.
+        let probe = Sandbox::new(&["true"]);
+        let mut empty = Cgroup::create(Location::Root(&probe.cgroup)).unwrap();
+        let there = empty.apply(&serde_json::from_str(json).unwrap());
+        let found = value(&probe.cgroup, file);
+        empty.remove().unwrap();
+        let Some(found) = found else {
+            println!("SKIPPED {file}: this host has none");
+            continue;
+        };
+        there.unwrap_or_else(|error| panic!("{json}: {error}"));
+        let found = if file == "net_prio.ifpriomap" {
+            found.lines().find(|line| line.starts_with("lo ")).unwrap_or_default().to_owned()
+        } else {
+            found
+        };
+        assert_eq!(found, expected, "{file}");
+    }
+}

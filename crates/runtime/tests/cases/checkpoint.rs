@@ -14,6 +14,8 @@ use palan_linux::{process, socket};
 use palan_oci::runtime_spec::{Mount, NamespaceKind};
 
 use super::cli::Runtime;
+use palan_runtime::cgroup::{Cgroup, Place};
+
 use crate::support::{Sandbox, pipe};
 
 type Verdict = Result<(), String>;
@@ -669,7 +671,7 @@ pub(crate) fn failed_restores_leave_nothing() {
         bench.write(|_| {});
         bench.run()?;
         bench.checkpoint(&[])?;
-        let cgroup_is_gone = || palan_runtime::cgroup::Cgroup::open(&bench.sandbox.cgroup).is_err();
+        let cgroup_is_gone = || Cgroup::open(&Place::root(&bench.sandbox.cgroup)).is_err();
         let refused = |options: &[&str]| -> Verdict {
             if bench.restore(options).is_ok() {
                 return Err(format!("{options:?} was restored"));

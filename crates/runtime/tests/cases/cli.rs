@@ -12,12 +12,13 @@ pub(crate) struct Runtime {
     program: PathBuf,
     first: Option<&'static str>,
     root: tempfile::TempDir,
+    variable: Option<(&'static str, String)>,
 }
 
 impl Runtime {
     pub(crate) fn palan() -> Self {
         let program = std::env::current_exe().unwrap();
-        Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap() }
+        Self { program, first: Some("runtime"), root: tempfile::tempdir().unwrap(), variable: None }
     }
 
     pub(crate) fn runc() -> Option<Self> {
@@ -26,7 +27,12 @@ impl Runtime {
         if program.is_none() {
             println!("SKIPPED the comparison with runc: it is not installed");
         }
-        Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap() })
+        Some(Self { program: program?, first: None, root: tempfile::tempdir().unwrap(), variable: None })
+    }
+
+    /// The same with a variable in its environment.
+    pub(super) fn with(self, name: &'static str, value: &str) -> Self {
+        Self { variable: Some((name, value.to_owned())), ..self }
     }
 
     /// Where its state is.
@@ -55,6 +61,7 @@ impl Runtime {
             .arg("--root")
             .arg(self.root.path())
             .args(arguments)
+            .envs(self.variable.clone())
             .current_dir(bundle)
             .stdin(std::process::Stdio::null())
             .output()
@@ -251,6 +258,7 @@ impl Runtime {
             .arg("--root")
             .arg(self.root.path())
             .args(arguments)
+            .envs(self.variable.clone())
             .current_dir(bundle)
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())

@@ -30,7 +30,19 @@ fn pid(runtime: &Runtime, container: &Limited<'_>) -> String {
 fn words(text: &str, runtime: &Runtime, container: &Limited<'_>) -> Vec<String> {
     let text =
         text.replace(container.path().to_str().unwrap(), "BUNDLE").replace(&pid(runtime, container), "PID");
-    let word = |word: &str| if word.contains(':') && word.contains('-') { "TIME" } else { word }.to_owned();
+    let word = |word: &str| {
+        // Points in time, and what ps(1) counts.
+        let time = word.contains(':') && (word.contains('-') || word.len() == 5);
+        let count = word.bytes().all(|byte| byte.is_ascii_digit());
+        if time {
+            "TIME"
+        } else if count {
+            "COUNT"
+        } else {
+            word
+        }
+        .to_owned()
+    };
     text.split_whitespace().map(word).collect()
 }
 

@@ -12,6 +12,7 @@ mod kernel;
 mod manage;
 mod namespaces;
 mod seccomp;
+mod systemd;
 mod update;
 
 use crate::support::Case;
@@ -125,6 +126,11 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::relative_paths_are_runcs,
     cgroups::a_cgroup_is_given_away,
     cgroups::limits_that_this_host_has_not,
+    cgroups::limits_of_rare_controllers,
+    systemd::scopes_of_a_stand_in,
+    systemd::units_that_do_not_start,
+    systemd::scopes_of_systemd,
+    systemd::scopes_of_a_user,
     manage::tables_are_runcs,
     manage::pausing_before_the_start,
     manage::leftovers_are_killed,

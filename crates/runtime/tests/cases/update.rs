@@ -7,7 +7,7 @@ use palan_oci::runtime_spec::{Cpu, Memory, Pids, Resources};
 use super::cli::{Runtime, bundle};
 use crate::support::Sandbox;
 
-/// Files that limits go to, of v1 and of v2.
+/// Files that limits go to, of v1 and of v2. Not `cpu.weight`, which runc computes in another way since 1.3.
 const FILES: &[&str] = &[
     "memory.limit_in_bytes",
     "memory.memsw.limit_in_bytes",
@@ -16,7 +16,6 @@ const FILES: &[&str] = &[
     "memory.swap.max",
     "memory.low",
     "cpu.shares",
-    "cpu.weight",
     "cpu.idle",
     "cpu.cfs_quota_us",
     "cpu.cfs_period_us",
@@ -120,14 +119,16 @@ pub(crate) fn same_limits_as_runc() {
         assert_eq!(limits(&containers[0].sandbox.cgroup), limits(&containers[1].sandbox.cgroup), "{what}");
     };
     for options in [
+        // On v2 runc forgets the other half of these with the first update that is about something else.
+        "--cpu-period 900000",
+        "--cpu-quota 600000",
+        "--cpu-quota -1",
         "",
         "--memory 67108864",
         "--memory 50M",
         "--memory-reservation 33554432",
         "--memory-swap -1",
         "--memory 52428800 --memory-swap 96468992",
-        "--memory-swap 96468993",
-        "--memory 200M",
         "--memory -1",
         "--pids-limit 10",
         "--pids-limit -1",
@@ -135,12 +136,9 @@ pub(crate) fn same_limits_as_runc() {
         "--memory 60M --memory-swap 80M",
         "--memory 20M --memory-swap 30M",
         "--memory 1g --memory-swap 1g",
-        "--cpu-period 900000",
-        "--cpu-quota 600000",
-        "--cpu-quota -1",
         "--cpu-share 200",
         "--cpu-quota 500000 --cpu-period 1000000",
-        "--cpu-period 900000 --cpu-quota 600000 --cpu-share 200 --memory 64M --pids-limit 10",
+        "--cpu-period 900000 --cpu-quota 600000 --cpu-share 200 --memory 64M --memory-swap 80M --pids-limit 10",
         "--cpu-quota -1 --cpu-period 100000",
         "--cpu-period 10",
         "--cpuset-cpus 0",
@@ -152,8 +150,16 @@ pub(crate) fn same_limits_as_runc() {
     ] {
         compare(options, containers.each_ref().map(|container| container.update(options)));
     }
+    // On v2 runc remembers the other half of memory and swap only since 1.2.
+    if value(&containers[0].sandbox.cgroup, "memory.limit_in_bytes").is_some() {
+        for options in
+            ["--memory 50M --memory-swap 90M", "--memory-swap 96468993", "--memory 200M", "--memory-swap -1"]
+        {
+            compare(options, containers.each_ref().map(|container| container.update(options)));
+        }
+    }
     for json in [
-        r#"{"memory":{"limit":33554432,"reservation":25165824},"cpu":{"shares":100,"quota":500000,
+        r#"{"memory":{"limit":33554432,"reservation":25165824,"swap":50331648},"cpu":{"shares":100,"quota":500000,
             "period":1000000,"cpus":"0"},"pids":{"limit":20}}"#,
         r#"{"memory":{"swap":-1}}"#,
         "{}",
@@ -178,6 +184,13 @@ pub(crate) fn update_remembers() {
     assert!(container.update("--cpu-quota 30000").0);
     let quota = |v1: &str, v2: &str| value(cgroup, v2).unwrap_or_else(|| value(cgroup, v1).unwrap());
     assert!(["30000", "30000 50000"].contains(&&*quota("cpu.cfs_quota_us", "cpu.max")));
+    assert!(container.update("--memory-swap 96M").0);
+    assert!(container.update("--memory 80M").0);
+    if let Some(swap) = value(cgroup, "memory.swap.max") {
+        assert_eq!(swap, (16 << 20).to_string());
+    }
+    let (done, said) = container.update("--memory 97M");
+    assert!(!done && !said.is_empty());
     // What is refused halfway leaves everything as it was.
     let limits_before = limits(cgroup);
     let (done, said) = container.update("--pids-limit 7 --memory 48M --cpu-quota 5");

@@ -1,5 +1,7 @@
 //! A harness without threads, a root file system, and running a container to its end.
 
+pub(crate) mod systemd;
+
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};

@@ -18,7 +18,7 @@ struct Devices {
 
 /// The list of a cgroup.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct List {
+pub(in super::super) struct List {
     allows: bool,
     /// Access bits that are the other way round than the default.
     exceptions: BTreeMap<Devices, u8>,
@@ -47,10 +47,8 @@ impl Devices {
 
     fn line(&self, access: u8) -> String {
         let number = |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |number| number.to_string());
-        let letters = LETTERS.iter().filter(|(bit, _)| access & bit != 0).map(|(_, letter)| letter);
         let kind = if self.block { 'b' } else { 'c' };
-        let access: String = letters.collect();
-        format!("{kind} {}:{} {access}", number(self.major), number(self.minor))
+        format!("{kind} {}:{} {}", number(self.major), number(self.minor), letters(access))
     }
 
     /// Reads `c 1:3 rwm`.
@@ -68,6 +66,10 @@ impl Devices {
         let bits = LETTERS.iter().filter(|(_, letter)| letters.contains(*letter)).map(|(bit, _)| bit);
         Some((devices, bits.sum()))
     }
+}
+
+fn letters(access: u8) -> String {
+    LETTERS.iter().filter(|(bit, _)| access & bit != 0).map(|(_, letter)| letter).collect()
 }
 
 const LETTERS: [(u8, char); 3] = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
@@ -107,6 +109,23 @@ impl List {
     pub(super) fn parse(text: &str) -> Self {
         let allows = text.lines().any(|line| line.starts_with('a'));
         Self { allows, exceptions: text.lines().filter_map(Devices::parse).collect() }
+    }
+
+    /// The devices as systemd names them, with the access to each. `None`: it has no names for these rules.
+    pub(in super::super) fn allowed(&self) -> Option<Vec<(String, String)>> {
+        if self.allows {
+            return None;
+        }
+        let name = |devices: &Devices| {
+            let kind = if devices.block { "block" } else { "char" };
+            match (devices.major, devices.minor) {
+                (None, None) => Some(format!("{kind}-*")),
+                (Some(major), None) => Some(format!("{kind}-{major}")),
+                (Some(major), Some(minor)) => Some(format!("/dev/{kind}/{major}:{minor}")),
+                (None, Some(_)) => None,
+            }
+        };
+        self.exceptions.iter().map(|(devices, access)| Some((name(devices)?, letters(*access)))).collect()
     }
 
     /// What makes this list out of any other.
@@ -171,6 +190,16 @@ mod tests {
         assert!(error.contains("b 8:1 w") && error.contains("b 8:* rw"), "{error}");
         // Nothing is taken out where the access is another.
         list(&[rule(true, "b", Some(8), None, "r"), rule(false, "b", Some(8), Some(1), "w")]);
+    }
+
+    #[test]
+    fn names_for_systemd() {
+        let list = List::parse("c 1:3 rw\nb *:* m\nc 136:* rwm\n");
+        let allowed = list.allowed().unwrap();
+        let texts: Vec<_> = allowed.iter().map(|(name, access)| format!("{name} {access}")).collect();
+        assert_eq!(texts, ["/dev/char/1:3 rw", "char-136 rwm", "block-* m"]);
+        assert_eq!(List::parse("c *:3 r\n").allowed(), None);
+        assert_eq!(List::parse("a *:* rwm\n").allowed(), None);
     }
 
     #[test]
