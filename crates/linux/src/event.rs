@@ -170,6 +170,13 @@ impl SignalFd {
     }
 }
 
+impl SignalFd {
+    /// The same at a descriptor number of at least `minimum`.
+    pub fn moved_above(self, minimum: i32) -> Result<Self> {
+        Ok(Self { descriptor: rustix::io::fcntl_dupfd_cloexec(&self.descriptor, minimum)? })
+    }
+}
+
 impl AsFd for SignalFd {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.descriptor.as_fd()

@@ -37,13 +37,13 @@ struct RawAttributes {
     period: u64,
 }
 
-/// Sets the scheduling policy of the calling thread.
-pub fn set_scheduler(attributes: &SchedulerAttributes) -> io::Result<()> {
+/// Sets the scheduling policy of a thread (0: the calling one).
+pub fn set_scheduler(pid: i32, attributes: &SchedulerAttributes) -> io::Result<()> {
     let SchedulerAttributes { policy, flags, nice, priority, runtime, deadline, period } = *attributes;
     let size = u32::try_from(size_of::<RawAttributes>()).map_err(io::Error::other)?;
     let raw = RawAttributes { size, policy, flags, nice, priority, runtime, deadline, period };
     // SAFETY: the structure has the kernel's layout, says its size, and lives through the call, which only reads it.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const raw, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -121,8 +121,8 @@ mod tests {
                 nice: 5,
                 ..Default::default()
             };
-            set_scheduler(&batch).unwrap();
-            assert!(set_scheduler(&SchedulerAttributes { policy: 77, ..Default::default() }).is_err());
+            set_scheduler(0, &batch).unwrap();
+            assert!(set_scheduler(0, &SchedulerAttributes { policy: 77, ..Default::default() }).is_err());
             set_io_priority(2, 7).unwrap();
             assert!(set_io_priority(5, 0).is_err());
         })

@@ -191,6 +191,7 @@ pub struct Scheduler {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IoPriority {
     pub class: String,
     pub priority: i32,

@@ -59,6 +59,8 @@ type Outcome = Result<ExitCode, Failure>;
 struct Global {
     /// Directory of all containers' state.
     root: PathBuf,
+    /// Whether the command line says where.
+    root_named: bool,
     /// Run for somebody who is not root: what only root can have is left out.
     rootless: bool,
     /// The program that makes and restores checkpoints: a path, or a name in `PATH`.
@@ -176,6 +178,7 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
     };
     Ok(Global {
         root: arguments.value("root").map_or_else(|| default_root(is_root), PathBuf::from),
+        root_named: arguments.value("root").is_some(),
         rootless,
         criu: arguments.value("criu").unwrap_or("criu").to_owned(),
         log: log::Log::open(

@@ -106,6 +106,9 @@ pub enum Stdio<'a> {
     Terminal {
         /// Its first size.
         size: Option<WindowSize>,
+        /// Whether a line end that the program writes becomes a carriage return and a line feed, as on a terminal that
+        /// somebody looks at. Not for a caller that relays bytes to such a terminal of its own.
+        translate_newlines: bool,
     },
 }
 

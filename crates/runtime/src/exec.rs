@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use palan_linux::namespace::{self, Kind};
 use palan_linux::process::{self as os, ForkError, ForkOptions, Forked};
-use palan_oci::runtime_spec::Process;
+use palan_oci::runtime_spec::{MemoryPolicy, Personality, Process};
 use palan_oci::runtime_state::State;
 use rustix::io::Errno;
 
@@ -14,9 +14,10 @@ use crate::container::{Question, Stdio, current_pid, listen, release};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::init::devices::{find_devpts, new_terminal};
-use crate::init::identity::{resolve_user, set_limits, set_process_scheduling};
+use crate::init::identity::{resolve_user, set_limits, set_memory, set_process_scheduling};
 use crate::init::program::WorkingDirectory;
 use crate::init::{Ending, Last, Never, own_root, prepare_process};
+use crate::plan::kernel::{self, MemoryPolicyPlan};
 use crate::plan::{ProcessPlan, user_namespace};
 use crate::seccomp::Program;
 use crate::streams::Streams;
@@ -32,6 +33,10 @@ pub struct ExecRequest<'a> {
     pub cgroup: &'a Cgroup,
     /// What to execute, as whom, with which rights.
     pub process: &'a Process,
+    /// The execution domain that the container's processes have.
+    pub personality: Option<&'a Personality>,
+    /// Where the memory of the container's processes comes from.
+    pub memory_policy: Option<&'a MemoryPolicy>,
     /// A user as written on a command line (`name`, `uid:gid`, …), looked up in the container; overrides
     /// `process.user`.
     pub user: Option<&'a str>,
@@ -64,6 +69,9 @@ pub struct Execed {
 pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
     let mut process = ProcessPlan::new(request.process, request.user, request.seccomp.cloned())?;
     let mut warnings = std::mem::take(&mut process.warnings);
+    let scheduler = process.scheduler.take();
+    let personality = request.personality.map(kernel::personality).transpose()?;
+    let memory_policy = request.memory_policy.map(kernel::memory_policy).transpose()?;
     let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
     let target = Target::open(request)?;
     let entrances = request.cgroup.entrances()?;
@@ -84,6 +92,8 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
             entrances,
             target,
             process,
+            personality,
+            memory_policy,
             parent_death_signal: request.parent_death_signal,
         })
     };
@@ -97,6 +107,10 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
     os::wait(&entering.pidfd).context(|| "wait for the entering process".to_owned())?;
     let pidfd = said.process.take().ok_or(Error::NotRunning)?;
     let pid = current_pid(&entering, Some(&pidfd))?;
+    if let Some(attributes) = &scheduler {
+        // Not by the process that has entered: a policy with RESET_ON_FORK would not reach the one that it makes.
+        palan_linux::scheduling::set_scheduler(pid, attributes).context(|| "set the scheduler".to_owned())?;
+    }
     release(&ours, &pidfd)?;
     warnings.extend(said.warnings);
     Ok(Execed { pid, pidfd, console_master: said.console, warnings })
@@ -205,13 +219,24 @@ struct Entering {
     entrances: Vec<OwnedFd>,
     target: Target,
     process: ProcessPlan,
+    personality: Option<u32>,
+    memory_policy: Option<MemoryPolicyPlan>,
     parent_death_signal: bool,
 }
 
 /// The process that enters, up to the point where it has become what the program is to be; the program itself runs in
 /// a sibling, which alone is in the PID namespace.
 fn run(entering: Entering) -> ! {
-    let Entering { channel, streams, entrances, target, process, parent_death_signal } = entering;
+    let Entering {
+        channel,
+        streams,
+        entrances,
+        target,
+        process,
+        personality,
+        memory_policy,
+        parent_death_signal,
+    } = entering;
     let Ok((channel, proc)) = prepare_process(channel, &streams) else { os::exit_now(1) };
     let execute = || -> Result<Never, Error> {
         for tasks in entrances {
@@ -222,13 +247,14 @@ fn run(entering: Entering) -> ! {
         set_affinity(&process.affinity.initial)?;
         set_limits(&process, &proc, &channel)?;
         set_process_scheduling(&process)?;
+        set_memory(memory_policy.as_ref(), personality)?;
         target.join()?;
         // Joining a mount namespace has made its root ours.
         let root = own_root()?;
         let terminal = match streams.terminal() {
-            Some(size) => {
+            Some(terminal) => {
                 let devpts = find_devpts(&root)?;
-                Some(new_terminal(devpts, size.or_else(|| process.window_size()), &channel)?)
+                Some(new_terminal(devpts, terminal.or_size(process.window_size()), &channel)?)
             }
             None => None,
         };

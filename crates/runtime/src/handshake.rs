@@ -79,10 +79,10 @@ impl Channel {
         Ok(Self { socket: rustix::io::fcntl_dupfd_cloexec(&self.socket, minimum)? })
     }
 
-    /// Closes every descriptor from number `first` on but this channel and `other`. No owner of one of them may use it
+    /// Closes every descriptor from number `first` on but this channel and `others`. No owner of one of them may use it
     /// afterwards.
-    pub(crate) fn close_others(&self, first: i32, other: Option<&OwnedFd>) -> io::Result<()> {
-        let keep: Vec<_> = std::iter::once(&self.socket).chain(other).map(AsFd::as_fd).collect();
+    pub(crate) fn close_others(&self, first: i32, others: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let keep: Vec<_> = std::iter::once(self.socket.as_fd()).chain(others.iter().copied()).collect();
         os::close_all_but(u32::try_from(first).map_err(io::Error::other)?, &keep)
     }
 

@@ -15,7 +15,9 @@
 //! `prestart`, `createRuntime`, `poststart` and `poststop` run in the caller's namespaces; `createContainer` is found
 //! there too but runs in the container's, with the host's root; `startContainer` is the container's own program and
 //! has its rights. What the caller's environment holds is no hook's business, and what the image's environment holds
-//! even less (CVE-2025-23266): a hook gets the variables that its entry lists and no others.
+//! even less (CVE-2025-23266): a hook gets the variables that its entry lists and no others, or a usual `PATH` where it
+//! lists none. Only `startContainer`, which is a program of the container, has its variables then. A hook starts in the
+//! bundle, that of `createContainer` in the root file system, that of `startContainer` in the container's `/`.
 //!
 //! [`create`](crate::create) runs what stands before the exec; [`poststart`] and [`poststop`] are for whoever starts and
 //! deletes the container.
@@ -26,6 +28,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use palan_linux::path::RootDir;
 use palan_linux::process::{self, Child, ExitStatus, Program, Spawn};
 use palan_linux::signal::Signal;
 use palan_oci::runtime_spec::{Hook, Hooks};
@@ -108,22 +111,33 @@ impl HookPlan {
 
     /// Those of the caller, once everything is mounted and before the root changes.
     pub(crate) fn run_in_caller(&self, state: &HookState<'_>, pid: i32) -> Result<(), Error> {
-        run_all("prestart", &self.prestart, &state.json("creating", pid))?;
-        run_all("createRuntime", &self.create_runtime, &state.json("creating", pid))
+        let surroundings = Surroundings::of_bundle(state.bundle);
+        run_all("prestart", &self.prestart, &state.json("creating", pid), &surroundings)?;
+        run_all("createRuntime", &self.create_runtime, &state.json("creating", pid), &surroundings)
     }
 
     /// Those of the container's namespaces, before the root changes.
-    pub(crate) fn run_in_namespaces(&self, state: &HookState<'_>) -> Result<(), Error> {
-        run_all("createContainer", &self.create_container, &state.json("creating", own_pid()))
+    pub(crate) fn run_in_namespaces(&self, state: &HookState<'_>, root: &RootDir) -> Result<(), Error> {
+        if self.create_container.is_empty() {
+            return Ok(());
+        }
+        rustix::process::fchdir(root).context(|| "enter the rootfs".to_owned())?;
+        let here = Surroundings { directory: c".".to_owned(), environment: usual_environment() };
+        run_all("createContainer", &self.create_container, &state.json("creating", own_pid()), &here)
     }
 
     /// Those of the container, before its program.
-    pub(crate) fn run_in_container(&self, state: &HookState<'_>) -> Result<(), Error> {
+    pub(crate) fn run_in_container(
+        &self,
+        state: &HookState<'_>,
+        environment: &[CString],
+    ) -> Result<(), Error> {
+        let inside = Surroundings { directory: c"/".to_owned(), environment: environment.to_vec() };
         if self.start_container.is_empty() {
             // A filter is in force that may know no call but those of the program.
             return Ok(());
         }
-        run_all("startContainer", &self.start_container, &state.json("created", own_pid()))
+        run_all("startContainer", &self.start_container, &state.json("created", own_pid()), &inside)
     }
 
     /// Whether the caller has something to run.
@@ -144,16 +158,21 @@ impl HookPlan {
 
 /// Runs the `poststart` hooks, when the program executes. The caller ends the container if one fails.
 pub fn poststart(hooks: Option<&Hooks>, state: &HookState<'_>, pid: i32) -> Result<(), Error> {
-    hooks.map_or(Ok(()), |hooks| run_all("poststart", &hooks.poststart, &state.json("running", pid)))
+    let surroundings = Surroundings::of_bundle(state.bundle);
+    hooks.map_or(Ok(()), |hooks| {
+        run_all("poststart", &hooks.poststart, &state.json("running", pid), &surroundings)
+    })
 }
 
 /// Runs the `poststop` hooks, when the container is gone. A failure is returned after all have run.
 pub fn poststop(hooks: Option<&Hooks>, state: &HookState<'_>) -> Result<(), Error> {
     let Some(hooks) = hooks else { return Ok(()) };
     let json = state.json("stopped", 0);
+    let surroundings = Surroundings::of_bundle(state.bundle);
     let mut outcome = Ok(());
     for (index, hook) in hooks.poststop.iter().enumerate() {
-        outcome = outcome.and(run(hook, &json).map_err(|problem| failed("poststop", index, problem)));
+        outcome = outcome
+            .and(run(hook, &json, &surroundings).map_err(|problem| failed("poststop", index, problem)));
     }
     outcome
 }
@@ -187,9 +206,29 @@ fn failed(kind: &str, index: usize, problem: Error) -> Error {
     }
 }
 
-fn run_all(kind: &str, hooks: &[Hook], state: &[u8]) -> Result<(), Error> {
+/// What a hook finds around it, but for what its entry says.
+struct Surroundings {
+    directory: CString,
+    /// Its variables, if its entry lists none.
+    environment: Vec<CString>,
+}
+
+impl Surroundings {
+    fn of_bundle(bundle: &Path) -> Self {
+        // A path that came from the kernel or the command line has no NUL.
+        let directory =
+            CString::new(bundle.as_os_str().as_encoded_bytes()).unwrap_or_else(|_| c"/".to_owned());
+        Self { directory, environment: usual_environment() }
+    }
+}
+
+fn usual_environment() -> Vec<CString> {
+    vec![c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]
+}
+
+fn run_all(kind: &str, hooks: &[Hook], state: &[u8], surroundings: &Surroundings) -> Result<(), Error> {
     for (index, hook) in hooks.iter().enumerate() {
-        run(hook, state).map_err(|problem| failed(kind, index, problem))?;
+        run(hook, state, surroundings).map_err(|problem| failed(kind, index, problem))?;
     }
     Ok(())
 }
@@ -206,7 +245,7 @@ fn anonymous_file(content: &[u8]) -> Result<std::fs::File, Error> {
 }
 
 /// Runs one hook to its end.
-fn run(hook: &Hook, state: &[u8]) -> Result<(), Error> {
+fn run(hook: &Hook, state: &[u8], surroundings: &Surroundings) -> Result<(), Error> {
     let strings = |list: &[String]| -> Vec<CString> {
         // Checked to hold no NUL.
         list.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect()
@@ -219,9 +258,9 @@ fn run(hook: &Hook, state: &[u8]) -> Result<(), Error> {
     let child = process::spawn(&Spawn {
         program: Program::Path(&path),
         arguments,
-        environment: strings(&hook.env),
+        environment: if hook.env.is_empty() { surroundings.environment.clone() } else { strings(&hook.env) },
         descriptors: vec![stdin.as_fd(), output.as_fd(), output.as_fd()],
-        directory: c"/",
+        directory: &surroundings.directory,
         new_session: false,
         cgroup_procs: None,
         umask: 0o022,
@@ -276,11 +315,17 @@ mod tests {
         Hook { path: path.into(), args: owned(args), env: owned(env), timeout }
     }
 
+    fn here() -> Surroundings {
+        Surroundings::of_bundle(Path::new("/tmp"))
+    }
+
     #[test]
     fn a_hook_sees_its_state_and_its_own_environment_only() {
         let check =
             r#"[ "$(env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD=)" = A=1 ] && [ "$(cat)" = state ]"#;
-        run(&hook("/bin/sh", &["sh", "-c", check], &["A=1"], Some(10)), b"state").unwrap();
+        run(&hook("/bin/sh", &["sh", "-c", check], &["A=1"], Some(10)), b"state", &here()).unwrap();
+        let check = r#"[ "$PATH" = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ] && [ "$(pwd)" = /tmp ]"#;
+        run(&hook("/bin/sh", &["sh", "-c", check], &[], None), b"", &here()).unwrap();
     }
 
     #[test]
@@ -289,15 +334,16 @@ mod tests {
             hook("/bin/true", &[], &[], None),
             hook("/bin/sh", &["sh", "-c", "echo sorry; exit 3"], &[], None),
         ];
-        let error = run_all("createRuntime", &hooks, b"{}").unwrap_err().report();
+        let error = run_all("createRuntime", &hooks, b"{}", &here()).unwrap_err().report();
         assert_eq!(error, "error running createRuntime hook #1: exit status 3, stdout and stderr: sorry");
-        let missing = run_all("poststart", &[hook("/no/such", &[], &[], None)], b"").unwrap_err().report();
+        let missing =
+            run_all("poststart", &[hook("/no/such", &[], &[], None)], b"", &here()).unwrap_err().report();
         assert_eq!(
             missing,
             "error running poststart hook #0: cannot execute /no/such: no such file or directory"
         );
         let slow = [hook("/bin/sleep", &["sleep", "100"], &[], Some(1))];
-        let error = run_all("prestart", &slow, b"").unwrap_err().report();
+        let error = run_all("prestart", &slow, b"", &here()).unwrap_err().report();
         assert_eq!(error, "error running prestart hook #0: hook ran past specified timeout of 1.0s");
     }
 

@@ -25,6 +25,7 @@ mod stage;
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use palan_linux::event::SignalFd;
 use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use palan_linux::process::{self as os, ForkOptions, Forked};
@@ -170,20 +171,20 @@ impl Body<'_> {
             devices::fill_dev(&root, &plan.devices, nodes)?;
         }
         let terminal = match streams.terminal() {
-            Some(size) => {
-                let size = size.or_else(|| plan.process.window_size());
+            Some(terminal) => {
+                let terminal = terminal.or_size(plan.process.window_size());
                 let console = plan.fill_dev.then_some(&root);
-                Some(devices::open_terminal(&outcome, console, size, channel)?)
+                Some(devices::open_terminal(&outcome, console, terminal, channel)?)
             }
             None => None,
         };
         if plan.hooks.has_caller_hooks() || plan.has_net_devices {
             channel.prepared().context(|| "let the caller do its part".to_owned())?;
         }
-        plan.hooks.run_in_namespaces(&self.state)?;
+        plan.hooks.run_in_namespaces(&self.state, &root)?;
         match plan.namespaces.mount {
             MountNamespace::Callers => rootfs::change_root(&root)?,
-            MountNamespace::New | MountNamespace::Joined => rootfs::pivot(&plan.root, &root)?,
+            MountNamespace::New | MountNamespace::Joined => rootfs::pivot(&plan.root, &root, proc)?,
         }
         for (path, value) in &plan.sysctl {
             write_proc(proc, &format!("sys/{path}"), value)
@@ -249,11 +250,7 @@ impl Last<'_> {
         streams.give_pipes_to(self.user.uid);
         let has_terminal = terminal.is_some();
         let entered = cwd.enter();
-        // The fifo, too, must not lie where the program's descriptors go.
-        let fifo = start_fifo
-            .map(|fifo| rustix::io::fcntl_dupfd_cloexec(fifo, streams.first_free()))
-            .transpose()
-            .context(|| "duplicate a descriptor".to_owned())?;
+        let waiting = start_fifo.map(|fifo| Waiting::new(fifo, streams.first_free())).transpose()?;
         if !self.keep_keyring {
             // Keys of the host's session are not the container's.
             palan_linux::keyring::join_new_session().context(|| "start a session keyring".to_owned())?;
@@ -269,7 +266,8 @@ impl Last<'_> {
         let proof = os::single_threaded(Some(proc.as_fd()))?;
         // Nothing of the host stays open: while the container waits for its start others in it may look into this
         // process (CVE-2016-9962, CVE-2024-21626). Before the filter, which may not know the call.
-        channel.close_others(first_free, fifo.as_ref()).context(|| "close descriptors".to_owned())?;
+        let kept: Vec<_> = waiting.iter().flat_map(Waiting::descriptors).collect();
+        channel.close_others(first_free, &kept).context(|| "close descriptors".to_owned())?;
         let filter = self.process.seccomp.as_ref();
         if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs".to_owned())?;
@@ -299,8 +297,8 @@ impl Last<'_> {
             identity::load_filter(filter, channel)?;
         }
         channel.ready().context(|| "tell the caller".to_owned())?;
-        let go = match &fifo {
-            Some(fifo) => wait_for_byte(fifo),
+        let go = match &waiting {
+            Some(waiting) => waiting.wait(),
             None => channel.wait_for_start(),
         };
         if !go.context(|| "wait for the start".to_owned())? {
@@ -311,12 +309,55 @@ impl Last<'_> {
         }
         // Programs of the container, so under its filter.
         if let Some((hooks, state)) = &self.hooks {
-            hooks.run_in_container(state)?;
+            hooks.run_in_container(state, &environment)?;
         }
         if self.ending == Ending::Init {
             reaper::split(&proof, has_terminal)?;
         }
         program::execute(&program, &self.process.arguments, &environment)
+    }
+}
+
+/// A process that waits to be started by whoever writes to a fifo, and can be told to end meanwhile.
+struct Waiting {
+    fifo: OwnedFd,
+    /// The first process of a PID namespace is spared by signals that it does not handle: it takes them from here.
+    signals: SignalFd,
+}
+
+impl Waiting {
+    /// Both at numbers where they are in the way of nothing that the program gets.
+    fn new(fifo: BorrowedFd<'_>, minimum: i32) -> Result<Self, Error> {
+        const HUP_INT_QUIT_TERM: [i32; 4] = [1, 2, 3, 15];
+        let fifo =
+            rustix::io::fcntl_dupfd_cloexec(fifo, minimum).context(|| "duplicate a descriptor".to_owned())?;
+        let signals = SignalFd::new(&HUP_INT_QUIT_TERM)
+            .and_then(|signals| signals.moved_above(minimum))
+            .context(|| "watch for signals".to_owned())?;
+        Ok(Self { fifo, signals })
+    }
+
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.fifo.as_fd(), self.signals.as_fd()]
+    }
+
+    /// Waits for the start; does not return after a signal that ends.
+    fn wait(&self) -> std::io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut both = [PollFd::new(&self.fifo, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        loop {
+            match poll(&mut both, None) {
+                Ok(_) if !both[0].revents().is_empty() => return wait_for_byte(&self.fifo),
+                Ok(_) => {
+                    if let Some(number) = self.signals.next()? {
+                        os::exit_now(128 + number);
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // A filter from before the start that does not know the call: only the start is waited for.
+                Err(_) => return wait_for_byte(&self.fifo),
+            }
+        }
     }
 }
 

@@ -21,7 +21,21 @@ pub(crate) struct Streams {
 enum Standard {
     Inherit,
     Descriptors([OwnedFd; 3]),
-    Terminal(Option<WindowSize>),
+    Terminal { size: Option<WindowSize>, translate_newlines: bool },
+}
+
+/// A terminal to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TerminalPlan {
+    pub(crate) size: Option<WindowSize>,
+    pub(crate) translate_newlines: bool,
+}
+
+impl TerminalPlan {
+    /// With the size of the specification where the caller has none.
+    pub(crate) fn or_size(self, size: Option<WindowSize>) -> Self {
+        Self { size: self.size.or(size), ..self }
+    }
 }
 
 impl Streams {
@@ -29,7 +43,9 @@ impl Streams {
         let copy = |fd: BorrowedFd<'_>| above_standard(fd).context(|| "duplicate a descriptor".to_owned());
         let standard = match stdio {
             Stdio::Inherit => Standard::Inherit,
-            Stdio::Terminal { size } => Standard::Terminal(*size),
+            Stdio::Terminal { size, translate_newlines } => {
+                Standard::Terminal { size: *size, translate_newlines: *translate_newlines }
+            }
             Stdio::Descriptors { stdin, stdout, stderr } => {
                 Standard::Descriptors([copy(*stdin)?, copy(*stdout)?, copy(*stderr)?])
             }
@@ -45,10 +61,12 @@ impl Streams {
         Ok(Self { standard, extra })
     }
 
-    /// The size of the terminal, if one is wanted: `Some(None)` leaves it to the specification.
-    pub(crate) fn terminal(&self) -> Option<Option<WindowSize>> {
+    /// The terminal, if one is wanted. What it leaves open is the specification's to say.
+    pub(crate) fn terminal(&self) -> Option<TerminalPlan> {
         match self.standard {
-            Standard::Terminal(size) => Some(size),
+            Standard::Terminal { size, translate_newlines } => {
+                Some(TerminalPlan { size, translate_newlines })
+            }
             _ => None,
         }
     }
@@ -85,7 +103,7 @@ impl Streams {
                     process::place_descriptor(fd, number)?;
                 }
             }
-            Standard::Terminal(_) => {
+            Standard::Terminal { .. } => {
                 if let Some(peer) = &terminal {
                     for number in 0..3 {
                         process::place_descriptor(peer, number)?;

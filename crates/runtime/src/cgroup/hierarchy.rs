@@ -38,7 +38,10 @@ pub(super) struct Hierarchy {
 }
 
 /// v1 controllers that every container joins: those with counters to show or with a default to enforce.
-const ALWAYS: [&str; 7] = ["cpu", "cpuacct", "memory", "devices", "pids", "blkio", "name=systemd"];
+///
+/// cpuset is among them although most containers leave it as it is: programs such as the JVM look for it where they look
+/// for their other limits, and without it believe that they have none.
+const ALWAYS: [&str; 8] = ["cpu", "cpuacct", "cpuset", "memory", "devices", "pids", "blkio", "name=systemd"];
 
 /// What v2 is asked to distribute to containers.
 const V2_CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];

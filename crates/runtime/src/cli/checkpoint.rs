@@ -113,6 +113,14 @@ pub(super) fn checkpoint(global: &Global, arguments: &Arguments) -> Outcome {
 
 pub(super) fn restore(global: &Global, arguments: &Arguments) -> Outcome {
     arguments.at_most(1)?;
+    if arguments.has("no-pivot") {
+        return Err(Failure::new(
+            "--no-pivot: CRIU makes the root of a restored container, and always pivots",
+        ));
+    }
+    if global.systemd.is_some() {
+        return Err(Failure::new("--systemd-cgroup is not supported for a restore; use the cgroupfs driver"));
+    }
     let bundle = Bundle::load(arguments)?;
     let detached = arguments.has("detach");
     check_console(arguments, bundle.terminal, detached)?;

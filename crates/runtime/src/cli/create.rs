@@ -109,7 +109,6 @@ fn set_up(
     };
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
-    let size = bundle.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
     let rules = bundle.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
     for name in rules.into_iter().flat_map(seccomp::unknown_calls) {
         global.log.debug(&format!("unknown seccomp syscall {name:?} ignored"));
@@ -123,7 +122,7 @@ fn set_up(
         create_cwd: true,
         network_namespace: None,
         seccomp: None,
-        stdio: if bundle.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
+        stdio: if bundle.terminal { terminal(arguments.value("console-socket")) } else { Stdio::Inherit },
         cgroup: unit.as_ref().map_or_else(|| Location::of(cgroups_path, id, global.rootless), Location::Unit),
         parent_death_signal: false,
         init: false,
@@ -147,6 +146,16 @@ fn set_up(
     send_pidfd(arguments, container.pidfd.as_fd())?;
     state::write_pid_file(arguments.value("pid-file"), container.pid)?;
     Ok(created)
+}
+
+/// The terminal to make: for this process's own to relay, or for whoever gets it by the socket.
+pub(super) fn terminal(console_socket: Option<&str>) -> Stdio<'static> {
+    if console_socket.is_some() {
+        return Stdio::Terminal { size: None, translate_newlines: true };
+    }
+    // One without a size is none to go by.
+    let size = tty::window_size(rustix::stdio::stdin()).ok().filter(|size| size.rows > 0 && size.columns > 0);
+    Stdio::Terminal { size, translate_newlines: false }
 }
 
 /// The rules about terminals and their sockets, before anything exists.

@@ -3,11 +3,10 @@
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use palan_linux::tty;
 use palan_oci::runtime_spec::{Capabilities, MAX_SIZE, Process};
 
 use super::arguments::{Arguments, Flag, flag, option};
-use super::create::{preserved, send_console, send_pidfd};
+use super::create::{preserved, send_console, send_pidfd, terminal};
 use super::state::{self, Existing, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
 use crate::container::Stdio;
@@ -59,7 +58,6 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
     let seccomp = crate::plan::process::seccomp(None, existing.state.seccomp.as_ref())?;
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
-    let size = process.terminal.then(|| tty::window_size(rustix::stdio::stdin()).ok()).flatten();
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
     let cgroup = match arguments.value("cgroup") {
         Some(path) => existing.cgroup()?.below(path)?,
@@ -70,10 +68,12 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
         pidfd: pidfd.as_fd(),
         cgroup: &cgroup,
         process: &process,
+        personality: existing.state.personality.as_ref(),
+        memory_policy: existing.state.memory_policy.as_ref(),
         user: None,
         seccomp: seccomp.as_ref(),
         state: &existing.state.for_hooks().at(Status::Running.as_str(), existing.state.init_process_pid),
-        stdio: if process.terminal { Stdio::Terminal { size } } else { Stdio::Inherit },
+        stdio: if process.terminal { terminal(console_socket) } else { Stdio::Inherit },
         extra_descriptors: &extra,
         parent_death_signal: false,
     })?;

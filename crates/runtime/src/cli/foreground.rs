@@ -66,8 +66,6 @@ pub(super) fn attend(
     if let Some(console) = console {
         epoll.add(console, OUTPUT, Interest::READ).map_err(failed)?;
         resize(console);
-        // The caller's own terminal or file has its idea of what ends a line.
-        tty::disable_newline_translation(console).map_err(failed)?;
         // A file or /dev/null as input can't be polled: it is then simply not passed on.
         input_open = epoll.add(rustix::stdio::stdin(), INPUT, Interest::READ).is_ok();
     }

@@ -70,7 +70,7 @@ pub(super) fn kill(global: &Global, arguments: &Arguments) -> Outcome {
     let name = arguments.positional.get(1).map_or(Some("TERM"), |word| word.to_str()).unwrap_or_default();
     if name == "0" {
         // It only asks whether there is somebody to signal.
-        let running = existing.pidfd.is_some();
+        let running = existing.pidfd.is_some() || arguments.has("all");
         return if running { Ok(ExitCode::SUCCESS) } else { Err(Failure::new(NOT_RUNNING)) };
     }
     let signal: Signal = name.parse().map_err(|_| Failure::new(format!("unknown signal {name:?}")))?;

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palan_linux::process as os;
-use palan_oci::runtime_spec::{Hooks, NamespaceKind, Process, Resources, Seccomp, Spec};
+use palan_oci::runtime_spec::{
+    Hooks, MemoryPolicy, NamespaceKind, Personality, Process, Resources, Seccomp, Spec,
+};
 use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::{error_chain, fs};
 use rustix::fs::{Mode, OFlags};
@@ -43,6 +45,11 @@ pub(super) struct State {
     /// What is the container's in resctrl.
     #[serde(default)]
     pub(super) resource_group: Option<ResourceGroup>,
+    /// What `exec` gives every process of the container.
+    #[serde(default)]
+    pub(super) personality: Option<Personality>,
+    #[serde(default)]
+    pub(super) memory_policy: Option<MemoryPolicy>,
     /// Its mounts are the host's to remove.
     #[serde(default)]
     pub(super) mounts_on_host: bool,
@@ -205,8 +212,13 @@ pub(super) fn remove_remains(global: &Global, id: &str) -> Result<bool, Failure>
 /// The ID directories below the root that hold a state.
 pub(super) fn all_ids(global: &Global) -> Result<Vec<String>, Failure> {
     let entries = fs::if_exists(fs::read_dir(&global.root)).map_err(|error| report(&error))?;
+    let entries = match entries {
+        Some(entries) => entries,
+        // Before the first container there is none; but one that was named must be there.
+        None if !global.root_named => Vec::new(),
+        None => return Err(Failure::new(format!("{}: no such directory", global.root.display()))),
+    };
     let mut ids: Vec<String> = entries
-        .unwrap_or_default()
         .into_iter()
         .filter(|entry| entry.path().join(STATE).exists())
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -258,6 +270,8 @@ impl State {
             seccomp: spec.linux.as_ref().and_then(|linux| linux.seccomp.clone()),
             hooks: spec.hooks.clone(),
             resource_group: None,
+            personality: spec.linux.as_ref().and_then(|linux| linux.personality.clone()),
+            memory_policy: spec.linux.as_ref().and_then(|linux| linux.memory_policy.clone()),
             mounts_on_host: spec.linux.as_ref().is_none_or(|linux| {
                 linux.namespaces.iter().all(|namespace| namespace.kind != NamespaceKind::Mount)
             }),

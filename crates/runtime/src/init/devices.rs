@@ -6,13 +6,14 @@ use std::path::Path;
 use palan_linux::mount;
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use palan_linux::process;
-use palan_linux::tty::{self, WindowSize};
+use palan_linux::tty;
 use rustix::fs::{Mode, OFlags};
 
 use super::mounts::Outcome;
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::plan::DevicePlan;
+use crate::streams::TerminalPlan;
 
 /// Devices that the OCI specification puts into every container.
 const DEFAULTS: [(&str, u32, u32); 6] =
@@ -174,13 +175,13 @@ pub(crate) fn use_own_null() -> std::io::Result<()> {
 pub(super) fn open_terminal(
     outcome: &Outcome,
     console: Option<&RootDir>,
-    size: Option<WindowSize>,
+    plan: TerminalPlan,
     channel: &Channel,
 ) -> Result<OwnedFd, Error> {
     let devpts = outcome.devpts.as_ref().ok_or_else(|| {
         Error::Invalid("a terminal needs a devpts file system mounted on /dev/pts".to_owned())
     })?;
-    let peer = new_terminal(devpts, size, channel)?;
+    let peer = new_terminal(devpts, plan, channel)?;
     if let Some(root) = console {
         let target = super::mounts::ensure_file(root, Path::new("/dev/console"))?;
         // From the descriptor of the real terminal, whatever any path says by now (CVE-2025-52565).
@@ -194,11 +195,15 @@ pub(super) fn open_terminal(
 /// Opens a terminal in the devpts instance with the root `devpts` and sends its master to the caller.
 pub(crate) fn new_terminal(
     devpts: impl AsFd,
-    size: Option<WindowSize>,
+    plan: TerminalPlan,
     channel: &Channel,
 ) -> Result<OwnedFd, Error> {
     let pty = tty::open_in(devpts).context(|| "open a terminal in the container's devpts".to_owned())?;
-    if let Some(size) = size {
+    if !plan.translate_newlines {
+        tty::disable_newline_translation(&pty.master)
+            .context(|| "set the modes of the terminal".to_owned())?;
+    }
+    if let Some(size) = plan.size {
         tty::set_window_size(&pty.master, size).context(|| "set the size of the terminal".to_owned())?;
     }
     channel.console(pty.master.as_fd()).context(|| "pass the terminal to the caller".to_owned())?;

@@ -10,6 +10,7 @@ use rustix::process::{Gid, Rlimit, Uid};
 use super::{devices, write_proc};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
+use crate::plan::kernel::MemoryPolicyPlan;
 use crate::plan::process::{CapabilityPlan, RlimitPlan};
 use crate::plan::{Plan, ProcessPlan, UserPlan};
 use crate::seccomp::Program;
@@ -40,11 +41,16 @@ pub(crate) fn set_limits(process: &ProcessPlan, proc: impl AsFd, channel: &Chann
 /// How the kernel schedules the process, where its memory comes from, which system it seems to be.
 pub(crate) fn set_scheduling(plan: &Plan) -> Result<(), Error> {
     set_process_scheduling(&plan.process)?;
-    if let Some(policy) = &plan.memory_policy {
+    set_memory(plan.memory_policy.as_ref(), plan.personality)
+}
+
+/// The part of it that is the container's.
+pub(crate) fn set_memory(policy: Option<&MemoryPolicyPlan>, personality: Option<u32>) -> Result<(), Error> {
+    if let Some(policy) = policy {
         scheduling::set_memory_policy(policy.mode, &policy.nodes)
             .context(|| format!("set the memory policy for nodes {:?}", policy.nodes))?;
     }
-    if let Some(domain) = plan.personality {
+    if let Some(domain) = personality {
         scheduling::set_personality(domain).context(|| "set the personality".to_owned())?;
     }
     Ok(())
@@ -57,7 +63,7 @@ pub(crate) fn set_process_scheduling(process: &ProcessPlan) -> Result<(), Error>
             .context(|| format!("set disk priority {priority} of class {class}"))?;
     }
     if let Some(attributes) = &process.scheduler {
-        scheduling::set_scheduler(attributes).context(|| "set the scheduler".to_owned())?;
+        scheduling::set_scheduler(0, attributes).context(|| "set the scheduler".to_owned())?;
     }
     Ok(())
 }

@@ -222,15 +222,21 @@ fn file_system(
     source: Option<&str>,
     outcome: &mut Outcome,
 ) -> Result<(), Error> {
+    let is_tmpfs = kind == "tmpfs";
+    let has_mode = plan.data.iter().any(|option| option.starts_with("mode="));
+    // A tmpfs looks like the directory that it covers; where there was none it is everybody's, as the kernel makes it.
+    let covered = if is_tmpfs { root.metadata(&plan.destination).ok() } else { None };
     let target = target(root, plan, true)?;
     let mut context = FileSystem::new(kind)?;
+    if let Some(covered) = covered.filter(|_| !has_mode) {
+        context = context.set("mode", &format!("{:o}", covered.mode & 0o7777))?;
+    }
     if let Some(source) = source {
         context = context.set("source", source)?;
     }
     for option in &plan.data {
         context = context.set_option(option)?;
     }
-    let is_tmpfs = kind == "tmpfs";
     let mut attributes = plan.set | plan.set_recursive;
     let read_only_later = is_tmpfs && attributes.contains(Attributes::MOUNT_ATTR_RDONLY);
     if read_only_later {
@@ -238,15 +244,6 @@ fn file_system(
     }
     // On /sys without a network namespace of its own and the like the kernel says no; that is the error to show.
     let mount = context.mount(attributes)?;
-    if is_tmpfs && !plan.data.iter().any(|option| option.starts_with("mode=")) {
-        // As the directory below it is.
-        let mode = Metadata::of(&target)
-            .map(|found| found.mode & 0o7777)
-            .context(|| format!("inspect {}", plan.destination.display()))?;
-        rustix::fs::openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|directory| rustix::fs::fchmod(directory, Mode::from_raw_mode(mode)))
-            .context(|| format!("set the mode of {}", plan.destination.display()))?;
-    }
     if plan.copy_up {
         copy_up(plan, &mount, &target)?;
     }
@@ -259,16 +256,19 @@ fn file_system(
     Ok(())
 }
 
-/// Fills a tmpfs with what it is about to cover.
+/// Fills a tmpfs with what it is about to cover. Its own mode stays.
 fn copy_up(plan: &MountPlan, mount: &OwnedFd, covered: &OwnedFd) -> Result<(), Error> {
+    let own = Metadata::of(mount).context(|| format!("inspect {}", plan.destination.display()))?;
     let readable = |fd: &OwnedFd| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(fd, ".", flags, Mode::empty())
             .map(RootDir::from_fd)
             .context(|| format!("open {}", plan.destination.display()))
     };
-    palan_linux::copy::copy_tree(&readable(covered)?, Path::new("/"), &readable(mount)?, Path::new("/"))?;
-    Ok(())
+    let filled = readable(mount)?;
+    palan_linux::copy::copy_tree(&readable(covered)?, Path::new("/"), &filled, Path::new("/"))?;
+    rustix::fs::fchmod(&filled, Mode::from_raw_mode(own.mode))
+        .context(|| format!("set the mode of {}", plan.destination.display()))
 }
 
 /// A tmpfs with a directory for each hierarchy, showing the container's own part of it.

@@ -2,12 +2,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use palan_linux::mount::{self, Change, Propagation};
+use palan_linux::mount::{self, Attributes, Change, FileSystem, Propagation};
 use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use super::mounts::change_attributes;
+use crate::cgroup::unescape;
 use crate::error::{Context, Error};
 use crate::id_maps::Mappings;
 use crate::plan::mount::{IdMapPlan, MountKind};
@@ -198,8 +199,9 @@ pub(super) fn attach(plan: &RootPlan, copy: Option<OwnedFd>) -> Result<RootDir, 
 }
 
 /// Makes the attached root the only one: from here on no path leads out.
-pub(super) fn pivot(plan: &RootPlan, root: &RootDir) -> Result<(), Error> {
+pub(super) fn pivot(plan: &RootPlan, root: &RootDir, proc: &OwnedFd) -> Result<(), Error> {
     if plan.no_pivot {
+        hide_kernel_file_systems(plan, proc)?;
         return mount::move_to_root(root).context(|| "move the rootfs over the host's root".to_owned());
     }
     mount::pivot_root(root, plan.propagation == Propagation::Shared)
@@ -210,6 +212,35 @@ pub(super) fn pivot(plan: &RootPlan, root: &RootDir) -> Result<(), Error> {
     }
     let propagation = Change { propagation: Some(plan.propagation), ..Change::default() };
     mount::change(root, &propagation, false).context(|| "set the propagation of the root".to_owned())
+}
+
+/// Takes off, or covers, every procfs and sysfs outside of the root that stays in the namespace: as long as one is there to be
+/// seen, a user namespace made in the container may mount another, with nothing masked in it.
+fn hide_kernel_file_systems(plan: &RootPlan, proc: &OwnedFd) -> Result<(), Error> {
+    let place = std::fs::canonicalize(&plan.place).context(|| format!("find {}", plan.place.display()))?;
+    let table = rustix::fs::openat(proc, "self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(std::io::Error::from)
+        .and_then(|file| std::io::read_to_string(std::fs::File::from(file)))
+        .context(|| "read the table of mounts".to_owned())?;
+    let found = table.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        matches!(kind.split(' ').next()?, "proc" | "sysfs").then(|| mount.split(' ').nth(4))?
+    });
+    // What is mounted last lies on top.
+    let found: Vec<String> = found.map(unescape).collect();
+    for path in found.iter().rev().filter(|path| !std::path::Path::new(path).starts_with(&place)) {
+        let name = std::ffi::CString::new(path.as_str()).map_err(std::io::Error::other);
+        let detached = name.and_then(|name| mount::detach(&name));
+        if detached.is_err() {
+            // One that belongs to another user namespace can't go.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let target = rustix::fs::openat(CWD, path.as_str(), flags, Mode::empty())
+                .context(|| format!("open {path}"))?;
+            let cover = FileSystem::new("tmpfs")?.set("size", "0")?.mount(Attributes::MOUNT_ATTR_RDONLY)?;
+            mount::attach(&cover, &target).context(|| format!("cover {path}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the attached root the root directory, in a namespace whose mounts are not the container's to change.

@@ -41,7 +41,7 @@ fn by_name<T: Copy>(table: &[(&str, T)], name: &str, field: &str) -> Result<T, E
         .ok_or_else(|| invalid(format!("{field}: {name:?} is not known")))
 }
 
-pub(super) fn memory_policy(policy: &MemoryPolicy) -> Result<MemoryPolicyPlan, Error> {
+pub(crate) fn memory_policy(policy: &MemoryPolicy) -> Result<MemoryPolicyPlan, Error> {
     let mut mode = by_name(&MEMORY_MODES, &policy.mode, "linux.memoryPolicy.mode")?;
     for flag in &policy.flags {
         mode |= by_name(&MEMORY_FLAGS, flag, "linux.memoryPolicy.flags")?;
@@ -75,7 +75,7 @@ pub(crate) fn number_list(text: &str, field: &str) -> Result<Vec<usize>, Error> 
     Ok(numbers)
 }
 
-pub(super) fn personality(personality: &Personality) -> Result<u32, Error> {
+pub(crate) fn personality(personality: &Personality) -> Result<u32, Error> {
     if !personality.flags.is_empty() {
         return Err(invalid("linux.personality.flags: the specification defines none"));
     }

@@ -109,7 +109,10 @@ pub(crate) fn terminal() {
         Sandbox::new(&["sh", "-c", "tty; stty size; ls -l /dev/console; echo x > /dev/console"]);
     sandbox.process().user.uid = 1000;
     let container = sandbox
-        .start(Stdio::Terminal { size: Some(palan_linux::tty::WindowSize { rows: 20, columns: 70 }) })
+        .start(Stdio::Terminal {
+            size: Some(palan_linux::tty::WindowSize { rows: 20, columns: 70 }),
+            translate_newlines: true,
+        })
         .unwrap_or_else(|error| panic!("{}", error.report()));
     let output = read_terminal(container.console_master.unwrap());
     os::wait(&container.pidfd).unwrap();

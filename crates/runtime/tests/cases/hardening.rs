@@ -152,7 +152,7 @@ pub(crate) fn console_is_the_terminal() {
     let victim = tempfile::NamedTempFile::new().unwrap();
     symlink(victim.path(), sandbox.rootfs().join("dev/console")).unwrap();
     let container = sandbox
-        .start(palan_runtime::Stdio::Terminal { size: None })
+        .start(palan_runtime::Stdio::Terminal { size: None, translate_newlines: true })
         .unwrap_or_else(|error| panic!("{}", error.report()));
     let output = super::exec::read_terminal(container.console_master.unwrap());
     palan_linux::process::wait(&container.pidfd).unwrap();

@@ -196,7 +196,7 @@ pub(crate) fn clocks_have_their_offsets() {
 pub(crate) fn a_terminal_in_a_user_namespace() {
     let mut sandbox = with_user_namespace(&["sh", "-c", "tty; stat -c %u /dev/pts/0; echo x > /dev/console"]);
     sandbox.process().terminal = true;
-    let mut container = sandbox.start(Stdio::Terminal { size: None }).unwrap();
+    let mut container = sandbox.start(Stdio::Terminal { size: None, translate_newlines: true }).unwrap();
     let output = super::exec::read_terminal(container.console_master.take().unwrap());
     os::wait(&container.pidfd).unwrap();
     container.cgroup.remove().unwrap();

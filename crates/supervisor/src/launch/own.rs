@@ -55,7 +55,7 @@ pub(super) fn create(
 
 fn stdio<'a>(pipes: &'a Pipes, process: &Process) -> Stdio<'a> {
     if process.terminal {
-        return Stdio::Terminal { size: terminal_size(process) };
+        return Stdio::Terminal { size: terminal_size(process), translate_newlines: true };
     }
     match pipes.theirs() {
         Some([stdin, stdout, stderr]) => Stdio::Descriptors { stdin, stdout, stderr },
@@ -118,6 +118,8 @@ impl Container for palan_runtime::Container {
             pidfd: self.pidfd.as_fd(),
             cgroup: &self.cgroup,
             process,
+            personality: None,
+            memory_policy: None,
             user: options.user.as_deref(),
             seccomp,
             state: &self.state,
