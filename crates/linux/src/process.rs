@@ -298,6 +298,16 @@ extern "C" fn spawn_child(plan: *mut c_void) -> c_int {
     }
 }
 
+/// Whether this process may execute the file at `path`, with the rights that it has now (faccessat2(2), Linux 5.8): unlike
+/// access(2) not with those of its real user.
+pub fn may_execute(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a C string that lives through the call, which changes nothing.
+    let result = unsafe {
+        libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Replaces this process by the program at `path`. Returns only if that failed.
 pub fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
     execute_at(None, path, arguments, environment)

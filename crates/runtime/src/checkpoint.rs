@@ -45,6 +45,7 @@ use rustix::process::Pid;
 use crate::cgroup::{Cgroup, Location, Place};
 use crate::container::{Container, CreateRequest, Rootfs, Stdio, limit, told};
 use crate::error::{Context, Error};
+use crate::hooks::HookState;
 use crate::init;
 use crate::plan::Plan;
 
@@ -259,6 +260,12 @@ pub fn restore(
     options.inherited.extend(keys.zip(FIRST_DESCRIPTOR..));
     options.root = text(&root)?;
 
+    let state = HookState {
+        oci_version: &request.spec.oci_version,
+        id: request.id,
+        bundle: request.bundle,
+        annotations: &request.spec.annotations,
+    };
     let mut cgroup = Cgroup::create(request.cgroup)?;
     let made = limit(&mut cgroup, request.spec).and_then(|warnings| {
         options.external = external::mounts_to_restore(request.spec, &plan.mounts, &cgroup)?;
@@ -270,7 +277,11 @@ pub fn restore(
         options.cgroup_roots = cgroups_of(worker.pid())?;
         worker.send(&Request::Act(Kind::Restore, &options))?;
         let mut made = Made::default();
-        match attend(worker, &directories.log, &mut made, &mut |pid| restored(pid, cgroup.place())) {
+        let mut steps = Steps {
+            prepared: &mut |pid| plan.hooks.run_in_caller(&state, pid),
+            restored: &mut |pid| restored(pid, cgroup.place()),
+        };
+        match attend(worker, &directories.log, &mut made, &mut steps) {
             Ok(()) => Ok((warnings, made)),
             Err(error) => {
                 made.discard(&cgroup);
@@ -315,13 +326,16 @@ impl Made {
     }
 }
 
+/// What is to be done while CRIU restores, each with the PID of the first process.
+struct Steps<'a> {
+    /// Its namespaces are made: the moment for the hooks of the caller.
+    prepared: &'a mut dyn FnMut(i32) -> Result<(), Error>,
+    /// All is made and nothing runs yet.
+    restored: &'a mut dyn FnMut(i32) -> std::io::Result<()>,
+}
+
 /// Listens to a CRIU that restores until it is done.
-fn attend(
-    worker: Worker,
-    log: &Path,
-    made: &mut Made,
-    restored: &mut dyn FnMut(i32) -> std::io::Result<()>,
-) -> Result<(), Error> {
+fn attend(worker: Worker, log: &Path, made: &mut Made, steps: &mut Steps<'_>) -> Result<(), Error> {
     let mut refused = None;
     loop {
         let (notification, mut descriptors) = match worker.next(Kind::Restore, log) {
@@ -331,12 +345,13 @@ fn attend(
             Err(error) => return Err(refused.unwrap_or_else(|| error.into())),
         };
         match notification.name.as_str() {
+            "setup-namespaces" => refused = (steps.prepared)(notification.pid).err(),
             "orphan-pts-master" => made.console_master = descriptors.pop(),
             "post-restore" => {
                 let pidfd = Pid::from_raw(notification.pid).ok_or(rustix::io::Errno::SRCH.into());
                 let recorded = pidfd.and_then(process::open_pidfd).and_then(|pidfd| {
                     made.first = Some((notification.pid, pidfd));
-                    restored(notification.pid)
+                    (steps.restored)(notification.pid)
                 });
                 refused = recorded.err().map(|error| Error::system("record the restored container", error));
             }
@@ -353,7 +368,7 @@ fn attend(
 /// Checks the specification as for a new container.
 fn plan(request: &RestoreRequest<'_>) -> Result<Plan, Error> {
     Plan::new(&CreateRequest {
-        id: "",
+        id: request.id,
         spec: request.spec,
         bundle: request.bundle,
         rootfs: &Rootfs::Directory(request.rootfs.to_owned()),

@@ -139,8 +139,7 @@ pub(super) fn restore(global: &Global, arguments: &Arguments) -> Outcome {
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
     let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref())?;
     container.cgroup.kill()?;
-    container.cgroup.remove()?;
-    home.remove()?;
+    super::manage::remove(&Existing::load(global, arguments.container_id()?)?)?;
     Ok(foreground::exit_code(status))
 }
 

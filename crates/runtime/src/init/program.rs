@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use palan_linux::path::RootDir;
 use palan_linux::process as os;
 use palan_linux::signal::{self, SignalSet};
-use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::Never;
@@ -132,7 +132,8 @@ fn check(path: &str) -> Result<(), Errno> {
         return Err(Errno::ACCESS);
     }
     // With the capabilities that the program will have. A filter or kernel that does not know the call leaves it to exec.
-    match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
+    let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+    match os::may_execute(&path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
         Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         other => other,
     }
