@@ -14,8 +14,12 @@ const PACKAGES: &[Package] = &[
     ("criu", "criu"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
+    ("gcc", "cc"),
     ("iproute2", "ip"),
     ("iptables", "iptables-nft"),
+    // Libraries show by their headers.
+    ("libc6-dev", "/usr/include/stdio.h"),
+    ("libseccomp-dev", "/usr/include/seccomp.h"),
     ("mmdebstrap", "mmdebstrap"),
     ("nftables", "nft"),
     ("python3-venv", "python3"),

@@ -305,32 +305,45 @@ pub(crate) fn hooks_surround_the_life() {
     assert!(!palan.call(&path, &["state", "life"]).status.success());
 }
 
-pub(crate) fn somebody_who_is_not_root_runs_containers() {
-    let sandbox = Sandbox::new(&["true"]);
-    let path = sandbox.directory.path();
-    let nobody = 65534;
-    let own = |path: &Path| std::os::unix::fs::lchown(path, Some(nobody), Some(nobody)).unwrap();
-    let home = tempfile::tempdir().unwrap();
-    for directory in [path, home.path()] {
-        own(directory);
+/// A user who is not root, with a home and the program of the test in it (which lies where only root may look).
+pub(super) struct Nobody {
+    home: tempfile::TempDir,
+}
+
+impl Nobody {
+    const ID: u32 = 65534;
+
+    /// The bundle is theirs from now on.
+    pub(super) fn with(bundle: &Path) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        for directory in [bundle, home.path()] {
+            std::os::unix::fs::lchown(directory, Some(Self::ID), Some(Self::ID)).unwrap();
+        }
+        std::fs::copy(std::env::current_exe().unwrap(), home.path().join("palan-runtime")).unwrap();
+        Self { home }
     }
-    // The program of the test lies where only root may look.
-    let program = home.path().join("palan-runtime");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let called = |arguments: &[&str]| {
-        let script = format!("cd {} && exec \"$@\"", path.display());
-        let runtime = ["sh", "-c", &script, "sh", program.to_str().unwrap(), "runtime", "--root"];
-        let root = home.path().join("state");
+
+    pub(super) fn command(&self, bundle: &Path, arguments: &[&str]) -> std::process::Command {
+        let script = format!("cd {} && exec \"$@\"", bundle.display());
         #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
         let mut command = std::process::Command::new("setpriv");
         command
             .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
-            .args(runtime)
-            .arg(root)
+            .args(["sh", "-c", &script, "sh"])
+            .arg(self.home.path().join("palan-runtime"))
+            .args(["runtime", "--root"])
+            .arg(self.home.path().join("state"))
             .args(arguments)
             .stdin(std::process::Stdio::null());
         command
-    };
+    }
+}
+
+pub(crate) fn somebody_who_is_not_root_runs_containers() {
+    let sandbox = Sandbox::new(&["true"]);
+    let path = sandbox.directory.path();
+    let nobody = Nobody::with(path);
+    let called = |arguments: &[&str]| nobody.command(path, arguments);
     let call = |arguments: &[&str]| called(arguments).output().unwrap();
     // A container that stays keeps its streams: no pipe of ours.
     let quiet = |arguments: &[&str]| {

@@ -94,6 +94,7 @@ pub(crate) const ALL: &[Case] = cases![
     seccomp::an_agent_is_asked_about_everything,
     seccomp::agents_that_are_not_there,
     seccomp::agents_by_command_line,
+    seccomp::agents_of_users,
     seccomp::profiles_that_allow_little,
     seccomp::programs_of_32_bits,
     checkpoint::memory_survives,

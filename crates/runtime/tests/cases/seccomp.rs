@@ -4,11 +4,11 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use palan_oci::runtime_spec::{Seccomp, SeccompArg, SeccompSyscall};
+use palan_oci::runtime_spec::{Seccomp, SeccompArg, SeccompSyscall, Spec};
 use palan_oci::runtime_state::ContainerProcessState;
 use palan_runtime::seccomp::{Conditions, Profile, kernel_version};
 
-use super::cli::Runtime;
+use super::cli::{Nobody, Runtime};
 use super::exec::Running;
 use crate::support::Sandbox;
 
@@ -258,6 +258,31 @@ pub(crate) fn agents_by_command_line() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("failed to connect with seccomp agent"), "{text}");
     assert_eq!(palan.text(sandbox.directory.path(), &["list", "-q"]), "");
+}
+
+/// Who is not root may not reach into the process on its way into the container, so that sends its listener.
+pub(crate) fn agents_of_users() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut agent) = Agent::start_at("@palan-test-rootless".into(), directory) else { return };
+    let sandbox = Sandbox::new(&["true"]);
+    let path = sandbox.directory.path();
+    let nobody = Nobody::with(path);
+    let call = |arguments: &[&str]| nobody.command(path, arguments).output().unwrap();
+    assert!(call(&["spec", "--rootless"]).status.success());
+    let config = path.join("config.json");
+    let mut spec = Spec::from_json(&std::fs::read(&config).unwrap()).unwrap();
+    for no_new_privileges in [false, true] {
+        let process = spec.process.as_mut().unwrap();
+        process.terminal = false;
+        process.no_new_privileges = no_new_privileges;
+        process.args = ["mkdir", "/dev/shm/x"].map(str::to_owned).to_vec();
+        spec.linux.as_mut().unwrap().seccomp = Some(agent.rules(MKDIR));
+        std::fs::write(&config, serde_json::to_vec(&spec).unwrap()).unwrap();
+        let output = call(&["run", "x"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(text, "mkdir: can't create directory '/dev/shm/x': No medium found\n");
+        assert_eq!(agent.message().state.id, "x");
+    }
 }
 
 /// A profile made for one small program has to allow the runtime no more than that program needs anyway.
