@@ -657,7 +657,7 @@ mod tests {
             }
         }
         assert!(matches!(Spec::from_json(b"{} x"), Err(SpecError::Json(_))));
-        assert!(matches!(Spec::from_json(b"[]"), Err(SpecError::Json(_))));
+        assert!(Spec::from_json(b"[1]").is_err());
     }
 
     #[test]

@@ -272,10 +272,6 @@ fn run(entering: Entering) -> ! {
         last.run(&channel, &proc, streams, terminal, cwd, None)
     };
     let error = match execute() {
-        // A PID namespace whose first process has ended takes no new one.
-        Err(Error::Fork(ForkError::Clone(source))) if source.kind() == io::ErrorKind::OutOfMemory => {
-            Error::NotRunning
-        }
         Err(error) => error,
         Ok(never) => match never {},
     };

@@ -28,7 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use palan_linux::event::SignalFd;
 use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
-use palan_linux::process::{self as os, ForkOptions, Forked};
+use palan_linux::process::{self as os, ForkError, ForkOptions, Forked};
 use palan_linux::{signal, tty};
 use palan_oci::runtime_spec::TimeOffset;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -268,6 +268,23 @@ impl Last<'_> {
         // process (CVE-2016-9962, CVE-2024-21626). Before the filter, which may not know the call.
         let kept: Vec<_> = waiting.iter().flat_map(Waiting::descriptors).collect();
         channel.close_others(first_free, &kept).context(|| "close descriptors".to_owned())?;
+        // What owned them must not be dropped any more: this ends here, whatever happens.
+        let error = match self.finish(channel, &proof, waiting.as_ref(), has_terminal) {
+            Err(error) => error,
+            Ok(never) => match never {},
+        };
+        channel.fail(&error);
+        os::exit_now(1)
+    }
+
+    /// The rest, with nothing open but the program's descriptors, the channel, and what is waited on.
+    fn finish(
+        &self,
+        channel: &Channel,
+        proof: &os::SingleThreaded,
+        waiting: Option<&Waiting>,
+        has_terminal: bool,
+    ) -> Result<Never, Error> {
         let filter = self.process.seccomp.as_ref();
         if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs".to_owned())?;
@@ -279,7 +296,7 @@ impl Last<'_> {
         let program = program::find(&self.process)?;
         let environment = program::environment(&self.process, &self.user);
         if self.ending == Ending::Sibling {
-            hand_over(&proof, channel)?;
+            hand_over(proof, channel)?;
             rustix::process::setsid().context(|| "start a session".to_owned())?;
         }
         if has_terminal {
@@ -297,7 +314,7 @@ impl Last<'_> {
             identity::load_filter(filter, channel)?;
         }
         channel.ready().context(|| "tell the caller".to_owned())?;
-        let go = match &waiting {
+        let go = match waiting {
             Some(waiting) => waiting.wait(),
             None => channel.wait_for_start(),
         };
@@ -312,7 +329,7 @@ impl Last<'_> {
             hooks.run_in_container(state, &environment)?;
         }
         if self.ending == Ending::Init {
-            reaper::split(&proof, has_terminal)?;
+            reaper::split(proof, has_terminal)?;
         }
         program::execute(&program, &self.process.arguments, &environment)
     }
@@ -364,12 +381,17 @@ impl Waiting {
 /// Goes on in a sibling, of which the caller is told; this process ends.
 fn hand_over(proof: &os::SingleThreaded, channel: &Channel) -> Result<(), Error> {
     let options = ForkOptions { sibling: true, ..ForkOptions::default() };
-    match os::fork_again(proof, &options)? {
-        Forked::Child => Ok(()),
-        Forked::Parent(sibling) => {
+    match os::fork_again(proof, &options) {
+        Ok(Forked::Child) => Ok(()),
+        Ok(Forked::Parent(sibling)) => {
             let told = channel.process(sibling.pidfd.as_fd());
             os::exit_now(i32::from(told.is_err()))
         }
+        // A PID namespace whose first process has ended takes no new one.
+        Err(ForkError::Clone(source)) if source.kind() == std::io::ErrorKind::OutOfMemory => {
+            Err(Error::NotRunning)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
