@@ -28,8 +28,11 @@ fn refused(daemon: &Daemon, run: Run, text: &str) {
     run.fails(1, text);
     assert_eq!(daemon.palan(["images", "-aq"]).ok().stdout, "");
     for directory in ["layers", "blobs/sha256"] {
-        let left = names(&daemon.data_root().join(directory));
-        assert!(left.is_empty(), "left in {directory}: {left:?}");
+        let directory = daemon.data_root().join(directory);
+        // Of several layers others may still be on their way when the first has failed.
+        wait_until(std::time::Duration::from_secs(5), || names(&directory).is_empty());
+        let left = names(&directory);
+        assert!(left.is_empty(), "left in {}: {left:?}", directory.display());
     }
 }
 
