@@ -290,15 +290,18 @@ pub fn restore(
         }
     });
     match made {
-        Ok((warnings, Made { first: Some((pid, pidfd)), console_master })) => Ok(Container {
-            pid,
-            pidfd,
-            console_master,
-            state: told(request.id, request.spec, request.bundle).at("running", pid),
-            cgroup,
-            resource_group: None,
-            warnings,
-        }),
+        Ok((warnings, Made { first: Some((pid, pidfd)), console_master })) => {
+            cgroup.settle();
+            Ok(Container {
+                pid,
+                pidfd,
+                console_master,
+                state: told(request.id, request.spec, request.bundle).at("running", pid),
+                cgroup,
+                resource_group: None,
+                warnings,
+            })
+        }
         Ok(_) => Err(CriuError::Unexpected(Kind::Restore.name()).into()),
         Err(error) => {
             // The failure is the error to tell.

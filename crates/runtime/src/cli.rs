@@ -186,7 +186,7 @@ fn global(arguments: &Arguments) -> Result<Global, Failure> {
             arguments.value("log-format").unwrap_or("text"),
             arguments.has("debug"),
         )?,
-        systemd: arguments.has("systemd-cgroup").then(manager),
+        systemd: arguments.has("systemd-cgroup").then(|| manager(rootless)),
     })
 }
 
@@ -201,9 +201,9 @@ fn default_root(is_root: bool) -> PathBuf {
 }
 
 /// The manager whose units are ours, where the environment says it is.
-fn manager() -> crate::cgroup::Manager {
+fn manager(rootless: bool) -> crate::cgroup::Manager {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if !crate::cgroup::is_rootless() {
+    if !rootless && !crate::cgroup::is_rootless() {
         return crate::cgroup::Manager::System(variable("DBUS_SYSTEM_BUS_ADDRESS"));
     }
     let run = variable("XDG_RUNTIME_DIR");

@@ -17,6 +17,9 @@ use crate::plan::invalid;
 pub struct ResourceGroup {
     /// Where the file system is mounted.
     root: String,
+    /// The group that its processes are in.
+    #[serde(default)]
+    group: String,
     /// The group, if it was made for this container.
     own_group: Option<String>,
     /// The monitoring group, if there is one.
@@ -58,6 +61,7 @@ fn enter_in(place: &str, rdt: &IntelRdt, id: &str, pid: i32) -> Result<ResourceG
     }
     let mut group = ResourceGroup {
         root: place.to_owned(),
+        group: name.to_owned(),
         // A named group is shared; it stays for the next container.
         own_group: (rdt.clos_id.is_empty() && !exists).then(|| name.to_owned()),
         monitoring: None,
@@ -99,6 +103,12 @@ fn write(root: &RootDir, path: &str, text: &str) -> Result<(), Error> {
 }
 
 impl ResourceGroup {
+    /// Writes one more line of schemata, such as `L3:0=ff`.
+    pub(crate) fn set(&self, schema: &str) -> Result<(), Error> {
+        let root = RootDir::open(&self.root)?;
+        write(&root, &format!("{}/schemata", self.group), &format!("{schema}\n"))
+    }
+
     /// Removes what was made for the container.
     pub fn remove(&self) -> io::Result<()> {
         let root = RootDir::open(&self.root).map_err(|error| error.source)?;
@@ -111,6 +121,13 @@ impl ResourceGroup {
         }
         Ok(())
     }
+}
+
+/// Whether this host can divide the resource, such as `L3` or `MB`.
+pub(crate) fn divides(resource: &str) -> bool {
+    // Without the file system nothing is divided.
+    let place = mount_point().ok().flatten();
+    place.is_some_and(|place| Path::new(&place).join("info").join(resource).is_dir())
 }
 
 /// Where resctrl is mounted.
@@ -153,6 +170,8 @@ mod tests {
         let read = |name: &str| std::fs::read_to_string(directory.path().join("gold").join(name)).unwrap();
         assert_eq!(read("schemata"), "L3:0=ff\nMB:0=50\n");
         assert_eq!(read("tasks"), "42");
+        group.set("MB:0=20").unwrap();
+        assert!(read("schemata").starts_with("MB:0=20\n"));
         group.remove().unwrap();
         assert_eq!(read("tasks"), "42");
     }

@@ -9,7 +9,7 @@ use palan_linux::signal::Signal;
 use rustix::fs::OFlags;
 
 use super::arguments::{Arguments, Flag, flag, option};
-use super::create::{Bundle, check_console, send_console};
+use super::create::{Bundle, check_console, send_console, unit};
 use super::state::{self, Existing, Home, State, Status};
 use super::{Failure, Global, Outcome, foreground};
 use crate::cgroup::{Location, Place};
@@ -118,9 +118,6 @@ pub(super) fn restore(global: &Global, arguments: &Arguments) -> Outcome {
             "--no-pivot: CRIU makes the root of a restored container, and always pivots",
         ));
     }
-    if global.systemd.is_some() {
-        return Err(Failure::new("--systemd-cgroup is not supported for a restore; use the cgroupfs driver"));
-    }
     let bundle = Bundle::load(arguments)?;
     let detached = arguments.has("detach");
     check_console(arguments, bundle.terminal, detached)?;
@@ -154,6 +151,7 @@ fn make(
 ) -> Result<Container, Failure> {
     let id = arguments.container_id()?;
     let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
+    let unit = unit(global, &bundle.spec, id)?;
     let mut save = |pid: i32, place: &Place| {
         let rootfs = bundle.rootfs_path.clone();
         let mut state = State::new(id, pid, place, &bundle.path, rootfs, &bundle.spec);
@@ -166,7 +164,7 @@ fn make(
         spec: &bundle.spec,
         bundle: &bundle.path,
         rootfs: &bundle.rootfs_path,
-        cgroup: Location::of(cgroups_path, id, global.rootless),
+        cgroup: unit.as_ref().map_or_else(|| Location::of(cgroups_path, id, global.rootless), Location::Unit),
         settings,
         lsm_profile: arguments.value("lsm-profile"),
         lsm_mount_context: arguments.value("lsm-mount-context"),

@@ -12,7 +12,7 @@ use palan_oci::runtime_spec::{MAX_SIZE, Spec};
 use super::arguments::{Arguments, Flag, flag, option};
 use super::state::{self, Existing, Home, State, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
-use crate::cgroup::{Location, UnitRequest};
+use crate::cgroup::{Location, Manager, UnitRequest};
 use crate::container::{CreateRequest, Created, Rootfs, Stdio};
 use crate::hooks::{self, HookState};
 use crate::seccomp;
@@ -93,6 +93,12 @@ pub(super) fn send_pidfd(arguments: &Arguments, pidfd: BorrowedFd<'_>) -> Result
         .map_err(|error| Failure::new(format!("cannot send the pidfd to --pidfd-socket {path}: {error}")))
 }
 
+/// The unit that systemd is to make for the container, if it makes cgroups.
+pub(super) fn unit(global: &Global, spec: &Spec, id: &str) -> Result<Option<UnitRequest>, Failure> {
+    let request = |manager: &Manager| UnitRequest::of(spec, id, manager.clone());
+    Ok(global.systemd.as_ref().map(request).transpose()?)
+}
+
 /// Everything up to the start.
 fn set_up(
     global: &Global,
@@ -103,10 +109,7 @@ fn set_up(
 ) -> Result<Created, Failure> {
     let id = arguments.container_id()?;
     let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
-    let unit = match &global.systemd {
-        Some(manager) => Some(UnitRequest::of(&bundle.spec, id, manager.clone())?),
-        None => None,
-    };
+    let unit = unit(global, &bundle.spec, id)?;
     let preserved = preserved(arguments)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let rules = bundle.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());

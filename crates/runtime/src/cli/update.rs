@@ -15,6 +15,7 @@ use palan_stdx::size;
 use super::arguments::{Arguments, Flag, option};
 use super::state::{self, Existing};
 use super::{Failure, Global, Outcome};
+use crate::resctrl;
 
 pub(super) const FLAGS: &[Flag] = &[
     option("resources").short('r'),
@@ -45,31 +46,50 @@ pub(super) fn update(global: &Global, arguments: &Arguments) -> Outcome {
         Some(path) => from_json(&read(path)?)?,
         None => from_options(arguments)?,
     };
-    for (name, what) in
-        [("l3-cache-schema", "CAT: l3 cache schema"), ("mem-bw-schema", "MBA: memory bandwidth schema")]
-    {
-        if arguments.value(name).is_some_and(|schema| !schema.is_empty()) {
-            return Err(Failure::new(format!("Intel RDT/{what} is not enabled")));
-        }
-    }
+    let schemata = schemata(arguments, &existing)?;
     if existing.pidfd.is_none() {
         return Err(Failure::new("container not running"));
     }
     let old = &existing.state.resources;
     let mut cgroup = existing.cgroup()?;
-    match cgroup.update(&completed(old, &change)) {
+    let updated = cgroup.update(&completed(old, &change)).map_err(Failure::from).and_then(|warnings| {
+        if let Some(group) = &existing.state.resource_group {
+            schemata.iter().try_for_each(|schema| group.set(schema))?;
+        }
+        Ok(warnings)
+    });
+    match updated {
         Ok(warnings) => warnings.iter().for_each(|warning| global.log.warning(warning)),
-        Err(error) => {
+        Err(failure) => {
             if let Err(again) = cgroup.update(&back(old, &change)) {
                 let report = Failure::from(again).message;
                 global.log.warning(&format!("some limits could not be set back: {report}"));
             }
-            return Err(error.into());
+            return Err(failure);
         }
     }
     existing.state.resources = merged(old, &change);
     existing.home.save(&existing.state)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lines for the container's group in resctrl. The texts are runc's.
+fn schemata<'a>(arguments: &'a Arguments, existing: &Existing) -> Result<Vec<&'a str>, Failure> {
+    let mut lines = Vec::new();
+    for (name, resource, what) in [
+        ("l3-cache-schema", "L3", "CAT: l3 cache schema"),
+        ("mem-bw-schema", "MB", "MBA: memory bandwidth schema"),
+    ] {
+        let Some(schema) = given(arguments, name) else { continue };
+        if !resctrl::divides(resource) {
+            return Err(Failure::new(format!("Intel RDT/{what} is not enabled")));
+        }
+        if existing.state.resource_group.is_none() {
+            return Err(Failure::new("updating a non-existent Intel RDT configuration is not supported"));
+        }
+        lines.push(schema);
+    }
+    Ok(lines)
 }
 
 fn read(path: &str) -> Result<Vec<u8>, Failure> {

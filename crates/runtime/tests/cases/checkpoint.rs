@@ -1,7 +1,7 @@
 //! Checkpoints, by the command line: what runs goes on where it was. The cases are those of runc's own tests
 //! (`checkpoint.bats`) and what else users do; each that Palan fails must fail with runc on this machine too.
 
-mod bench;
+pub(crate) mod bench;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

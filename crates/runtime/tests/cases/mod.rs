@@ -129,6 +129,7 @@ pub(crate) const ALL: &[Case] = cases![
     cgroups::limits_that_this_host_has_not,
     cgroups::limits_of_rare_controllers,
     systemd::scopes_of_a_stand_in,
+    systemd::restored_into_a_scope,
     systemd::units_that_do_not_start,
     systemd::scopes_of_systemd,
     systemd::scopes_of_a_user,

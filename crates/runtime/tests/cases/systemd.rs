@@ -150,6 +150,55 @@ pub(crate) fn scopes_of_a_stand_in() {
     });
 }
 
+/// Everybody of a restored container is in the scope, and nobody else. CRIU is to leave cgroups alone (criu#3029).
+pub(crate) fn restored_into_a_scope() {
+    if let Some(reason) = super::checkpoint::bench::missing() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    let _slice = Slice;
+    let bus = StandIn::start();
+    let runtime = Runtime::palan().with("DBUS_SYSTEM_BUS_ADDRESS", &bus.address());
+    let name = format!("restored{}", std::process::id());
+    let (sandbox, cgroup) = unit(&name, &["sleep", "1000"], &[]);
+    let path = sandbox.directory.path();
+    run_detached(&runtime, path, &name);
+    let images = path.join("images");
+    let saved = call(
+        &runtime,
+        path,
+        &["checkpoint", "--manage-cgroups-mode", "ignore", "--image-path", images.to_str().unwrap(), &name],
+    );
+    assert!(saved.status.success(), "{}", String::from_utf8_lossy(&saved.stderr));
+    runtime.call(path, &["delete", "--force", &name]);
+    assert!(directories(&cgroup).is_empty());
+    let pid_file = path.join("restored");
+    let pid_file = pid_file.to_str().unwrap();
+    let images = images.to_str().unwrap();
+    let log = path.join("log");
+    let mut arguments = vec!["--systemd-cgroup", "--log", log.to_str().unwrap(), "restore", "-d"];
+    arguments.extend([
+        "--manage-cgroups-mode",
+        "ignore",
+        "--image-path",
+        images,
+        "--pid-file",
+        pid_file,
+        &name,
+    ]);
+    let restored = runtime.call_detached(path, &arguments);
+    assert!(restored, "{}", std::fs::read_to_string(log).unwrap_or_default());
+    let pid = std::fs::read_to_string(pid_file).unwrap();
+    let places = directories(&cgroup);
+    assert!(!places.is_empty());
+    for place in places {
+        let inside = std::fs::read_to_string(place.join("cgroup.procs")).unwrap();
+        assert_eq!(inside.trim(), pid, "{}", place.display());
+    }
+    runtime.text(path, &["delete", "--force", &name]);
+    assert!(directories(&cgroup).is_empty());
+}
+
 pub(crate) fn units_that_do_not_start() {
     let _slice = Slice;
     let bus = StandIn::start();

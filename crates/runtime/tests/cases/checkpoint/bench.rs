@@ -29,7 +29,7 @@ pub(super) fn program(name: &str) -> Command {
 }
 
 /// Why nothing can be saved here.
-pub(super) fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     match program("criu").arg("check").output() {
         Ok(output) if output.status.success() => None,
         Ok(output) => Some(format!("criu check: {}", String::from_utf8_lossy(&output.stderr).trim())),
