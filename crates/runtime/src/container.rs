@@ -415,6 +415,7 @@ fn hear(
                 if let Some(listener) = early.take() {
                     answer(Question::Listener(listener), current_pid(child, Some(pidfd))?)?;
                 }
+                go_on(channel)?;
             }
             Some(Message::NeedsMappings) => {
                 answer(Question::Mappings, current_pid(child, None)?)?;

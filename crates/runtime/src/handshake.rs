@@ -125,6 +125,17 @@ impl Channel {
         self.ask(PREPARED)
     }
 
+    /// Waits, in a process that another one hands over to, until the caller knows of it: what it says before would be
+    /// taken for the other one's.
+    pub(crate) fn wait_until_known(&self) -> Result<(), Error> {
+        match wait_for_byte(&self.socket) {
+            Ok(true) => Ok(()),
+            // Its failure is the one to tell.
+            Ok(false) => os::exit_now(1),
+            Err(error) => Err(Error::system("wait for the caller", error)),
+        }
+    }
+
     fn ask(&self, code: u8) -> io::Result<()> {
         self.send(code, &[], None)?;
         if wait_for_byte(&self.socket)? {

@@ -382,7 +382,7 @@ impl Waiting {
 fn hand_over(proof: &os::SingleThreaded, channel: &Channel) -> Result<(), Error> {
     let options = ForkOptions { sibling: true, ..ForkOptions::default() };
     match os::fork_again(proof, &options) {
-        Ok(Forked::Child) => Ok(()),
+        Ok(Forked::Child) => channel.wait_until_known(),
         Ok(Forked::Parent(sibling)) => {
             let told = channel.process(sibling.pidfd.as_fd());
             os::exit_now(i32::from(told.is_err()))

@@ -46,7 +46,7 @@ pub(super) fn enter(
     let options =
         ForkOptions { namespaces: Some(plan.namespaces.new), sibling: true, ..ForkOptions::default() };
     match os::fork_again(&proof, &options)? {
-        Forked::Child => Ok(()),
+        Forked::Child => channel.wait_until_known(),
         Forked::Parent(sibling) => {
             let told = channel.process(sibling.pidfd.as_fd());
             os::exit_now(i32::from(told.is_err()))
