@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,27 +25,56 @@ use palan_stdx::fs::{self, PathContext as _, PathError};
 use crate::store::Inner;
 use crate::{Error, Result, Store};
 
+/// The bytes of one blob, from first to last. What readers of blobs get, so that they need not know how a blob is kept.
+#[derive(Debug)]
+pub struct BlobContent {
+    file: File,
+    size: u64,
+}
+
+impl BlobContent {
+    /// How many bytes the whole blob has, wherever reading stands.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Goes on at byte `offset`: an upload that is resumed.
+    pub fn seek_to(&mut self, offset: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(offset)).map(drop)
+    }
+}
+
+impl Read for BlobContent {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
 impl Store {
     /// Whether a blob is complete here.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.inner.has_blob(digest)
     }
 
-    /// Opens a blob for reading. It was verified when it came.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
-        match fs::open(&self.inner.blob_path(digest)) {
+    /// Opens a blob for reading: the exact bytes that its digest names. They were verified when they came.
+    pub fn open_blob(&self, digest: &Digest) -> Result<BlobContent> {
+        let path = self.inner.blob_path(digest);
+        match fs::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::NoSuchBlob { digest: *digest })
             }
-            other => Ok(other?),
+            Err(error) => Err(error.into()),
+            Ok(file) => {
+                let size = file.metadata().path_context("look at", &path)?.len();
+                Ok(BlobContent { file, size })
+            }
         }
     }
 
     /// The content of a small blob: a manifest or configuration of at most 4 MiB.
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
         let mut content = Vec::new();
-        let file = self.open_blob(digest)?;
-        let read = file.take(MAX_MANIFEST_SIZE + 1).read_to_end(&mut content);
+        let read = self.open_blob(digest)?.take(MAX_MANIFEST_SIZE + 1).read_to_end(&mut content);
         read.path_context("read", &self.inner.blob_path(digest))?;
         if content.len() as u64 > MAX_MANIFEST_SIZE {
             let error = io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than a manifest may be");

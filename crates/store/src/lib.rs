@@ -35,6 +35,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 
+pub use content::BlobContent;
 pub use error::StoreError as Error;
 pub use image::{Image, ImageId};
 pub use layer::{BeginLayer, LayerInfo, LayerRequest, LayerWriter};
