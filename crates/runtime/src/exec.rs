@@ -14,7 +14,7 @@ use crate::container::{Question, Stdio, current_pid, listen, release};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::init::devices::{find_devpts, new_terminal};
-use crate::init::identity::{resolve_user, set_limits, set_memory, set_process_scheduling};
+use crate::init::identity::{raise_limits, resolve_user, set_memory, set_process_scheduling};
 use crate::init::program::WorkingDirectory;
 use crate::init::{Ending, Last, Never, own_root, prepare_process};
 use crate::plan::kernel::{self, MemoryPolicyPlan};
@@ -245,7 +245,7 @@ fn run(entering: Entering) -> ! {
         // As for the first process (see `init`).
         let _ = palan_linux::scheduling::reset_affinity();
         set_affinity(&process.affinity.initial)?;
-        set_limits(&process, &proc, &channel)?;
+        raise_limits(&process, &proc, &channel)?;
         set_process_scheduling(&process)?;
         set_memory(memory_policy.as_ref(), personality)?;
         target.join()?;

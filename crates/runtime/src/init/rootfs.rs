@@ -1,13 +1,14 @@
 //! The root of the container: attached in the new mount namespace, then made the only one.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use palan_linux::mount::{self, Attributes, Change, FileSystem, Propagation};
 use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
-use super::mounts::change_attributes;
+use super::mounts::{change_recursively, lexical};
 use crate::cgroup::unescape;
 use crate::error::{Context, Error};
 use crate::id_maps::Mappings;
@@ -34,7 +35,8 @@ pub(crate) struct Sources {
 /// What mounts take from the host.
 #[derive(Debug)]
 pub(super) struct MountSources {
-    /// One for each entry of the plan, for binds.
+    /// One for each entry of the plan, for binds; not for those that show what an earlier entry mounts (see
+    /// [`source_in_root`]).
     pub(super) binds: Vec<Option<OwnedFd>>,
     /// What shows the container its cgroups, by hierarchy. With nothing but v2, and a cgroup namespace that is not the
     /// host's, there is none: a new mount shows it there.
@@ -72,7 +74,11 @@ impl Sources {
     }
 
     fn open(plan: &Plan, host: &Host, has_cgroup_namespace: bool) -> Result<Self, Error> {
-        let binds = plan.mounts.iter().map(|entry| open_bind(plan, entry)).collect::<Result<_, _>>()?;
+        let bind = |(index, entry)| match source_in_root(plan, index) {
+            Some(_) => Ok(None),
+            None => open_bind(plan, entry),
+        };
+        let binds = plan.mounts.iter().enumerate().map(bind).collect::<Result<_, _>>()?;
         let wants_cgroup = plan.mounts.iter().any(|entry| entry.kind == MountKind::Cgroup);
         let mut cgroups = Vec::new();
         if wants_cgroup && (!host.cgroup_v2 || !has_cgroup_namespace) {
@@ -114,7 +120,35 @@ pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
 
 /// The same with the ids and attributes that the container sees.
 fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
-    let Some(copy) = open_source(entry)? else { return Ok(None) };
+    open_source(entry)?.map(|copy| as_container_sees(plan, entry, copy)).transpose()
+}
+
+/// Where in the root the source of a bind lies that an earlier entry of the same specification mounts or covers. The
+/// specification has its mounts made in order, so it is what that mount shows, and can be opened only then.
+fn source_in_root(plan: &Plan, index: usize) -> Option<PathBuf> {
+    let MountKind::Bind { source, .. } = &plan.mounts[index].kind else { return None };
+    let RootSource::Directory(root) = &plan.root.source else { return None };
+    let inside = lexical(source).strip_prefix(lexical(root)).ok()?.to_owned();
+    let covers = |earlier: &MountPlan| inside.starts_with(lexical(&earlier.destination));
+    plan.mounts[..index].iter().any(covers).then_some(inside)
+}
+
+/// A detached copy of what a bind shows of the root, now that what it needs is mounted there.
+pub(super) fn open_in_root(plan: &Plan, index: usize, root: &RootDir) -> Result<OwnedFd, Error> {
+    let entry = &plan.mounts[index];
+    let (Some(path), MountKind::Bind { source, recursive }) = (source_in_root(plan, index), &entry.kind)
+    else {
+        return Err(Error::Invalid(format!("mount {} has no source", entry.destination.display())));
+    };
+    let copy = root
+        .open_path(&path)
+        .map_err(std::io::Error::from)
+        .and_then(|file| mount::clone_of(&file, *recursive))
+        .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
+    as_container_sees(plan, entry, copy)
+}
+
+fn as_container_sees(plan: &Plan, entry: &MountPlan, copy: OwnedFd) -> Result<OwnedFd, Error> {
     if let Some(id_map) = &entry.id_map {
         let namespace = mapping_of(plan, id_map)?;
         let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
@@ -125,8 +159,9 @@ fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
             )
         })?;
     }
-    change_attributes(entry, &copy)?;
-    Ok(Some(copy))
+    change_recursively(entry, &copy)?;
+    super::bind_flags::set(entry, &copy, plan.namespaces.user.is_some())?;
+    Ok(copy)
 }
 
 /// A user namespace with the mapping of an id-mapped mount.
