@@ -55,7 +55,7 @@ pub enum CgroupError {
     #[error("invalid cgroup path {0:?}: it must be absolute, without empty, . or .. components")]
     InvalidPath(String),
     /// There is such a cgroup, and it is not to be taken over.
-    #[error("container's cgroup is {how}: {path}")]
+    #[error("container's cgroup {how}: {path}")]
     InUse {
         /// The cgroup's path.
         path: String,
@@ -397,7 +397,7 @@ impl Cgroup {
         let adopt = self.place.unit.is_some();
         let directory =
             hierarchy.make(self.place.in_hierarchy(hierarchy), adopt).map_err(|errno| match errno {
-                Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "not empty" },
+                Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "is not empty" },
                 Errno::BUSY => {
                     CgroupError::InUse { path: self.path().to_owned(), how: "unexpectedly frozen" }
                 }
