@@ -11,7 +11,7 @@ use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 
-use super::rootfs::{MountSources, open_in_root};
+use super::rootfs::{BindSource, MountSources, open_in_root};
 use crate::error::{Context, Error};
 use crate::plan::Plan;
 use crate::plan::mount::{MountKind, MountPlan};
@@ -33,10 +33,13 @@ pub(super) fn mount_all(
 ) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     let MountSources { binds, mut cgroups } = sources;
-    for (index, (plan, source)) in whole.mounts.iter().zip(binds).enumerate() {
+    for (plan, source) in whole.mounts.iter().zip(binds) {
         match (&plan.kind, source) {
-            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
-            (MountKind::Bind { .. }, None) => bind(root, plan, open_in_root(whole, index, root)?)?,
+            (MountKind::Bind { .. }, Some(BindSource::Copy(source))) => bind(root, plan, source)?,
+            (MountKind::Bind { .. }, Some(BindSource::InRoot { path, id_map })) => {
+                bind(root, plan, open_in_root(whole, plan, root, &path, id_map.as_ref())?)?;
+            }
+            (MountKind::Bind { .. }, None) => {}
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
                 Some((_, host)) => {
                     change_attributes(plan, &host)?;

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 
 use palan_linux::mount::{Attributes, Change, FileSystem};
-use palan_oci::runtime_spec::{Mount, Rlimit};
+use palan_oci::runtime_spec::{IdMapping, Mount, Rlimit};
 use palan_runtime::cgroup::{self, Version};
 
 use super::cli::{Runtime, bundle, written};
@@ -42,6 +42,28 @@ pub(crate) fn binds_show_what_was_mounted_before() {
             mount("/run", "bind", &format!("{root}/dev/shm"), &["bind"]),
         ]);
         assert_eq!(sandbox.output(), "first\nsecond\ntmpfs\n");
+    }
+}
+
+/// The same with ids of its own.
+pub(crate) fn binds_of_the_root_can_be_mapped() {
+    let mut sandbox = Sandbox::new(&["stat", "-c", "%u", "/mapped"]);
+    let root = sandbox.rootfs().to_string_lossy().into_owned();
+    let host = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(host.path(), Some(5), None).unwrap();
+    let map = vec![IdMapping { container_id: 0, host_id: 1000, size: 1000 }];
+    sandbox.spec.mounts.push(mount("/mnt", "bind", &host.path().to_string_lossy(), &["bind"]));
+    sandbox.spec.mounts.push(Mount {
+        uid_mappings: map.clone(),
+        gid_mappings: map,
+        ..mount("/mapped", "bind", &format!("{root}/mnt"), &["bind"])
+    });
+    match sandbox.run() {
+        Ok(result) => assert_eq!(result, (0, "1005\n".to_owned())),
+        Err(error) if error.report().contains("may not support it") => {
+            println!("SKIPPED id-mapped mounts: {}", error.report());
+        }
+        Err(error) => panic!("{}", error.report()),
     }
 }
 
