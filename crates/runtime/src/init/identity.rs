@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use palan_linux::capability::{self, CapabilitySet};
 use palan_linux::path::RootDir;
-use palan_linux::scheduling;
+use palan_linux::scheduling::{self, SchedulerAttributes};
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::{devices, write_proc};
@@ -64,9 +64,20 @@ pub(crate) fn set_process_scheduling(process: &ProcessPlan) -> Result<(), Error>
             .context(|| format!("set disk priority {priority} of class {class}"))?;
     }
     if let Some(attributes) = &process.scheduler {
-        scheduling::set_scheduler(0, attributes).context(|| "set the scheduler".to_owned())?;
+        scheduling::set_scheduler(0, attributes).context(|| setting_scheduler(attributes))?;
     }
     Ok(())
+}
+
+/// What is tried when a scheduler is set.
+pub(crate) fn setting_scheduler(attributes: &SchedulerAttributes) -> String {
+    const DEADLINE: u32 = 6;
+    if attributes.policy == DEADLINE {
+        // What the kernel's answer leaves open, sched_setattr(2).
+        return "set the scheduler (this process scheduler can't be used together with AllowedCPUs)"
+            .to_owned();
+    }
+    "set the scheduler".to_owned()
 }
 
 /// Raises the hard limit to what is wanted. When it may not be raised, the returned sentence tells what it stays at.
