@@ -144,6 +144,10 @@ impl Plan {
             .enumerate()
             .map(|(index, mount)| MountPlan::new(index, mount, request.bundle))
             .collect::<Result<Vec<_>, _>>()?;
+        let mounts = match request.rootfs {
+            Rootfs::Directory(root) => mounts.into_iter().map(|mount| mount.without_root(root)).collect(),
+            Rootfs::Overlay { .. } => mounts,
+        };
         let fill_dev = !mounts.iter().any(MountPlan::binds_dev);
         let absolute = |field: &str, paths: &[String]| -> Result<Vec<PathBuf>, Error> {
             let paths = paths.iter().enumerate();

@@ -11,7 +11,7 @@ use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 
-use super::rootfs::MountSources;
+use super::rootfs::{BindSource, MountSources, open_in_root};
 use crate::error::{Context, Error, InField};
 use crate::plan::Plan;
 use crate::plan::mount::{MountKind, MountPlan};
@@ -37,7 +37,11 @@ pub(super) fn mount_all(
     let MountSources { binds, mut cgroups } = sources;
     for (plan, source) in all.mounts.iter().zip(binds) {
         let made = match (&plan.kind, source) {
-            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source),
+            (MountKind::Bind { .. }, Some(BindSource::Copy(source))) => bind(root, plan, source),
+            (MountKind::Bind { .. }, Some(BindSource::InRoot { path, id_map })) => {
+                open_in_root(all, plan, root, &path, id_map.as_ref())
+                    .and_then(|source| bind(root, plan, source))
+            }
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
                 Some((_, host)) => change_attributes(plan, &host).and_then(|()| bind(root, plan, host)),
                 None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome),
@@ -101,7 +105,11 @@ fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, 
         // elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
         match root.symlink_metadata(&clean) {
             Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(invalid("the image has something that is no directory there")),
+            Ok(_) => {
+                return Err(invalid(
+                    "it must be mounted on ordinary directory, and the image has something else there",
+                ));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
@@ -204,12 +212,18 @@ fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> 
     attach(plan, &source, &target)
 }
 
-/// Gives the detached copy of a bind the attributes of its entry.
-pub(super) fn change_attributes(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
+/// Gives a detached copy, with all below it, the attributes of its entry that are for all.
+pub(super) fn change_recursively(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
     if !(plan.set_recursive | plan.clear_recursive).is_empty() {
         let wanted = Change { set: plan.set_recursive, clear: plan.clear_recursive, ..Change::default() };
         change(plan, copy, true, &wanted)?;
     }
+    Ok(())
+}
+
+/// Gives the copy of the host's cgroup mount the attributes of its entry.
+fn change_attributes(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
+    change_recursively(plan, copy)?;
     if !(plan.set | plan.clear).is_empty() {
         change(plan, copy, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
     }
@@ -331,12 +345,24 @@ pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf])
         };
         protect().context(|| format!("make {} read-only", path.display()))?;
     }
-    let mut null = None;
+    let (mut null, mut empty) = (None, None);
+    let mut seen = std::collections::HashSet::new();
     for path in masked {
+        if !seen.insert(lexical(path)) {
+            continue;
+        }
         let Some(file) = existing(root, path)? else { continue };
         let kind = Metadata::of(&file).context(|| format!("inspect {}", path.display()))?.kind;
         let cover = if kind == FileKind::Directory {
-            FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?
+            match &empty {
+                // One for all: each would be a file system of its own to make and to tear down.
+                Some(empty) => {
+                    mount::clone_of(empty, false).context(|| "copy an empty directory".to_owned())?
+                }
+                None => {
+                    FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?
+                }
+            }
         } else {
             let null = match &null {
                 Some(null) => null,
@@ -345,6 +371,9 @@ pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf])
             mount::clone_of(null, false).context(|| "copy /dev/null".to_owned())?
         };
         mount::attach(&cover, &file).context(|| format!("mask {}", path.display()))?;
+        if kind == FileKind::Directory && empty.is_none() {
+            empty = Some(cover);
+        }
     }
     Ok(())
 }
