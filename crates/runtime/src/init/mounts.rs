@@ -11,7 +11,7 @@ use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 
-use super::rootfs::MountSources;
+use super::rootfs::{BindSource, MountSources};
 use crate::error::{Context, Error};
 use crate::plan::mount::{MountKind, MountPlan};
 
@@ -38,7 +38,7 @@ pub(super) fn mount_all(
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
                 Some((_, host)) => {
                     change_attributes(plan, &host)?;
-                    bind(root, plan, host)?;
+                    bind(root, plan, BindSource { copy: host, cgroups: Vec::new() })?;
                 }
                 None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome)?,
             },
@@ -189,18 +189,48 @@ fn attach(plan: &MountPlan, mount: &OwnedFd, target: &OwnedFd) -> Result<(), Err
     Ok(())
 }
 
-fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> {
-    let kind = Metadata::of(&source)
+fn bind(root: &RootDir, plan: &MountPlan, source: BindSource) -> Result<(), Error> {
+    let BindSource { copy, cgroups } = source;
+    let kind = Metadata::of(&copy)
         .context(|| format!("inspect the source of mount {}", plan.destination.display()))?
         .kind;
     if lexical(&plan.destination) == Path::new("proc") {
-        let inspected = is_procfs(&source).context(|| "inspect the source of mount /proc".to_owned())?;
+        let inspected = is_procfs(&copy).context(|| "inspect the source of mount /proc".to_owned())?;
         if !inspected {
             return Err(invalid(plan, "only a proc file system can be mounted on /proc"));
         }
     }
     let target = target(root, plan, kind == FileKind::Directory)?;
-    attach(plan, &source, &target)
+    attach(plan, &copy, &target)?;
+    if cgroups.is_empty() { Ok(()) } else { protect_cgroups(plan, copy, &cgroups) }
+}
+
+/// Makes cgroup file systems below a read-only bind read-only. That a bind is read-only says nothing of what is mounted below
+/// it, but who binds the host's /sys read-only does not mean to hand out its cgroups (CVE-2023-25809). Once it is attached:
+/// kernels before 6.15 change nothing below the top of a detached tree, unless everything.
+fn protect_cgroups(plan: &MountPlan, bound: OwnedFd, cgroups: &[PathBuf]) -> Result<(), Error> {
+    const CGROUP: u64 = 0x0027_e0eb;
+    const CGROUP2: u64 = 0x6367_7270;
+    let bound = RootDir::from_fd(bound);
+    for path in cgroups {
+        let protect = || -> std::io::Result<()> {
+            let file = match bound.open_path(path) {
+                Ok(file) => file,
+                // Covered by another mount.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(std::io::Error::other(error)),
+            };
+            let kind = u64::try_from(rustix::fs::fstatfs(&file)?.f_type);
+            if kind.is_ok_and(|kind| matches!(kind, CGROUP | CGROUP2)) {
+                mount::change(&file, &READ_ONLY, false)?;
+            }
+            Ok(())
+        };
+        protect().context(|| {
+            format!("make {} below mount {} read-only", path.display(), plan.destination.display())
+        })?;
+    }
+    Ok(())
 }
 
 /// Gives the detached copy of a bind the attributes of its entry.
