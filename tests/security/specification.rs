@@ -72,9 +72,11 @@ fn no_fifo_is_waited_for_in_the_place_of_a_namespace() {
     let files = ["fifo", "file", "link", "socket", "."].map(|name| path(name).display().to_string());
     let others =
         ["/dev/null", "/dev/tty", "/proc/self/status", "/proc/self/ns", "/nosuch"].map(str::to_owned);
+    let mut bundle = Bundle::new(&["true"]);
+    let usual = bundle.spec.clone();
     for kind in ["network", "pid", "ipc", "uts", "mount", "cgroup", "user", "time"] {
         for file in files.iter().chain(&others) {
-            let mut bundle = Bundle::new(&["true"]);
+            bundle.spec = usual.clone();
             bundle.share(kind);
             bundle.spec["linux"]["namespaces"]
                 .as_array_mut()
@@ -84,7 +86,7 @@ fn no_fifo_is_waited_for_in_the_place_of_a_namespace() {
             assert!(error.contains(file.as_str()), "{error}");
         }
         let other = if kind == "uts" { "ipc" } else { "uts" };
-        let mut bundle = Bundle::new(&["true"]);
+        bundle.spec = usual.clone();
         bundle.share(kind);
         let namespace = json!({"type": kind, "path": format!("/proc/self/ns/{other}")});
         bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);

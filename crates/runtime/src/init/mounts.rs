@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::rootfs::{BindSource, MountSources};
 use crate::error::{Context, Error};
@@ -22,6 +23,31 @@ pub(super) struct Outcome {
     pub(super) devpts: Option<OwnedFd>,
     /// Mounts that become read-only at the end: something may yet be put into them.
     read_only: Vec<OwnedFd>,
+    /// What is mounted on /proc and /sys. Parts of it are protected where it is, not where a path leads by then: who can exchange
+    /// such a directory for another moves the mount along, and would have it bare (of the kind of CVE-2025-52881).
+    kernel: Vec<(PathBuf, RootDir)>,
+}
+
+impl Outcome {
+    fn keep_if_of_kernel(&mut self, plan: &MountPlan, mount: &OwnedFd) -> Result<(), Error> {
+        let clean = lexical(&plan.destination);
+        if clean == Path::new("proc") || clean == Path::new("sys") {
+            let mount = mount.try_clone().context(|| "duplicate a descriptor".to_owned())?;
+            self.kernel.push((clean, RootDir::from_fd(mount)));
+        }
+        Ok(())
+    }
+
+    /// The directory that `path` is looked for in, and how it is called there.
+    fn place_of<'a>(&'a self, root: &'a RootDir, path: &Path) -> (&'a RootDir, PathBuf) {
+        let clean = lexical(path);
+        // What is mounted last lies on top.
+        let inside = |(place, mount): &'a (PathBuf, RootDir)| {
+            let below = clean.strip_prefix(place).ok().filter(|below| !below.as_os_str().is_empty())?;
+            Some((mount, below.to_owned()))
+        };
+        self.kernel.iter().rev().find_map(inside).unwrap_or_else(|| (root, path.to_owned()))
+    }
 }
 
 pub(super) fn mount_all(
@@ -34,7 +60,10 @@ pub(super) fn mount_all(
     let MountSources { binds, mut cgroups } = sources;
     for (plan, source) in plans.iter().zip(binds) {
         match (&plan.kind, source) {
-            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
+            (MountKind::Bind { .. }, Some(source)) => {
+                outcome.keep_if_of_kernel(plan, &source.copy)?;
+                bind(root, plan, source)?;
+            }
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
                 Some((_, host)) => {
                     change_attributes(plan, &host)?;
@@ -95,17 +124,9 @@ pub(crate) fn make_places(root: &RootDir, plans: &[MountPlan]) -> Result<(), Err
 fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, Error> {
     let path = &plan.destination;
     let clean = lexical(path);
-    if ["proc", "sys", "dev"].iter().any(|name| clean == Path::new(name)) {
-        // These three decide where everything else ends up. An image in which one is a symlink wants to lead it
-        // elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
-        match root.symlink_metadata(&clean) {
-            Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(invalid(plan, "the image has something that is no directory there")),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let found = if directory {
+    let found = if ["proc", "sys", "dev"].iter().any(|name| clean == Path::new(name)) && directory {
+        system_directory(root, plan, &clean)?
+    } else if directory {
         root.create_dir_all(path, 0o755)?.into_fd()
     } else {
         if let Some(parent) = path.parent() {
@@ -115,6 +136,25 @@ fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, 
     };
     check_proc(plan, &clean, &found)?;
     Ok(found)
+}
+
+/// Opens /proc, /sys or /dev, which decide where everything else ends up. An image in which one is a symlink wants to lead it
+/// elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
+fn system_directory(root: &RootDir, plan: &MountPlan, name: &Path) -> Result<OwnedFd, Error> {
+    let open = || root.open_with(name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+    let found = open().or_else(|error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Err(error);
+        }
+        root.create_dir(name, 0o755)?;
+        open()
+    });
+    found.map_err(|error| match error.errno() {
+        Some(Errno::NOTDIR | Errno::LOOP) => {
+            invalid(plan, "the image has something that is no directory there")
+        }
+        _ => error.into(),
+    })
 }
 
 /// Opens the file at `path`, making an empty one if there is none. A symlink to nothing (the usual /etc/resolv.conf of
@@ -278,6 +318,7 @@ fn file_system(
         copy_up(plan, &mount, &target)?;
     }
     attach(plan, &mount, &target)?;
+    outcome.keep_if_of_kernel(plan, &mount)?;
     if kind == "devpts" && lexical(&plan.destination) == Path::new("dev/pts") {
         outcome.devpts = Some(mount);
     } else if read_only_later {
@@ -339,9 +380,18 @@ const READ_ONLY: Change<'static> = Change {
 };
 
 /// Read-only and masked paths. One that does not exist needs no protection.
-pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf]) -> Result<(), Error> {
+pub(super) fn protect(
+    root: &RootDir,
+    outcome: &Outcome,
+    read_only: &[PathBuf],
+    masked: &[PathBuf],
+) -> Result<(), Error> {
+    let existing = |path: &Path| {
+        let (directory, path) = outcome.place_of(root, path);
+        existing(directory, &path)
+    };
     for path in read_only {
-        let Some(file) = existing(root, path)? else { continue };
+        let Some(file) = existing(path)? else { continue };
         let protect = || -> std::io::Result<()> {
             let copy = mount::clone_of(&file, true)?;
             mount::change(&copy, &READ_ONLY, true)?;
@@ -351,7 +401,7 @@ pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf])
     }
     let mut null = None;
     for path in masked {
-        let Some(file) = existing(root, path)? else { continue };
+        let Some(file) = existing(path)? else { continue };
         let kind = Metadata::of(&file).context(|| format!("inspect {}", path.display()))?.kind;
         let cover = if kind == FileKind::Directory {
             FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?
