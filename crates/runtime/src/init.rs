@@ -191,7 +191,7 @@ impl Body<'_> {
             write_proc(proc, &format!("sys/{}", sysctl.path), &sysctl.value)
                 .context(|| format!("set linux.sysctl.{} to {:?}", sysctl.name, sysctl.value))?;
         }
-        mounts::protect(&root, &plan.readonly_paths, &plan.masked_paths)?;
+        mounts::protect(&root, &outcome, &plan.readonly_paths, &plan.masked_paths)?;
         mounts::finish(&root, outcome, plan.root.readonly)?;
         set_names(&plan)?;
 

@@ -197,9 +197,7 @@ impl Plan {
 impl Plan {
     /// Whether the container may write to its cgroups by a mount of its own.
     pub(crate) fn has_writable_cgroup(&self) -> bool {
-        let read_only = Attributes::MOUNT_ATTR_RDONLY;
-        let writable = |mount: &MountPlan| !(mount.set | mount.set_recursive).contains(read_only);
-        self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup && writable(mount))
+        self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup && !mount.is_read_only())
     }
 
     /// Whether the mounts need what only the caller can make or reach.

@@ -1,6 +1,6 @@
 //! The root of the container: attached in the new mount namespace, then made the only one.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palan_linux::mount::{self, Attributes, Change, FileSystem, Propagation};
@@ -19,7 +19,7 @@ use crate::plan::{MountPlan, Plan, RootPlan, RootSource, UserNamespace};
 #[derive(Debug)]
 pub(crate) struct Host {
     /// What a container without a cgroup namespace sees of the host, by hierarchy.
-    pub(crate) cgroup_views: Vec<(String, std::path::PathBuf)>,
+    pub(crate) cgroup_views: Vec<(String, PathBuf)>,
     /// Whether the host has nothing but cgroup v2.
     pub(crate) cgroup_v2: bool,
 }
@@ -46,7 +46,7 @@ pub(super) struct MountSources {
 #[derive(Debug)]
 pub(super) enum BindSource {
     /// Something of the host.
-    Copy(OwnedFd),
+    Copy(BindCopy),
     /// What an earlier entry of the same specification mounts or covers: it can be opened only then.
     InRoot {
         /// Where it is in the root.
@@ -59,10 +59,19 @@ pub(super) enum BindSource {
 impl BindSource {
     fn copy(&self) -> Option<&OwnedFd> {
         match self {
-            Self::Copy(copy) => Some(copy),
+            Self::Copy(source) => Some(&source.copy),
             Self::InRoot { .. } => None,
         }
     }
+}
+
+/// A detached copy of what a bind mount shows.
+#[derive(Debug)]
+pub(super) struct BindCopy {
+    /// The mount.
+    pub(super) copy: OwnedFd,
+    /// Cgroup file systems that are mounted below it, relative to it, if they must become read-only with it.
+    pub(super) cgroups: Vec<PathBuf>,
 }
 
 impl Sources {
@@ -132,8 +141,8 @@ impl Sources {
     }
 }
 
-/// A detached copy of what a bind mount shows; `None` for other mounts.
-pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+/// What a bind mount shows; `None` for other mounts.
+pub(super) fn open_source(entry: &MountPlan) -> Result<Option<BindCopy>, Error> {
     let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
     let file =
         rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
@@ -141,14 +150,35 @@ pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
         })?;
     let copy = mount::clone_of(&file, *recursive)
         .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
-    Ok(Some(copy))
+    let cgroups = if *recursive && entry.is_read_only() && !entry.wants_writable_below() {
+        cgroups_below(&file).context(|| format!("find what is mounted below {}", source.display()))?
+    } else {
+        Vec::new()
+    };
+    Ok(Some(BindCopy { copy, cgroups }))
+}
+
+/// Where cgroup file systems are mounted below `directory`, relative to it.
+fn cgroups_below(directory: &OwnedFd) -> std::io::Result<Vec<PathBuf>> {
+    // Seen by this process, whose mounts they are: before the root changes.
+    let own = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let found = table.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let is_cgroup = matches!(kind.split(' ').next()?, "cgroup" | "cgroup2");
+        let place = PathBuf::from(unescape(mount.split(' ').nth(4).filter(|_| is_cgroup)?));
+        let below = place.strip_prefix(&own).ok()?;
+        (!below.as_os_str().is_empty()).then(|| below.to_owned())
+    });
+    Ok(found.collect())
 }
 
 /// The same with the ids and attributes that the container sees.
-fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
-    let Some(copy) = open_source(entry)? else { return Ok(None) };
+fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<BindCopy>, Error> {
+    let Some(source) = open_source(entry)? else { return Ok(None) };
     let id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
-    as_container_sees(plan, entry, copy, id_map.as_ref()).map(Some)
+    make_as_container_sees(plan, entry, &source.copy, id_map.as_ref())?;
+    Ok(Some(source))
 }
 
 /// Where in the root the source of a bind lies that an earlier entry mounts or covers. The specification has its mounts
@@ -168,35 +198,36 @@ pub(super) fn open_in_root(
     root: &RootDir,
     path: &Path,
     id_map: Option<&OwnedFd>,
-) -> Result<OwnedFd, Error> {
+) -> Result<BindCopy, Error> {
     let recursive = matches!(entry.kind, MountKind::Bind { recursive: true, .. });
     let copy = root
         .open_path(path)
         .map_err(std::io::Error::from)
         .and_then(|file| mount::clone_of(&file, recursive))
         .context(|| format!("bind /{} of the rootfs to {}", path.display(), entry.destination.display()))?;
-    as_container_sees(plan, entry, copy, id_map)
+    make_as_container_sees(plan, entry, &copy, id_map)?;
+    // The cgroups that it may show are the container's own.
+    Ok(BindCopy { copy, cgroups: Vec::new() })
 }
 
-fn as_container_sees(
+fn make_as_container_sees(
     plan: &Plan,
     entry: &MountPlan,
-    copy: OwnedFd,
+    copy: &OwnedFd,
     id_map: Option<&OwnedFd>,
-) -> Result<OwnedFd, Error> {
+) -> Result<(), Error> {
     if let Some(namespace) = id_map {
         let recursive = entry.id_map.as_ref().is_some_and(|id_map| id_map.recursive);
         let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
-        mount::change(&copy, &mapped, recursive).context(|| {
+        mount::change(copy, &mapped, recursive).context(|| {
             format!(
                 "map the ids of mount {}; the file system of its source may not support it",
                 entry.destination.display(),
             )
         })?;
     }
-    change_recursively(entry, &copy)?;
-    super::bind_flags::set(entry, &copy, plan.namespaces.user.is_some())?;
-    Ok(copy)
+    change_recursively(entry, copy)?;
+    super::bind_flags::set(entry, copy, plan.namespaces.user.is_some())
 }
 
 /// A user namespace with the mapping of an id-mapped mount.

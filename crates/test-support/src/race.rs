@@ -1,0 +1,53 @@
+//! Races: two paths change places over and over, as somebody does who wants to be looked at as the one and used as the
+//! other.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+/// Exchanges two paths until it is dropped.
+#[derive(Debug)]
+pub struct Exchange {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exchange {
+    /// Starts; both paths must exist, on one file system (`RENAME_EXCHANGE`, rename(2)).
+    #[track_caller]
+    pub fn start(first: &Path, second: &Path) -> Self {
+        let exchange =
+            |first: &Path, second: &Path| renameat_with(CWD, first, CWD, second, RenameFlags::EXCHANGE);
+        exchange(first, second).expect("the paths can be exchanged");
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (first, second) = (first.to_owned(), second.to_owned());
+        let (stopped, counter) = (Arc::clone(&stop), Arc::clone(&count));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // Something may stand in the way for a moment, such as a mount on one of them.
+                if exchange(&first, &second).is_ok() {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        Self { stop, count, thread: Some(thread) }
+    }
+
+    /// How often the paths have changed places so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
