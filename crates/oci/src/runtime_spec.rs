@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod reading;
+
+use reading::Reader;
+
 /// The version of the specification that Palan writes.
 pub const VERSION: &str = "1.3.0";
 
@@ -70,7 +74,7 @@ pub fn check_version(version: &str) -> Result<(), SpecError> {
 /// Reads one object of the specification; an error says which field it is about.
 pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, SpecError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Reader(&mut deserializer)).map_err(|error| {
         let path = error.path().to_string();
         match path.as_str() {
             "." => SpecError::Json(error.into_inner()),
@@ -129,6 +133,7 @@ pub struct Process {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConsoleSize {
     pub height: u32,
     pub width: u32,
@@ -631,6 +636,36 @@ mod tests {
         assert_eq!(linux.namespaces[1].kind, NamespaceKind::Network);
         assert_eq!(linux.namespaces[1].path, "/x");
         assert_eq!(spec.process.unwrap().user.gid, 2);
+    }
+
+    /// As runc has it. A list of the values of a structure's fields would be serde's own idea.
+    #[test]
+    fn null_is_absence_and_a_list_is_no_structure() {
+        let all = br#"{"ociVersion":null,"process":{"terminal":null,"user":null,"args":["a",null],"cwd":null,
+            "consoleSize":{"height":null},"capabilities":{"bounding":[null]},"noNewPrivileges":null,"oomScoreAdj":null},
+            "root":{"path":null,"readonly":null},"hostname":null,"annotations":{"a":null},
+            "mounts":[{"destination":null,"source":null,"options":[null]}],"hooks":{"poststop":[{"path":null}]},
+            "linux":{"cgroupsPath":null,"resources":{"memory":null,"cpu":{"cpus":null}},"seccomp":{"defaultAction":null,
+            "syscalls":[{"names":null,"args":[{"value":null}]}]},"timeOffsets":{"monotonic":{"secs":null}}}}"#;
+        let spec = Spec::from_json(all).unwrap();
+        let process = spec.process.unwrap();
+        assert_eq!((process.args, process.user), (vec!["a".to_owned(), String::new()], User::default()));
+        assert_eq!((spec.hostname.as_str(), spec.mounts[0].options.len()), ("", 1));
+        for (json, path) in [
+            (&br#"{"process":{"user":[0,0]}}"#[..], "process.user"),
+            (br#"{"process":{"capabilities":[]}}"#, "process.capabilities"),
+            (br#"{"linux":{"resources":{"memory":[]}}}"#, "linux.resources.memory"),
+            (br#"{"hooks":[]}"#, "hooks"),
+        ] {
+            match Spec::from_json(json) {
+                Err(SpecError::Field { path: found, source }) => {
+                    assert_eq!(found, path);
+                    assert!(source.to_string().contains("invalid type: sequence"), "{source}");
+                }
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+        assert!(Spec::from_json(b"[]").is_err());
     }
 
     #[test]
