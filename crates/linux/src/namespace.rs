@@ -1,7 +1,7 @@
 //! Namespaces: their kinds, opening those of a process, joining them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
@@ -75,6 +75,40 @@ pub fn open(pid: u32, kind: Kind) -> io::Result<OwnedFd> {
     let name = kind.file_name();
     let path = if pid == 0 { format!("/proc/self/ns/{name}") } else { format!("/proc/{pid}/ns/{name}") };
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What a path that should name a namespace names.
+#[derive(Debug)]
+pub enum Named {
+    /// A namespace, of the kind that was asked for, ready to be joined.
+    Namespace(OwnedFd),
+    /// A namespace of another kind, as its `CLONE_NEW*` bit.
+    OtherKind(Kinds),
+    /// A file of any other sort.
+    NoNamespace,
+}
+
+/// Opens the file at `path` if it is a namespace of `kind`. Any other file is looked at and not opened: that would block at a
+/// fifo until somebody writes, and a device may take it as an order.
+pub fn open_path(path: &str, kind: Kind) -> io::Result<Named> {
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !u64::try_from(rustix::fs::fstatfs(&file)?.f_type).is_ok_and(|magic| magic == NSFS_MAGIC) {
+        return Ok(Named::NoNamespace);
+    }
+    // The very file that was looked at, whatever the path leads to by now.
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let namespace = rustix::fs::open(same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let found = kind_of(&namespace)?;
+    Ok(if found == kind.bit() { Named::Namespace(namespace) } else { Named::OtherKind(found) })
+}
+
+/// The `CLONE_NEW*` bit of a namespace (ioctl_ns(2), Linux 4.11).
+fn kind_of(namespace: impl AsFd) -> io::Result<Kinds> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: this request takes no argument and returns a number; the descriptor is open for the time of the call.
+    let result = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_NSTYPE) };
+    u32::try_from(result).map(Kinds::from_bits_retain).map_err(|_| io::Error::last_os_error())
 }
 
 /// Joins the namespace behind `fd`, which must be of `kind`. A PID namespace holds for future children only.
