@@ -18,6 +18,7 @@ mod oom;
 mod stats;
 mod systemd;
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -36,6 +37,15 @@ pub use location::{Location, Place};
 pub use oom::OomNotifier;
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 pub use systemd::{BusError, Manager, Unit, UnitRequest};
+
+/// For the fuzz targets.
+#[cfg(feature = "fuzz")]
+pub mod fuzz {
+    /// Panics where device rules can be neither refused nor written down.
+    pub fn device_rules(rules: &[palan_oci::runtime_spec::DeviceRule]) {
+        super::devices::fuzz(rules);
+    }
+}
 
 /// An operation on a cgroup failed.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +88,14 @@ pub enum CgroupError {
     /// A value is out of range or not possible on this host.
     #[error("{0}")]
     Invalid(String),
+    /// A failure that is about one limit.
+    #[error("{field}")]
+    Field {
+        /// Its path in the specification, such as `linux.resources.pids.limit`.
+        field: String,
+        /// What is the matter with it.
+        source: Box<CgroupError>,
+    },
     /// The kernel refused.
     #[error("cgroup {path}: cannot {action}")]
     Io {
@@ -88,6 +106,21 @@ pub enum CgroupError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+/// Adds which limit a failure is about.
+trait InField<T> {
+    /// `field` is its path below `linux.resources`.
+    fn in_field(self, field: impl fmt::Display) -> Result<T, CgroupError>;
+}
+
+impl<T> InField<T> for Result<T, CgroupError> {
+    fn in_field(self, field: impl fmt::Display) -> Result<T, CgroupError> {
+        self.map_err(|source| CgroupError::Field {
+            field: format!("linux.resources.{field}"),
+            source: Box::new(source),
+        })
+    }
 }
 
 /// A cgroup of one container, in every hierarchy of the host that it uses.

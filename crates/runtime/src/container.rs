@@ -11,7 +11,7 @@ use palan_oci::runtime_spec::{Resources, Spec};
 use palan_oci::runtime_state::State;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{Cgroup, Location};
+use crate::cgroup::{Cgroup, CgroupError, Location};
 use crate::error::{Context, Error};
 use crate::handshake::{Channel, Message};
 use crate::hooks::{HookPlan, HookState};
@@ -142,10 +142,24 @@ pub struct Container {
 ///
 /// When this fails, nothing is left behind: no process, no cgroup, no mount.
 pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
-    let mut plan = Plan::new(request)?;
+    create_planned(request, Plan::new(request)?)
+}
+
+/// Whether [`create`] would begin: refuses what it would refuse before anything exists.
+pub fn check(request: &CreateRequest<'_>) -> Result<(), Error> {
+    Plan::new(request).map(drop)
+}
+
+/// [`create`] for a request that has been checked.
+pub(crate) fn create_planned(request: &CreateRequest<'_>, mut plan: Plan) -> Result<Created, Error> {
     let mut warnings = std::mem::take(&mut plan.process.warnings);
     let streams = Streams::open(&request.stdio, request.extra_descriptors)?;
-    let mut cgroup = Cgroup::create(request.cgroup)?;
+    let mut cgroup = Cgroup::create(request.cgroup).map_err(|error| match error {
+        CgroupError::InvalidPath(_) => {
+            Error::Field { field: "linux.cgroupsPath".to_owned(), source: Box::new(error.into()) }
+        }
+        other => other.into(),
+    })?;
     let created = limit(&mut cgroup, request.spec)
         .and_then(|warnings| delegate(&cgroup, &plan).map(|()| warnings))
         .and_then(|warnings| Ok((warnings, launch(plan, streams, &cgroup, request)?)));
@@ -177,11 +191,20 @@ pub fn create(request: &CreateRequest<'_>) -> Result<Created, Error> {
             Ok(Created { container: Some(container), channel })
         }
         Err(error) => {
+            let error = for_lack_of_memory(error, &cgroup);
             // The failure is the error to tell.
             let _ = cgroup.remove();
             Err(error)
         }
     }
+}
+
+/// The reason why a process has ended without a word, if it is the limit of its memory.
+fn for_lack_of_memory(error: Error, cgroup: &Cgroup) -> Error {
+    if !matches!(error, Error::ChildEnded(_)) || !cgroup.oom_kills().is_ok_and(|kills| kills > 0) {
+        return error;
+    }
+    Error::Field { field: "linux.resources.memory.limit: it is too low".to_owned(), source: Box::new(error) }
 }
 
 /// Sets the limits of a new cgroup. Without device rules only what every container may use is allowed.

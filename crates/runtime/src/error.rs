@@ -88,6 +88,14 @@ pub enum RuntimeError {
     /// There is no such container process any more.
     #[error("container is not running")]
     NotRunning,
+    /// A failure that is about one field of the specification.
+    #[error("{field}")]
+    Field {
+        /// The field's path, such as `linux.seccomp`.
+        field: String,
+        /// What is the matter with it.
+        source: Box<RuntimeError>,
+    },
 }
 
 pub(crate) use RuntimeError as Error;
@@ -150,9 +158,19 @@ impl RuntimeError {
             }
             Self::Program { .. } | Self::Execute { .. } => FailureKind::ProgramNotExecutable,
             Self::Child { kind, .. } => *kind,
+            Self::Field { source, .. } => source.kind(),
             Self::Invalid(_) | Self::User(_) | Self::Seccomp(_) => FailureKind::Invalid,
             Self::NotRunning => FailureKind::NotRunning,
             _ => FailureKind::System,
+        }
+    }
+
+    /// The error number behind it, if it is one that a caller may want to know.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } | Self::Execute { source, .. } => source.raw_os_error(),
+            Self::Field { source, .. } => source.errno(),
+            _ => None,
         }
     }
 
@@ -190,5 +208,20 @@ pub(crate) trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError> {
         self.map_err(|source| RuntimeError::System { what: what(), source: source.into() })
+    }
+}
+
+/// Adds which field of the specification a failure is about.
+pub(crate) trait InField<T> {
+    /// `field` is a path such as `linux.devices[0]`.
+    fn in_field(self, field: impl fmt::Display) -> Result<T, RuntimeError>;
+}
+
+impl<T, E: Into<RuntimeError>> InField<T> for Result<T, E> {
+    fn in_field(self, field: impl fmt::Display) -> Result<T, RuntimeError> {
+        self.map_err(|source| RuntimeError::Field {
+            field: field.to_string(),
+            source: Box::new(source.into()),
+        })
     }
 }

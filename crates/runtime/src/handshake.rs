@@ -149,12 +149,7 @@ impl Channel {
     pub(crate) fn fail(&self, error: &Error) {
         // Without a listener, writing must not kill: the exit code still says something.
         let _ = signal::set_mask(&SignalSet::all());
-        let errno = match error {
-            Error::System { source, .. } | Error::Execute { source, .. } => {
-                source.raw_os_error().unwrap_or(0)
-            }
-            _ => 0,
-        };
+        let errno = error.errno().unwrap_or(0);
         let mut payload = vec![kind_code(error.kind())];
         payload.extend(errno.to_le_bytes());
         payload.extend(error.report().as_bytes().iter().take(MAX_TEXT - 16));

@@ -33,7 +33,7 @@ use palan_linux::{signal, tty};
 use palan_oci::runtime_spec::TimeOffset;
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, InField};
 use crate::handshake::{Channel, wait_for_byte};
 use crate::hooks::{HookPlan, HookState};
 use crate::plan::{MountNamespace, Plan, ProcessPlan};
@@ -165,7 +165,7 @@ impl Body<'_> {
         };
         let (binds, root_copy) = sources.split();
         let root = rootfs::attach(&plan.root, root_copy)?;
-        let outcome = mounts::mount_all(&root, &plan.mounts, binds, host.cgroup_v2)?;
+        let outcome = mounts::mount_all(&root, &plan, binds, host.cgroup_v2)?;
         if plan.fill_dev {
             let nodes = if in_user_namespace { Nodes::Bind } else { Nodes::Make };
             devices::fill_dev(&root, &plan.devices, nodes)?;
@@ -186,9 +186,9 @@ impl Body<'_> {
             MountNamespace::Callers => rootfs::change_root(&root)?,
             MountNamespace::New | MountNamespace::Joined => rootfs::pivot(&plan.root, &root, proc)?,
         }
-        for (path, value) in &plan.sysctl {
-            write_proc(proc, &format!("sys/{path}"), value)
-                .context(|| format!("write sysctl {}", path.replace('/', ".")))?;
+        for sysctl in &plan.sysctl {
+            write_proc(proc, &format!("sys/{}", sysctl.path), &sysctl.value)
+                .context(|| format!("set linux.sysctl.{} to {:?}", sysctl.name, sysctl.value))?;
         }
         mounts::protect(&root, &plan.readonly_paths, &plan.masked_paths)?;
         mounts::finish(&root, outcome, plan.root.readonly)?;
@@ -199,7 +199,8 @@ impl Body<'_> {
         }
         identity::set_scheduling(&plan)?;
         let user = identity::resolve_user(&root, &plan.process)?;
-        let cwd = program::WorkingDirectory::open(root, &plan.process.cwd, plan.create_cwd)?;
+        let cwd = program::WorkingDirectory::open(root, &plan.process.cwd, plan.create_cwd)
+            .in_field("process.cwd")?;
         let last = Last {
             process: plan.process,
             user,
@@ -426,7 +427,8 @@ fn new_time_namespace(offsets: &[(String, TimeOffset)], proc: &OwnedFd) -> Resul
         .map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs, offset.nanosecs))
         .collect();
     if !lines.is_empty() {
-        write_proc(proc, "self/timens_offsets", &lines).context(|| "set the offsets of clocks".to_owned())?;
+        write_proc(proc, "self/timens_offsets", &lines)
+            .context(|| "set the clocks to linux.timeOffsets".to_owned())?;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let made = rustix::fs::openat(proc, "self/ns/time_for_children", flags, Mode::empty())

@@ -31,7 +31,7 @@ pub mod user;
 
 pub mod cli;
 
-pub use container::{Container, CreateRequest, Created, Rootfs, Stdio, create};
+pub use container::{Container, CreateRequest, Created, Rootfs, Stdio, check, create};
 pub use error::{FailureKind, RuntimeError as Error};
 pub use exec::{ExecRequest, Execed, exec};
 pub use init::reaper;

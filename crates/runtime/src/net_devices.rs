@@ -28,14 +28,16 @@ impl NetDevicePlan {
             if valid {
                 Ok(())
             } else {
-                Err(invalid(format!("linux.netDevices: invalid device name {name:?}")))
+                Err(invalid(format!("linux.netDevices.{host_name}: invalid device name {name:?}")))
             }
         };
         check(host_name)?;
         let container_name = if container_name.is_empty() { host_name } else { container_name };
         // A pattern such as eth%d would be the kernel's to fill.
         if container_name.contains('%') {
-            return Err(invalid(format!("linux.netDevices: invalid device name {container_name:?}")));
+            return Err(invalid(format!(
+                "linux.netDevices.{host_name}: invalid device name {container_name:?}"
+            )));
         }
         check(container_name)?;
         Ok(Self { host_name: host_name.to_owned(), container_name: container_name.to_owned() })
@@ -60,7 +62,10 @@ pub(crate) fn move_all(devices: &[NetDevicePlan], pid: i32) -> Result<(), Error>
     let mut inside = inside.map_err(|error| failed("talk to the kernel", error))?;
     for device in devices {
         move_one(device, &mut host, &mut inside, &theirs).map_err(|error| {
-            failed(&format!("move network device {:?} into the container", device.host_name), error)
+            failed(
+                &format!("move network device {:?} of linux.netDevices into the container", device.host_name),
+                error,
+            )
         })?;
     }
     Ok(())

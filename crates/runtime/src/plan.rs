@@ -10,12 +10,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use palan_linux::mount::{Attributes, OverlayOptions, Propagation};
-use palan_linux::namespace::{self, Kind, Kinds};
+use palan_linux::namespace::{self, Kind, Kinds, Named};
 use palan_oci::runtime_spec::{Linux, NamespaceKind, TimeOffset};
-use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::container::{CreateRequest, Rootfs};
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, InField};
 
 use crate::hooks::HookPlan;
 use crate::net_devices::NetDevicePlan;
@@ -30,12 +29,14 @@ pub(crate) struct Plan {
     pub(crate) namespaces: Namespaces,
     pub(crate) root: RootPlan,
     pub(crate) mounts: Vec<MountPlan>,
+    /// What SELinux calls the files of new file systems.
+    pub(crate) mount_label: Option<String>,
     pub(crate) devices: Vec<DevicePlan>,
     /// Whether /dev is the runtime's to fill: not if the user binds one of the host over it.
     pub(crate) fill_dev: bool,
     pub(crate) masked_paths: Vec<PathBuf>,
     pub(crate) readonly_paths: Vec<PathBuf>,
-    pub(crate) sysctl: Vec<(String, String)>,
+    pub(crate) sysctl: Vec<SysctlPlan>,
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
     pub(crate) process: ProcessPlan,
@@ -105,6 +106,16 @@ pub(crate) enum RootSource {
     Directory(PathBuf),
 }
 
+/// A kernel parameter to set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SysctlPlan {
+    /// As the specification has it.
+    pub(crate) name: String,
+    /// Below /proc/sys.
+    pub(crate) path: String,
+    pub(crate) value: String,
+}
+
 /// A device node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DevicePlan {
@@ -126,15 +137,19 @@ impl Plan {
         let spec = request.spec;
         let nothing = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&nothing);
-        let process = spec.process.as_ref().ok_or_else(|| invalid("the specification has no process"))?;
+        let process = spec.process.as_ref().ok_or_else(|| invalid("process is missing"))?;
         let mounts = spec
             .mounts
             .iter()
-            .map(|mount| MountPlan::new(mount, request.bundle))
+            .enumerate()
+            .map(|(index, mount)| MountPlan::new(index, mount, request.bundle))
             .collect::<Result<Vec<_>, _>>()?;
         let fill_dev = !mounts.iter().any(MountPlan::binds_dev);
-        let absolute = |paths: &[String]| -> Result<Vec<PathBuf>, Error> {
-            paths.iter().map(|path| container_path(path)).collect()
+        let absolute = |field: &str, paths: &[String]| -> Result<Vec<PathBuf>, Error> {
+            let paths = paths.iter().enumerate();
+            paths
+                .map(|(index, path)| container_path(path).in_field(format_args!("{field}[{index}]")))
+                .collect()
         };
         linux.intel_rdt.as_ref().map_or(Ok(()), crate::resctrl::check)?;
         let seccomp = process::seccomp(request.seccomp, linux.seccomp.as_ref())?;
@@ -142,22 +157,27 @@ impl Plan {
         let has_uts = namespaces.has(Kind::Uts);
         let own_network = namespaces.has(Kind::Network);
         for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
-            if !value.is_empty() && !has_uts {
-                return Err(invalid(format!("a {name} needs a UTS namespace of the container's own")));
-            }
+            check_host_name(name, value, has_uts)?;
         }
+        let process = ProcessPlan::new(process, request.user, seccomp)?;
+        user_namespace::check_user(&process.user, namespaces.user.as_ref())?;
+        let devices = linux.devices.iter().enumerate();
+        let devices = devices
+            .map(|(index, entry)| device(&format!("linux.devices[{index}]"), entry))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             sysctl: sysctl(linux, &namespaces)?,
             namespaces,
             root: root(request, linux)?,
             mounts,
-            devices: linux.devices.iter().map(device).collect::<Result<_, _>>()?,
+            mount_label: process::text("linux.mountLabel", &linux.mount_label)?,
+            devices,
             fill_dev,
-            masked_paths: absolute(&linux.masked_paths)?,
-            readonly_paths: absolute(&linux.readonly_paths)?,
+            masked_paths: absolute("linux.maskedPaths", &linux.masked_paths)?,
+            readonly_paths: absolute("linux.readonlyPaths", &linux.readonly_paths)?,
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
             domainname: Some(spec.domainname.clone()).filter(|name| !name.is_empty()),
-            process: ProcessPlan::new(process, request.user, seccomp)?,
+            process,
             personality: linux.personality.as_ref().map(kernel::personality).transpose()?,
             memory_policy: linux.memory_policy.as_ref().map(kernel::memory_policy).transpose()?,
             create_cwd: request.create_cwd,
@@ -193,10 +213,31 @@ pub(crate) fn container_path(path: &str) -> Result<PathBuf, Error> {
     Ok(if path.starts_with('/') { PathBuf::from(path) } else { PathBuf::from(format!("/{path}")) })
 }
 
+/// A name of the container's, which the kernel keeps in its UTS namespace.
+fn check_host_name(field: &str, name: &str, has_uts: bool) -> Result<(), Error> {
+    /// `__NEW_UTS_LEN`
+    const MAX: usize = 64;
+    if !name.is_empty() && !has_uts {
+        return Err(invalid(format!("a {field} needs a UTS namespace of the container's own")));
+    }
+    if name.len() > MAX {
+        return Err(invalid(format!("{field}: it has {} bytes, {MAX} are possible", name.len())));
+    }
+    if name.contains('\0') {
+        return Err(invalid(format!("{field}: {name:?} contains a NUL byte")));
+    }
+    Ok(())
+}
+
 impl Namespaces {
-    /// Whether the container's namespace of this kind is not simply the caller's.
+    /// Whether the container's namespace of this kind is not simply the caller's, whatever path leads to it.
     fn has(&self, kind: Kind) -> bool {
-        self.new.contains(kind.bit()) || self.join.iter().any(|(joined, _)| *joined == kind)
+        let same = |fd: &OwnedFd| {
+            let own = namespace::open(0, kind).and_then(namespace::identity);
+            // One that can't be looked at is not taken for the container's own.
+            own.and_then(|own| Ok(own == namespace::identity(fd)?)).unwrap_or(true)
+        };
+        self.new.contains(kind.bit()) || self.join.iter().any(|(joined, fd)| *joined == kind && !same(fd))
     }
 }
 
@@ -213,9 +254,9 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
     let mut seen = Vec::new();
     // The mount namespace: with it goes the sight of everything else.
     let mut last = None;
-    for entry in &linux.namespaces {
+    for (index, entry) in linux.namespaces.iter().enumerate() {
         if seen.contains(&entry.kind) {
-            return Err(invalid(format!("duplicate namespace {:?}", entry.kind)));
+            return Err(invalid(format!("linux.namespaces[{index}]: duplicate namespace {:?}", entry.kind)));
         }
         seen.push(entry.kind);
         let kind = match entry.kind {
@@ -245,9 +286,8 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
                 }
             }
             (_, path) => {
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
-                    .context(|| format!("open the namespace {path}"))?;
+                let fd =
+                    open_namespace(path, kind).in_field(format_args!("linux.namespaces[{index}].path"))?;
                 match kind {
                     Kind::Pid => result.join_pid = Some(fd),
                     Kind::User => result.user = Some(UserNamespace::Join(fd)),
@@ -280,6 +320,21 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
     Ok(result)
 }
 
+/// The namespace at a path of the specification.
+fn open_namespace(path: &str, kind: Kind) -> Result<OwnedFd, Error> {
+    let wanted = kind.file_name();
+    match namespace::open_path(path, kind).context(|| format!("open the namespace {path}"))? {
+        Named::Namespace(namespace) => Ok(namespace),
+        Named::OtherKind(bit) => {
+            let found = Kind::ALL.into_iter().find(|kind| kind.bit() == bit).map_or("other", Kind::file_name);
+            Err(invalid(format!("linux.namespaces: {path} is a {found} namespace, not a {wanted} namespace")))
+        }
+        Named::NoNamespace => Err(invalid(format!(
+            "linux.namespaces: {path} is no namespace; a {wanted} namespace is joined by a file such as /proc/<pid>/ns/{wanted} or a bind mount of it"
+        ))),
+    }
+}
+
 fn root(request: &CreateRequest<'_>, linux: &Linux) -> Result<RootPlan, Error> {
     let (source, place) = match request.rootfs {
         Rootfs::Directory(directory) => (RootSource::Directory(directory.clone()), directory.clone()),
@@ -299,7 +354,7 @@ fn root(request: &CreateRequest<'_>, linux: &Linux) -> Result<RootPlan, Error> {
         "private" | "rprivate" => Propagation::Private,
         "shared" | "rshared" => Propagation::Shared,
         "unbindable" | "runbindable" => Propagation::Unbindable,
-        other => return Err(invalid(format!("rootfsPropagation {other:?} is not supported"))),
+        other => return Err(invalid(format!("linux.rootfsPropagation: {other:?} is not known"))),
     };
     let readonly = request.spec.root.as_ref().is_some_and(|root| root.readonly);
     Ok(RootPlan { source, place, readonly, propagation, no_pivot: request.no_pivot })
@@ -312,33 +367,43 @@ fn net_devices(linux: &Linux, own_network: bool) -> Result<Vec<NetDevicePlan>, E
     linux.net_devices.iter().map(|(name, device)| NetDevicePlan::new(name, &device.name)).collect()
 }
 
-fn device(device: &palan_oci::runtime_spec::Device) -> Result<DevicePlan, Error> {
+/// `field`: where in the specification it is.
+fn device(field: &str, device: &palan_oci::runtime_spec::Device) -> Result<DevicePlan, Error> {
     use palan_linux::path::FileKind;
     let kind = match device.kind.as_str() {
         "c" | "u" => FileKind::CharacterDevice,
         "b" => FileKind::BlockDevice,
         "p" => FileKind::Fifo,
-        other => return Err(invalid(format!("device {}: unknown type {other:?}", device.path))),
+        other => {
+            return Err(invalid(format!("{field}.type: {other:?} is not c, u, b or p")));
+        }
     };
-    let number = |number: Option<i64>| match number {
+    // The kernel has 12 bits for the one and 20 for the other.
+    let number = |name: &str, number: Option<i64>, bits: u32| match number {
         None if kind == FileKind::Fifo => Ok(0),
-        Some(number) => u32::try_from(number)
-            .map_err(|_| invalid(format!("device {}: number {number} is out of range", device.path))),
-        None => Err(invalid(format!("device {} has no number", device.path))),
+        Some(number) => u32::try_from(number).ok().filter(|number| number >> bits == 0).ok_or_else(|| {
+            invalid(format!("{field}.{name}: {number} is not within 0 and {}", (1 << bits) - 1))
+        }),
+        None => Err(invalid(format!("{field}.{name} is missing"))),
+    };
+    let owner = |name: &str, number: Option<u32>| match number {
+        // "Unchanged" to the kernel.
+        Some(u32::MAX) => Err(invalid(format!("{field}.{name}: {} is no user or group", u32::MAX))),
+        number => Ok(number.unwrap_or(0)),
     };
     Ok(DevicePlan {
-        path: container_path(&device.path)?,
+        path: container_path(&device.path).in_field(format_args!("{field}.path"))?,
         kind,
-        major: number(device.major)?,
-        minor: number(device.minor)?,
+        major: number("major", device.major, 12)?,
+        minor: number("minor", device.minor, 20)?,
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
-        uid: device.uid.unwrap_or(0),
-        gid: device.gid.unwrap_or(0),
+        uid: owner("uid", device.uid)?,
+        gid: owner("gid", device.gid)?,
     })
 }
 
 /// Kernel parameters, as paths below /proc/sys. Only such that belong to a namespace of the container.
-fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)>, Error> {
+fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<SysctlPlan>, Error> {
     const IPC: [&str; 7] = [
         "kernel/msgmax",
         "kernel/msgmnb",
@@ -356,7 +421,7 @@ fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)
             _ => name.clone(),
         };
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
-            return Err(invalid(format!("invalid sysctl {name:?}")));
+            return Err(invalid(format!("linux.sysctl: {name:?} is no name of a sysctl")));
         }
         let owner = if IPC.contains(&path.as_str())
             || path == "kernel/shm_rmid_forced"
@@ -371,13 +436,19 @@ fn sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)
             None
         };
         match owner {
-            Some((kind, _)) if namespaces.has(kind) => result.push((path, value.clone())),
+            Some((kind, _)) if namespaces.has(kind) => {
+                result.push(SysctlPlan { name: name.clone(), path, value: value.clone() });
+            }
             Some((_, word)) => {
                 return Err(invalid(format!(
-                    "sysctl {name:?} is not allowed without a {word} namespace of the container's own"
+                    "linux.sysctl: sysctl {name:?} is not allowed without a {word} namespace of the container's own"
                 )));
             }
-            None => return Err(invalid(format!("sysctl {name:?} is not in a separate kernel namespace"))),
+            None => {
+                return Err(invalid(format!(
+                    "linux.sysctl: sysctl {name:?} is not in a separate kernel namespace"
+                )));
+            }
         }
     }
     Ok(result)

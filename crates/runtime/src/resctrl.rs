@@ -31,9 +31,10 @@ pub(crate) fn check(rdt: &IntelRdt) -> Result<(), Error> {
     if rdt.clos_id.contains(['/', '\0']) || matches!(rdt.clos_id.as_str(), "." | "..") {
         return Err(invalid(format!("linux.intelRdt.closID: {:?} is no name of a group", rdt.clos_id)));
     }
-    let lines = rdt.schemata.iter().chain([&rdt.l3_cache_schema, &rdt.mem_bw_schema]);
-    match lines.clone().find(|line| line.contains('\0')) {
-        Some(line) => Err(invalid(format!("linux.intelRdt: {line:?} contains a NUL byte"))),
+    let schemata = rdt.schemata.iter().map(|line| ("schemata", line));
+    let others = [("l3CacheSchema", &rdt.l3_cache_schema), ("memBwSchema", &rdt.mem_bw_schema)];
+    match schemata.chain(others).find(|(_, line)| line.contains('\0')) {
+        Some((field, line)) => Err(invalid(format!("linux.intelRdt.{field}: {line:?} contains a NUL byte"))),
         None => Ok(()),
     }
 }

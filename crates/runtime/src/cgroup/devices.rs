@@ -10,7 +10,7 @@ use std::io;
 use palan_linux::bpf;
 use palan_oci::runtime_spec::DeviceRule;
 
-use super::{Cgroup, CgroupError, is_rootless};
+use super::{Cgroup, CgroupError, InField, is_rootless};
 pub(super) use list::List;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub(super) fn apply(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), Cgr
     if cgroup.is_v2() {
         return unless_powerless(set_program(cgroup, &rules));
     }
-    let writes = list?.anew();
+    let writes = list.in_field("devices")?.anew();
     cgroup.controller_for_limit("devices", "devices")?;
     unless_powerless(write_list(cgroup, &writes))
 }
@@ -83,7 +83,7 @@ pub(super) fn change(cgroup: &mut Cgroup, rules: &[DeviceRule]) -> Result<(), Cg
     if cgroup.is_v2() {
         return unless_powerless(set_program(cgroup, &rules));
     }
-    let target = list?;
+    let target = list.in_field("devices")?;
     let group = cgroup.controller("devices", "devices")?;
     let now = List::parse(&cgroup.read_in(group, "devices.list")?);
     if let Some(writes) = now.changes_to(&target) {
@@ -136,8 +136,8 @@ fn write_list(cgroup: &Cgroup, writes: &[(&str, String)]) -> Result<(), CgroupEr
 fn plan(rules: &[DeviceRule]) -> Result<Vec<Rule>, CgroupError> {
     let deny_all = Rule { allow: false, kind: Kind::All, major: None, minor: None, access: EVERYTHING };
     let mut planned = vec![deny_all];
-    for rule in rules {
-        let rule = check(rule)?;
+    for (index, rule) in rules.iter().enumerate() {
+        let rule = check(rule).in_field(format_args!("devices[{index}]"))?;
         match rule.kind {
             // A rule about everything makes all before it void.
             Kind::All if rule.access == EVERYTHING && rule.major.is_none() && rule.minor.is_none() => {
@@ -185,6 +185,16 @@ fn check(rule: &DeviceRule) -> Result<Rule, CgroupError> {
         access = EVERYTHING;
     }
     Ok(Rule { allow: rule.allow, kind, major: number(rule.major)?, minor: number(rule.minor)?, access })
+}
+
+/// For the fuzz targets: both forms of the rules, as far as they are possible.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz(rules: &[DeviceRule]) {
+    let Ok(rules) = plan(rules) else { return };
+    assert!(!program::compile(&rules).is_empty());
+    if let Ok(list) = List::of(&rules) {
+        let _ = (list.anew(), list.allowed());
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ mod block_io;
 mod cpu;
 mod memory;
 
-use palan_oci::runtime_spec::Resources;
+use palan_oci::runtime_spec::{HugepageLimit, Resources};
 use rustix::io::Errno;
 
-use super::{Cgroup, CgroupError, write_file};
+use super::{Cgroup, CgroupError, InField, write_file};
 pub(super) use cpu::{DEFAULT_PERIOD, weight_of_shares};
 pub(super) use memory::{check_usage as check_memory_usage, swap_v2};
 
@@ -21,7 +21,7 @@ pub(super) fn apply(cgroup: &mut Cgroup, resources: &Resources) -> Result<Vec<St
         cpu::apply(cgroup, cpu, &mut warnings)?;
     }
     if let Some(limit) = resources.pids.and_then(|pids| pids.limit) {
-        set(cgroup, ("pids", "processes"), "pids.max", &pids_value(limit))?;
+        set(cgroup, ("pids", "processes"), "pids.max", &pids_value(limit)).in_field("pids.limit")?;
     }
     if let Some(block_io) = &resources.block_io {
         block_io::apply(cgroup, block_io, &mut warnings)?;
@@ -90,10 +90,10 @@ fn pids_value(limit: i64) -> String {
 
 fn huge_pages(cgroup: &mut Cgroup, resources: &Resources) -> Result<(), CgroupError> {
     const HUGETLB: Controller = ("hugetlb", "huge pages");
-    for limit in &resources.hugepage_limits {
+    let huge_page = |cgroup: &mut Cgroup, limit: &HugepageLimit| {
         let size = &limit.page_size;
         if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(CgroupError::Invalid(format!("invalid huge page size {size:?}")));
+            return Err(CgroupError::Invalid(format!("pageSize: invalid huge page size {size:?}")));
         }
         // On hybrid hosts v2 has what v1 leaves to it, and this is often left.
         cgroup.controller_for_limit(HUGETLB.0, HUGETLB.1)?;
@@ -103,9 +103,12 @@ fn huge_pages(cgroup: &mut Cgroup, resources: &Resources) -> Result<(), CgroupEr
         // Pages that are only reserved count on their own since Linux 5.7.
         let reserved = format!("hugetlb.{size}.rsvd.{end}");
         match attempt(cgroup, HUGETLB, &reserved, &value)? {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(cgroup.failed(format!("write {value:?} to {reserved}"), errno)),
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(cgroup.failed(format!("write {value:?} to {reserved}"), errno)),
         }
+    };
+    for (index, limit) in resources.hugepage_limits.iter().enumerate() {
+        huge_page(cgroup, limit).in_field(format_args!("hugepageLimits[{index}]"))?;
     }
     Ok(())
 }
@@ -124,11 +127,13 @@ fn network(
         return Ok(());
     }
     if let Some(class) = class {
-        set(cgroup, ("net_cls", "network classes"), "net_cls.classid", &class.to_string())?;
+        set(cgroup, ("net_cls", "network classes"), "net_cls.classid", &class.to_string())
+            .in_field("network.classID")?;
     }
-    for priority in &network.priorities {
+    for (index, priority) in network.priorities.iter().enumerate() {
         let line = format!("{} {}", priority.name, priority.priority);
-        set(cgroup, ("net_prio", "network priorities"), "net_prio.ifpriomap", &line)?;
+        set(cgroup, ("net_prio", "network priorities"), "net_prio.ifpriomap", &line)
+            .in_field(format_args!("network.priorities[{index}]"))?;
     }
     Ok(())
 }
@@ -142,7 +147,7 @@ fn rdma(cgroup: &mut Cgroup, resources: &Resources) -> Result<(), CgroupError> {
         if let Some(objects) = limit.hca_objects {
             line.push_str(&format!(" hca_object={objects}"));
         }
-        set(cgroup, ("rdma", "RDMA"), "rdma.max", &line)?;
+        set(cgroup, ("rdma", "RDMA"), "rdma.max", &line).in_field(format_args!("rdma.{device}"))?;
     }
     Ok(())
 }
@@ -153,26 +158,30 @@ fn unified(cgroup: &mut Cgroup, resources: &Resources) -> Result<(), CgroupError
         return Ok(());
     }
     if !cgroup.is_v2() {
-        return Err(CgroupError::Invalid(
-            "invalid configuration: cannot use unified on cgroup v1".to_owned(),
-        ));
+        let refused = "invalid configuration: cannot use unified on cgroup v1".to_owned();
+        return Err(CgroupError::Invalid(refused)).in_field("unified");
     }
     for (file, value) in &resources.unified {
-        let controller = unified_controller(file)?;
-        for line in value.lines() {
-            let group = cgroup.unified().ok_or(CgroupError::NoCgroups)?;
-            let mut written = write_file(&group.directory, file, line);
-            if written == Err(Errno::NOENT) && controller != "cgroup" {
-                if !cgroup.pass_down(controller) {
-                    return Err(CgroupError::Invalid(format!(
-                        "unified resource {file:?} can't be set: controller {controller:?} not available"
-                    )));
-                }
-                let group = cgroup.unified().ok_or(CgroupError::NoCgroups)?;
-                written = write_file(&group.directory, file, line);
+        unified_file(cgroup, file, value).in_field(format_args!("unified.{file}"))?;
+    }
+    Ok(())
+}
+
+fn unified_file(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), CgroupError> {
+    let controller = unified_controller(file)?;
+    for line in value.lines() {
+        let group = cgroup.unified().ok_or(CgroupError::NoCgroups)?;
+        let mut written = write_file(&group.directory, file, line);
+        if written == Err(Errno::NOENT) && controller != "cgroup" {
+            if !cgroup.pass_down(controller) {
+                return Err(CgroupError::Invalid(format!(
+                    "unified resource {file:?} can't be set: controller {controller:?} not available"
+                )));
             }
-            written.map_err(|errno| cgroup.failed(format!("set unified resource {file:?}"), errno))?;
+            let group = cgroup.unified().ok_or(CgroupError::NoCgroups)?;
+            written = write_file(&group.directory, file, line);
         }
+        written.map_err(|errno| cgroup.failed(format!("set unified resource {file:?}"), errno))?;
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl UnitRequest {
             [slice, prefix, name] => (slice, prefix, name),
             _ => {
                 return invalid(format!(
-                    "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {path:?} instead"
+                    "linux.cgroupsPath: expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {path:?} instead"
                 ));
             }
         };
@@ -94,10 +94,13 @@ impl UnitRequest {
             (slice, _) => slice,
         };
         if !is_slice(slice) {
-            return invalid(format!("invalid slice name: {slice}"));
+            return invalid(format!("linux.cgroupsPath: invalid slice name: {slice}"));
         }
-        if name.is_empty() || name.ends_with(".slice") || name.contains('/') {
-            return invalid(format!("{path:?} names no scope that a container could be in"));
+        let no_name = |part: &str| part.contains(['/', '\0']);
+        if name.is_empty() || name.ends_with(".slice") || no_name(name) || no_name(prefix) {
+            return invalid(format!(
+                "linux.cgroupsPath: {path:?} names no scope that a container could be in"
+            ));
         }
         let kill_all = spec
             .linux
@@ -155,9 +158,9 @@ fn from_annotations(annotations: &BTreeMap<String, String>) -> Result<Vec<Proper
     for (key, text) in annotations {
         let Some(name) = key.strip_prefix("org.systemd.property.") else { continue };
         if name.len() < 3 || !name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-            return Err(CgroupError::Invalid(format!("annotation {key} names no property of systemd")));
+            return Err(CgroupError::Invalid(format!("annotations.{key} names no property of systemd")));
         }
-        let invalid = |error| CgroupError::Invalid(format!("annotation {key}={text}: {error}"));
+        let invalid = |error| CgroupError::Invalid(format!("annotations.{key}: {text:?}: {error}"));
         let value = variant::parse(text).map_err(invalid)?;
         // Unit files have seconds where the bus has microseconds.
         let seconds =

@@ -15,6 +15,7 @@ use super::{Failure, Global, Outcome, foreground, protect};
 use crate::cgroup::{Location, Manager, UnitRequest};
 use crate::container::{CreateRequest, Created, Rootfs, Stdio};
 use crate::hooks::{self, HookState};
+use crate::plan::Plan;
 use crate::seccomp;
 
 pub(super) const FLAGS: &[Flag] = &[
@@ -50,8 +51,18 @@ impl Bundle {
         palan_oci::runtime_spec::check_version(&spec.oci_version)
             .map_err(|error| Failure::new(palan_stdx::error_chain::to_string(&error)))?;
         let root = spec.root.as_ref().filter(|root| !root.path.is_empty());
-        let root = root.ok_or_else(|| Failure::new("config.json has no root.path"))?;
+        let root = root.ok_or_else(|| Failure::new("root.path: config.json has none"))?;
         let rootfs_path = path.join(&root.path);
+        match palan_stdx::fs::metadata(&rootfs_path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => {
+                return Err(Failure::new(format!("root.path: {} is no directory", rootfs_path.display())));
+            }
+            Err(error) => {
+                let error = palan_stdx::error_chain::to_string(&error);
+                return Err(Failure::new(format!("root.path: {error}")));
+            }
+        }
         Ok(Self {
             rootfs: Rootfs::Directory(rootfs_path.clone()),
             rootfs_path,
@@ -99,6 +110,20 @@ pub(super) fn unit(global: &Global, spec: &Spec, id: &str) -> Result<Option<Unit
     Ok(global.systemd.as_ref().map(request).transpose()?)
 }
 
+/// Why there is no container.
+enum Abandoned {
+    /// It can't be what was asked for; nothing has been made.
+    Refused(Failure),
+    /// It was on its way.
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Abandoned {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// Everything up to the start.
 fn set_up(
     global: &Global,
@@ -106,17 +131,17 @@ fn set_up(
     bundle: &Bundle,
     home: &Home,
     fifo: Option<BorrowedFd<'_>>,
-) -> Result<Created, Failure> {
+) -> Result<Created, Abandoned> {
     let id = arguments.container_id()?;
     let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
-    let unit = unit(global, &bundle.spec, id)?;
-    let preserved = preserved(arguments)?;
+    let unit = unit(global, &bundle.spec, id).map_err(Abandoned::Refused)?;
+    let preserved = preserved(arguments).map_err(Abandoned::Refused)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let rules = bundle.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
     for name in rules.into_iter().flat_map(seccomp::unknown_calls) {
         global.log.debug(&format!("unknown seccomp syscall {name:?} ignored"));
     }
-    let created = crate::container::create(&CreateRequest {
+    let request = CreateRequest {
         id,
         spec: &bundle.spec,
         bundle: &bundle.path,
@@ -133,7 +158,9 @@ fn set_up(
         start_fifo: fifo,
         no_pivot: arguments.has("no-pivot"),
         keep_keyring: arguments.has("no-new-keyring"),
-    })?;
+    };
+    let plan = Plan::new(&request).map_err(|error| Abandoned::Refused(error.into()))?;
+    let created = crate::container::create_planned(&request, plan)?;
     let container = created.container();
     for warning in &container.warnings {
         global.log.warning(warning);
@@ -181,24 +208,25 @@ pub(super) fn create(global: &Global, arguments: &Arguments) -> Outcome {
     let bundle = Bundle::load(arguments)?;
     check_console(arguments, bundle.terminal, true)?;
     let home = Home::claim(global, arguments.container_id()?)?;
-    let fifo = home.make_fifo();
+    let fifo = home.make_fifo().map_err(Abandoned::Refused);
     let created = fifo.and_then(|fifo| set_up(global, arguments, &bundle, &home, Some(fifo.as_fd())));
     match created {
         Ok(created) => {
             created.leave()?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(failure) => Err(give_up(global, arguments, &bundle, &home, failure)),
+        Err(abandoned) => Err(give_up(global, arguments, &bundle, &home, abandoned)),
     }
 }
 
-/// Takes back what a container that did not come to life has left, `poststop` hooks included, and returns the failure.
+/// Takes back what a container that did not come to life has left, `poststop` hooks included unless it was refused, and
+/// returns the failure.
 fn give_up(
     global: &Global,
     arguments: &Arguments,
     bundle: &Bundle,
     home: &Home,
-    failure: Failure,
+    abandoned: Abandoned,
 ) -> Failure {
     let state = HookState {
         oci_version: &bundle.spec.oci_version,
@@ -207,9 +235,16 @@ fn give_up(
         annotations: &bundle.spec.annotations,
     };
     // The first failure is the one to tell.
-    if let Err(error) = hooks::poststop(bundle.spec.hooks.as_ref(), &state) {
-        global.log.warning(&error.report());
-    }
+    let failure = match abandoned {
+        // Its hooks may be what was refused.
+        Abandoned::Refused(failure) => failure,
+        Abandoned::Failed(failure) => {
+            if let Err(error) = hooks::poststop(bundle.spec.hooks.as_ref(), &state) {
+                global.log.warning(&error.report());
+            }
+            failure
+        }
+    };
     if let Err(error) = home.remove() {
         global.log.warning(&error.message);
     }
@@ -251,10 +286,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
     // From here on signals are for the container.
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
     let started = set_up(global, arguments, &bundle, &home, None)
-        .and_then(|created| created.start().map_err(Failure::from));
+        .and_then(|created| created.start().map_err(Abandoned::from));
     let container = match started {
         Ok(container) => container,
-        Err(failure) => return Err(give_up(global, arguments, &bundle, &home, failure)),
+        Err(abandoned) => return Err(give_up(global, arguments, &bundle, &home, abandoned)),
     };
     if bundle.spec.hooks.is_some() {
         let state = Existing::load(global, arguments.container_id()?)?.state;
@@ -262,7 +297,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
             os::wait(&container.pidfd).ok();
             container.cgroup.kill()?;
             container.cgroup.remove()?;
-            return Err(give_up(global, arguments, &bundle, &home, failure));
+            return Err(give_up(global, arguments, &bundle, &home, Abandoned::Failed(failure)));
         }
     }
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };

@@ -95,8 +95,10 @@ fn process(existing: &Existing, arguments: &Arguments) -> Result<Process, Failur
     if let Some(path) = arguments.value("process") {
         arguments.at_most(1)?;
         let json = state::read_limited(path.as_ref(), MAX_SIZE)?;
-        return serde_json::from_slice(&json)
-            .map_err(|error| Failure::new(format!("{path} is no valid process: {error}")));
+        return palan_oci::runtime_spec::parse(&json).map_err(|error| {
+            let error = palan_stdx::error_chain::to_string(&error);
+            Failure::new(format!("{path} is no valid process: {error}"))
+        });
     }
     let mut process = existing.state.process.clone();
     process.args = arguments.positional[1..]

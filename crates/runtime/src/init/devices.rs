@@ -10,7 +10,7 @@ use palan_linux::tty;
 use rustix::fs::{Mode, OFlags};
 
 use super::mounts::Outcome;
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, InField};
 use crate::handshake::Channel;
 use crate::plan::DevicePlan;
 use crate::streams::TerminalPlan;
@@ -68,11 +68,13 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan], nodes: Nodes) -> 
             )?;
         }
     }
-    for device in devices {
-        if let Some(parent) = device.path.parent() {
-            root.create_dir_all(parent, 0o755)?;
-        }
-        make_node(root, device, nodes)?;
+    for (index, device) in devices.iter().enumerate() {
+        let parent =
+            device.path.parent().map_or(Ok(()), |parent| root.create_dir_all(parent, 0o755).map(drop));
+        parent
+            .map_err(Error::from)
+            .and_then(|()| make_node(root, device, nodes))
+            .in_field(format_args!("linux.devices[{index}]"))?;
     }
     // As runc does where the kernel shows its memory; what a container sees there is masked.
     let core = root.symlink_metadata("proc/kcore").is_ok().then_some(("core", "/proc/kcore"));

@@ -32,7 +32,7 @@ pub(crate) fn set_limits(process: &ProcessPlan, proc: impl AsFd, channel: &Chann
                     "oom_score_adj {score} needs CAP_SYS_RESOURCE, which this process lacks; it was not set"
                 ))?;
             }
-            Err(error) => return Err(Error::system(format!("set oom_score_adj {score}"), error)),
+            Err(error) => return Err(Error::system(format!("set process.oomScoreAdj to {score}"), error)),
         }
     }
     Ok(())
@@ -48,10 +48,10 @@ pub(crate) fn set_scheduling(plan: &Plan) -> Result<(), Error> {
 pub(crate) fn set_memory(policy: Option<&MemoryPolicyPlan>, personality: Option<u32>) -> Result<(), Error> {
     if let Some(policy) = policy {
         scheduling::set_memory_policy(policy.mode, &policy.nodes)
-            .context(|| format!("set the memory policy for nodes {:?}", policy.nodes))?;
+            .context(|| format!("set linux.memoryPolicy for nodes {:?}", policy.nodes))?;
     }
     if let Some(domain) = personality {
-        scheduling::set_personality(domain).context(|| "set the personality".to_owned())?;
+        scheduling::set_personality(domain).context(|| "set linux.personality".to_owned())?;
     }
     Ok(())
 }
@@ -60,10 +60,10 @@ pub(crate) fn set_memory(policy: Option<&MemoryPolicyPlan>, personality: Option<
 pub(crate) fn set_process_scheduling(process: &ProcessPlan) -> Result<(), Error> {
     if let Some((class, priority)) = process.io_priority {
         scheduling::set_io_priority(class, priority)
-            .context(|| format!("set disk priority {priority} of class {class}"))?;
+            .context(|| format!("set process.ioPriority to priority {priority} of class {class}"))?;
     }
     if let Some(attributes) = &process.scheduler {
-        scheduling::set_scheduler(0, attributes).context(|| "set the scheduler".to_owned())?;
+        scheduling::set_scheduler(0, attributes).context(|| "set process.scheduler".to_owned())?;
     }
     Ok(())
 }
@@ -140,11 +140,12 @@ pub(crate) fn set_labels(process: &ProcessPlan, proc: impl AsFd) -> Result<(), E
                     ))
                 }
             })
-            .context(|| format!("apply AppArmor profile {profile:?}"))?;
+            .context(|| format!("apply AppArmor profile {profile:?} of process.apparmorProfile"))?;
     }
     if let Some(label) = &process.selinux_label {
-        write_proc(&proc, "thread-self/attr/exec", label)
-            .context(|| format!("apply SELinux label {label:?}; is SELinux enabled on this host?"))?;
+        write_proc(&proc, "thread-self/attr/exec", label).context(|| {
+            format!("apply SELinux label {label:?} of process.selinuxLabel; is SELinux enabled on this host?")
+        })?;
     }
     Ok(())
 }
@@ -165,10 +166,12 @@ pub(crate) fn become_user(process: &ProcessPlan, user: &ResolvedUser, proc: impl
     let only_primary = groups == [gid];
     match rustix::thread::set_thread_groups(&groups) {
         Err(rustix::io::Errno::PERM) if only_primary && may_not_set_groups(proc) => {}
-        result => result.context(|| format!("set groups {:?}", user.groups))?,
+        result => result.context(|| format!("set groups {:?} (process.user.additionalGids)", user.groups))?,
     }
-    rustix::thread::set_thread_res_gid(gid, gid, gid).context(|| format!("become group {}", user.gid))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).context(|| format!("become user {}", user.uid))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .context(|| format!("become group {} (process.user.gid)", user.gid))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .context(|| format!("become user {} (process.user.uid)", user.uid))?;
     rustix::thread::set_keep_capabilities(false).context(|| "keep capabilities".to_owned())?;
     // Leaving user 0 emptied the effective set. What remains permitted is used until `set_capabilities`.
     let own = capability::current().context(|| "read capabilities".to_owned())?;
@@ -199,8 +202,8 @@ pub(crate) fn set_capabilities(plan: &CapabilityPlan) -> Result<(), Error> {
     let own = capability::current().context(|| "read capabilities".to_owned())?;
     let plan = plan.within(own.permitted);
     capability::set(plan.effective, plan.permitted, plan.inheritable)
-        .context(|| "set capabilities".to_owned())?;
-    capability::set_ambient(plan.ambient).context(|| "set ambient capabilities".to_owned())
+        .context(|| "set process.capabilities; is all that is inheritable in the bounding set?".to_owned())?;
+    capability::set_ambient(plan.ambient).context(|| "set process.capabilities.ambient".to_owned())
 }
 
 /// Loads the filter; a listener goes to the caller.

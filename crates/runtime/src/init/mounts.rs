@@ -12,7 +12,8 @@ use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 
 use super::rootfs::MountSources;
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, InField};
+use crate::plan::Plan;
 use crate::plan::mount::{MountKind, MountPlan};
 
 /// What later steps need of the mounts made.
@@ -20,40 +21,40 @@ use crate::plan::mount::{MountKind, MountPlan};
 pub(super) struct Outcome {
     /// The devpts instance at /dev/pts.
     pub(super) devpts: Option<OwnedFd>,
+    /// What SELinux calls the files of new file systems.
+    label: Option<String>,
     /// Mounts that become read-only at the end: something may yet be put into them.
     read_only: Vec<OwnedFd>,
 }
 
 pub(super) fn mount_all(
     root: &RootDir,
-    plans: &[MountPlan],
+    all: &Plan,
     sources: MountSources,
     cgroup_v2: bool,
 ) -> Result<Outcome, Error> {
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { label: all.mount_label.clone(), ..Outcome::default() };
     let MountSources { binds, mut cgroups } = sources;
-    for (plan, source) in plans.iter().zip(binds) {
-        match (&plan.kind, source) {
-            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
+    for (plan, source) in all.mounts.iter().zip(binds) {
+        let made = match (&plan.kind, source) {
+            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source),
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
-                Some((_, host)) => {
-                    change_attributes(plan, &host)?;
-                    bind(root, plan, host)?;
-                }
-                None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome)?,
+                Some((_, host)) => change_attributes(plan, &host).and_then(|()| bind(root, plan, host)),
+                None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome),
             },
-            (MountKind::Cgroup, _) => cgroup_v1(root, plan, std::mem::take(&mut cgroups), &mut outcome)?,
+            (MountKind::Cgroup, _) => cgroup_v1(root, plan, std::mem::take(&mut cgroups), &mut outcome),
             (MountKind::FileSystem { kind, source }, _) => {
-                file_system(root, plan, kind, source.as_deref(), &mut outcome)?;
+                file_system(root, plan, kind, source.as_deref(), &mut outcome)
             }
-            (MountKind::Bind { .. }, None) => {}
-        }
+            (MountKind::Bind { .. }, None) => Ok(()),
+        };
+        made.in_field(&plan.field)?;
     }
     Ok(outcome)
 }
 
-fn invalid(plan: &MountPlan, what: &str) -> Error {
-    Error::Invalid(format!("mount {}: {what}", plan.destination.display()))
+fn invalid(what: &str) -> Error {
+    Error::Invalid(what.to_owned())
 }
 
 /// The destination without `.` and `..`, relative to the root: for comparisons only, never to be opened.
@@ -100,7 +101,7 @@ fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, 
         // elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
         match root.symlink_metadata(&clean) {
             Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(invalid(plan, "the image has something that is no directory there")),
+            Ok(_) => return Err(invalid("the image has something that is no directory there")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
@@ -160,12 +161,12 @@ fn check_proc(plan: &MountPlan, clean: &Path, found: &OwnedFd) -> Result<(), Err
         return if is_proc || binds {
             Ok(())
         } else {
-            Err(invalid(plan, "only a proc file system can be mounted on /proc"))
+            Err(invalid("only a proc file system can be mounted on /proc"))
         };
     }
     let inside = is_procfs(found).context(|| format!("inspect {}", plan.destination.display()))?;
     if inside && !REPLACEABLE.iter().any(|path| clean == Path::new(path)) {
-        return Err(invalid(plan, "it cannot be mounted because it is inside /proc"));
+        return Err(invalid("it cannot be mounted because it is inside /proc"));
     }
     Ok(())
 }
@@ -196,7 +197,7 @@ fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> 
     if lexical(&plan.destination) == Path::new("proc") {
         let inspected = is_procfs(&source).context(|| "inspect the source of mount /proc".to_owned())?;
         if !inspected {
-            return Err(invalid(plan, "only a proc file system can be mounted on /proc"));
+            return Err(invalid("only a proc file system can be mounted on /proc"));
         }
     }
     let target = target(root, plan, kind == FileKind::Directory)?;
@@ -214,6 +215,9 @@ pub(super) fn change_attributes(plan: &MountPlan, copy: &OwnedFd) -> Result<(), 
     }
     Ok(())
 }
+
+/// File systems that show something of the kernel and take no label.
+const KERNELS_OWN: [&str; 5] = ["proc", "sysfs", "cgroup", "cgroup2", "mqueue"];
 
 fn file_system(
     root: &RootDir,
@@ -236,6 +240,11 @@ fn file_system(
     }
     for option in &plan.data {
         context = context.set_option(option)?;
+    }
+    // The kernel's own file systems have labels of their own.
+    if let Some(label) = outcome.label.as_ref().filter(|_| !KERNELS_OWN.contains(&kind)) {
+        context =
+            context.set("context", label).in_field("linux.mountLabel (is SELinux enabled on this host?)")?;
     }
     let mut attributes = plan.set | plan.set_recursive;
     let read_only_later = is_tmpfs && attributes.contains(Attributes::MOUNT_ATTR_RDONLY);
@@ -278,6 +287,9 @@ fn cgroup_v1(
     cgroups: Vec<(String, OwnedFd)>,
     outcome: &mut Outcome,
 ) -> Result<(), Error> {
+    if let Some(option) = plan.data.first() {
+        return Err(invalid(&format!("options: cgroup v1 has no option {option:?}")));
+    }
     let target = target(root, plan, true)?;
     let top = FileSystem::new("tmpfs")?
         .set("source", "tmpfs")?

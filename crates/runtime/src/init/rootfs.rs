@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use super::mounts::change_attributes;
 use crate::cgroup::unescape;
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, InField};
 use crate::id_maps::Mappings;
 use crate::plan::mount::{IdMapPlan, MountKind};
 use crate::plan::{MountPlan, Plan, RootPlan, RootSource, UserNamespace};
@@ -72,7 +72,8 @@ impl Sources {
     }
 
     fn open(plan: &Plan, host: &Host, has_cgroup_namespace: bool) -> Result<Self, Error> {
-        let binds = plan.mounts.iter().map(|entry| open_bind(plan, entry)).collect::<Result<_, _>>()?;
+        let binds = plan.mounts.iter().map(|entry| open_bind(plan, entry).in_field(&entry.field));
+        let binds = binds.collect::<Result<_, _>>()?;
         let wants_cgroup = plan.mounts.iter().any(|entry| entry.kind == MountKind::Cgroup);
         let mut cgroups = Vec::new();
         if wants_cgroup && (!host.cgroup_v2 || !has_cgroup_namespace) {
@@ -90,7 +91,7 @@ impl Sources {
             RootSource::Directory(path) => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())
-                    .context(|| format!("open {}", path.display()))?;
+                    .context(|| format!("open the rootfs {}", path.display()))?;
                 let copy = mount::clone_of(&directory, true)
                     .context(|| format!("bind the rootfs {}", path.display()))?;
                 Some(copy)

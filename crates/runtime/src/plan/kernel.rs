@@ -136,11 +136,20 @@ pub(super) fn scheduler(scheduler: &Scheduler) -> Result<SchedulerAttributes, Er
     if priority != 0 && !real_time {
         return Err(invalid("process.scheduler.priority is for SCHED_FIFO and SCHED_RR only"));
     }
+    if real_time && !(1..=99).contains(&priority) {
+        return Err(invalid(format!("process.scheduler.priority: {priority} is not within 1 and 99")));
+    }
     let deadline = [scheduler.runtime, scheduler.deadline, scheduler.period].map(Option::unwrap_or_default);
     if deadline != [0; 3] && scheduler.policy != "SCHED_DEADLINE" {
         return Err(invalid("process.scheduler.runtime, deadline and period are for SCHED_DEADLINE only"));
     }
     let [runtime, deadline, period] = deadline;
+    // A period of zero is the deadline (sched(7)).
+    if runtime > deadline || (period != 0 && deadline > period) {
+        return Err(invalid(format!(
+            "process.scheduler: the runtime ({runtime}) must not exceed the deadline ({deadline}), nor that the period ({period})"
+        )));
+    }
     Ok(SchedulerAttributes {
         policy,
         flags,

@@ -7,11 +7,13 @@ use palan_oci::runtime_spec::{IdMapping, Mount};
 
 use super::container_path;
 use super::user_namespace::check_mappings;
-use crate::error::Error;
+use crate::error::{Error, InField};
 
 /// A mount to make.
 #[derive(Debug)]
 pub(crate) struct MountPlan {
+    /// Where in the specification it is, with its destination: `mounts[2] (/data)`.
+    pub(crate) field: String,
     pub(crate) destination: PathBuf,
     pub(crate) kind: MountKind,
     /// Attributes of the mount itself.
@@ -123,8 +125,8 @@ fn meaning(option: &str) -> Option<Meaning> {
         "idmap" => IdMap { recursive: false },
         "ridmap" => IdMap { recursive: true },
         "tmpcopyup" => CopyUp,
-        "defaults" | "async" | "loud" | "silent" | "nomand" | "iversion" | "noiversion" | "nolazytime"
-        | "remount" => Nothing,
+        "" | "defaults" | "async" | "loud" | "silent" | "nomand" | "iversion" | "noiversion"
+        | "nolazytime" | "remount" => Nothing,
         _ => return None,
     })
 }
@@ -135,10 +137,13 @@ pub(crate) fn is_bind(mount: &Mount) -> bool {
 }
 
 impl MountPlan {
-    pub(crate) fn new(mount: &Mount, bundle: &Path) -> Result<Self, Error> {
-        let refuse = |what: &str| Err(Error::Invalid(format!("mount {}: {what}", mount.destination)));
+    pub(crate) fn new(index: usize, mount: &Mount, bundle: &Path) -> Result<Self, Error> {
+        let place = format!("mounts[{index}]");
+        let destination = container_path(&mount.destination).in_field(format_args!("{place}.destination"))?;
+        let refuse = |what: &str| Err(Error::Invalid(format!("{place} ({}): {what}", mount.destination)));
         let mut plan = Self {
-            destination: container_path(&mount.destination)?,
+            field: format!("{place} ({})", mount.destination),
+            destination,
             kind: MountKind::Cgroup,
             set: Attributes::empty(),
             clear: Attributes::empty(),
@@ -149,6 +154,9 @@ impl MountPlan {
             copy_up: false,
             data: Vec::new(),
         };
+        if [&mount.kind, &mount.source].iter().any(|text| text.contains('\0')) {
+            return refuse("type or source contains a NUL byte");
+        }
         let mut bind = (mount.kind == "bind").then_some(false);
         for option in &mount.options {
             // Later options win over earlier ones.
@@ -168,7 +176,9 @@ impl MountPlan {
                 Some(Meaning::IdMap { recursive }) => plan.id_map = Some(IdMapPlan { recursive, own: None }),
                 Some(Meaning::CopyUp) => plan.copy_up = true,
                 Some(Meaning::Nothing) => {}
-                None if option.contains('\0') => return refuse("an option contains a NUL byte"),
+                None if option.contains('\0') => {
+                    return refuse(&format!("options: {option:?} contains a NUL byte"));
+                }
                 None => plan.data.push(option.clone()),
             }
         }
@@ -176,8 +186,8 @@ impl MountPlan {
             if mount.uid_mappings.is_empty() || mount.gid_mappings.is_empty() {
                 return refuse("uidMappings and gidMappings go together");
             }
-            check_mappings(&format!("mount {}: uidMappings", mount.destination), &mount.uid_mappings)?;
-            check_mappings(&format!("mount {}: gidMappings", mount.destination), &mount.gid_mappings)?;
+            check_mappings(&format!("{place}.uidMappings"), &mount.uid_mappings)?;
+            check_mappings(&format!("{place}.gidMappings"), &mount.gid_mappings)?;
             let recursive = plan.id_map.as_ref().is_some_and(|map| map.recursive);
             let own = Some((mount.uid_mappings.clone(), mount.gid_mappings.clone()));
             plan.id_map = Some(IdMapPlan { recursive, own });
@@ -190,10 +200,10 @@ impl MountPlan {
         }
         if let Some(recursive) = bind {
             if let Some(option) = plan.data.first() {
-                return refuse(&format!("a bind mount has no option {option:?}"));
+                return refuse(&format!("options: a bind mount has no option {option:?}"));
             }
-            if mount.source.is_empty() || mount.source.contains('\0') {
-                return refuse("a bind mount needs a source");
+            if mount.source.is_empty() {
+                return refuse("source: a bind mount needs one");
             }
             // An absolute source replaces the bundle's path.
             plan.kind = MountKind::Bind { source: bundle.join(&mount.source), recursive };
@@ -201,7 +211,7 @@ impl MountPlan {
             plan.clear -= Attributes::MOUNT_ATTR_RDONLY;
         } else if !matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
             if mount.kind.is_empty() || mount.kind == "none" {
-                return refuse("it has no type");
+                return refuse("type: it has none");
             }
             plan.kind = MountKind::FileSystem {
                 kind: mount.kind.clone(),
@@ -230,7 +240,7 @@ mod tests {
             options: options.iter().map(|&option| option.to_owned()).collect(),
             ..Mount::default()
         };
-        MountPlan::new(&mount, Path::new("/bundle"))
+        MountPlan::new(0, &mount, Path::new("/bundle"))
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::ffi::CString;
 use palan_linux::capability::{self, CapabilitySet};
 use palan_linux::scheduling::SchedulerAttributes;
 use palan_linux::tty::WindowSize;
-use palan_oci::runtime_spec::{Capabilities, Process, Seccomp};
+use palan_oci::runtime_spec::{Capabilities, ConsoleSize, Process, Seccomp, User};
 use rustix::process::Resource;
 
-use crate::error::Error;
+use crate::error::{Error, InField};
 use crate::seccomp::Program;
 
 use super::invalid;
@@ -79,15 +79,17 @@ impl ProcessPlan {
         let name = name
             .ok_or_else(|| invalid("process.args must not be empty: there is no command to run"))?
             .clone();
-        let arguments = process
-            .args
-            .iter()
-            .map(|argument| CString::new(argument.as_str()))
-            .collect::<Result<_, _>>()
-            .map_err(|_| invalid("an argument contains a NUL byte"))?;
+        let arguments = process.args.iter().enumerate();
+        let arguments = arguments
+            .map(|(index, argument)| {
+                CString::new(argument.as_str())
+                    .map_err(|_| invalid(format!("process.args[{index}]: {argument:?} contains a NUL byte")))
+            })
+            .collect::<Result<_, _>>()?;
         if process.cwd.contains('\0') || !process.cwd.starts_with('/') {
             return Err(invalid(format!("process.cwd: {:?} is no absolute path", process.cwd)));
         }
+        check_user(&process.user)?;
         let groups = process.user.additional_gids.clone();
         let user = match user {
             Some(user) => UserPlan::Named { user: user.to_owned(), groups },
@@ -101,13 +103,13 @@ impl ProcessPlan {
             environment: environment(&process.env)?,
             cwd: process.cwd.clone(),
             user,
-            umask: process.user.umask.unwrap_or(0o022) & 0o777,
+            umask: process.user.umask.unwrap_or(0o022),
             capabilities,
             rlimits: rlimits(process)?,
             no_new_privileges: process.no_new_privileges,
-            oom_score_adj: process.oom_score_adj,
-            apparmor_profile: text(&process.apparmor_profile),
-            selinux_label: text(&process.selinux_label),
+            oom_score_adj: process.oom_score_adj.map(oom_score_adj).transpose()?,
+            apparmor_profile: text("process.apparmorProfile", &process.apparmor_profile)?,
+            selinux_label: text("process.selinuxLabel", &process.selinux_label)?,
             seccomp,
             scheduler: process.scheduler.as_ref().map(kernel::scheduler).transpose()?,
             io_priority: process.io_priority.as_ref().map(kernel::io_priority).transpose()?,
@@ -118,10 +120,8 @@ impl ProcessPlan {
                 .transpose()?
                 .unwrap_or_default(),
             warnings,
-            console_size: process.console_size.map(|size| {
-                let side = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
-                (side(size.height), side(size.width))
-            }),
+            // Without a terminal the specification wants it ignored.
+            console_size: process.console_size.filter(|_| process.terminal).map(console_size).transpose()?,
         })
     }
 }
@@ -133,8 +133,47 @@ impl ProcessPlan {
     }
 }
 
-fn text(value: &str) -> Option<String> {
-    Some(value.to_owned()).filter(|value| !value.is_empty())
+pub(super) fn text(field: &str, value: &str) -> Result<Option<String>, Error> {
+    if value.contains('\0') {
+        return Err(invalid(format!("{field}: {value:?} contains a NUL byte")));
+    }
+    Ok(Some(value.to_owned()).filter(|value| !value.is_empty()))
+}
+
+/// Numbers that can be somebody's. The highest means "unchanged" to the kernel, so it is nobody's.
+fn check_user(user: &User) -> Result<(), Error> {
+    let check = |field: &str, number: u32| match number {
+        u32::MAX => Err(invalid(format!("process.user.{field}: {number} is no user or group"))),
+        _ => Ok(()),
+    };
+    check("uid", user.uid)?;
+    check("gid", user.gid)?;
+    for (index, gid) in user.additional_gids.iter().enumerate() {
+        check(&format!("additionalGids[{index}]"), *gid)?;
+    }
+    match user.umask {
+        Some(umask) if umask > 0o777 => {
+            Err(invalid(format!("process.user.umask: {umask} is more than {} (octal 777)", 0o777)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How willingly the kernel kills the process, from `OOM_SCORE_ADJ_MIN` to `OOM_SCORE_ADJ_MAX`.
+fn oom_score_adj(score: i32) -> Result<i32, Error> {
+    if (-1000..=1000).contains(&score) {
+        Ok(score)
+    } else {
+        Err(invalid(format!("process.oomScoreAdj: {score} is not within -1000 and 1000")))
+    }
+}
+
+fn console_size(size: ConsoleSize) -> Result<(u16, u16), Error> {
+    let side = |field: &str, length: u32| {
+        u16::try_from(length)
+            .map_err(|_| invalid(format!("process.consoleSize.{field}: {length} is more than {}", u16::MAX)))
+    };
+    Ok((side("height", size.height)?, side("width", size.width)?))
 }
 
 /// The filter to load: the given one, or else the specification's.
@@ -143,7 +182,7 @@ pub(crate) fn seccomp(given: Option<&Program>, rules: Option<&Seccomp>) -> Resul
         (Some(program), _) => Ok(Some(program.clone())),
         // As runc has it, an empty profile is none.
         (None, Some(rules)) if rules.default_action.is_empty() && rules.syscalls.is_empty() => Ok(None),
-        (None, Some(rules)) => Ok(Some(Program::compile(rules)?)),
+        (None, Some(rules)) => Ok(Some(Program::compile(rules).in_field("linux.seccomp")?)),
         (None, None) => Ok(None),
     }
 }
@@ -152,8 +191,10 @@ pub(crate) fn seccomp(given: Option<&Program>, rules: Option<&Seccomp>) -> Resul
 fn environment(entries: &[String]) -> Result<Vec<(String, String)>, Error> {
     let mut result: Vec<(String, String)> = Vec::with_capacity(entries.len() + 1);
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
-    for entry in entries {
-        let refuse = |why: &str| Err(invalid(format!("invalid environment variable {entry:?}: {why}")));
+    for (index, entry) in entries.iter().enumerate() {
+        let refuse = |why: &str| {
+            Err(invalid(format!("process.env[{index}]: invalid environment variable {entry:?}: {why}")))
+        };
         if entry.contains('\0') {
             return refuse("contains nul byte");
         }
@@ -195,7 +236,11 @@ fn capabilities(names: Option<&Capabilities>, warnings: &mut Vec<String>) -> Cap
         inheritable: set(&names.inheritable),
         ambient: set(&names.ambient),
     };
-    plan.effective &= plan.permitted;
+    let impossible = plan.effective - plan.permitted;
+    plan.effective -= impossible;
+    for name in capability::names_of(impossible) {
+        warnings.push(format!("can't make capability {name} effective: it is not permitted"));
+    }
     // Ambient ones must be permitted and inheritable.
     let impossible = plan.ambient - (plan.permitted & plan.inheritable);
     plan.ambient -= impossible;
@@ -243,17 +288,18 @@ fn rlimits(process: &Process) -> Result<Vec<RlimitPlan>, Error> {
         ("RLIMIT_RTTIME", Resource::Rttime),
     ];
     let mut result: Vec<RlimitPlan> = Vec::new();
-    for rlimit in &process.rlimits {
+    for (index, rlimit) in process.rlimits.iter().enumerate() {
+        let refuse = |what: String| invalid(format!("process.rlimits[{index}]: {what}"));
         let (name, resource) = KNOWN
             .into_iter()
             .find(|(name, _)| *name == rlimit.kind)
-            .ok_or_else(|| invalid(format!("process.rlimits: invalid rlimit type {:?}", rlimit.kind)))?;
+            .ok_or_else(|| refuse(format!("invalid rlimit type {:?}", rlimit.kind)))?;
         if result.iter().any(|other| other.resource == resource) {
-            return Err(invalid(format!("duplicate rlimit {name}")));
+            return Err(refuse(format!("duplicate rlimit {name}")));
         }
         if rlimit.soft > rlimit.hard {
-            return Err(invalid(format!(
-                "rlimit {name}: soft limit {} exceeds hard limit {}",
+            return Err(refuse(format!(
+                "soft limit {} of {name} exceeds its hard limit {}",
                 rlimit.soft, rlimit.hard
             )));
         }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use palan_linux::capability::{self, CapabilitySet};
 use palan_oci::runtime_spec::{IdMapping, Linux};
 
-use super::invalid;
+use super::{UserPlan, invalid};
 use crate::error::{Context, Error};
 
 /// Most lines that the kernel takes (`UID_GID_MAP_MAX_EXTENTS`).
@@ -40,6 +40,31 @@ pub(super) fn check(linux: &Linux, user: Option<&UserNamespace>) -> Result<(), E
         return Err(invalid(
             "linux.uidMappings and linux.gidMappings need a user namespace in linux.namespaces",
         ));
+    }
+    Ok(())
+}
+
+/// The numbers that a container starts with must mean somebody in its new user namespace. Of one that is joined the kernel
+/// knows.
+pub(super) fn check_user(user: &UserPlan, namespace: Option<&UserNamespace>) -> Result<(), Error> {
+    let Some(UserNamespace::New { users, groups }) = namespace else { return Ok(()) };
+    let check = |field: &str, number: u32, mappings: &[IdMapping], list: &str| {
+        let within = |mapping: &IdMapping| {
+            number.checked_sub(mapping.container_id).is_some_and(|offset| offset < mapping.size)
+        };
+        if mappings.iter().any(within) {
+            Ok(())
+        } else {
+            Err(invalid(format!("process.user.{field}: {number} is not mapped in linux.{list}")))
+        }
+    };
+    let (UserPlan::Numeric { groups: further, .. } | UserPlan::Named { groups: further, .. }) = user;
+    if let UserPlan::Numeric { uid, gid, .. } = user {
+        check("uid", *uid, users, "uidMappings")?;
+        check("gid", *gid, groups, "gidMappings")?;
+    }
+    for (index, gid) in further.iter().enumerate() {
+        check(&format!("additionalGids[{index}]"), *gid, groups, "gidMappings")?;
     }
     Ok(())
 }

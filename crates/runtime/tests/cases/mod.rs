@@ -1,5 +1,6 @@
 //! The cases, by topic.
 
+mod bad_input;
 mod basics;
 mod cgroups;
 mod checkpoint;
@@ -25,6 +26,15 @@ macro_rules! cases {
 }
 
 pub(crate) const ALL: &[Case] = cases![
+    bad_input::every_field_is_checked_before_anything_exists,
+    bad_input::what_is_wrong_leaves_nothing,
+    bad_input::contradictions_are_refused,
+    bad_input::what_the_kernel_refuses_has_a_name,
+    bad_input::what_is_unknown_is_told_and_left_out,
+    bad_input::hooks_of_what_is_refused_do_not_run,
+    bad_input::roots_that_are_none,
+    bad_input::roots_that_are_read_only,
+    bad_input::system_directories_that_are_something_else,
     basics::runs_to_its_exit_code,
     basics::looks_like_a_container,
     basics::overlay_root,

@@ -3,7 +3,7 @@
 use palan_oci::runtime_spec::{BlockIo, ThrottleDevice};
 use rustix::io::Errno;
 
-use super::{Cgroup, CgroupError, Controller, attempt, set, set_if_known};
+use super::{Cgroup, CgroupError, Controller, InField, attempt, set, set_if_known};
 
 const BLKIO: Controller = ("blkio", "block I/O");
 const IO: Controller = ("io", "block I/O");
@@ -41,33 +41,34 @@ fn apply_v1(cgroup: &mut Cgroup, io: &BlockIo, warnings: &mut Vec<String>) -> Re
     // The first of each is of the CFQ scheduler, which went with Linux 5.0.
     if let Some(weight) = io.weight.filter(|weight| *weight != 0) {
         let value = weight.to_string();
-        set_first(cgroup, BLKIO, &[("blkio.weight", &value), ("blkio.bfq.weight", &value)], warnings)?;
+        set_first(cgroup, BLKIO, &[("blkio.weight", &value), ("blkio.bfq.weight", &value)], warnings)
+            .in_field("blockIO.weight")?;
     }
     if let Some(weight) = io.leaf_weight.filter(|weight| *weight != 0) {
         let write = ("blkio.leaf_weight", weight.to_string());
-        set_if_known(cgroup, BLKIO, (write.0, &write.1), NO_LEAF_WEIGHT, warnings)?;
+        set_if_known(cgroup, BLKIO, (write.0, &write.1), NO_LEAF_WEIGHT, warnings)
+            .in_field("blockIO.leafWeight")?;
     }
-    for device in &io.weight_device {
+    for (index, device) in io.weight_device.iter().enumerate() {
         let line = |weight: u16| format!("{}:{} {weight}", device.major, device.minor);
         if let Some(weight) = device.weight.filter(|weight| *weight != 0) {
             let value = line(weight);
             let files = [("blkio.weight_device", &*value), ("blkio.bfq.weight_device", &value)];
-            set_first(cgroup, BLKIO, &files, warnings)?;
+            set_first(cgroup, BLKIO, &files, warnings)
+                .in_field(format_args!("blockIO.weightDevice[{index}].weight"))?;
         }
         if let Some(weight) = device.leaf_weight.filter(|weight| *weight != 0) {
             let write = ("blkio.leaf_weight_device", line(weight));
-            set_if_known(cgroup, BLKIO, (write.0, &write.1), NO_LEAF_WEIGHT, warnings)?;
+            set_if_known(cgroup, BLKIO, (write.0, &write.1), NO_LEAF_WEIGHT, warnings)
+                .in_field(format_args!("blockIO.weightDevice[{index}].leafWeight"))?;
         }
     }
-    let throttles = [
-        ("blkio.throttle.read_bps_device", &io.throttle_read_bps_device),
-        ("blkio.throttle.write_bps_device", &io.throttle_write_bps_device),
-        ("blkio.throttle.read_iops_device", &io.throttle_read_iops_device),
-        ("blkio.throttle.write_iops_device", &io.throttle_write_iops_device),
-    ];
-    for (file, devices) in throttles {
-        for ThrottleDevice { major, minor, rate } in devices {
-            set(cgroup, BLKIO, file, &format!("{major}:{minor} {rate}"))?;
+    let files = ["read_bps", "write_bps", "read_iops", "write_iops"];
+    for (file, (field, devices)) in files.into_iter().zip(throttles(io)) {
+        for (index, ThrottleDevice { major, minor, rate }) in devices.iter().enumerate() {
+            let file = format!("blkio.throttle.{file}_device");
+            set(cgroup, BLKIO, &file, &format!("{major}:{minor} {rate}"))
+                .in_field(format_args!("blockIO.{field}[{index}]"))?;
         }
     }
     Ok(())
@@ -76,33 +77,41 @@ fn apply_v1(cgroup: &mut Cgroup, io: &BlockIo, warnings: &mut Vec<String>) -> Re
 fn apply_v2(cgroup: &mut Cgroup, io: &BlockIo, warnings: &mut Vec<String>) -> Result<(), CgroupError> {
     if let Some(weight) = io.weight.filter(|weight| *weight != 0) {
         let (bfq, scaled) = (weight.to_string(), io_weight(weight).to_string());
-        set_first(cgroup, IO, &[("io.bfq.weight", &bfq), ("io.weight", &scaled)], warnings)?;
+        set_first(cgroup, IO, &[("io.bfq.weight", &bfq), ("io.weight", &scaled)], warnings)
+            .in_field("blockIO.weight")?;
     }
-    for device in &io.weight_device {
+    for (index, device) in io.weight_device.iter().enumerate() {
         if let Some(weight) = device.weight.filter(|weight| *weight != 0) {
             let name = format!("{}:{}", device.major, device.minor);
             let (bfq, scaled) = (format!("{name} {weight}"), format!("{name} {}", io_weight(weight)));
-            set_first(cgroup, IO, &[("io.bfq.weight", &bfq), ("io.weight", &scaled)], warnings)?;
+            set_first(cgroup, IO, &[("io.bfq.weight", &bfq), ("io.weight", &scaled)], warnings)
+                .in_field(format_args!("blockIO.weightDevice[{index}].weight"))?;
         }
     }
     let leaf = |weight: Option<u16>| weight.is_some_and(|weight| weight != 0);
     if leaf(io.leaf_weight) || io.weight_device.iter().any(|device| leaf(device.leaf_weight)) {
         warnings.push(NO_LEAF_WEIGHT.to_owned());
     }
-    let throttles = [
-        ("rbps", &io.throttle_read_bps_device),
-        ("wbps", &io.throttle_write_bps_device),
-        ("riops", &io.throttle_read_iops_device),
-        ("wiops", &io.throttle_write_iops_device),
-    ];
-    for (key, devices) in throttles {
-        for ThrottleDevice { major, minor, rate } in devices {
+    let keys = ["rbps", "wbps", "riops", "wiops"];
+    for (key, (field, devices)) in keys.into_iter().zip(throttles(io)) {
+        for (index, ThrottleDevice { major, minor, rate }) in devices.iter().enumerate() {
             // Zero takes a limit away, as in v1's files.
             let rate = if *rate == 0 { "max".to_owned() } else { rate.to_string() };
-            set(cgroup, IO, "io.max", &format!("{major}:{minor} {key}={rate}"))?;
+            set(cgroup, IO, "io.max", &format!("{major}:{minor} {key}={rate}"))
+                .in_field(format_args!("blockIO.{field}[{index}]"))?;
         }
     }
     Ok(())
+}
+
+/// The four lists of rates with their names.
+fn throttles(io: &BlockIo) -> [(&'static str, &[ThrottleDevice]); 4] {
+    [
+        ("throttleReadBpsDevice", &io.throttle_read_bps_device),
+        ("throttleWriteBpsDevice", &io.throttle_write_bps_device),
+        ("throttleReadIOPSDevice", &io.throttle_read_iops_device),
+        ("throttleWriteIOPSDevice", &io.throttle_write_iops_device),
+    ]
 }
 
 /// blkio's 10 to 1000 as io.weight's 1 to 10000.

@@ -3,7 +3,7 @@
 use palan_oci::runtime_spec::Cpu;
 use rustix::io::Errno;
 
-use super::{Cgroup, CgroupError, Controller, attempt, set, set_if_known};
+use super::{Cgroup, CgroupError, Controller, InField, attempt, set, set_if_known};
 
 const CPU: Controller = ("cpu", "processor time");
 const CPUSET: Controller = ("cpuset", "processors");
@@ -15,10 +15,10 @@ pub(super) fn apply(cgroup: &mut Cgroup, cpu: &Cpu, warnings: &mut Vec<String>) 
         time_v1(cgroup, cpu, warnings)?;
     }
     if !cpu.cpus.is_empty() {
-        set(cgroup, CPUSET, "cpuset.cpus", &cpu.cpus)?;
+        set(cgroup, CPUSET, "cpuset.cpus", &cpu.cpus).in_field("cpu.cpus")?;
     }
     if !cpu.mems.is_empty() {
-        set(cgroup, CPUSET, "cpuset.mems", &cpu.mems)?;
+        set(cgroup, CPUSET, "cpuset.mems", &cpu.mems).in_field("cpu.mems")?;
     }
     Ok(())
 }
@@ -30,7 +30,7 @@ fn idle_around(
     shares: impl FnOnce(&mut Cgroup) -> Result<(), CgroupError>,
 ) -> Result<(), CgroupError> {
     let set_idle = |cgroup: &mut Cgroup| match idle {
-        Some(idle) => set(cgroup, CPU, "cpu.idle", &idle.to_string()),
+        Some(idle) => set(cgroup, CPU, "cpu.idle", &idle.to_string()).in_field("cpu.idle"),
         None => Ok(()),
     };
     if idle == Some(1) {
@@ -44,22 +44,24 @@ fn idle_around(
 
 fn time_v1(cgroup: &mut Cgroup, cpu: &Cpu, warnings: &mut Vec<String>) -> Result<(), CgroupError> {
     idle_around(cgroup, cpu.idle, |cgroup| match cpu.shares.filter(|shares| *shares != 0) {
-        Some(shares) => shares_v1(cgroup, shares),
+        Some(shares) => shares_v1(cgroup, shares).in_field("cpu.shares"),
         None => Ok(()),
     })?;
     let mut bounded = Vec::new();
     if let Some(period) = cpu.period.filter(|period| *period != 0) {
-        bounded.push(("cpu.cfs_period_us", period.to_string()));
+        bounded.push(Value::new("period", "cpu.cfs_period_us", period));
     }
     if let Some(burst) = cpu.burst {
-        bounded.push(("cpu.cfs_burst_us", burst.to_string()));
+        bounded.push(Value::new("burst", "cpu.cfs_burst_us", burst));
     }
-    let quota = cpu.quota.filter(|quota| *quota != 0).map(|quota| ("cpu.cfs_quota_us", quota.to_string()));
+    let quota = cpu.quota.filter(|quota| *quota != 0);
+    let quota = quota.map(|quota| Value::new("quota", "cpu.cfs_quota_us", quota));
     set_bounded(cgroup, &bounded, quota, warnings)?;
     let period = cpu.realtime_period.filter(|period| *period != 0);
-    let period: Vec<_> = period.map(|period| ("cpu.rt_period_us", period.to_string())).into_iter().collect();
+    let period = period.map(|period| Value::new("realtimePeriod", "cpu.rt_period_us", period));
+    let period: Vec<_> = period.into_iter().collect();
     let runtime = cpu.realtime_runtime.filter(|runtime| *runtime != 0);
-    let runtime = runtime.map(|runtime| ("cpu.rt_runtime_us", runtime.to_string()));
+    let runtime = runtime.map(|runtime| Value::new("realtimeRuntime", "cpu.rt_runtime_us", runtime));
     set_bounded(cgroup, &period, runtime, warnings)
 }
 
@@ -85,50 +87,69 @@ fn time_v2(cgroup: &mut Cgroup, cpu: &Cpu, warnings: &mut Vec<String>) -> Result
     }
     idle_around(cgroup, cpu.idle, |cgroup| match weight_of_shares(cpu.shares.unwrap_or(0)) {
         0 => Ok(()),
-        weight => set(cgroup, CPU, "cpu.weight", &weight.to_string()),
+        weight => set(cgroup, CPU, "cpu.weight", &weight.to_string()).in_field("cpu.shares"),
     })?;
     let quota = cpu.quota.filter(|value| *value != 0);
     let period = cpu.period.filter(|value| *value != 0);
     let maximum = (quota.is_some() || period.is_some()).then(|| {
         let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |n| n.to_string());
-        ("cpu.max", format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD)))
+        Value::new("quota", "cpu.max", format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD)))
     });
-    let burst: Vec<_> = cpu.burst.map(|burst| ("cpu.max.burst", burst.to_string())).into_iter().collect();
+    let burst = cpu.burst.map(|burst| Value::new("burst", "cpu.max.burst", burst));
+    let burst: Vec<_> = burst.into_iter().collect();
     set_bounded(cgroup, &burst, maximum, warnings)
 }
 
 /// Microseconds; the kernel's own.
 pub(in crate::cgroup) const DEFAULT_PERIOD: u64 = 100_000;
 
+/// What is written into which file, and the field of `linux.resources.cpu` that it comes from.
+struct Value {
+    field: &'static str,
+    file: &'static str,
+    value: String,
+}
+
+impl Value {
+    fn new(field: &'static str, file: &'static str, value: impl ToString) -> Self {
+        Self { field, file, value: value.to_string() }
+    }
+}
+
 /// Values of which each bounds the others: one that is refused before the last is in place is tried again after it.
 fn set_bounded(
     cgroup: &mut Cgroup,
-    before: &[(&str, String)],
-    last: Option<(&str, String)>,
+    before: &[Value],
+    last: Option<Value>,
     warnings: &mut Vec<String>,
 ) -> Result<(), CgroupError> {
     let mut again = Vec::new();
-    for (file, value) in before {
-        match attempt(cgroup, CPU, file, value)? {
+    for entry in before {
+        let Value { field, file, value } = entry;
+        match attempt(cgroup, CPU, file, value).in_field(format_args!("cpu.{field}"))? {
             Ok(()) => {}
-            Err(Errno::INVAL) if last.is_some() => again.push((file, value)),
+            Err(Errno::INVAL) if last.is_some() => again.push(entry),
             Err(Errno::NOENT) if file.contains("burst") => {
                 warnings
                     .push("This kernel has no bursts of processor time; the burst was not set.".to_owned());
             }
-            Err(errno) => return Err(cgroup.failed(format!("write {value:?} to {file}"), errno)),
+            Err(errno) => {
+                let failed = Err(cgroup.failed(format!("write {value:?} to {file}"), errno));
+                return failed.in_field(format_args!("cpu.{field}"));
+            }
         }
     }
-    if let Some((file, value)) = last {
+    if let Some(Value { field, file, value }) = last {
         let missing = "This kernel has no limits for realtime scheduling; they were not set.";
         if file == "cpu.rt_runtime_us" {
-            set_if_known(cgroup, CPU, (file, &value), missing, warnings)?;
+            set_if_known(cgroup, CPU, (file, &value), missing, warnings)
         } else {
-            set(cgroup, CPU, file, &value)?;
+            set(cgroup, CPU, file, &value)
         }
+        .in_field(format_args!("cpu.{field}"))?;
     }
-    for (file, value) in again {
-        set(cgroup, CPU, file, value)?;
+    for Value { field, file, value } in again {
+        set(cgroup, CPU, file, value).in_field(format_args!("cpu.{field}"))?;
     }
     Ok(())
 }

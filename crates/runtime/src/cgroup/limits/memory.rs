@@ -3,7 +3,7 @@
 use palan_oci::runtime_spec::Memory;
 use rustix::io::Errno;
 
-use super::{Cgroup, CgroupError, Controller, attempt, set, set_if_known};
+use super::{Cgroup, CgroupError, Controller, InField, attempt, set, set_if_known};
 
 const MEMORY: Controller = ("memory", "memory");
 
@@ -19,9 +19,8 @@ pub(super) fn apply(
         warnings.push("Kernel memory settings are ignored and will be removed".to_owned());
     }
     if let Some(swappiness) = memory.swappiness.filter(|swappiness| *swappiness > 100) {
-        return Err(CgroupError::Invalid(format!(
-            "invalid value for memory swappiness: {swappiness} (valid range is 0-100)"
-        )));
+        let refused = format!("invalid value for memory swappiness: {swappiness} (valid range is 0-100)");
+        return Err(CgroupError::Invalid(refused)).in_field("memory.swappiness");
     }
     if cgroup.is_v2() { apply_v2(cgroup, memory, warnings) } else { apply_v1(cgroup, memory, warnings) }
 }
@@ -29,13 +28,14 @@ pub(super) fn apply(
 fn apply_v1(cgroup: &mut Cgroup, memory: &Memory, warnings: &mut Vec<String>) -> Result<(), CgroupError> {
     limits_v1(cgroup, memory, warnings)?;
     if let Some(reservation) = memory.reservation.filter(|value| *value != 0) {
-        set(cgroup, MEMORY, "memory.soft_limit_in_bytes", &reservation.to_string())?;
+        set(cgroup, MEMORY, "memory.soft_limit_in_bytes", &reservation.to_string())
+            .in_field("memory.reservation")?;
     }
     if memory.disable_oom_killer == Some(true) {
-        set(cgroup, MEMORY, "memory.oom_control", "1")?;
+        set(cgroup, MEMORY, "memory.oom_control", "1").in_field("memory.disableOOMKiller")?;
     }
     if let Some(swappiness) = memory.swappiness {
-        set(cgroup, MEMORY, "memory.swappiness", &swappiness.to_string())?;
+        set(cgroup, MEMORY, "memory.swappiness", &swappiness.to_string()).in_field("memory.swappiness")?;
     }
     Ok(())
 }
@@ -47,7 +47,7 @@ fn limits_v1(cgroup: &mut Cgroup, memory: &Memory, warnings: &mut Vec<String>) -
     let mut both = memory.swap.filter(|both| *both != 0);
     let mut swap_first = false;
     if let Some(limit) = limit {
-        cgroup.controller_for_limit(MEMORY.0, MEMORY.1)?;
+        cgroup.controller_for_limit(MEMORY.0, MEMORY.1).in_field("memory.limit")?;
         let group = cgroup.controller(MEMORY.0, MEMORY.1)?;
         // Memory without a limit is memory and swap without one.
         if limit == -1 && both.is_none() && cgroup.read_in(group, BOTH).is_ok() {
@@ -59,14 +59,15 @@ fn limits_v1(cgroup: &mut Cgroup, memory: &Memory, warnings: &mut Vec<String>) -
         }
     }
     let set_both = |cgroup: &mut Cgroup, warnings: &mut Vec<String>| match both {
-        Some(both) => set_if_known(cgroup, MEMORY, (BOTH, &both.to_string()), NO_SWAP_LIMIT, warnings),
+        Some(both) => set_if_known(cgroup, MEMORY, (BOTH, &both.to_string()), NO_SWAP_LIMIT, warnings)
+            .in_field("memory.swap"),
         None => Ok(()),
     };
     if swap_first {
         set_both(cgroup, warnings)?;
     }
     if let Some(limit) = limit {
-        limit_v1(cgroup, limit)?;
+        limit_v1(cgroup, limit).in_field("memory.limit")?;
     }
     if !swap_first {
         set_both(cgroup, warnings)?;
@@ -94,18 +95,19 @@ fn limit_v1(cgroup: &mut Cgroup, limit: i64) -> Result<(), CgroupError> {
 }
 
 fn apply_v2(cgroup: &mut Cgroup, memory: &Memory, warnings: &mut Vec<String>) -> Result<(), CgroupError> {
-    let swap = swap_v2(memory.limit, memory.swap)?;
+    let swap = swap_v2(memory.limit, memory.swap).in_field("memory.swap")?;
     if memory.check_before_update == Some(true) {
-        check_usage(cgroup, memory)?;
+        check_usage(cgroup, memory).in_field("memory")?;
     }
     if let Some(swap) = swap {
-        set_if_known(cgroup, MEMORY, ("memory.swap.max", &bytes(swap)), NO_SWAP_LIMIT, warnings)?;
+        set_if_known(cgroup, MEMORY, ("memory.swap.max", &bytes(swap)), NO_SWAP_LIMIT, warnings)
+            .in_field("memory.swap")?;
     }
     if let Some(limit) = memory.limit.filter(|value| *value != 0) {
-        set(cgroup, MEMORY, "memory.max", &bytes(limit))?;
+        set(cgroup, MEMORY, "memory.max", &bytes(limit)).in_field("memory.limit")?;
     }
     if let Some(reservation) = memory.reservation.filter(|value| *value != 0) {
-        set(cgroup, MEMORY, "memory.low", &bytes(reservation))?;
+        set(cgroup, MEMORY, "memory.low", &bytes(reservation)).in_field("memory.reservation")?;
     }
     if memory.disable_oom_killer == Some(true) {
         warnings.push("OomKillDisable: cgroup v2 can't disable the OOM killer; it stays enabled.".to_owned());
