@@ -94,7 +94,7 @@ pub enum CgroupError {
         /// Its path in the specification, such as `linux.resources.pids.limit`.
         field: String,
         /// What is the matter with it.
-        source: Box<CgroupError>,
+        source: Box<Self>,
     },
     /// The kernel refused.
     #[error("cgroup {path}: cannot {action}")]
@@ -115,7 +115,7 @@ trait InField<T> {
 }
 
 impl<T> InField<T> for Result<T, CgroupError> {
-    fn in_field(self, field: impl fmt::Display) -> Result<T, CgroupError> {
+    fn in_field(self, field: impl fmt::Display) -> Self {
         self.map_err(|source| CgroupError::Field {
             field: format!("linux.resources.{field}"),
             source: Box::new(source),

@@ -94,7 +94,7 @@ pub enum RuntimeError {
         /// The field's path, such as `linux.seccomp`.
         field: String,
         /// What is the matter with it.
-        source: Box<RuntimeError>,
+        source: Box<Self>,
     },
 }
 

@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use palan_linux::capability::{self, CapabilitySet};
 use palan_linux::namespace::{self, Kind, Kinds};
@@ -73,6 +73,36 @@ impl Mappings {
                 .context(failed);
         }
         ask_helper("newgidmap", pid, &self.groups)
+    }
+
+    /// Whether these are the maps of this process's user namespace. `proc`: the host's procfs.
+    pub(crate) fn check_own(&self, proc: impl AsFd) -> Result<(), Error> {
+        for (file, field, wanted) in
+            [("uid_map", "linux.uidMappings", &self.users), ("gid_map", "linux.gidMappings", &self.groups)]
+        {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let text = rustix::fs::openat(&proc, format!("self/{file}"), flags, Mode::empty())
+                .map_err(std::io::Error::from)
+                .and_then(|file| std::io::read_to_string(std::fs::File::from(file)))
+                .context(|| format!("read the {file} of the user namespace"))?;
+            let numbers = |text: &str| -> Vec<Vec<u32>> {
+                let line =
+                    |line: &str| line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+                let mut lines: Vec<_> = text.lines().map(line).collect();
+                lines.sort_unstable();
+                lines
+            };
+            if numbers(&text) != numbers(&lines(wanted)) {
+                return Err(Error::Invalid(format!(
+                    "{field} must be those of the user namespace that is joined, or none: it has {}",
+                    text.lines()
+                        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// A user namespace with these maps and no process in it, for a mount.

@@ -17,6 +17,7 @@ use crate::container::{CreateRequest, Rootfs};
 use crate::error::{Context, Error, InField};
 
 use crate::hooks::HookPlan;
+use crate::id_maps::Mappings;
 use crate::net_devices::NetDevicePlan;
 use mount::MountKind;
 pub(crate) use mount::MountPlan;
@@ -71,6 +72,8 @@ pub(crate) struct Namespaces {
     pub(crate) mount: MountNamespace,
     /// The user namespace, which takes a process of its own on the way (see [`crate::init`]).
     pub(crate) user: Option<UserNamespace>,
+    /// What the specification says of a user namespace that is joined, if it does.
+    pub(crate) expected: Option<Mappings>,
 }
 
 /// Where the container's mounts are.
@@ -252,6 +255,7 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
         join_pid: None,
         mount: MountNamespace::Callers,
         user: None,
+        expected: None,
     };
     let mut seen = Vec::new();
     // The mount namespace: with it goes the sight of everything else.
@@ -304,6 +308,9 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
     }
     kernel::check_time_offsets(linux, result.new_time.is_some())?;
     user_namespace::check(linux, result.user.as_ref())?;
+    if matches!(result.user, Some(UserNamespace::Join(_))) {
+        result.expected = user_namespace::expected(linux)?;
+    }
     if let Some(network) = request.network_namespace {
         let fd = network.try_clone_to_owned().context(|| "duplicate a descriptor".to_owned())?;
         result.join.push((Kind::Network, fd));

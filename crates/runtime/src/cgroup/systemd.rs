@@ -160,7 +160,7 @@ fn from_annotations(annotations: &BTreeMap<String, String>) -> Result<Vec<Proper
         if name.len() < 3 || !name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
             return Err(CgroupError::Invalid(format!("annotations.{key} names no property of systemd")));
         }
-        let invalid = |error| CgroupError::Invalid(format!("annotations.{key}: {text:?}: {error}"));
+        let invalid = |error| CgroupError::Invalid(format!("annotations.{key}={text}: {error}"));
         let value = variant::parse(text).map_err(invalid)?;
         // Unit files have seconds where the bus has microseconds.
         let seconds =

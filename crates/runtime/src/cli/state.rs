@@ -303,8 +303,9 @@ pub(super) fn wait_until_ended(pidfd: impl AsFd, milliseconds: i64) -> bool {
 /// Writes a PID file whole.
 pub(super) fn write_pid_file(path: Option<&str>, pid: i32) -> Result<(), Failure> {
     let Some(path) = path else { return Ok(()) };
-    atomic_file::write(path.as_ref(), pid.to_string().as_bytes(), 0o644, Durability::Process)
-        .map_err(|error| report(&error))
+    atomic_file::write(path.as_ref(), pid.to_string().as_bytes(), 0o644, Durability::Process).map_err(
+        |error| Failure::new(format!("cannot write --pid-file {path}: {}", error_chain::to_string(&error))),
+    )
 }
 
 /// Reads a file of at most `limit` bytes.

@@ -39,6 +39,7 @@ pub(super) fn enter(
         join_others()?;
     }
     enter_user_namespace(user, channel)?;
+    plan.namespaces.expected.as_ref().map_or(Ok(()), |expected| expected.check_own(proc))?;
     if !privileged {
         join_others()?;
     }

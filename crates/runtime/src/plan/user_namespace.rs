@@ -7,6 +7,7 @@ use palan_oci::runtime_spec::{IdMapping, Linux};
 
 use super::{UserPlan, invalid};
 use crate::error::{Context, Error};
+use crate::id_maps::Mappings;
 
 /// Most lines that the kernel takes (`UID_GID_MAP_MAX_EXTENTS`).
 const MAX_MAPPINGS: usize = 340;
@@ -42,6 +43,15 @@ pub(super) fn check(linux: &Linux, user: Option<&UserNamespace>) -> Result<(), E
         ));
     }
     Ok(())
+}
+
+/// Mappings beside a path: they can only say what the namespace has already.
+pub(super) fn expected(linux: &Linux) -> Result<Option<Mappings>, Error> {
+    let (users, groups) = (&linux.uid_mappings, &linux.gid_mappings);
+    check_mappings("linux.uidMappings", users)?;
+    check_mappings("linux.gidMappings", groups)?;
+    Ok((!users.is_empty() || !groups.is_empty())
+        .then(|| Mappings { users: users.clone(), groups: groups.clone() }))
 }
 
 /// The numbers that a container starts with must mean somebody in its new user namespace. Of one that is joined the kernel

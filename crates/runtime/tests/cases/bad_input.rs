@@ -123,8 +123,13 @@ impl Outcome {
 }
 
 /// Runs a container by the command line, to its end, and sees that nothing is left of it.
-#[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
 fn run(runtime: &Runtime, sandbox: &Sandbox, json: &str) -> Outcome {
+    call(runtime, sandbox, json, &["run"])
+}
+
+/// The same with other words for `run`, which must not leave a container either.
+#[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
+fn call(runtime: &Runtime, sandbox: &Sandbox, json: &str, words: &[&str]) -> Outcome {
     let bundle = sandbox.directory.path();
     std::fs::write(bundle.join("config.json"), json).unwrap();
     let log = runtime.log();
@@ -132,7 +137,7 @@ fn run(runtime: &Runtime, sandbox: &Sandbox, json: &str) -> Outcome {
     let stderr = bundle.join("stderr");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let id = id(sandbox);
-    let arguments = ["--log-format", "json", "run", &id];
+    let arguments: Vec<&str> = ["--log-format", "json"].iter().chain(words).copied().chain([&*id]).collect();
     let mut child = runtime
         .command(bundle, &arguments)
         .stdin(std::process::Stdio::null())

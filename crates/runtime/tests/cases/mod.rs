@@ -32,6 +32,8 @@ pub(crate) const ALL: &[Case] = cases![
     bad_input::contradictions_are_refused,
     bad_input::what_the_kernel_refuses_has_a_name,
     bad_input::what_is_unknown_is_told_and_left_out,
+    bad_input::terminals_have_somebody_to_show_them,
+    bad_input::a_joined_user_namespace_has_its_mappings,
     bad_input::hooks_of_what_is_refused_do_not_run,
     bad_input::roots_that_are_none,
     bad_input::roots_that_are_read_only,

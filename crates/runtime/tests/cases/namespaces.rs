@@ -169,6 +169,8 @@ pub(crate) fn contradictory_mappings_are_refused() {
     assert!(sandbox.error().report().contains("linux.gidMappings"));
     let mut sandbox = with_user_namespace(&["true"]);
     sandbox.linux().uid_mappings[0].container_id = 5;
+    assert!(sandbox.error().report().contains("process.user.uid: 0 is not mapped"));
+    sandbox.process().user.uid = 5;
     let error = sandbox.error().report();
     assert!(error.contains("is 0 mapped in it?"), "{error}");
 }

@@ -220,6 +220,8 @@ pub(crate) fn what_the_kernel_refuses_has_a_name() {
             (vec![("/mounts/1/type", json!("nonsense"))], "mounts[1] (/dev)"),
             (vec![("/mounts/5/source", json!("/no/such"))], "mounts[5] (/data)"),
             (vec![("/mounts/5/destination", json!("/proc/self/x"))], "mounts[5] (/proc/self/x)"),
+            // Mapped as the container is, which has no user namespace.
+            (vec![("/mounts/5/options", json!(["rbind", "idmap"]))], "mounts[5] (/data)"),
             (vec![("/process/cwd", json!("/bin/busybox"))], "process.cwd"),
             (vec![("/process/apparmorProfile", json!("no-such-profile"))], "process.apparmorProfile"),
             (vec![("/process/selinuxLabel", json!("no-such-label"))], "process.selinuxLabel"),
@@ -248,6 +250,102 @@ pub(crate) fn what_the_kernel_refuses_has_a_name() {
         ] {
             let outcome = run(&runtime, &sandbox, &changed(&sandbox, &changes));
             assert!(outcome.error().contains(words), "{changes:?}: {outcome:?}");
+        }
+    });
+}
+
+/// Terminals and the options about them.
+pub(crate) fn terminals_have_somebody_to_show_them() {
+    apart(|| {
+        let sandbox = sandbox();
+        let runtime = Runtime::palan();
+        for (terminal, words, text) in [
+            (true, &["run", "--detach"][..], "cannot allocate tty"),
+            (true, &["create"], "cannot allocate tty"),
+            (true, &["run", "--console-socket", "/no/such"], "cannot use console socket"),
+            (false, &["create", "--console-socket", "/no/such"], "cannot use console socket"),
+            (true, &["create", "--console-socket", "/no/such"], "--console-socket /no/such"),
+            (true, &["run", "--detach", "--console-socket", "/dev/null"], "--console-socket /dev/null"),
+            (false, &["create", "--pid-file", "/no/such/file"], "/no/such/file"),
+            (false, &["create", "--pidfd-socket", "/no/such"], "--pidfd-socket /no/such"),
+            (false, &["create", "--preserve-fds", "70"], "--preserve-fds"),
+        ] {
+            let json = changed(&sandbox, &[("/process/terminal", json!(terminal))]);
+            let outcome = call(&runtime, &sandbox, &json, words);
+            assert!(outcome.error().contains(text), "{words:?}: {outcome:?}");
+        }
+    });
+}
+
+/// A process that stays in a user namespace of its own, with 2000 numbers from 100000 on.
+struct Holder(os::Child);
+
+impl Holder {
+    fn new() -> Self {
+        let Forked::Parent(child) = os::fork(&ForkOptions::default()).unwrap() else {
+            namespace::unshare(Kinds::USER).unwrap();
+            loop {
+                rustix::event::pause();
+            }
+        };
+        let holder = Self(child);
+        let own = std::fs::read_link("/proc/self/ns/user").unwrap();
+        while std::fs::read_link(holder.file("ns/user")).unwrap() == own {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for file in ["uid_map", "gid_map"] {
+            std::fs::write(holder.file(file), "0 100000 2000\n").unwrap();
+        }
+        holder
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.0.pid.as_raw_nonzero())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = os::send_signal(&self.0.pidfd, palan_linux::signal::Signal::KILL);
+        let _ = os::wait(&self.0.pidfd);
+    }
+}
+
+/// Mappings beside the path of a user namespace must be its own.
+pub(crate) fn a_joined_user_namespace_has_its_mappings() {
+    let holder = Holder::new();
+    let path = holder.file("ns/user");
+    apart(|| {
+        let sandbox = sandbox();
+        let runtime = Runtime::palan();
+        std::fs::set_permissions(
+            sandbox.directory.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+        let mapping = |host: u32| json!([{ "containerID": 0, "hostID": host, "size": 2000 }]);
+        let outcome = |users: Value, groups: Value| {
+            let changes = [
+                ("/linux/namespaces", namespaces(&[], json!([{ "type": "user", "path": path }]))),
+                ("/linux/uidMappings", users),
+                ("/linux/gidMappings", groups),
+                ("/process/user", json!({ "uid": 0, "gid": 0 })),
+                ("/linux/devices", json!([])),
+                ("/linux/sysctl", json!({})),
+            ];
+            run(&runtime, &sandbox, &changed(&sandbox, &changes))
+        };
+        for (users, groups) in [(json!([]), json!([])), (mapping(100_000), mapping(100_000))] {
+            let outcome = outcome(users, groups);
+            assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        }
+        for (users, groups, field) in [
+            (mapping(5), mapping(100_000), "linux.uidMappings"),
+            (mapping(100_000), mapping(5), "linux.gidMappings"),
+            (mapping(100_000), json!([]), "linux.gidMappings"),
+        ] {
+            let outcome = outcome(users, groups);
+            assert!(outcome.error().contains(&format!("{field} must be those")), "{outcome:?}");
         }
     });
 }
