@@ -14,7 +14,9 @@ use crate::container::{Question, Stdio, current_pid, listen, release};
 use crate::error::{Context, Error};
 use crate::handshake::Channel;
 use crate::init::devices::{find_devpts, new_terminal};
-use crate::init::identity::{resolve_user, set_limits, set_memory, set_process_scheduling};
+use crate::init::identity::{
+    raise_limits, resolve_user, set_memory, set_process_scheduling, setting_scheduler,
+};
 use crate::init::program::WorkingDirectory;
 use crate::init::{Ending, Last, Never, own_root, prepare_process};
 use crate::plan::kernel::{self, MemoryPolicyPlan};
@@ -109,7 +111,7 @@ pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
     let pid = current_pid(&entering, Some(&pidfd))?;
     if let Some(attributes) = &scheduler {
         // Not by the process that has entered: a policy with RESET_ON_FORK would not reach the one that it makes.
-        palan_linux::scheduling::set_scheduler(pid, attributes).context(|| "set the scheduler".to_owned())?;
+        palan_linux::scheduling::set_scheduler(pid, attributes).context(|| setting_scheduler(attributes))?;
     }
     release(&ours, &pidfd)?;
     warnings.extend(said.warnings);
@@ -245,7 +247,7 @@ fn run(entering: Entering) -> ! {
         // As for the first process (see `init`).
         let _ = palan_linux::scheduling::reset_affinity();
         set_affinity(&process.affinity.initial)?;
-        set_limits(&process, &proc, &channel)?;
+        raise_limits(&process, &proc, &channel)?;
         set_process_scheduling(&process)?;
         set_memory(memory_policy.as_ref(), personality)?;
         target.join()?;

@@ -273,7 +273,7 @@ fn run(hook: &Hook, state: &[u8], surroundings: &Surroundings) -> Result<(), Err
     let problem = match ended {
         Some(ExitStatus::Exited(0)) => return Ok(()),
         Some(ExitStatus::Exited(code)) => format!("exit status {code}"),
-        Some(ExitStatus::Signaled { signal, .. }) => format!("signal: {signal}"),
+        Some(ExitStatus::Signaled { signal, .. }) => format!("signal: {}", in_words(signal)),
         None => {
             return Err(Error::Hook(format!(
                 "hook ran past specified timeout of {}.0s",
@@ -286,6 +286,25 @@ fn run(hook: &Hook, state: &[u8], surroundings: &Surroundings) -> Result<(), Err
     read.context(|| "read a hook's output".to_owned())?;
     let said = String::from_utf8_lossy(&said);
     Err(Error::Hook(format!("{problem}, stdout and stderr: {}", said.trim())))
+}
+
+/// What runc's users read of the signals that a failed hook dies of.
+fn in_words(signal: Signal) -> String {
+    let words = match signal {
+        Signal::HUP => "hangup",
+        Signal::INT => "interrupt",
+        Signal::ILL => "illegal instruction",
+        Signal::ABRT => "aborted",
+        Signal::BUS => "bus error",
+        Signal::FPE => "floating point exception",
+        Signal::KILL => "killed",
+        Signal::SEGV => "segmentation fault",
+        Signal::PIPE => "broken pipe",
+        Signal::TERM => "terminated",
+        Signal::SYS => "bad system call",
+        other => return other.to_string(),
+    };
+    words.to_owned()
 }
 
 fn reap(pidfd: &OwnedFd) -> Result<ExitStatus, Error> {

@@ -14,6 +14,7 @@
 //!
 //! A failure anywhere is told to the caller and ends the process; with it goes the mount namespace and all in it.
 
+mod bind_flags;
 pub(crate) mod devices;
 pub(crate) mod identity;
 mod mounts;
@@ -165,7 +166,7 @@ impl Body<'_> {
         };
         let (binds, root_copy) = sources.split();
         let root = rootfs::attach(&plan.root, root_copy)?;
-        let outcome = mounts::mount_all(&root, &plan.mounts, binds, host.cgroup_v2)?;
+        let outcome = mounts::mount_all(&root, &plan, binds, host.cgroup_v2)?;
         if plan.fill_dev {
             let nodes = if in_user_namespace { Nodes::Bind } else { Nodes::Make };
             devices::fill_dev(&root, &plan.devices, nodes)?;
@@ -195,7 +196,7 @@ impl Body<'_> {
         set_names(&plan)?;
 
         if !in_user_namespace {
-            identity::set_limits(&plan.process, proc, channel)?;
+            identity::raise_limits(&plan.process, proc, channel)?;
         }
         identity::set_scheduling(&plan)?;
         let user = identity::resolve_user(&root, &plan.process)?;
@@ -285,6 +286,8 @@ impl Last<'_> {
         waiting: Option<&Waiting>,
         has_terminal: bool,
     ) -> Result<Never, Error> {
+        // Before the filter, which may not know the call, and after the last descriptor that only we need.
+        identity::set_limits(&self.process)?;
         let filter = self.process.seccomp.as_ref();
         if self.process.no_new_privileges {
             rustix::thread::set_no_new_privs(true).context(|| "set no_new_privs".to_owned())?;

@@ -132,6 +132,10 @@ impl Plan {
             .iter()
             .map(|mount| MountPlan::new(mount, request.bundle))
             .collect::<Result<Vec<_>, _>>()?;
+        let mounts = match request.rootfs {
+            Rootfs::Directory(root) => mounts.into_iter().map(|mount| mount.without_root(root)).collect(),
+            Rootfs::Overlay { .. } => mounts,
+        };
         let fill_dev = !mounts.iter().any(MountPlan::binds_dev);
         let absolute = |paths: &[String]| -> Result<Vec<PathBuf>, Error> {
             paths.iter().map(|path| container_path(path)).collect()

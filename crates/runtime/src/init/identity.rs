@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use palan_linux::capability::{self, CapabilitySet};
 use palan_linux::path::RootDir;
-use palan_linux::scheduling;
+use palan_linux::scheduling::{self, SchedulerAttributes};
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::{devices, write_proc};
@@ -16,11 +16,12 @@ use crate::plan::{Plan, ProcessPlan, UserPlan};
 use crate::seccomp::Program;
 use crate::user::{self, ResolvedUser};
 
-/// Resource limits and the score for the out-of-memory killer.
-pub(crate) fn set_limits(process: &ProcessPlan, proc: impl AsFd, channel: &Channel) -> Result<(), Error> {
+/// What takes the host's rights: limits above those of this process, as far as they can be had, and the score for the
+/// out-of-memory killer. The limits themselves come with [`set_limits`], when nothing of ours can run into them.
+pub(crate) fn raise_limits(process: &ProcessPlan, proc: impl AsFd, channel: &Channel) -> Result<(), Error> {
     let warn = |text: String| channel.warn(&text).context(|| "tell the caller".to_owned());
     for limit in &process.rlimits {
-        if let Some(text) = set_rlimit(limit)? {
+        if let Some(text) = raise_rlimit(limit)? {
             warn(text)?;
         }
     }
@@ -63,24 +64,35 @@ pub(crate) fn set_process_scheduling(process: &ProcessPlan) -> Result<(), Error>
             .context(|| format!("set disk priority {priority} of class {class}"))?;
     }
     if let Some(attributes) = &process.scheduler {
-        scheduling::set_scheduler(0, attributes).context(|| "set the scheduler".to_owned())?;
+        scheduling::set_scheduler(0, attributes).context(|| setting_scheduler(attributes))?;
     }
     Ok(())
 }
 
-/// Sets a limit. One that may not be raised so far is raised as far as possible, which the returned sentence tells.
-fn set_rlimit(limit: &RlimitPlan) -> Result<Option<String>, Error> {
-    let value = |number: u64| (number != u64::MAX).then_some(number);
-    let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
+/// What is tried when a scheduler is set.
+pub(crate) fn setting_scheduler(attributes: &SchedulerAttributes) -> String {
+    const DEADLINE: u32 = 6;
+    if attributes.policy == DEADLINE {
+        // What the kernel's answer leaves open, sched_setattr(2).
+        return "set the scheduler (this process scheduler can't be used together with AllowedCPUs)"
+            .to_owned();
+    }
+    "set the scheduler".to_owned()
+}
+
+/// Raises the hard limit to what is wanted. When it may not be raised, the returned sentence tells what it stays at.
+fn raise_rlimit(limit: &RlimitPlan) -> Result<Option<String>, Error> {
+    let now = rustix::process::getrlimit(limit.resource);
+    let hard = now.maximum.unwrap_or(u64::MAX);
+    if limit.hard <= hard {
+        return Ok(None);
+    }
+    let wanted = Rlimit { current: now.current, maximum: finite(limit.hard) };
     match rustix::process::setrlimit(limit.resource, wanted) {
         Ok(()) => return Ok(None),
         Err(rustix::io::Errno::PERM) => {}
         Err(errno) => return Err(Error::system(format!("set rlimit {}", limit.name), errno)),
     }
-    let now = rustix::process::getrlimit(limit.resource);
-    let hard = now.maximum.unwrap_or(u64::MAX);
-    let reached = Rlimit { current: value(limit.soft.min(hard)), maximum: now.maximum };
-    rustix::process::setrlimit(limit.resource, reached).context(|| format!("set rlimit {}", limit.name))?;
     Ok(Some(format!(
         "rlimit {} {}:{} needs CAP_SYS_RESOURCE, which this process lacks; it is {}:{hard}",
         limit.name,
@@ -88,6 +100,21 @@ fn set_rlimit(limit: &RlimitPlan) -> Result<Option<String>, Error> {
         limit.hard,
         limit.soft.min(hard),
     )))
+}
+
+fn finite(number: u64) -> Option<u64> {
+    (number != u64::MAX).then_some(number)
+}
+
+/// Sets the limits, as far as [`raise_limits`] has got.
+pub(crate) fn set_limits(process: &ProcessPlan) -> Result<(), Error> {
+    for limit in &process.rlimits {
+        let most = rustix::process::getrlimit(limit.resource).maximum.unwrap_or(u64::MAX);
+        let wanted = Rlimit { current: finite(limit.soft.min(most)), maximum: finite(limit.hard.min(most)) };
+        rustix::process::setrlimit(limit.resource, wanted)
+            .context(|| format!("set rlimit {}", limit.name))?;
+    }
+    Ok(())
 }
 
 /// Finds out who to run as.

@@ -11,8 +11,9 @@ use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 
-use super::rootfs::MountSources;
+use super::rootfs::{BindSource, MountSources, open_in_root};
 use crate::error::{Context, Error};
+use crate::plan::Plan;
 use crate::plan::mount::{MountKind, MountPlan};
 
 /// What later steps need of the mounts made.
@@ -26,15 +27,19 @@ pub(super) struct Outcome {
 
 pub(super) fn mount_all(
     root: &RootDir,
-    plans: &[MountPlan],
+    whole: &Plan,
     sources: MountSources,
     cgroup_v2: bool,
 ) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     let MountSources { binds, mut cgroups } = sources;
-    for (plan, source) in plans.iter().zip(binds) {
+    for (plan, source) in whole.mounts.iter().zip(binds) {
         match (&plan.kind, source) {
-            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
+            (MountKind::Bind { .. }, Some(BindSource::Copy(source))) => bind(root, plan, source)?,
+            (MountKind::Bind { .. }, Some(BindSource::InRoot { path, id_map })) => {
+                bind(root, plan, open_in_root(whole, plan, root, &path, id_map.as_ref())?)?;
+            }
+            (MountKind::Bind { .. }, None) => {}
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
                 Some((_, host)) => {
                     change_attributes(plan, &host)?;
@@ -46,7 +51,6 @@ pub(super) fn mount_all(
             (MountKind::FileSystem { kind, source }, _) => {
                 file_system(root, plan, kind, source.as_deref(), &mut outcome)?;
             }
-            (MountKind::Bind { .. }, None) => {}
         }
     }
     Ok(outcome)
@@ -100,7 +104,12 @@ fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, 
         // elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
         match root.symlink_metadata(&clean) {
             Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(invalid(plan, "the image has something that is no directory there")),
+            Ok(_) => {
+                return Err(invalid(
+                    plan,
+                    "it must be mounted on ordinary directory, and the image has something else there",
+                ));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
@@ -203,12 +212,18 @@ fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> 
     attach(plan, &source, &target)
 }
 
-/// Gives the detached copy of a bind the attributes of its entry.
-pub(super) fn change_attributes(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
+/// Gives a detached copy, with all below it, the attributes of its entry that are for all.
+pub(super) fn change_recursively(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
     if !(plan.set_recursive | plan.clear_recursive).is_empty() {
         let wanted = Change { set: plan.set_recursive, clear: plan.clear_recursive, ..Change::default() };
         change(plan, copy, true, &wanted)?;
     }
+    Ok(())
+}
+
+/// Gives the copy of the host's cgroup mount the attributes of its entry.
+fn change_attributes(plan: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
+    change_recursively(plan, copy)?;
     if !(plan.set | plan.clear).is_empty() {
         change(plan, copy, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
     }
@@ -319,12 +334,24 @@ pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf])
         };
         protect().context(|| format!("make {} read-only", path.display()))?;
     }
-    let mut null = None;
+    let (mut null, mut empty) = (None, None);
+    let mut seen = std::collections::HashSet::new();
     for path in masked {
+        if !seen.insert(lexical(path)) {
+            continue;
+        }
         let Some(file) = existing(root, path)? else { continue };
         let kind = Metadata::of(&file).context(|| format!("inspect {}", path.display()))?.kind;
         let cover = if kind == FileKind::Directory {
-            FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?
+            match &empty {
+                // One for all: each would be a file system of its own to make and to tear down.
+                Some(empty) => {
+                    mount::clone_of(empty, false).context(|| "copy an empty directory".to_owned())?
+                }
+                None => {
+                    FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?
+                }
+            }
         } else {
             let null = match &null {
                 Some(null) => null,
@@ -333,6 +360,9 @@ pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf])
             mount::clone_of(null, false).context(|| "copy /dev/null".to_owned())?
         };
         mount::attach(&cover, &file).context(|| format!("mask {}", path.display()))?;
+        if kind == FileKind::Directory && empty.is_none() {
+            empty = Some(cover);
+        }
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! The root of the container: attached in the new mount namespace, then made the only one.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use palan_linux::mount::{self, Attributes, Change, FileSystem, Propagation};
 use palan_linux::namespace::{self, Kind};
 use palan_linux::path::RootDir;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
-use super::mounts::change_attributes;
+use super::mounts::{change_recursively, lexical};
 use crate::cgroup::unescape;
 use crate::error::{Context, Error};
 use crate::id_maps::Mappings;
@@ -35,10 +36,33 @@ pub(crate) struct Sources {
 #[derive(Debug)]
 pub(super) struct MountSources {
     /// One for each entry of the plan, for binds.
-    pub(super) binds: Vec<Option<OwnedFd>>,
+    pub(super) binds: Vec<Option<BindSource>>,
     /// What shows the container its cgroups, by hierarchy. With nothing but v2, and a cgroup namespace that is not the
     /// host's, there is none: a new mount shows it there.
     pub(super) cgroups: Vec<(String, OwnedFd)>,
+}
+
+/// What a bind mount shows.
+#[derive(Debug)]
+pub(super) enum BindSource {
+    /// Something of the host.
+    Copy(OwnedFd),
+    /// What an earlier entry of the same specification mounts or covers: it can be opened only then.
+    InRoot {
+        /// Where it is in the root.
+        path: PathBuf,
+        /// A user namespace with the mapping of its ids.
+        id_map: Option<OwnedFd>,
+    },
+}
+
+impl BindSource {
+    fn copy(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Copy(copy) => Some(copy),
+            Self::InRoot { .. } => None,
+        }
+    }
 }
 
 impl Sources {
@@ -52,7 +76,8 @@ impl Sources {
         if plan.root.propagation != Propagation::Shared {
             // As in the new namespace, the copies must not pass on what the container mounts.
             let propagation = Change { propagation: Some(Propagation::Slave), ..Change::default() };
-            let all = sources.mounts.binds.iter().flatten().chain(&sources.root);
+            let copies = sources.mounts.binds.iter().flatten().filter_map(BindSource::copy);
+            let all = copies.chain(&sources.root);
             for copy in all.chain(sources.mounts.cgroups.iter().map(|(_, copy)| copy)) {
                 mount::change(copy, &propagation, true)
                     .context(|| "change the propagation of a mount".to_owned())?;
@@ -72,7 +97,14 @@ impl Sources {
     }
 
     fn open(plan: &Plan, host: &Host, has_cgroup_namespace: bool) -> Result<Self, Error> {
-        let binds = plan.mounts.iter().map(|entry| open_bind(plan, entry)).collect::<Result<_, _>>()?;
+        let bind = |(index, entry): (usize, &MountPlan)| match source_in_root(plan, index) {
+            Some(path) => {
+                let id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
+                Ok(Some(BindSource::InRoot { path, id_map }))
+            }
+            None => Ok(open_bind(plan, entry)?.map(BindSource::Copy)),
+        };
+        let binds = plan.mounts.iter().enumerate().map(bind).collect::<Result<_, Error>>()?;
         let wants_cgroup = plan.mounts.iter().any(|entry| entry.kind == MountKind::Cgroup);
         let mut cgroups = Vec::new();
         if wants_cgroup && (!host.cgroup_v2 || !has_cgroup_namespace) {
@@ -115,18 +147,56 @@ pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
 /// The same with the ids and attributes that the container sees.
 fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
     let Some(copy) = open_source(entry)? else { return Ok(None) };
-    if let Some(id_map) = &entry.id_map {
-        let namespace = mapping_of(plan, id_map)?;
+    let id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
+    as_container_sees(plan, entry, copy, id_map.as_ref()).map(Some)
+}
+
+/// Where in the root the source of a bind lies that an earlier entry mounts or covers. The specification has its mounts
+/// made in order, so it is what that mount shows.
+fn source_in_root(plan: &Plan, index: usize) -> Option<PathBuf> {
+    let MountKind::Bind { source, .. } = &plan.mounts[index].kind else { return None };
+    let RootSource::Directory(root) = &plan.root.source else { return None };
+    let inside = lexical(source).strip_prefix(lexical(root)).ok()?.to_owned();
+    let covers = |earlier: &MountPlan| inside.starts_with(lexical(&earlier.destination));
+    plan.mounts[..index].iter().any(covers).then_some(inside)
+}
+
+/// A detached copy of what a bind shows of the root, now that what it needs is mounted there.
+pub(super) fn open_in_root(
+    plan: &Plan,
+    entry: &MountPlan,
+    root: &RootDir,
+    path: &Path,
+    id_map: Option<&OwnedFd>,
+) -> Result<OwnedFd, Error> {
+    let recursive = matches!(entry.kind, MountKind::Bind { recursive: true, .. });
+    let copy = root
+        .open_path(path)
+        .map_err(std::io::Error::from)
+        .and_then(|file| mount::clone_of(&file, recursive))
+        .context(|| format!("bind /{} of the rootfs to {}", path.display(), entry.destination.display()))?;
+    as_container_sees(plan, entry, copy, id_map)
+}
+
+fn as_container_sees(
+    plan: &Plan,
+    entry: &MountPlan,
+    copy: OwnedFd,
+    id_map: Option<&OwnedFd>,
+) -> Result<OwnedFd, Error> {
+    if let Some(namespace) = id_map {
+        let recursive = entry.id_map.as_ref().is_some_and(|id_map| id_map.recursive);
         let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
-        mount::change(&copy, &mapped, id_map.recursive).context(|| {
+        mount::change(&copy, &mapped, recursive).context(|| {
             format!(
                 "map the ids of mount {}; the file system of its source may not support it",
                 entry.destination.display(),
             )
         })?;
     }
-    change_attributes(entry, &copy)?;
-    Ok(Some(copy))
+    change_recursively(entry, &copy)?;
+    super::bind_flags::set(entry, &copy, plan.namespaces.user.is_some())?;
+    Ok(copy)
 }
 
 /// A user namespace with the mapping of an id-mapped mount.

@@ -1,7 +1,7 @@
 //! The stage before a container with a user namespace: one process that enters the namespace, and a sibling of it that
 //! becomes the container.
 //!
-//! 1. Limits, while the host's rights are there to raise them.
+//! 1. Limits are raised while the host's rights are there to do it.
 //! 2. Namespaces that are given by path: before the user namespace for a caller with all rights, to whom they are open
 //!    whoever owns them; after it for any other, who can enter only what that user namespace owns.
 //! 3. The user namespace: joined, or made and then mapped by the caller, which alone can do it.
@@ -26,7 +26,7 @@ pub(super) fn enter(
     proc: &OwnedFd,
     channel: &Channel,
 ) -> Result<(), Error> {
-    identity::set_limits(&plan.process, proc, channel)?;
+    identity::raise_limits(&plan.process, proc, channel)?;
     let privileged = user_namespace::is_privileged()?;
     let join = std::mem::take(&mut plan.namespaces.join);
     let join_others = || {

@@ -42,11 +42,20 @@ fn by_name<T: Copy>(table: &[(&str, T)], name: &str, field: &str) -> Result<T, E
 }
 
 pub(crate) fn memory_policy(policy: &MemoryPolicy) -> Result<MemoryPolicyPlan, Error> {
-    let mut mode = by_name(&MEMORY_MODES, &policy.mode, "linux.memoryPolicy.mode")?;
+    // The first words are those that runc's callers know.
+    let mut mode =
+        by_name(&MEMORY_MODES, &policy.mode, "invalid memory policy mode: linux.memoryPolicy.mode")?;
     for flag in &policy.flags {
-        mode |= by_name(&MEMORY_FLAGS, flag, "linux.memoryPolicy.flags")?;
+        mode |= by_name(&MEMORY_FLAGS, flag, "invalid memory policy flag: linux.memoryPolicy.flags")?;
     }
-    let nodes = number_list(&policy.nodes, "linux.memoryPolicy.nodes")?;
+    let nodes = number_list(&policy.nodes, "invalid memory policy node: linux.memoryPolicy.nodes")?;
+    if matches!(policy.mode.as_str(), "MPOL_DEFAULT" | "MPOL_LOCAL") && !nodes.is_empty() {
+        return Err(invalid(format!(
+            "linux.memoryPolicy: {} mode requires 0 nodes but got {}",
+            policy.mode,
+            nodes.len()
+        )));
+    }
     Ok(MemoryPolicyPlan { mode, nodes })
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct MountPlan {
     /// Attributes of the mount itself.
     pub(crate) set: Attributes,
     pub(crate) clear: Attributes,
+    /// Whether `relatime` is asked for, which is the absence of any other.
+    pub(crate) relative_access_times: bool,
     /// Attributes of it and of all below it.
     pub(crate) set_recursive: Attributes,
     pub(crate) clear_recursive: Attributes,
@@ -52,6 +54,7 @@ pub(crate) enum MountKind {
 enum Meaning {
     Set(Attributes),
     Clear(Attributes),
+    RelativeAccessTimes,
     SetRecursive(Attributes),
     ClearRecursive(Attributes),
     Propagate(Propagation, bool),
@@ -68,7 +71,10 @@ enum Meaning {
 }
 
 fn meaning(option: &str) -> Option<Meaning> {
-    use Meaning::{Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagate, Set, SetRecursive};
+    use Meaning::{
+        Bind, Clear, ClearRecursive, CopyUp, IdMap, Nothing, Propagate, RelativeAccessTimes, Set,
+        SetRecursive,
+    };
     const RO: Attributes = Attributes::MOUNT_ATTR_RDONLY;
     const NOSUID: Attributes = Attributes::MOUNT_ATTR_NOSUID;
     const NODEV: Attributes = Attributes::MOUNT_ATTR_NODEV;
@@ -87,7 +93,8 @@ fn meaning(option: &str) -> Option<Meaning> {
         "noexec" => Set(NOEXEC),
         "exec" => Clear(NOEXEC),
         "noatime" => Set(NOATIME),
-        "atime" | "relatime" => Clear(NOATIME),
+        "atime" => Clear(NOATIME),
+        "relatime" => RelativeAccessTimes,
         "strictatime" => Set(STRICTATIME),
         "nostrictatime" | "norelatime" => Clear(STRICTATIME),
         "nodiratime" => Set(NODIRATIME),
@@ -142,6 +149,7 @@ impl MountPlan {
             kind: MountKind::Cgroup,
             set: Attributes::empty(),
             clear: Attributes::empty(),
+            relative_access_times: false,
             set_recursive: Attributes::empty(),
             clear_recursive: Attributes::empty(),
             propagation: None,
@@ -155,6 +163,10 @@ impl MountPlan {
             match meaning(option) {
                 Some(Meaning::Set(bits)) => (plan.set, plan.clear) = (plan.set | bits, plan.clear - bits),
                 Some(Meaning::Clear(bits)) => (plan.set, plan.clear) = (plan.set - bits, plan.clear | bits),
+                Some(Meaning::RelativeAccessTimes) => {
+                    plan.set -= Attributes::MOUNT_ATTR_NOATIME | Attributes::MOUNT_ATTR_STRICTATIME;
+                    plan.relative_access_times = true;
+                }
                 Some(Meaning::SetRecursive(bits)) => {
                     plan.set_recursive |= bits;
                     plan.clear_recursive -= bits;
@@ -197,8 +209,6 @@ impl MountPlan {
             }
             // An absolute source replaces the bundle's path.
             plan.kind = MountKind::Bind { source: bundle.join(&mount.source), recursive };
-            // A bind takes over what its source has, unless told otherwise: "rw" is no order to lift a "ro".
-            plan.clear -= Attributes::MOUNT_ATTR_RDONLY;
         } else if !matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
             if mount.kind.is_empty() || mount.kind == "none" {
                 return refuse("it has no type");
@@ -209,6 +219,16 @@ impl MountPlan {
             };
         }
         Ok(plan)
+    }
+
+    /// With a destination that starts with the host's path of the root taken for one inside of it, as runc does.
+    pub(crate) fn without_root(mut self, root: &Path) -> Self {
+        if root.parent().is_some()
+            && let Ok(inside) = self.destination.strip_prefix(root)
+        {
+            self.destination = Path::new("/").join(inside);
+        }
+        self
     }
 
     /// Whether the user brings a whole /dev.
