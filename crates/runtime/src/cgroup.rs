@@ -55,7 +55,7 @@ pub enum CgroupError {
     #[error("invalid cgroup path {0:?}: it must be absolute, without empty, . or .. components")]
     InvalidPath(String),
     /// There is such a cgroup, and it is not to be taken over.
-    #[error("container's cgroup is {how}: {path}")]
+    #[error("container's cgroup {how}: {path}")]
     InUse {
         /// The cgroup's path.
         path: String,
@@ -98,6 +98,8 @@ pub struct Cgroup {
     groups: Vec<Group>,
     /// While systemd's unit has no process of the container.
     birth: Option<systemd::Birth>,
+    /// Whether somebody has named it: then it is this one and no other that processes are to be in.
+    named: bool,
 }
 
 /// The cgroup's directory in one hierarchy.
@@ -120,9 +122,9 @@ impl Cgroup {
             Location::Own { path, .. } => Place::below_own(path, &layout)?,
             Location::Unit(request) => return Self::create_unit(request, layout),
         };
-        let mut cgroup = Self { place, layout, groups: Vec::new(), birth: None };
+        let mut cgroup = Self { place, layout, groups: Vec::new(), birth: None, named: false };
         for hierarchy in 0..cgroup.layout.hierarchies.len() {
-            if !cgroup.layout.hierarchies[hierarchy].always_joined(&cgroup.layout) {
+            if !cgroup.layout.hierarchies[hierarchy].always_joined() {
                 continue;
             }
             match cgroup.join_hierarchy(hierarchy) {
@@ -142,8 +144,13 @@ impl Cgroup {
 
     /// A handle on an existing cgroup.
     pub fn open(place: &Place) -> Result<Self, CgroupError> {
-        let mut cgroup =
-            Self { place: place.clone(), layout: Layout::detect()?, groups: Vec::new(), birth: None };
+        let mut cgroup = Self {
+            place: place.clone(),
+            layout: Layout::detect()?,
+            groups: Vec::new(),
+            birth: None,
+            named: false,
+        };
         if place.path.is_empty() {
             return Ok(cgroup);
         }
@@ -161,11 +168,6 @@ impl Cgroup {
             return Err(cgroup.failed("open it", Errno::NOENT));
         }
         Ok(cgroup)
-    }
-
-    /// An existing cgroup below this one, such as `/sub`; `/` is this one.
-    pub fn below(&self, path: &str) -> Result<Self, CgroupError> {
-        Self::open(&self.place.below(path))
     }
 
     /// Whether it is none at all, for somebody who may make none: nothing is limited, counted or frozen.
@@ -395,7 +397,7 @@ impl Cgroup {
         let adopt = self.place.unit.is_some();
         let directory =
             hierarchy.make(self.place.in_hierarchy(hierarchy), adopt).map_err(|errno| match errno {
-                Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "not empty" },
+                Errno::EXIST => CgroupError::InUse { path: self.path().to_owned(), how: "is not empty" },
                 Errno::BUSY => {
                     CgroupError::InUse { path: self.path().to_owned(), how: "unexpectedly frozen" }
                 }

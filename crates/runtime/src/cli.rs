@@ -3,7 +3,7 @@
 //! One file for each group of commands. The parser is a table and a loop ([`arguments`]): a start counts here, and
 //! nothing but what the command needs is done.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line")]
+#![allow(clippy::print_stderr, reason = "this is a command line")]
 
 mod arguments;
 mod checkpoint;
@@ -15,6 +15,7 @@ mod info;
 mod list;
 mod log;
 mod manage;
+mod notify;
 mod protect;
 mod ps;
 mod state;
@@ -22,6 +23,7 @@ mod time;
 mod update;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -215,26 +217,23 @@ fn manager(rootless: bool) -> crate::cgroup::Manager {
 
 fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     if arguments.has("version") {
-        info::version();
-        return Ok(ExitCode::SUCCESS);
+        return print(&info::version());
     }
     let Some((name, rest)) = arguments.positional.split_first() else {
-        help();
-        return Ok(ExitCode::SUCCESS);
+        return print(&help());
     };
     if arguments.has("help") || name == "help" {
-        help();
-        return Ok(ExitCode::SUCCESS);
+        return print(&help());
     }
     let command = COMMANDS.iter().find(|command| name == command.name).ok_or_else(|| {
         let name = name.to_string_lossy();
-        Failure::new(format!("no such command: {name}; palan runtime --help lists them"))
+        // The first words are those that runc's callers know.
+        Failure::new(format!("No help topic for '{name}'; palan runtime --help lists the commands"))
     })?;
     // What follows the ID belongs to another program, or is a signal.
     let ends_at_id = matches!(command.name, "exec" | "kill" | "ps");
     if rest.iter().any(|word| word == "--help" || word == "-h") && !ends_at_id {
-        usage(command);
-        return Ok(ExitCode::SUCCESS);
+        return print(&usage(command));
     }
     let parse = if ends_at_id { Arguments::parse } else { Arguments::parse_anywhere };
     let parsed = parse(command.flags, rest)
@@ -243,27 +242,35 @@ fn dispatch(arguments: &Arguments, global: &Global) -> Outcome {
     (command.run)(global, &parsed)
 }
 
-fn help() {
-    println!("Usage: palan runtime [global options] <command> [options]\n\nCommands:");
+/// Prints what was asked for. Who closes the other end has seen enough.
+fn print(text: &str) -> Outcome {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot print: {error}")))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn help() -> String {
+    let mut text = "Usage: palan runtime [global options] <command> [options]\n\nCommands:\n".to_owned();
     for command in COMMANDS {
-        println!("  {:<10}{}", command.name, command.usage);
+        text += &format!("  {:<10}{}\n", command.name, command.usage);
     }
-    println!("\nGlobal options:");
-    print_flags(GLOBAL_FLAGS);
+    text + "\nGlobal options:\n" + &list_of(GLOBAL_FLAGS)
 }
 
-fn usage(command: &Command) {
-    println!("Usage: palan runtime {} {}", command.name, command.usage);
-    if !command.flags.is_empty() {
-        println!("\nOptions:");
-        print_flags(command.flags);
-    }
+fn usage(command: &Command) -> String {
+    let line = format!("Usage: palan runtime {} {}\n", command.name, command.usage);
+    if command.flags.is_empty() { line } else { line + "\nOptions:\n" + &list_of(command.flags) }
 }
 
-fn print_flags(flags: &[Flag]) {
-    for flag in flags {
+fn list_of(flags: &[Flag]) -> String {
+    let line = |flag: &Flag| {
         let short = flag.short.map_or_else(String::new, |short| format!("-{short}, "));
         let value = if flag.takes_value { " <value>" } else { "" };
-        println!("  {short}--{}{value}", flag.name);
-    }
+        format!("  {short}--{}{value}\n", flag.name)
+    };
+    flags.iter().map(line).collect()
 }

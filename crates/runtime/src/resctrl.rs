@@ -2,7 +2,7 @@
 //! file system, which divides caches and memory bandwidth (Documentation/filesystems/resctrl.rst).
 
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use palan_linux::path::RootDir;
 use palan_oci::runtime_spec::IntelRdt;
@@ -103,6 +103,26 @@ fn write(root: &RootDir, path: &str, text: &str) -> Result<(), Error> {
 }
 
 impl ResourceGroup {
+    /// Where the file system is mounted.
+    pub(crate) fn root(&self) -> &Path {
+        Path::new(&self.root)
+    }
+
+    /// The group's directory.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.root().join(&self.group)
+    }
+
+    /// That of the group whose counters are the container's; without one of its own they are of all in its group.
+    pub(crate) fn monitored(&self) -> PathBuf {
+        self.monitoring.as_ref().map_or_else(|| self.directory(), |monitoring| self.root().join(monitoring))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(root: &str, group: &str) -> Self {
+        Self { root: root.to_owned(), group: group.to_owned(), ..Self::default() }
+    }
+
     /// Writes one more line of schemata, such as `L3:0=ff`.
     pub(crate) fn set(&self, schema: &str) -> Result<(), Error> {
         let root = RootDir::open(&self.root)?;

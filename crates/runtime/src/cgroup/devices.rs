@@ -174,15 +174,18 @@ fn check(rule: &DeviceRule) -> Result<Rule, CgroupError> {
     };
     let mut access = 0;
     for letter in rule.access.chars() {
+        // runc passes over letters that it does not know, and rules such as "rwa" are about.
         access |= match letter {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
-            other => return Err(invalid(&format!("unknown access {other:?}"))),
+            _ => 0,
         };
     }
     if rule.access.is_empty() {
         access = EVERYTHING;
+    } else if access == 0 {
+        return Err(invalid(&format!("access {:?} has none of the letters r, w and m", rule.access)));
     }
     Ok(Rule { allow: rule.allow, kind, major: number(rule.major)?, minor: number(rule.minor)?, access })
 }
@@ -206,6 +209,15 @@ mod tests {
     fn allowed(rules: &[DeviceRule], kind: char, major: u64, minor: u64, access: u8) -> bool {
         let kind = if kind == 'b' { 1 } else { 2 };
         run(&compile(&plan(rules).unwrap()), kind, major, minor, u64::from(access))
+    }
+
+    #[test]
+    fn letters_that_mean_nothing() {
+        let access =
+            |letters: &str| check(&rule(true, "c", Some(1), Some(1), letters)).map(|rule| rule.access);
+        assert_eq!(access("rwa").unwrap(), READ | WRITE);
+        assert_eq!(access("mrr").unwrap(), READ | MKNOD);
+        assert!(access("a").is_err());
     }
 
     #[test]

@@ -40,11 +40,10 @@ pub(super) struct Hierarchy {
 /// v1 controllers that every container joins: those with counters to show or with a default to enforce.
 ///
 /// cpuset is among them although most containers leave it as it is: programs such as the JVM look for it where they look
-/// for their other limits, and without it believe that they have none.
-const ALWAYS: [&str; 8] = ["cpu", "cpuacct", "cpuset", "memory", "devices", "pids", "blkio", "name=systemd"];
-
-/// What v2 is asked to distribute to containers.
-const V2_CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];
+/// for their other limits, and without it believe that they have none. So is the freezer, also where v2 freezes: a container
+/// engine in the container looks for it.
+const ALWAYS: [&str; 9] =
+    ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "pids", "blkio", "name=systemd"];
 
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -185,10 +184,8 @@ impl Hierarchy {
     }
 
     /// Whether every container is in this hierarchy.
-    pub(super) fn always_joined(&self, layout: &Layout) -> bool {
-        // The v1 freezer only where v2 can't freeze.
-        let freezer = self.has("freezer") && !layout.hierarchies.iter().any(|other| other.unified);
-        self.unified || freezer || ALWAYS.iter().any(|controller| self.has(controller))
+    pub(super) fn always_joined(&self) -> bool {
+        self.unified || ALWAYS.iter().any(|controller| self.has(controller))
     }
 
     /// Makes the cgroup with its missing parents and opens it. An existing one is refused if it is in use (`EEXIST`) or
@@ -228,7 +225,8 @@ impl Hierarchy {
         Ok(directory)
     }
 
-    /// A new v1 cpuset is empty and lets no process in: it gets what its parent has.
+    /// A new v1 cpuset is empty and lets no process in: it gets what its parent has, which may be a new one that nobody has
+    /// filled.
     fn prepare(&self, relative: &str) -> Result<(), Errno> {
         if self.unified || !self.has("cpuset") {
             return Ok(());
@@ -239,9 +237,15 @@ impl Hierarchy {
             None => rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?,
         };
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            if read_file(&directory, file)?.trim().is_empty() {
-                write_file(&directory, file, read_file(&parent, file)?.trim())?;
+            if !read_file(&directory, file)?.trim().is_empty() {
+                continue;
             }
+            if let Some((above, _)) = relative.rsplit_once('/')
+                && read_file(&parent, file)?.trim().is_empty()
+            {
+                self.prepare(above)?;
+            }
+            write_file(&directory, file, read_file(&parent, file)?.trim())?;
         }
         Ok(())
     }
@@ -249,8 +253,8 @@ impl Hierarchy {
     /// v2: a cgroup has a controller only if every ancestor passes it down.
     fn distribute_controllers(&self, relative: &str, directory: &OwnedFd) -> Result<(), Errno> {
         let present = read_file(directory, "cgroup.controllers")?;
-        let missing: Vec<_> =
-            V2_CONTROLLERS.into_iter().filter(|name| self.has(name) && !lists(&present, name)).collect();
+        let all = self.controllers.iter().map(String::as_str);
+        let missing: Vec<_> = all.filter(|name| !lists(&present, name)).collect();
         self.pass_down_to(relative, &missing);
         Ok(())
     }

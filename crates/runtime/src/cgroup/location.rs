@@ -72,20 +72,9 @@ impl Place {
         &self.path
     }
 
-    /// A place below it, such as `/sub`; `/` is the same.
-    pub(super) fn below(&self, path: &str) -> Self {
-        match path.trim_matches('/') {
-            "" => self.clone(),
-            path => Self {
-                path: format!("{}/{path}", self.path),
-                elsewhere: self
-                    .elsewhere
-                    .iter()
-                    .map(|(hierarchy, other)| (hierarchy.clone(), format!("{other}/{path}")))
-                    .collect(),
-                ..self.clone()
-            },
-        }
+    /// The same, with another path in one hierarchy.
+    pub(super) fn moved(&mut self, hierarchy: &Hierarchy, path: String) {
+        self.elsewhere.insert(hierarchy.name(), path);
     }
 
     /// At this path below the roots, which is checked.

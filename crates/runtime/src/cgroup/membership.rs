@@ -1,4 +1,4 @@
-//! Where a process of a container has gone below the container's cgroup.
+//! Below a container's cgroup: where a process of it has gone, and where one more is to go.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -7,9 +7,48 @@ use palan_stdx::fs;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Cgroup, CgroupError};
+use super::{Cgroup, CgroupError, location, open_directory};
 
 impl Cgroup {
+    /// Existing cgroups below this one, for one more process: `paths` are by controller, such as `memory` and `sub`; one
+    /// without a controller is for all. Where none is given it is this cgroup.
+    pub fn below(mut self, paths: &[(Option<&str>, &str)]) -> Result<Self, CgroupError> {
+        for &(controller, sub) in paths {
+            let mut found = false;
+            for index in 0..self.groups.len() {
+                let hierarchy = &self.layout.hierarchies[self.groups[index].hierarchy];
+                let of_v1 = |name: &str| hierarchy.has(name) || hierarchy.has(&format!("name={name}"));
+                if controller.is_some_and(|name| hierarchy.unified || !of_v1(name)) {
+                    continue;
+                }
+                found = true;
+                let sub = sub.trim_matches('/');
+                if sub.is_empty() {
+                    continue;
+                }
+                let bad = |_| CgroupError::Invalid(format!("bad sub cgroup path: {sub}"));
+                location::check(&format!("/{sub}")).map_err(bad)?;
+                let path = format!("/{}/{sub}", self.place.in_hierarchy(hierarchy));
+                // A hierarchy in which there is none must not be left out: its limits would not hold.
+                let directory = open_directory(&hierarchy.root, path.trim_start_matches('/'));
+                let directory = directory.map_err(|errno| CgroupError::Io {
+                    path: path.clone(),
+                    action: format!("open it in {}", hierarchy.name()),
+                    source: errno.into(),
+                })?;
+                self.place.moved(hierarchy, path);
+                self.groups[index].directory = directory;
+            }
+            if let Some(name) = controller.filter(|_| !found) {
+                return Err(CgroupError::Invalid(format!(
+                    "unknown controller {name}: the container has no cgroup of it"
+                )));
+            }
+        }
+        self.named = true;
+        Ok(self)
+    }
+
     /// The directory with the files that freeze it, as a path of the host.
     pub(crate) fn freezer(&self) -> Option<PathBuf> {
         let group = self.unified().or_else(|| self.controller("freezer", "processes").ok())?;
@@ -22,6 +61,9 @@ impl Cgroup {
     /// A container that may write to its cgroup and passes controllers down to cgroups of its own (with an init system
     /// or a container engine inside) has moved its processes there: the kernel lets no more into the cgroup at the top.
     pub(crate) fn place_of(&self, pid: i32) -> Result<OwnedFd, CgroupError> {
+        if self.named {
+            return Err(self.failed("put a process into it", Errno::BUSY));
+        }
         let failed = |errno| self.failed("find where the container's processes are", errno);
         let group = self.unified().ok_or_else(|| failed(Errno::OPNOTSUPP))?;
         let table =

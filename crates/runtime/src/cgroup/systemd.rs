@@ -308,9 +308,9 @@ impl Cgroup {
         }
         let (path, birth) = request.start(layout.is_v2())?;
         let place = Place { unit: Some(request.unit().clone()), ..Place::root(path) };
-        let mut cgroup = Self { place, layout, groups: Vec::new(), birth: Some(birth) };
+        let mut cgroup = Self { place, layout, groups: Vec::new(), birth: Some(birth), named: false };
         for hierarchy in 0..cgroup.layout.hierarchies.len() {
-            if cgroup.layout.hierarchies[hierarchy].always_joined(&cgroup.layout)
+            if cgroup.layout.hierarchies[hierarchy].always_joined()
                 && let Err(error) = cgroup.join_hierarchy(hierarchy)
             {
                 cgroup.settle();

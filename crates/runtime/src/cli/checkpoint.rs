@@ -134,7 +134,7 @@ pub(super) fn restore(global: &Global, arguments: &Arguments) -> Outcome {
         }
     };
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
-    let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref())?;
+    let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref(), None)?;
     container.cgroup.kill()?;
     super::manage::remove(&Existing::load(global, arguments.container_id()?)?)?;
     Ok(foreground::exit_code(status))

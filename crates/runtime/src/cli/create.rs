@@ -1,5 +1,6 @@
 //! `create`, `start`, and both in one: `run`.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use palan_linux::{socket, tty};
 use palan_oci::runtime_spec::{MAX_SIZE, Spec};
 
 use super::arguments::{Arguments, Flag, flag, option};
+use super::notify::{self, Notify};
 use super::state::{self, Existing, Home, State, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
 use crate::cgroup::{Location, Manager, UnitRequest};
@@ -62,14 +64,11 @@ impl Bundle {
     }
 }
 
-pub(super) fn preserved(arguments: &Arguments) -> Result<Vec<OwnedFd>, Failure> {
+/// What `--preserve-fds` keeps: descriptors from `first` on.
+pub(super) fn preserved(arguments: &Arguments, first: usize) -> Result<Vec<OwnedFd>, Failure> {
     let count = arguments.number("preserve-fds")?.unwrap_or(0);
-    (3..3 + count)
-        .map(|number| {
-            os::inherited_descriptor(number)
-                .map_err(|error| Failure::new(format!("--preserve-fds: descriptor {number}: {error}")))
-        })
-        .collect()
+    notify::inherited(u32::try_from(first).unwrap_or(u32::MAX), count)
+        .map_err(|(number, error)| Failure::new(format!("--preserve-fds: descriptor {number}: {error}")))
 }
 
 /// Sends a descriptor with its name to a socket, as runc does.
@@ -105,20 +104,30 @@ fn set_up(
     arguments: &Arguments,
     bundle: &Bundle,
     home: &Home,
+    notify: Option<&Notify>,
     fifo: Option<BorrowedFd<'_>>,
 ) -> Result<Created, Failure> {
     let id = arguments.container_id()?;
     let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
     let unit = unit(global, &bundle.spec, id)?;
-    let preserved = preserved(arguments)?;
-    let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
+    // What the container gets beyond its specification comes from whoever has started this process.
+    let mut spec = Cow::Borrowed(&bundle.spec);
+    let mut extra = Vec::new();
+    if std::env::var_os("LISTEN_FDS").is_some() {
+        extra = notify::listen_fds(spec.to_mut())?;
+    }
+    if let Some(notify) = notify {
+        notify.prepare(spec.to_mut())?;
+    }
+    extra.extend(preserved(arguments, 3 + extra.len())?);
+    let extra: Vec<_> = extra.iter().map(AsFd::as_fd).collect();
     let rules = bundle.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
     for name in rules.into_iter().flat_map(seccomp::unknown_calls) {
         global.log.debug(&format!("unknown seccomp syscall {name:?} ignored"));
     }
     let created = crate::container::create(&CreateRequest {
         id,
-        spec: &bundle.spec,
+        spec: &spec,
         bundle: &bundle.path,
         rootfs: &bundle.rootfs,
         user: None,
@@ -140,7 +149,11 @@ fn set_up(
     }
     let rootfs = bundle.rootfs_path.clone();
     let place = container.cgroup.place();
-    let mut state = State::new(id, container.pid, place, &bundle.path, rootfs, &bundle.spec);
+    let mut state = State::new(id, container.pid, place, &bundle.path, rootfs, &spec);
+    if let (Cow::Owned(_), Some(process)) = (&spec, &bundle.spec.process) {
+        // Those sockets are for the first process only.
+        state.process.clone_from(process);
+    }
     state.resource_group.clone_from(&container.resource_group);
     home.save(&state)?;
     if let (Some(socket), Some(master)) = (arguments.value("console-socket"), &container.console_master) {
@@ -181,8 +194,12 @@ pub(super) fn create(global: &Global, arguments: &Arguments) -> Outcome {
     let bundle = Bundle::load(arguments)?;
     check_console(arguments, bundle.terminal, true)?;
     let home = Home::claim(global, arguments.container_id()?)?;
-    let fifo = home.make_fifo();
-    let created = fifo.and_then(|fifo| set_up(global, arguments, &bundle, &home, Some(fifo.as_fd())));
+    let set_up = || {
+        let fifo = home.make_fifo()?;
+        let notify = Notify::from_environment(&home)?;
+        set_up(global, arguments, &bundle, &home, notify.as_ref(), Some(fifo.as_fd()))
+    };
+    let created = set_up();
     match created {
         Ok(created) => {
             created.leave()?;
@@ -230,9 +247,14 @@ pub(super) fn start(global: &Global, arguments: &Arguments) -> Outcome {
     let existing = Existing::load(global, arguments.container_id()?)?;
     match existing.status()? {
         Status::Created => {
+            let notify = Notify::from_environment(&existing.home)?;
+            let listener = notify.as_ref().map(Notify::listen).transpose()?;
             existing.home.start()?;
             if let Some(pidfd) = &existing.pidfd {
                 poststart(&existing.state, pidfd.as_fd())?;
+                if let Some(listener) = &listener {
+                    listener.attend(existing.state.init_process_pid, pidfd)?;
+                }
             }
         }
         Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
@@ -250,10 +272,14 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
     let home = Home::claim(global, arguments.container_id()?)?;
     // From here on signals are for the container.
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
-    let started = set_up(global, arguments, &bundle, &home, None)
-        .and_then(|created| created.start().map_err(Failure::from));
-    let container = match started {
-        Ok(container) => container,
+    let start = || {
+        let notify = Notify::from_environment(&home)?;
+        let created = set_up(global, arguments, &bundle, &home, notify.as_ref(), None)?;
+        let listener = notify.as_ref().map(Notify::listen).transpose()?;
+        Ok((created.start()?, listener))
+    };
+    let (container, listener) = match start() {
+        Ok(started) => started,
         Err(failure) => return Err(give_up(global, arguments, &bundle, &home, failure)),
     };
     if bundle.spec.hooks.is_some() {
@@ -265,8 +291,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
             return Err(give_up(global, arguments, &bundle, &home, failure));
         }
     }
-    let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
-    let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref())?;
+    let Some(signals) = signals else {
+        if let Some(listener) = &listener
+            && let Err(failure) = listener.attend(container.pid, &container.pidfd)
+        {
+            // The container runs, which is what was asked for.
+            global.log.warning(&failure.message);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let console = container.console_master.as_ref();
+    let status = foreground::attend(&signals, &container.pidfd, console, listener.as_ref())?;
     // Processes that the first one has left behind, if it shares its PID namespace, end with it.
     container.cgroup.kill()?;
     if !arguments.has("keep") {

@@ -2,6 +2,8 @@
 //!
 //! The structures are runc's (its package `types`), by which containerd and others read them.
 
+mod rdt;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
@@ -16,6 +18,8 @@ use super::arguments::{Arguments, Flag, flag, option};
 use super::state::Existing;
 use super::{Failure, Global, Outcome};
 use crate::cgroup::{self, BlockIoEntry, BlockIoKind, Cgroup, Details, OomNotifier};
+use crate::resctrl::ResourceGroup;
+use rdt::IntelRdt;
 
 pub(super) const FLAGS: &[Flag] = &[option("interval"), flag("stats")];
 
@@ -39,10 +43,11 @@ pub(super) fn events(global: &Global, arguments: &Arguments) -> Outcome {
         return Err(Failure::new(format!("container with id {id} is not running")));
     };
     let cgroup = existing.cgroup()?;
+    let group = existing.state.resource_group.as_ref();
     let told = if arguments.has("stats") {
-        print(&Event { kind: "stats", id, data: Some(stats(&cgroup)?) })
+        print(&Event { kind: "stats", id, data: Some(stats(&cgroup, group)?) })
     } else {
-        follow(global, id, &cgroup, pidfd, interval)?
+        follow(global, id, &cgroup, group, pidfd, interval)?
     };
     match told {
         // Whoever looked has seen enough.
@@ -61,6 +66,7 @@ fn follow(
     global: &Global,
     id: &str,
     cgroup: &Cgroup,
+    group: Option<&ResourceGroup>,
     pidfd: impl AsFd,
     interval: Duration,
 ) -> Result<io::Result<()>, Failure> {
@@ -90,7 +96,7 @@ fn follow(
         }
         if Instant::now() >= next {
             next += interval;
-            match stats(cgroup) {
+            match stats(cgroup, group) {
                 Ok(stats) => {
                     if let Err(error) = print(&Event { kind: "stats", id, data: Some(stats) }) {
                         return Ok(Err(error));
@@ -268,9 +274,6 @@ struct HugePages {
 }
 
 #[derive(Serialize)]
-struct IntelRdt {}
-
-#[derive(Serialize)]
 struct Pressure {
     some: PressureData,
     full: PressureData,
@@ -289,7 +292,7 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-fn stats(cgroup: &Cgroup) -> Result<Stats, Failure> {
+fn stats(cgroup: &Cgroup, group: Option<&ResourceGroup>) -> Result<Stats, Failure> {
     let (stats, details) = (cgroup.stats()?, cgroup.details());
     Ok(Stats {
         cpu: cpu(stats.cpu, &details),
@@ -306,7 +309,7 @@ fn stats(cgroup: &Cgroup) -> Result<Stats, Failure> {
         pids: Pids { current: stats.pids.current, limit: stats.pids.limit },
         blkio: BlockIo { counters: block_io(details.block_io), psi: details.io_pressure.map(pressure) },
         hugetlb: details.huge_pages.into_iter().map(|(size, pages)| (size, huge_pages(pages))).collect(),
-        intel_rdt: IntelRdt {},
+        intel_rdt: IntelRdt::read(group)?,
         network_interfaces: None,
     })
 }

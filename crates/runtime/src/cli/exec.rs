@@ -56,13 +56,14 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
         return Err(Failure::new("cannot allocate tty if runc will detach without setting console socket"));
     }
     let seccomp = crate::plan::process::seccomp(None, existing.state.seccomp.as_ref())?;
-    let preserved = preserved(arguments)?;
+    let preserved = preserved(arguments, 3)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
-    let cgroup = match arguments.value("cgroup") {
-        Some(path) => existing.cgroup()?.below(path)?,
-        None => existing.cgroup()?,
-    };
+    let mut cgroup = existing.cgroup()?;
+    let below = sub_cgroups(arguments.values("cgroup"))?;
+    if !below.is_empty() {
+        cgroup = cgroup.below(&below)?;
+    }
     let execed = crate::exec::exec(&ExecRequest {
         pid: existing.state.init_process_pid,
         pidfd: pidfd.as_fd(),
@@ -87,7 +88,35 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
     state::write_pid_file(arguments.value("pid-file"), execed.pid)?;
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
     let console = execed.console_master.as_ref().filter(|_| console_socket.is_none());
-    foreground::attend(&signals, &execed.pidfd, console).map(foreground::exit_code)
+    foreground::attend(&signals, &execed.pidfd, console, None).map(foreground::exit_code)
+}
+
+/// Where below the container's cgroup: one path, or paths by controller (`memory:sub`, `cpu,cpuacct:sub`).
+fn sub_cgroups<'a>(
+    values: impl Iterator<Item = &'a str>,
+) -> Result<Vec<(Option<&'a str>, &'a str)>, Failure> {
+    let invalid =
+        |value: &str, why: &str| Failure::new(format!("invalid --cgroup argument: {value} ({why})"));
+    let mut result: Vec<(Option<&str>, &str)> = Vec::new();
+    for value in values {
+        let Some((controllers, path)) = value.split_once(':') else {
+            result.push((None, value));
+            continue;
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                return Err(invalid(value, "empty <controller> prefix"));
+            }
+            if result.iter().any(|(known, _)| *known == Some(controller)) {
+                return Err(invalid(value, &format!("controller {controller} specified multiple times")));
+            }
+            result.push((Some(controller), path));
+        }
+    }
+    match result.iter().find(|(controller, _)| controller.is_none()) {
+        Some((_, path)) if result.len() > 1 => Err(invalid(path, "missing <controller>: prefix")),
+        _ => Ok(result),
+    }
 }
 
 /// The process to run: from a file, or the container's own with what the options change.
@@ -161,6 +190,19 @@ fn number(text: &str, option: &str) -> Result<u32, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cgroups_by_controller() {
+        let parse = |values: &[&'static str]| sub_cgroups(values.iter().copied());
+        assert_eq!(parse(&["/sub"]).unwrap(), [(None, "/sub")]);
+        assert_eq!(
+            parse(&["memory:m", "cpu,cpuacct:c:d"]).unwrap(),
+            [(Some("memory"), "m"), (Some("cpu"), "c:d"), (Some("cpuacct"), "c:d")]
+        );
+        for bad in [&["a", "b"][..], &["a", "cpu:b"], &[":a"], &["cpu,:a"], &["cpu:a", "cpu:b"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn users_are_exactly_what_is_written() {

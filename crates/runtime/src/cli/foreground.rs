@@ -10,6 +10,7 @@ use palan_linux::tty;
 use rustix::io::Errno;
 
 use super::Failure;
+use super::notify::Listener;
 
 /// The signals of this process, taken instead of delivered.
 pub(super) struct Signals(SignalFd);
@@ -51,16 +52,23 @@ const SIGNALS: u64 = 0;
 const ENDED: u64 = 1;
 const INPUT: u64 = 2;
 const OUTPUT: u64 = 3;
+const NOTIFIED: u64 = 4;
 
-/// Passes signals and, with a terminal, bytes to and fro until the process has ended; reaps it.
+/// Passes signals and, with a terminal, bytes to and fro until the process has ended; reaps it. What it says on `ready` is
+/// passed on with this process's PID.
 pub(super) fn attend(
     signals: &Signals,
     pidfd: &OwnedFd,
     console: Option<&OwnedFd>,
+    ready: Option<&Listener>,
 ) -> Result<ExitStatus, Failure> {
+    let own_pid = std::process::id().cast_signed();
     let epoll = Epoll::new().map_err(failed)?;
     epoll.add(&signals.0, SIGNALS, Interest::READ).map_err(failed)?;
     epoll.add(pidfd, ENDED, Interest::READ).map_err(failed)?;
+    if let Some(ready) = ready {
+        epoll.add(ready, NOTIFIED, Interest::READ).map_err(failed)?;
+    }
     let _raw = console.map(|_| RawTerminal::new());
     let mut input_open = false;
     if let Some(console) = console {
@@ -69,11 +77,11 @@ pub(super) fn attend(
         // A file or /dev/null as input can't be polled: it is then simply not passed on.
         input_open = epoll.add(rustix::stdio::stdin(), INPUT, Interest::READ).is_ok();
     }
-    let mut ready = Vec::new();
+    let mut events = Vec::new();
     loop {
-        ready.clear();
-        epoll.wait(&mut ready, None).map_err(failed)?;
-        for event in &ready {
+        events.clear();
+        epoll.wait(&mut events, None).map_err(failed)?;
+        for event in &events {
             match (event.token, console) {
                 (SIGNALS, _) => forward(&signals.0, pidfd, console)?,
                 (INPUT, Some(console)) if input_open && !copy(rustix::stdio::stdin(), console) => {
@@ -84,10 +92,18 @@ pub(super) fn attend(
                 (OUTPUT, Some(console)) if !copy(console, rustix::stdio::stdout()) => {
                     epoll.remove(console).map_err(failed)?;
                 }
+                (NOTIFIED, _) => {
+                    if let Some(ready) = ready
+                        // Nobody who waits for word is no reason to leave the container.
+                        && !matches!(ready.pass_on(own_pid), Ok(None))
+                    {
+                        epoll.remove(ready).map_err(failed)?;
+                    }
+                }
                 _ => {}
             }
         }
-        if ready.iter().any(|event| event.token == ENDED) {
+        if events.iter().any(|event| event.token == ENDED) {
             let status = os::wait(pidfd).map_err(failed)?;
             if let Some(console) = console {
                 drain(console);

@@ -18,8 +18,10 @@ use crate::seccomp::KNOWN_ARCHITECTURES;
 
 pub(super) const SPEC_FLAGS: &[Flag] = &[option("bundle").short('b'), flag("rootless")];
 
-pub(super) fn version() {
-    println!("palan runtime version {}\nspec: {VERSION}", env!("CARGO_PKG_VERSION"));
+/// The lines that runc's callers look for.
+pub(super) fn version() -> String {
+    let commit = option_env!("PALAN_BUILD").unwrap_or("unknown");
+    format!("palan runtime version {}\ncommit: {commit}\nspec: {VERSION}\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// Writes a `config.json` to start from.
@@ -218,6 +220,5 @@ pub(super) fn features(_global: &Global, arguments: &Arguments) -> Outcome {
         "potentiallyUnsafeConfigAnnotations": ["bundle", "org.criu.config", "org.systemd.property."]
     });
     let text = serde_json::to_string_pretty(&features).map_err(|error| Failure::new(error.to_string()))?;
-    println!("{text}");
-    Ok(ExitCode::SUCCESS)
+    super::print(&format!("{text}\n"))
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::process::ExitCode;
 
 use palan_linux::path::RootDir;
 use palan_stdx::fs;
@@ -26,22 +25,18 @@ pub(super) fn list(global: &Global, arguments: &Arguments) -> Outcome {
         containers.push(state);
     }
     if arguments.has("quiet") {
-        for container in &containers {
-            println!("{}", container.id);
-        }
-        return Ok(ExitCode::SUCCESS);
+        return super::print(
+            &containers.iter().map(|container| format!("{}\n", container.id)).collect::<String>(),
+        );
     }
-    match arguments.value("format").unwrap_or("table") {
-        "table" => print!("{}", table(&containers)),
+    let text = match arguments.value("format").unwrap_or("table") {
+        "table" => table(&containers),
         // Go's empty list.
-        "json" if containers.is_empty() => println!("null"),
-        "json" => {
-            let json = serde_json::to_string(&containers).map_err(|error| Failure::new(error.to_string()))?;
-            println!("{json}");
-        }
+        "json" if containers.is_empty() => "null\n".to_owned(),
+        "json" => serde_json::to_string(&containers).map_err(|error| Failure::new(error.to_string()))? + "\n",
         _ => return Err(Failure::new("invalid format option")),
-    }
-    Ok(ExitCode::SUCCESS)
+    };
+    super::print(&text)
 }
 
 /// Names of the users that state directories belong to.

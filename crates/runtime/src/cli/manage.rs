@@ -58,8 +58,7 @@ pub(super) fn state(global: &Global, arguments: &Arguments) -> Outcome {
     let json = serde_json::to_string_pretty(&describe(&existing)?)
         .map_err(|error| Failure::new(error.to_string()))?;
     // Without a line end, as runc.
-    print!("{json}");
-    Ok(ExitCode::SUCCESS)
+    super::print(&json)
 }
 
 const NOT_RUNNING: &str = "container not running";

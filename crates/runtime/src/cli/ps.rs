@@ -5,7 +5,6 @@ use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use palan_linux::process::{self as os, ExitStatus, Program, Spawn};
 use rustix::fs::{Mode, OFlags};
@@ -25,14 +24,14 @@ pub(super) fn ps(global: &Global, arguments: &Arguments) -> Outcome {
         Err(_) if existing.pidfd.is_none() => Vec::new(),
         Err(failure) => return Err(failure),
     };
-    match arguments.value("format").unwrap_or("table") {
-        "table" => print!("{}", lines_of(&run(&arguments.positional[1..])?, &pids)?),
+    let text = match arguments.value("format").unwrap_or("table") {
+        "table" => lines_of(&run(&arguments.positional[1..])?, &pids)?,
         // Go's empty list.
-        "json" if pids.is_empty() => println!("null"),
-        "json" => println!("{}", serde_json::json!(pids)),
+        "json" if pids.is_empty() => "null\n".to_owned(),
+        "json" => format!("{}\n", serde_json::json!(pids)),
         _ => return Err(Failure::new("invalid format option")),
-    }
-    Ok(ExitCode::SUCCESS)
+    };
+    super::print(&text)
 }
 
 /// The head line, and the lines whose PID is one of these.
