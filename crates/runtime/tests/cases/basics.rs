@@ -18,8 +18,9 @@ pub(crate) fn runs_to_its_exit_code() {
 
 pub(crate) fn looks_like_a_container() {
     let output = Sandbox::new(&["sh", "-c", "echo $$; hostname; id; pwd; echo $HOME; ls /dev"]).output();
+    // Only some kernels have what it leads to.
     assert_eq!(
-        output,
+        output.replace("\ncore\n", "\n"),
         "1\nbox\nuid=0(root) gid=0(root) groups=0(root)\n/\n/root\n\
          fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
     );

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use palan_oci::runtime_spec::{Hook, Hooks};
+use palan_oci::runtime_spec::{Hook, Hooks, Rlimit};
 
 use crate::support::Sandbox;
 
@@ -118,7 +118,11 @@ pub(crate) fn same_results_as_runc() {
         "for n in ipc mnt net pid uts; do test \"$(readlink /proc/self/ns/$n)\" = \"$(readlink /proc/1/ns/$n)\" || echo $n; done",
     ];
     for script in scripts {
-        let sandbox = bundle(&["sh", "-c", script]);
+        let mut sandbox = Sandbox::new(&["sh", "-c", script]);
+        // Without it Go's runtime has raised the soft limit, which runc before 1.2 passed on.
+        let nofile = Rlimit { kind: "RLIMIT_NOFILE".to_owned(), soft: 500, hard: 1000 };
+        sandbox.process().rlimits.push(nofile);
+        let sandbox = written(sandbox);
         let path = sandbox.directory.path();
         let results = [&palan, &runc].map(|runtime| {
             let output = runtime.call(path, &["run", "same"]);

@@ -4,6 +4,7 @@ mod basics;
 mod cgroups;
 mod checkpoint;
 mod cli;
+mod conformance;
 mod events;
 mod exec;
 mod hardening;
@@ -51,6 +52,17 @@ pub(crate) const ALL: &[Case] = cases![
     cli::without_a_mount_namespace_nothing_stays,
     cli::a_terminal_in_the_foreground,
     cli::somebody_who_is_not_root_runs_containers,
+    conformance::binds_show_what_was_mounted_before,
+    conformance::binds_of_the_root_can_be_mapped,
+    conformance::flags_of_binds_are_exact,
+    conformance::masked_directories_are_one_file_system,
+    conformance::few_descriptors_are_enough,
+    conformance::cpusets_that_nobody_has_filled,
+    conformance::the_freezer_is_the_containers_own,
+    conformance::executed_processes_go_into_sub_cgroups,
+    conformance::readiness_is_passed_on,
+    conformance::sockets_of_systemd_are_passed_on,
+    conformance::a_reader_that_goes_away_is_no_failure,
     hardening::system_directories_that_are_symlinks,
     hardening::destinations_stay_inside,
     hardening::working_directories_stay_inside,
