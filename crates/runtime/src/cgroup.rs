@@ -108,6 +108,13 @@ pub enum CgroupError {
     },
 }
 
+impl CgroupError {
+    /// Whether there is no such cgroup.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Adds which limit a failure is about.
 trait InField<T> {
     /// `field` is its path below `linux.resources`.

@@ -70,6 +70,10 @@ pub(crate) fn a_failing_hook_ends_the_container() {
         let error = sandbox.error().report();
         assert_eq!(error, format!("error running {kind} hook #0: exit status 9, stdout and stderr: sorry"));
     }
+    let mut sandbox = Sandbox::new(&["echo", "never"]);
+    sandbox.spec.hooks = Some(Hooks { prestart: vec![shell("kill -SYS $$".into())], ..Hooks::default() });
+    let error = sandbox.error().report();
+    assert!(error.contains("error running prestart hook #0: signal: bad system call"), "{error}");
 }
 
 pub(crate) fn the_image_has_no_say_in_a_hooks_environment() {
