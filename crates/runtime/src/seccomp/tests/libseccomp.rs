@@ -232,9 +232,7 @@ fn conditional(random: &mut Random, name: &str) -> Vec<SeccompSyscall> {
 /// they forget to load the number.
 fn profile(random: &mut Random, names: &[&str]) -> Seccomp {
     let mut architectures = Vec::new();
-    for name in
-        ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
-    {
+    for name in ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"] {
         if random.one_in(2) {
             architectures.push(name.to_owned());
         }
