@@ -2,7 +2,7 @@
 //! used.
 
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use palan_test_support::bundle::Bundle;
@@ -20,17 +20,10 @@ fn host_mounts() -> Vec<String> {
     table.lines().filter(|line| line.contains("palan-race")).map(str::to_owned).collect()
 }
 
-/// A volume in which `a` is a directory and `b` a symlink to `way`, for [`Exchange`].
-fn volume(way: &Path) -> tempfile::TempDir {
-    let volume = tempfile::tempdir().unwrap();
-    std::fs::create_dir(volume.path().join("a")).unwrap();
-    symlink(way, volume.path().join("b")).unwrap();
-    volume
-}
-
-/// Runs containers as long as a race takes; returns how many ran, and what those said that should not have run so.
+/// Runs containers as long as a race takes; those that come up are asked whether something is wrong
+/// with what they say, and `after` follows each.
 #[track_caller]
-fn race(bundle: &Bundle, exchange: &Exchange, is_wrong: impl Fn(&str) -> bool) -> usize {
+fn race(bundle: &Bundle, exchange: &Exchange, is_wrong: impl Fn(&str) -> bool, mut after: impl FnMut()) {
     let end = Instant::now() + PATIENCE;
     let mut ran = 0;
     while Instant::now() < end {
@@ -39,10 +32,10 @@ fn race(bundle: &Bundle, exchange: &Exchange, is_wrong: impl Fn(&str) -> bool) -
             ran += 1;
             assert!(!is_wrong(&run.stdout), "container {ran}: {run}");
         }
+        after();
     }
     assert!(exchange.count() > 1000, "{} exchanges are no race", exchange.count());
     assert!(ran > 0, "no container ran at all: {}", bundle.run());
-    ran
 }
 
 /// CVE-2026-41579 (runc), CVE-2026-47766 (crun): an image in which `/dev` is a symlink. Devices, and the places for mounts,
@@ -107,55 +100,58 @@ fn places_for_mounts_are_not_made_on_the_host() {
     }
 }
 
-/// CVE-2021-30465 (runc): who shares a volume exchanges a directory on the way to a mount's destination for a symlink to the
-/// host's root. Every container that comes up has its mount where it was told, and the host has none.
-#[test]
-fn a_mount_does_not_follow_a_link_out_of_the_volume() {
-    requires!(root);
-    let volume = volume(Path::new("/"));
-    let source = tempfile::Builder::new().prefix("palan-race").tempdir().unwrap();
-    let marker = source.path().file_name().unwrap().to_str().unwrap().to_owned();
-    let mut bundle =
-        Bundle::script(&format!("grep -c {marker} /proc/self/mountinfo; find / -xdev -name canary"));
-    std::fs::write(source.path().join("canary"), "").unwrap();
-    bundle.bind(volume.path(), "/volume", &[]);
-    bundle.bind(source.path(), "/volume/a/x", &[]);
-    std::fs::create_dir(volume.path().join("a/x")).unwrap();
-    let exchange = Exchange::start(&volume.path().join("a"), &volume.path().join("b"));
-    race(&bundle, &exchange, |seen| !seen.starts_with("1\n"));
-    drop(exchange);
-    assert_eq!(host_mounts(), [""; 0]);
-    assert!(!Path::new("/x").exists());
+/// How many mounts a container in a race has: each is a chance of the attacker's.
+const CHANCES: usize = 40;
+
+/// Takes out what the last container has had made in the volume, so that the next one has to make it again.
+fn clear(volume: &Path, inside: &Path) {
+    let places = [volume.join("a"), volume.join("b"), inside.to_owned()];
+    for place in places.iter().filter(|place| !place.is_symlink()) {
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            // It may have changed places with the link meanwhile.
+            let path = entry.path();
+            if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.ok();
+        }
+    }
 }
 
+/// CVE-2021-30465 (runc): who shares a volume exchanges a directory on the way to a mount's destination for a symlink to a
+/// directory of the host. Every container that comes up has its mounts where it was told, and the host has none.
+///
 /// CVE-2024-45310 (runc): the same race, for the directories and files that are made for mounts: none appears outside.
 #[test]
-fn no_empty_file_is_made_outside_of_the_volume() {
+fn nothing_is_mounted_or_made_outside_of_a_volume_in_which_a_directory_becomes_a_link() {
     requires!(root);
     let target = Target::new();
-    let volume = volume(target.path());
-    let source = tempfile::tempdir().unwrap();
+    let volume = tempfile::tempdir().unwrap();
+    std::fs::create_dir(volume.path().join("a")).unwrap();
+    symlink(target.path(), volume.path().join("b")).unwrap();
+    let source = tempfile::Builder::new().prefix("palan-race").tempdir().unwrap();
+    let marker = source.path().file_name().unwrap().to_str().unwrap().to_owned();
     std::fs::write(source.path().join("file"), "").unwrap();
-    let mut bundle = Bundle::new(&["true"]);
+    let mut bundle = Bundle::script(&format!("grep -c {marker} /proc/self/mountinfo"));
+    let inside = bundle.rootfs().join(target.path().strip_prefix("/").unwrap());
     bundle.bind(volume.path(), "/volume", &[]);
-    bundle.bind(source.path(), "/volume/a/made/here", &[]);
-    bundle.bind(&source.path().join("file"), "/volume/a/file/here", &[]);
+    for number in 0..CHANCES / 2 {
+        bundle.bind(source.path(), &format!("/volume/a/{number}/made"), &[]);
+        bundle.bind(&source.path().join("file"), &format!("/volume/a/file{number}"), &[]);
+    }
     let exchange = Exchange::start(&volume.path().join("a"), &volume.path().join("b"));
-    race(&bundle, &exchange, |_| false);
+    let mut made_inside = false;
+    let is_wrong = |seen: &str| seen != format!("{CHANCES}\n");
+    race(&bundle, &exchange, is_wrong, || {
+        made_inside |= inside.exists();
+        clear(volume.path(), &inside);
+    });
     drop(exchange);
     target.is_untouched();
-    // It was a race: the link led to the same path inside.
-    let inside = bundle.rootfs().join(target.path().strip_prefix("/").unwrap());
-    let made: Vec<PathBuf> = [volume.path().join("a"), volume.path().join("b"), inside]
-        .into_iter()
-        .filter(|place| !place.is_symlink() && place.join("made").exists())
-        .collect();
-    assert!(!made.is_empty());
+    assert_eq!(host_mounts(), [""; 0]);
+    assert!(made_inside, "no container has ever followed the link: that was no race");
 }
 
-/// CVE-2021-30465 again, with a file in the place of a directory's last part: the destination itself is exchanged.
+/// CVE-2021-30465 again: the destination itself is exchanged for a link to a file of the host.
 #[test]
-fn a_destination_that_changes_is_not_followed_out() {
+fn a_destination_that_becomes_a_link_is_not_followed_out() {
     requires!(root);
     let target = Target::new();
     let volume = tempfile::tempdir().unwrap();
@@ -166,9 +162,11 @@ fn a_destination_that_changes_is_not_followed_out() {
     symlink(target.path().join("secret"), volume.path().join("b")).unwrap();
     let mut bundle = Bundle::script("grep -c palan-race-file /proc/self/mountinfo");
     bundle.bind(volume.path(), "/volume", &[]);
-    bundle.bind(&file, "/volume/a", &["ro"]);
+    for _ in 0..CHANCES {
+        bundle.bind(&file, "/volume/a", &["ro"]);
+    }
     let exchange = Exchange::start(&volume.path().join("a"), &volume.path().join("b"));
-    race(&bundle, &exchange, |seen| seen != "1\n");
+    race(&bundle, &exchange, |seen| seen != format!("{CHANCES}\n"), || {});
     drop(exchange);
     target.is_untouched();
     assert_eq!(host_mounts(), [""; 0]);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -27,10 +28,17 @@ impl Exchange {
         let (first, second) = (first.to_owned(), second.to_owned());
         let (stopped, counter) = (Arc::clone(&stop), Arc::clone(&count));
         let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
+            // In turn as fast as can be, and as slow as what may stand between a look and a use.
+            for pause in [0, 0, 0, 0, 50, 100, 300, 1000].into_iter().cycle() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
                 // Something may stand in the way for a moment, such as a mount on one of them.
                 if exchange(&first, &second).is_ok() {
                     counter.fetch_add(1, Ordering::Relaxed);
+                }
+                if pause > 0 {
+                    std::thread::sleep(Duration::from_micros(pause));
                 }
             }
         });
