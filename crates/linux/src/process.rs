@@ -407,14 +407,20 @@ fn fd_number(number: RawFd) -> BorrowedFd<'static> {
 
 /// Takes ownership of a descriptor that this process was started with (`LISTEN_FDS`, a number on the command line).
 ///
-/// Fails if the number is not open. Call it once for each number, before anything else opens descriptors.
+/// Fails if the number is not open, or is one that this process has opened itself: those close at exec, which an inherited
+/// one has survived.
 pub fn inherited_descriptor(number: u32) -> io::Result<OwnedFd> {
-    let number = c_int::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let not_open = || io::Error::from_raw_os_error(libc::EBADF);
+    let number = c_int::try_from(number).map_err(|_| not_open())?;
     // SAFETY: fcntl with F_GETFD only reads the descriptor's flags.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and by the contract above nobody else owns it.
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(not_open());
+    }
+    // SAFETY: it is open, and nobody owns it: whatever has an owner here closes at exec, as this does from the next line on.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     set_close_at_exec(&fd, true)?;
     Ok(fd)
