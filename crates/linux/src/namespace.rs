@@ -1,7 +1,7 @@
 //! Namespaces: their kinds, opening those of a process, joining them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
@@ -77,6 +77,40 @@ pub fn open(pid: u32, kind: Kind) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// What a path that should name a namespace names.
+#[derive(Debug)]
+pub enum Named {
+    /// A namespace, of the kind that was asked for, ready to be joined.
+    Namespace(OwnedFd),
+    /// A namespace of another kind, as its `CLONE_NEW*` bit.
+    OtherKind(Kinds),
+    /// A file of any other sort.
+    NoNamespace,
+}
+
+/// Opens the file at `path` if it is a namespace of `kind`. Any other file is looked at and not opened: that would block at a
+/// fifo until somebody writes, and a device may take it as an order.
+pub fn open_path(path: &str, kind: Kind) -> io::Result<Named> {
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !u64::try_from(rustix::fs::fstatfs(&file)?.f_type).is_ok_and(|magic| magic == NSFS_MAGIC) {
+        return Ok(Named::NoNamespace);
+    }
+    // The very file that was looked at, whatever the path leads to by now.
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let namespace = rustix::fs::open(same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let found = kind_of(&namespace)?;
+    Ok(if found == kind.bit() { Named::Namespace(namespace) } else { Named::OtherKind(found) })
+}
+
+/// The `CLONE_NEW*` bit of a namespace (ioctl_ns(2), Linux 4.11).
+fn kind_of(namespace: impl AsFd) -> io::Result<Kinds> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: this request takes no argument and returns a number; the descriptor is open for the time of the call.
+    let result = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_NSTYPE) };
+    u32::try_from(result).map(Kinds::from_bits_retain).map_err(|_| io::Error::last_os_error())
+}
+
 /// Joins the namespace behind `fd`, which must be of `kind`. A PID namespace holds for future children only.
 pub fn join(fd: impl AsFd, kind: Kind) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(fd.as_fd(), Some(kind.link_type()))?)
@@ -99,4 +133,25 @@ pub fn unshare(kinds: Kinds) -> io::Result<()> {
 pub fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaces_are_opened() {
+        assert!(matches!(open_path("/proc/self/ns/uts", Kind::Uts).unwrap(), Named::Namespace(_)));
+        let other = open_path("/proc/self/ns/ipc", Kind::Uts).unwrap();
+        assert!(matches!(other, Named::OtherKind(found) if found == Kind::Ipc.bit()), "{other:?}");
+        let fifo = std::env::temp_dir().join(format!("palan-namespace-{}", std::process::id()));
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        // Opened for reading it would wait here for a writer.
+        let found = open_path(fifo.to_str().unwrap(), Kind::Uts);
+        std::fs::remove_file(&fifo).unwrap();
+        assert!(matches!(found.unwrap(), Named::NoNamespace));
+        assert!(matches!(open_path("/dev/null", Kind::Uts).unwrap(), Named::NoNamespace));
+        assert!(open_path("/nosuch", Kind::Uts).is_err());
+    }
 }

@@ -10,9 +10,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use palan_linux::mount::{Attributes, OverlayOptions, Propagation};
-use palan_linux::namespace::{self, Kind, Kinds};
+use palan_linux::namespace::{self, Kind, Kinds, Named};
 use palan_oci::runtime_spec::{Linux, NamespaceKind, TimeOffset};
-use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::container::{CreateRequest, Rootfs};
 use crate::error::{Context, Error};
@@ -173,9 +172,7 @@ impl Plan {
 impl Plan {
     /// Whether the container may write to its cgroups by a mount of its own.
     pub(crate) fn has_writable_cgroup(&self) -> bool {
-        let read_only = Attributes::MOUNT_ATTR_RDONLY;
-        let writable = |mount: &MountPlan| !(mount.set | mount.set_recursive).contains(read_only);
-        self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup && writable(mount))
+        self.mounts.iter().any(|mount| mount.kind == MountKind::Cgroup && !mount.is_read_only())
     }
 
     /// Whether the mounts need what only the caller can make or reach.
@@ -245,9 +242,7 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
                 }
             }
             (_, path) => {
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())
-                    .context(|| format!("open the namespace {path}"))?;
+                let fd = open_namespace(path, kind)?;
                 match kind {
                     Kind::Pid => result.join_pid = Some(fd),
                     Kind::User => result.user = Some(UserNamespace::Join(fd)),
@@ -278,6 +273,21 @@ fn namespaces(linux: &Linux, request: &CreateRequest<'_>) -> Result<Namespaces, 
         }
     }
     Ok(result)
+}
+
+/// The namespace at a path of the specification.
+fn open_namespace(path: &str, kind: Kind) -> Result<OwnedFd, Error> {
+    let wanted = kind.file_name();
+    match namespace::open_path(path, kind).context(|| format!("open the namespace {path}"))? {
+        Named::Namespace(namespace) => Ok(namespace),
+        Named::OtherKind(bit) => {
+            let found = Kind::ALL.into_iter().find(|kind| kind.bit() == bit).map_or("other", Kind::file_name);
+            Err(invalid(format!("linux.namespaces: {path} is a {found} namespace, not a {wanted} namespace")))
+        }
+        Named::NoNamespace => Err(invalid(format!(
+            "linux.namespaces: {path} is no namespace; a {wanted} namespace is joined by a file such as /proc/<pid>/ns/{wanted} or a bind mount of it"
+        ))),
+    }
 }
 
 fn root(request: &CreateRequest<'_>, linux: &Linux) -> Result<RootPlan, Error> {

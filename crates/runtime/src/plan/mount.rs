@@ -211,6 +211,16 @@ impl MountPlan {
         Ok(plan)
     }
 
+    /// Whether nothing can be written through the mount itself.
+    pub(crate) fn is_read_only(&self) -> bool {
+        (self.set | self.set_recursive).contains(Attributes::MOUNT_ATTR_RDONLY)
+    }
+
+    /// Whether it is said that what is mounted below can be written to all the same.
+    pub(crate) fn wants_writable_below(&self) -> bool {
+        self.clear_recursive.contains(Attributes::MOUNT_ATTR_RDONLY)
+    }
+
     /// Whether the user brings a whole /dev.
     pub(crate) fn binds_dev(&self) -> bool {
         matches!(self.kind, MountKind::Bind { .. })
