@@ -190,7 +190,7 @@ impl Body<'_> {
             write_proc(proc, &format!("sys/{path}"), value)
                 .context(|| format!("write sysctl {}", path.replace('/', ".")))?;
         }
-        mounts::protect(&root, &plan.readonly_paths, &plan.masked_paths)?;
+        mounts::protect(&root, &outcome, &plan.readonly_paths, &plan.masked_paths)?;
         mounts::finish(&root, outcome, plan.root.readonly)?;
         set_names(&plan)?;
 

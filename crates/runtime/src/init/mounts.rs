@@ -10,8 +10,9 @@ use std::path::{Component, Path, PathBuf};
 use palan_linux::mount::{self, Attributes, Change, FileSystem};
 use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
-use super::rootfs::MountSources;
+use super::rootfs::{BindSource, MountSources};
 use crate::error::{Context, Error};
 use crate::plan::mount::{MountKind, MountPlan};
 
@@ -22,6 +23,31 @@ pub(super) struct Outcome {
     pub(super) devpts: Option<OwnedFd>,
     /// Mounts that become read-only at the end: something may yet be put into them.
     read_only: Vec<OwnedFd>,
+    /// What is mounted on /proc and /sys. Parts of it are protected where it is, not where a path leads by then: who can exchange
+    /// such a directory for another moves the mount along, and would have it bare (of the kind of CVE-2025-52881).
+    kernel: Vec<(PathBuf, RootDir)>,
+}
+
+impl Outcome {
+    fn keep_if_of_kernel(&mut self, plan: &MountPlan, mount: &OwnedFd) -> Result<(), Error> {
+        let clean = lexical(&plan.destination);
+        if clean == Path::new("proc") || clean == Path::new("sys") {
+            let mount = mount.try_clone().context(|| "duplicate a descriptor".to_owned())?;
+            self.kernel.push((clean, RootDir::from_fd(mount)));
+        }
+        Ok(())
+    }
+
+    /// The directory that `path` is looked for in, and how it is called there.
+    fn place_of<'a>(&'a self, root: &'a RootDir, path: &Path) -> (&'a RootDir, PathBuf) {
+        let clean = lexical(path);
+        // What is mounted last lies on top.
+        let inside = |(place, mount): &'a (PathBuf, RootDir)| {
+            let below = clean.strip_prefix(place).ok().filter(|below| !below.as_os_str().is_empty())?;
+            Some((mount, below.to_owned()))
+        };
+        self.kernel.iter().rev().find_map(inside).unwrap_or_else(|| (root, path.to_owned()))
+    }
 }
 
 pub(super) fn mount_all(
@@ -34,11 +60,14 @@ pub(super) fn mount_all(
     let MountSources { binds, mut cgroups } = sources;
     for (plan, source) in plans.iter().zip(binds) {
         match (&plan.kind, source) {
-            (MountKind::Bind { .. }, Some(source)) => bind(root, plan, source)?,
+            (MountKind::Bind { .. }, Some(source)) => {
+                outcome.keep_if_of_kernel(plan, &source.copy)?;
+                bind(root, plan, source)?;
+            }
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
                 Some((_, host)) => {
                     change_attributes(plan, &host)?;
-                    bind(root, plan, host)?;
+                    bind(root, plan, BindSource { copy: host, cgroups: Vec::new() })?;
                 }
                 None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome)?,
             },
@@ -95,17 +124,9 @@ pub(crate) fn make_places(root: &RootDir, plans: &[MountPlan]) -> Result<(), Err
 fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, Error> {
     let path = &plan.destination;
     let clean = lexical(path);
-    if ["proc", "sys", "dev"].iter().any(|name| clean == Path::new(name)) {
-        // These three decide where everything else ends up. An image in which one is a symlink wants to lead it
-        // elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
-        match root.symlink_metadata(&clean) {
-            Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(invalid(plan, "the image has something that is no directory there")),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let found = if directory {
+    let found = if ["proc", "sys", "dev"].iter().any(|name| clean == Path::new(name)) && directory {
+        system_directory(root, plan, &clean)?
+    } else if directory {
         root.create_dir_all(path, 0o755)?.into_fd()
     } else {
         if let Some(parent) = path.parent() {
@@ -115,6 +136,25 @@ fn target(root: &RootDir, plan: &MountPlan, directory: bool) -> Result<OwnedFd, 
     };
     check_proc(plan, &clean, &found)?;
     Ok(found)
+}
+
+/// Opens /proc, /sys or /dev, which decide where everything else ends up. An image in which one is a symlink wants to lead it
+/// elsewhere (CVE-2023-28642, CVE-2026-41579, CVE-2026-47766).
+fn system_directory(root: &RootDir, plan: &MountPlan, name: &Path) -> Result<OwnedFd, Error> {
+    let open = || root.open_with(name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+    let found = open().or_else(|error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Err(error);
+        }
+        root.create_dir(name, 0o755)?;
+        open()
+    });
+    found.map_err(|error| match error.errno() {
+        Some(Errno::NOTDIR | Errno::LOOP) => {
+            invalid(plan, "the image has something that is no directory there")
+        }
+        _ => error.into(),
+    })
 }
 
 /// Opens the file at `path`, making an empty one if there is none. A symlink to nothing (the usual /etc/resolv.conf of
@@ -189,18 +229,48 @@ fn attach(plan: &MountPlan, mount: &OwnedFd, target: &OwnedFd) -> Result<(), Err
     Ok(())
 }
 
-fn bind(root: &RootDir, plan: &MountPlan, source: OwnedFd) -> Result<(), Error> {
-    let kind = Metadata::of(&source)
+fn bind(root: &RootDir, plan: &MountPlan, source: BindSource) -> Result<(), Error> {
+    let BindSource { copy, cgroups } = source;
+    let kind = Metadata::of(&copy)
         .context(|| format!("inspect the source of mount {}", plan.destination.display()))?
         .kind;
     if lexical(&plan.destination) == Path::new("proc") {
-        let inspected = is_procfs(&source).context(|| "inspect the source of mount /proc".to_owned())?;
+        let inspected = is_procfs(&copy).context(|| "inspect the source of mount /proc".to_owned())?;
         if !inspected {
             return Err(invalid(plan, "only a proc file system can be mounted on /proc"));
         }
     }
     let target = target(root, plan, kind == FileKind::Directory)?;
-    attach(plan, &source, &target)
+    attach(plan, &copy, &target)?;
+    if cgroups.is_empty() { Ok(()) } else { protect_cgroups(plan, copy, &cgroups) }
+}
+
+/// Makes cgroup file systems below a read-only bind read-only. That a bind is read-only says nothing of what is mounted below
+/// it, but who binds the host's /sys read-only does not mean to hand out its cgroups (CVE-2023-25809). Once it is attached:
+/// kernels before 6.15 change nothing below the top of a detached tree, unless everything.
+fn protect_cgroups(plan: &MountPlan, bound: OwnedFd, cgroups: &[PathBuf]) -> Result<(), Error> {
+    const CGROUP: u64 = 0x0027_e0eb;
+    const CGROUP2: u64 = 0x6367_7270;
+    let bound = RootDir::from_fd(bound);
+    for path in cgroups {
+        let protect = || -> std::io::Result<()> {
+            let file = match bound.open_path(path) {
+                Ok(file) => file,
+                // Covered by another mount.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(std::io::Error::other(error)),
+            };
+            let kind = u64::try_from(rustix::fs::fstatfs(&file)?.f_type);
+            if kind.is_ok_and(|kind| matches!(kind, CGROUP | CGROUP2)) {
+                mount::change(&file, &READ_ONLY, false)?;
+            }
+            Ok(())
+        };
+        protect().context(|| {
+            format!("make {} below mount {} read-only", path.display(), plan.destination.display())
+        })?;
+    }
+    Ok(())
 }
 
 /// Gives the detached copy of a bind the attributes of its entry.
@@ -248,6 +318,7 @@ fn file_system(
         copy_up(plan, &mount, &target)?;
     }
     attach(plan, &mount, &target)?;
+    outcome.keep_if_of_kernel(plan, &mount)?;
     if kind == "devpts" && lexical(&plan.destination) == Path::new("dev/pts") {
         outcome.devpts = Some(mount);
     } else if read_only_later {
@@ -309,9 +380,18 @@ const READ_ONLY: Change<'static> = Change {
 };
 
 /// Read-only and masked paths. One that does not exist needs no protection.
-pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf]) -> Result<(), Error> {
+pub(super) fn protect(
+    root: &RootDir,
+    outcome: &Outcome,
+    read_only: &[PathBuf],
+    masked: &[PathBuf],
+) -> Result<(), Error> {
+    let existing = |path: &Path| {
+        let (directory, path) = outcome.place_of(root, path);
+        existing(directory, &path)
+    };
     for path in read_only {
-        let Some(file) = existing(root, path)? else { continue };
+        let Some(file) = existing(path)? else { continue };
         let protect = || -> std::io::Result<()> {
             let copy = mount::clone_of(&file, true)?;
             mount::change(&copy, &READ_ONLY, true)?;
@@ -321,7 +401,7 @@ pub(super) fn protect(root: &RootDir, read_only: &[PathBuf], masked: &[PathBuf])
     }
     let mut null = None;
     for path in masked {
-        let Some(file) = existing(root, path)? else { continue };
+        let Some(file) = existing(path)? else { continue };
         let kind = Metadata::of(&file).context(|| format!("inspect {}", path.display()))?.kind;
         let cover = if kind == FileKind::Directory {
             FileSystem::new("tmpfs")?.set("source", "tmpfs")?.mount(Attributes::MOUNT_ATTR_RDONLY)?

@@ -1,6 +1,7 @@
 //! The root of the container: attached in the new mount namespace, then made the only one.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use palan_linux::mount::{self, Attributes, Change, FileSystem, Propagation};
 use palan_linux::namespace::{self, Kind};
@@ -18,7 +19,7 @@ use crate::plan::{MountPlan, Plan, RootPlan, RootSource, UserNamespace};
 #[derive(Debug)]
 pub(crate) struct Host {
     /// What a container without a cgroup namespace sees of the host, by hierarchy.
-    pub(crate) cgroup_views: Vec<(String, std::path::PathBuf)>,
+    pub(crate) cgroup_views: Vec<(String, PathBuf)>,
     /// Whether the host has nothing but cgroup v2.
     pub(crate) cgroup_v2: bool,
 }
@@ -35,10 +36,19 @@ pub(crate) struct Sources {
 #[derive(Debug)]
 pub(super) struct MountSources {
     /// One for each entry of the plan, for binds.
-    pub(super) binds: Vec<Option<OwnedFd>>,
+    pub(super) binds: Vec<Option<BindSource>>,
     /// What shows the container its cgroups, by hierarchy. With nothing but v2, and a cgroup namespace that is not the
     /// host's, there is none: a new mount shows it there.
     pub(super) cgroups: Vec<(String, OwnedFd)>,
+}
+
+/// What a bind mount shows.
+#[derive(Debug)]
+pub(super) struct BindSource {
+    /// A detached copy of it.
+    pub(super) copy: OwnedFd,
+    /// Cgroup file systems that are mounted below it, relative to it, if they must become read-only with it.
+    pub(super) cgroups: Vec<PathBuf>,
 }
 
 impl Sources {
@@ -52,7 +62,8 @@ impl Sources {
         if plan.root.propagation != Propagation::Shared {
             // As in the new namespace, the copies must not pass on what the container mounts.
             let propagation = Change { propagation: Some(Propagation::Slave), ..Change::default() };
-            let all = sources.mounts.binds.iter().flatten().chain(&sources.root);
+            let binds = sources.mounts.binds.iter().flatten().map(|source| &source.copy);
+            let all = binds.chain(&sources.root);
             for copy in all.chain(sources.mounts.cgroups.iter().map(|(_, copy)| copy)) {
                 mount::change(copy, &propagation, true)
                     .context(|| "change the propagation of a mount".to_owned())?;
@@ -100,8 +111,8 @@ impl Sources {
     }
 }
 
-/// A detached copy of what a bind mount shows; `None` for other mounts.
-pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+/// What a bind mount shows; `None` for other mounts.
+pub(super) fn open_source(entry: &MountPlan) -> Result<Option<BindSource>, Error> {
     let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
     let file =
         rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
@@ -109,24 +120,45 @@ pub(super) fn open_source(entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
         })?;
     let copy = mount::clone_of(&file, *recursive)
         .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
-    Ok(Some(copy))
+    let cgroups = if *recursive && entry.is_read_only() && !entry.wants_writable_below() {
+        cgroups_below(&file).context(|| format!("find what is mounted below {}", source.display()))?
+    } else {
+        Vec::new()
+    };
+    Ok(Some(BindSource { copy, cgroups }))
+}
+
+/// Where cgroup file systems are mounted below `directory`, relative to it.
+fn cgroups_below(directory: &OwnedFd) -> std::io::Result<Vec<PathBuf>> {
+    // Seen by this process, whose mounts they are: before the root changes.
+    let own = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let found = table.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let is_cgroup = matches!(kind.split(' ').next()?, "cgroup" | "cgroup2");
+        let place = PathBuf::from(unescape(mount.split(' ').nth(4).filter(|_| is_cgroup)?));
+        let below = place.strip_prefix(&own).ok()?;
+        (!below.as_os_str().is_empty()).then(|| below.to_owned())
+    });
+    Ok(found.collect())
 }
 
 /// The same with the ids and attributes that the container sees.
-fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<OwnedFd>, Error> {
-    let Some(copy) = open_source(entry)? else { return Ok(None) };
+fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<BindSource>, Error> {
+    let Some(source) = open_source(entry)? else { return Ok(None) };
+    let copy = &source.copy;
     if let Some(id_map) = &entry.id_map {
         let namespace = mapping_of(plan, id_map)?;
         let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
-        mount::change(&copy, &mapped, id_map.recursive).context(|| {
+        mount::change(copy, &mapped, id_map.recursive).context(|| {
             format!(
                 "map the ids of mount {}; the file system of its source may not support it",
                 entry.destination.display(),
             )
         })?;
     }
-    change_attributes(entry, &copy)?;
-    Ok(Some(copy))
+    change_attributes(entry, copy)?;
+    Ok(Some(source))
 }
 
 /// A user namespace with the mapping of an id-mapped mount.
