@@ -251,8 +251,14 @@ fn user_mount(mount: &MountPoint) -> Result<Mount> {
         }
         other => return Err(Error::system(format!("a stored mount has the unknown type \"{other}\""))),
     };
-    if !mount.writable && !options.iter().any(|option| option == "ro") {
-        options.push("ro".into());
+    if !mount.writable {
+        // As in Docker since 25.0: what comes along from below is as read-only as the rest.
+        let recursive = kind == "bind" && !mount.non_recursive;
+        for option in ["ro", "rro"].into_iter().take(1 + usize::from(recursive)) {
+            if !options.iter().any(|present| present == option) {
+                options.push(option.into());
+            }
+        }
     }
     Ok(Mount {
         destination: mount.destination.clone(),
