@@ -9,6 +9,9 @@ use palan_test_support::requires;
 use super::super::rules::Rules;
 use super::*;
 
+const AARCH64: u32 = 0xc000_00b7;
+const ARM: u32 = 0x4000_0028;
+
 const HEADER: &str = "/usr/include/seccomp.h";
 
 /// The helper program, running.
@@ -142,7 +145,8 @@ impl Random {
     }
 }
 
-const ACTIONS: [(&str, Option<u32>); 9] = [
+/// The first ones can be a default, too.
+const ACTIONS: [(&str, Option<u32>); 11] = [
     ("SCMP_ACT_ALLOW", None),
     ("SCMP_ACT_ERRNO", None),
     ("SCMP_ACT_ERRNO", Some(38)),
@@ -152,7 +156,16 @@ const ACTIONS: [(&str, Option<u32>); 9] = [
     ("SCMP_ACT_TRAP", None),
     ("SCMP_ACT_TRACE", Some(7)),
     ("SCMP_ACT_LOG", None),
+    ("SCMP_ACT_KILL_THREAD", None),
+    ("SCMP_ACT_NOTIFY", None),
 ];
+const DEFAULT_ACTIONS: usize = 10;
+
+/// An action for a rule about `name`; nobody can be asked about `write`.
+fn action(random: &mut Random, name: &str) -> (&'static str, Option<u32>) {
+    let count = if name == "write" { DEFAULT_ACTIONS } else { ACTIONS.len() };
+    ACTIONS[random.below(count)]
+}
 
 const OPERATORS: [&str; 7] = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
 
@@ -188,7 +201,7 @@ fn argument(random: &mut Random, index: u32) -> SeccompArg {
 /// Rules with conditions for one call.
 fn conditional(random: &mut Random, name: &str) -> Vec<SeccompSyscall> {
     let rule = |random: &mut Random, args| {
-        let (action, errno_ret) = *random.pick(&ACTIONS);
+        let (action, errno_ret) = action(random, name);
         SeccompSyscall { names: vec![name.into()], action: action.into(), errno_ret, args }
     };
     if random.one_in(2) {
@@ -219,14 +232,14 @@ fn conditional(random: &mut Random, name: &str) -> Vec<SeccompSyscall> {
 /// they forget to load the number.
 fn profile(random: &mut Random, names: &[&str]) -> Seccomp {
     let mut architectures = Vec::new();
-    for name in ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_ARM"] {
+    for name in ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"] {
         if random.one_in(2) {
             architectures.push(name.to_owned());
         }
     }
     let plain = random.one_in(3);
     let everywhere = |name: &&str| {
-        table::numbers(name).is_some_and(|row| row[..3].iter().all(Option::is_some))
+        table::numbers(name).is_some_and(|row| row.iter().all(Option::is_some))
             && multiplexer::of(name).is_none()
     };
     let names: Vec<&str> = names.iter().copied().filter(|name| plain || everywhere(name)).collect();
@@ -240,15 +253,24 @@ fn profile(random: &mut Random, names: &[&str]) -> Seccomp {
             syscalls.extend(conditional(random, name));
         }
         if kind > 0 || plain {
-            let (action, errno_ret) = *random.pick(&ACTIONS);
+            let (action, errno_ret) = action(random, name);
             let rule =
                 SeccompSyscall { names: vec![name.into()], action: action.into(), errno_ret, args: vec![] };
             syscalls.insert(random.below(syscalls.len() + 1), rule);
         }
     }
-    let (default_action, default_errno_ret) = *random.pick(&ACTIONS);
+    let (default_action, default_errno_ret) = ACTIONS[random.below(DEFAULT_ACTIONS)];
     let default_action = default_action.to_owned();
-    Seccomp { default_action, default_errno_ret, architectures, syscalls, ..Seccomp::default() }
+    let notifies = syscalls.iter().any(|rule| rule.action == "SCMP_ACT_NOTIFY");
+    let listener_path = if notifies { "/run/agent.sock".to_owned() } else { String::new() };
+    Seccomp {
+        default_action,
+        default_errno_ret,
+        architectures,
+        syscalls,
+        listener_path,
+        ..Seccomp::default()
+    }
 }
 
 /// Compares the filters at many places; returns how many.
@@ -270,7 +292,7 @@ fn compare(random: &mut Random, profile: &Seccomp, theirs: &Program, samples: us
     }
     let numbers: Vec<u32> = calls.values().flat_map(|calls| calls.by_number.keys().copied()).collect();
     for _ in 0..samples {
-        let architecture = *random.pick(&[X86_64, X86_64, I386, I386, 0xc000_00b7]);
+        let architecture = *random.pick(&[X86_64, X86_64, I386, I386, AARCH64, ARM, 0]);
         let mut number = match random.below(8) {
             0 => u32::try_from(random.below(600)).unwrap(),
             1 => NO_CALL,
@@ -286,7 +308,7 @@ fn compare(random: &mut Random, profile: &Seccomp, theirs: &Program, samples: us
         let mut arguments = [0; 6];
         for argument in &mut arguments {
             *argument = if random.one_in(8) { random.next() } else { *random.pick(&values) };
-            if architecture == I386 {
+            if [I386, ARM].contains(&architecture) {
                 // So the kernel has it.
                 *argument &= 0xffff_ffff;
             }
