@@ -1,12 +1,17 @@
-//! What the end-to-end tests share: a daemon with a root of its own, images made from nothing, a hostile registry, leak checks.
+//! What the end-to-end tests share: a daemon with a root of its own, images made from nothing, a hostile registry, leak checks;
+//! bundles for a runtime without a daemon, races.
 
 #![forbid(unsafe_code)]
 
+/// Bundles, and an OCI runtime by its command line.
+pub mod bundle;
 /// A daemon with everything of its own, and the commands to drive it.
 pub mod daemon;
 /// Images made from nothing.
 pub mod image;
 mod leaks;
+/// Paths that change places.
+pub mod race;
 /// A registry in this process, regular or hostile.
 pub mod registry;
 /// Skips that are loud.
