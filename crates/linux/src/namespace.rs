@@ -134,3 +134,24 @@ pub fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaces_are_opened() {
+        assert!(matches!(open_path("/proc/self/ns/uts", Kind::Uts).unwrap(), Named::Namespace(_)));
+        let other = open_path("/proc/self/ns/ipc", Kind::Uts).unwrap();
+        assert!(matches!(other, Named::OtherKind(found) if found == Kind::Ipc.bit()), "{other:?}");
+        let fifo = std::env::temp_dir().join(format!("palan-namespace-{}", std::process::id()));
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        // Opened for reading it would wait here for a writer.
+        let found = open_path(fifo.to_str().unwrap(), Kind::Uts);
+        std::fs::remove_file(&fifo).unwrap();
+        assert!(matches!(found.unwrap(), Named::NoNamespace));
+        assert!(matches!(open_path("/dev/null", Kind::Uts).unwrap(), Named::NoNamespace));
+        assert!(open_path("/nosuch", Kind::Uts).is_err());
+    }
+}
