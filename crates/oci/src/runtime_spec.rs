@@ -5,8 +5,11 @@
 
 #![allow(missing_docs, reason = "names and meaning of the fields are the specification's")]
 
+mod keys;
+
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version of the specification that Palan writes.
@@ -67,9 +70,10 @@ pub fn check_version(version: &str) -> Result<(), SpecError> {
     }
 }
 
-/// Reads one object of the specification; an error says which field it is about.
-pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, SpecError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+/// Reads one object of the specification, in which names may be in another case; an error says which field it is about.
+pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, SpecError> {
+    let json = keys::in_the_specifications_case(json);
+    let mut deserializer = serde_json::Deserializer::from_slice(&json);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         match path.as_str() {

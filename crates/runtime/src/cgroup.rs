@@ -90,6 +90,13 @@ pub enum CgroupError {
     },
 }
 
+impl CgroupError {
+    /// Whether there is no such cgroup.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// A cgroup of one container, in every hierarchy of the host that it uses.
 #[derive(Debug)]
 pub struct Cgroup {

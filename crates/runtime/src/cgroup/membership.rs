@@ -7,7 +7,7 @@ use palan_stdx::fs;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Cgroup, CgroupError, location, open_directory};
+use super::{Cgroup, CgroupError, Place, location, open_directory};
 
 impl Cgroup {
     /// Existing cgroups below this one, for one more process: `paths` are by controller, such as `memory` and `sub`; one
@@ -47,6 +47,14 @@ impl Cgroup {
         }
         self.named = true;
         Ok(self)
+    }
+
+    /// The v2 cgroup that process `pid` is in, wherever that is: for a container that has left its own, which is gone.
+    pub(crate) fn of_process(pid: i32) -> Result<Self, CgroupError> {
+        let table = fs::read_to_string(format!("/proc/{pid}/cgroup").as_ref()).unwrap_or_default();
+        let path = table.lines().find_map(|line| line.strip_prefix("0::"));
+        let cgroup = Self::open(&Place::root(path.ok_or(CgroupError::NoCgroups)?))?;
+        if cgroup.is_v2() { Ok(cgroup) } else { Err(CgroupError::NoCgroups) }
     }
 
     /// The directory with the files that freeze it, as a path of the host.

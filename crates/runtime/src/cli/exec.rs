@@ -9,6 +9,7 @@ use super::arguments::{Arguments, Flag, flag, option};
 use super::create::{preserved, send_console, send_pidfd, terminal};
 use super::state::{self, Existing, Status};
 use super::{Failure, Global, Outcome, foreground, protect};
+use crate::cgroup::Cgroup;
 use crate::container::Stdio;
 use crate::exec::ExecRequest;
 
@@ -59,7 +60,13 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
     let preserved = preserved(arguments, 3)?;
     let extra: Vec<_> = preserved.iter().map(AsFd::as_fd).collect();
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
-    let mut cgroup = existing.cgroup()?;
+    let mut cgroup = match Cgroup::open(&existing.state.cgroup) {
+        // It may have moved elsewhere by itself; a further process goes where the first one is.
+        Err(error) if error.is_missing() => {
+            Cgroup::of_process(existing.state.init_process_pid).map_err(|_| error)?
+        }
+        opened => opened?,
+    };
     let below = sub_cgroups(arguments.values("cgroup"))?;
     if !below.is_empty() {
         cgroup = cgroup.below(&below)?;
@@ -124,8 +131,10 @@ fn process(existing: &Existing, arguments: &Arguments) -> Result<Process, Failur
     if let Some(path) = arguments.value("process") {
         arguments.at_most(1)?;
         let json = state::read_limited(path.as_ref(), MAX_SIZE)?;
-        return serde_json::from_slice(&json)
-            .map_err(|error| Failure::new(format!("{path} is no valid process: {error}")));
+        return palan_oci::runtime_spec::parse(&json).map_err(|error| {
+            let error = palan_stdx::error_chain::to_string(&error);
+            Failure::new(format!("{path} is no valid process: {error}"))
+        });
     }
     let mut process = existing.state.process.clone();
     process.args = arguments.positional[1..]

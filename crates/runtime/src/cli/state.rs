@@ -183,8 +183,11 @@ impl Existing {
         if self.pidfd.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.cgroup()?.is_frozen()? {
-            return Ok(Status::Paused);
+        match Cgroup::open(&self.state.cgroup) {
+            Ok(cgroup) if cgroup.is_frozen()? => return Ok(Status::Paused),
+            // It has left its cgroup, and somebody has removed that.
+            Err(error) if error.is_missing() => {}
+            opened => drop(opened?),
         }
         Ok(if self.home.path.join(FIFO).exists() { Status::Created } else { Status::Running })
     }

@@ -105,8 +105,10 @@ fn read(path: &str) -> Result<Vec<u8>, Failure> {
 }
 
 fn from_json(json: &[u8]) -> Result<Resources, Failure> {
-    serde_json::from_slice(json)
-        .map_err(|error| Failure::new(format!("the resources are not valid: {error}")))
+    palan_oci::runtime_spec::parse(json).map_err(|error| {
+        let error = palan_stdx::error_chain::to_string(&error);
+        Failure::new(format!("the resources are not valid: {error}"))
+    })
 }
 
 fn from_options(arguments: &Arguments) -> Result<Resources, Failure> {

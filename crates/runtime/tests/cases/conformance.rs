@@ -218,6 +218,30 @@ pub(crate) fn executed_processes_go_into_sub_cgroups() {
     assert!(made.iter().all(|directory| !directory.exists()));
 }
 
+/// v2: a container that has moved to another cgroup, after which its own is removed.
+pub(crate) fn a_container_may_leave_its_cgroup() {
+    if cgroup::version().unwrap() == Version::V1 {
+        println!("SKIPPED leaving a cgroup of v2: this host has v1");
+        return;
+    }
+    let palan = Runtime::palan();
+    let sandbox = bundle(&["sleep", "1000"]);
+    let path = sandbox.directory.path();
+    palan.quiet(path, &["run", "--detach", "left"]);
+    let place = |cgroup: &str| std::path::Path::new("/sys/fs/cgroup").join(&cgroup[1..]);
+    let elsewhere = format!("{}-elsewhere", sandbox.cgroup);
+    std::fs::create_dir(place(&elsewhere)).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&palan.text(path, &["state", "left"])).unwrap();
+    std::fs::write(place(&elsewhere).join("cgroup.procs"), state["pid"].to_string()).unwrap();
+    std::fs::remove_dir(place(&sandbox.cgroup)).unwrap();
+    assert!(palan.text(path, &["state", "left"]).contains("\"running\""));
+    let output = palan.text(path, &["exec", "left", "cat", "/proc/self/cgroup"]);
+    assert!(output.trim_end().ends_with("-elsewhere"), "{output}");
+    palan.text(path, &["delete", "--force", "left"]);
+    // Not ours to remove.
+    std::fs::remove_dir(place(&elsewhere)).unwrap();
+}
+
 /// `NOTIFY_SOCKET`: the container says that it is ready, and whoever has started it is told, with the PID to watch.
 #[allow(clippy::disallowed_methods, reason = "a test runs the program under test")]
 pub(crate) fn readiness_is_passed_on() {

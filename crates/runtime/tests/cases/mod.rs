@@ -60,6 +60,7 @@ pub(crate) const ALL: &[Case] = cases![
     conformance::cpusets_that_nobody_has_filled,
     conformance::the_freezer_is_the_containers_own,
     conformance::executed_processes_go_into_sub_cgroups,
+    conformance::a_container_may_leave_its_cgroup,
     conformance::readiness_is_passed_on,
     conformance::sockets_of_systemd_are_passed_on,
     conformance::a_reader_that_goes_away_is_no_failure,
