@@ -31,8 +31,8 @@ fn words(text: &str, runtime: &Runtime, container: &Limited<'_>) -> Vec<String> 
     let text =
         text.replace(container.path().to_str().unwrap(), "BUNDLE").replace(&pid(runtime, container), "PID");
     let word = |word: &str| {
-        // Points in time, and what ps(1) counts.
-        let time = word.contains(':') && (word.contains('-') || word.len() == 5);
+        // Points in time, time that was used, and what ps(1) counts.
+        let time = word.contains(':') && (word.contains('-') || matches!(word.len(), 5 | 8));
         let count = word.bytes().all(|byte| byte.is_ascii_digit());
         if time {
             "TIME"
