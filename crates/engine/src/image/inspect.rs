@@ -1,0 +1,88 @@
+//! All about one image, and its history.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use palan_oci::{ImageConfig, Reference};
+
+use super::store_error;
+use crate::Result;
+use crate::engine::{Engine, blocking};
+
+/// Everything about one image.
+#[derive(Debug, Clone)]
+pub struct ImageDetails {
+    /// `sha256:…`.
+    pub id: String,
+    /// Its configuration.
+    pub config: Arc<ImageConfig>,
+    /// `name:tag`, familiar form.
+    pub repo_tags: Vec<String>,
+    /// `name@digest`, familiar form.
+    pub repo_digests: Vec<String>,
+    /// Bytes unpacked.
+    pub size: u64,
+    /// Directories of the layers, topmost first.
+    pub layer_dirs: Vec<String>,
+    /// When a name was last given to it.
+    pub last_tagged: Option<Timestamp>,
+}
+
+/// One step of an image's history, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// Id of the image for the newest entry, `<missing>` for the others.
+    pub id: String,
+    /// When.
+    pub created: Option<Timestamp>,
+    /// Instruction.
+    pub created_by: String,
+    /// Tags of the newest entry.
+    pub tags: Vec<String>,
+    /// Bytes of its layer unpacked.
+    pub size: u64,
+    /// Comment.
+    pub comment: String,
+}
+
+/// Details.
+impl Engine {
+    /// All about one image.
+    pub async fn inspect_image(&self, name: &str) -> Result<ImageDetails> {
+        let (engine, name) = (self.shared(), name.to_owned());
+        blocking(move || {
+            let image = engine.store.resolve(&name).map_err(store_error)?;
+            let directories = engine.store.lower_dirs(&image.id).map_err(store_error)?;
+            let last_tagged = image.last_tagged.and_then(|time| Timestamp::from_nanosecond(time.into()).ok());
+            Ok(ImageDetails {
+                id: image.id.to_string(),
+                repo_tags: image.tags.iter().map(Reference::familiar).collect(),
+                repo_digests: image.digests.iter().map(Reference::familiar).collect(),
+                size: image.size,
+                layer_dirs: directories.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+                last_tagged,
+                config: image.config,
+            })
+        })
+        .await
+    }
+
+    /// Its history, newest first.
+    pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
+        let (engine, name) = (self.shared(), name.to_owned());
+        blocking(move || {
+            let image = engine.store.resolve(&name).map_err(store_error)?;
+            let items = engine.store.history(&image.id).map_err(store_error)?;
+            let entry = |item: palan_store::image::HistoryItem| HistoryEntry {
+                id: item.id.map_or_else(|| "<missing>".to_owned(), |id| id.to_string()),
+                created: item.created.and_then(|time| time.parse().ok()),
+                created_by: item.created_by,
+                tags: item.tags.iter().map(Reference::familiar).collect(),
+                size: item.size,
+                comment: item.comment,
+            };
+            Ok(items.into_iter().map(entry).collect())
+        })
+        .await
+    }
+}
