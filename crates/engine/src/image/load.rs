@@ -11,8 +11,14 @@ use crate::stream::{BodyReader, Items};
 
 /// Archives of images.
 impl Engine {
-    /// Loads an archive of images (`docker save` or OCI layout).
-    pub async fn load(&self, body: BodyReader, quiet: bool) -> Result<Items<Progress>> {
+    /// Loads an archive of images (`docker save` or OCI layout), of several platforms the one asked for or the host's.
+    pub async fn load(
+        &self,
+        body: BodyReader,
+        quiet: bool,
+        platform: Option<String>,
+    ) -> Result<Items<Progress>> {
+        let platform = platform.as_deref().map(crate::container::parse_platform).transpose()?;
         let (sender, items) = Items::channel(BACKLOG);
         let engine = self.shared();
         tokio::spawn(async move {
@@ -35,7 +41,7 @@ impl Engine {
                         let _ = progress_sender.try_send(Ok(progress));
                     }
                 };
-                working.store.load(&mut body, &mut tell).map_err(store_error)
+                working.store.load_for(platform.as_ref(), &mut body, &mut tell).map_err(store_error)
             });
             let outcome = match loaded.await {
                 Ok(loaded) => engine.announce_loaded(loaded, &sender).await,

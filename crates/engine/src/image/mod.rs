@@ -1,28 +1,34 @@
 //! Images as objects with names, and the requests about them.
 //!
 //! - [`pull`]: from registries, and their credentials;
-//! - [`load`] and [`import`]: from archives;
+//! - [`load`], [`save`] and [`import`]: archives in and out;
+//! - [`commit`]: from containers;
 //! - [`list`] and [`inspect`]: what is there;
 //! - [`remove`]: names and images that go.
 
 use jiff::Timestamp;
 pub use palan_oci::ImageConfig;
+use palan_oci::Reference;
 use palan_store::Image;
 
+use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
 use crate::{Class, Error, Result};
 
+pub mod commit;
 pub mod import;
 pub mod inspect;
 pub mod list;
 pub mod load;
 pub mod pull;
 pub mod remove;
+mod save;
 
+pub use commit::CommitSpec;
 pub use import::ImportSpec;
 pub use inspect::{HistoryEntry, ImageDetails};
-pub use list::{ImageListQuery, ImageSummary};
+pub use list::{ImageListQuery, ImageSummary, ManifestSummary};
 pub use pull::{Auth, PullSpec};
 pub use remove::ImageRemoval;
 
@@ -67,6 +73,20 @@ impl Engine {
     }
 }
 
+/// Refuses an image that is not for the platform that was asked for. There is one platform to an image here: an index is
+/// resolved when it is pulled or loaded.
+fn check_platform(image: &Image, name: &str, platform: Option<&str>) -> Result<()> {
+    let Some(text) = platform.filter(|text| !text.is_empty()) else { return Ok(()) };
+    let wanted = crate::container::parse_platform(text)?;
+    if wanted.matches(&image.config.platform()) {
+        return Ok(());
+    }
+    let name = Reference::parse(name).map_or_else(|_| name.to_owned(), |name| name.or_latest().familiar());
+    Err(Error::not_found(format!(
+        "image with reference {name} was found but does not provide the specified platform ({wanted})"
+    )))
+}
+
 /// Decompressors and buffers of a transfer were the daemon's largest allocations; what is free of them goes back.
 async fn give_memory_back() {
     let trimmed = blocking(|| {
@@ -104,7 +124,8 @@ pub(crate) fn store_error(error: palan_store::Error) -> Error {
         | Store::TagWithDigest
         | Store::AmbiguousId { .. }
         | Store::Archive(_)
-        | Store::Change(_) => Class::InvalidParameter,
+        | Store::Change(_)
+        | Store::Tree(palan_store::tree::TreeError::Depth { .. }) => Class::InvalidParameter,
         _ => Class::System,
     };
     Error::new(class, palan_stdx::error_chain::to_string(&error))

@@ -149,7 +149,7 @@ fn credentials(auth: Option<Auth>) -> Credentials {
     Credentials::Password { username: auth.username, password: auth.password }
 }
 
-fn registry_error(error: palan_registry::RegistryError) -> Error {
+pub(super) fn registry_error(error: palan_registry::RegistryError) -> Error {
     let class = match error.class() {
         palan_registry::Class::NotFound => Class::NotFound,
         palan_registry::Class::Unauthorized => Class::Unauthorized,

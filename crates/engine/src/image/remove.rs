@@ -3,7 +3,7 @@
 use palan_store::ImageId;
 use palan_store::image::{ImageUser, Removed};
 
-use super::{created, event, store_error};
+use super::{check_platform, created, event, store_error};
 use crate::Result;
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
@@ -20,14 +20,30 @@ pub enum ImageRemoval {
 
 /// Removal.
 impl Engine {
-    /// Takes a name from an image, and deletes it with its last name. `no_prune` changes nothing: there are no images
-    /// behind an image, layers that nothing needs always go.
-    pub async fn remove_image(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<ImageRemoval>> {
-        let _ = no_prune;
+    /// Takes a name from an image, and deletes it with its last name; and with it the nameless images that it was made
+    /// from, unless they are to stay (`no_prune`). Every one of `platforms` must be the image's own.
+    pub async fn remove_image(
+        &self,
+        name: &str,
+        force: bool,
+        no_prune: bool,
+        platforms: Vec<String>,
+    ) -> Result<Vec<ImageRemoval>> {
         let (engine, wanted) = (self.shared(), name.to_owned());
         let removed = blocking(move || {
+            if !platforms.is_empty() {
+                let image = engine.store.resolve(&wanted).map_err(store_error)?;
+                for platform in &platforms {
+                    check_platform(&image, &wanted, Some(platform))?;
+                }
+            }
             let users = |id: &ImageId| engine.containers_of(id);
-            engine.store.remove_image(&wanted, force, &users).map_err(store_error)
+            let removed = if no_prune {
+                engine.store.remove_image_only(&wanted, force, &users)
+            } else {
+                engine.store.remove_image(&wanted, force, &users)
+            };
+            removed.map_err(store_error)
         });
         self.announce_removed(removed.await?).await
     }
@@ -61,7 +77,7 @@ impl Engine {
         Ok(list)
     }
 
-    fn containers_of(&self, id: &ImageId) -> Vec<ImageUser> {
+    pub(crate) fn containers_of(&self, id: &ImageId) -> Vec<ImageUser> {
         let id = id.to_string();
         let all = self.index.all();
         let details = all.iter().map(|handle| handle.details()).filter(|details| details.image_id == id);
@@ -80,7 +96,7 @@ impl Engine {
         let until = filters.until()?;
         let engine = self.shared();
         let (removed, freed) = blocking(move || {
-            let before = engine.store.layers_size().map_err(store_error)?;
+            let before = engine.store.usage().map_err(store_error)?;
             let mut removed = Vec::new();
             for image in engine.store.images().map_err(store_error)? {
                 let labels = &image.config.config.labels;
@@ -88,7 +104,11 @@ impl Engine {
                     && until.is_none_or(|until| created(&image).unwrap_or_default() < until)
                     && filters.labels("label", labels)
                     && (!filters.has("label!") || !filters.labels("label!", labels));
-                if !fits || !engine.containers_of(&image.id).is_empty() {
+                let is_needed = || -> Result<bool> {
+                    let has_children = !engine.store.children(&image.id).map_err(store_error)?.is_empty();
+                    Ok(has_children || !engine.containers_of(&image.id).is_empty())
+                };
+                if !fits || is_needed()? {
                     continue;
                 }
                 let users = |id: &ImageId| engine.containers_of(id);
@@ -99,8 +119,8 @@ impl Engine {
                     Err(error) => return Err(store_error(error)),
                 }
             }
-            let after = engine.store.layers_size().map_err(store_error)?;
-            Ok((removed, before.saturating_sub(after)))
+            let after = engine.store.usage().map_err(store_error)?;
+            Ok((removed, before.total().saturating_sub(after.total())))
         })
         .await?;
         Ok((self.announce_removed(removed).await?, freed))

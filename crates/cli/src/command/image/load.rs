@@ -24,6 +24,7 @@ static FLAGS: &[Flag] = &[
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
+    let platform = super::platform(flags)?;
     let path = flags.string("input");
     let mut input: Box<dyn Read + Send> = match path {
         "" if app.streams.input_is_terminal() => {
@@ -33,8 +34,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         path => Box::new(open(path)?),
     };
     let quiet = flags.bool("quiet") || !app.streams.output_is_terminal();
-    let platform = flags.given("platform");
-    let progress = app.client()?.load_images(&mut input, quiet, platform)?;
+    let progress = app.client()?.load_images(&mut input, quiet, platform.as_deref())?;
     show(app, progress, false, To::Output)
 }
 

@@ -87,6 +87,16 @@ fn format(asked: &str, quiet: bool, digests: bool) -> Format {
     }
 }
 
+/// The table of `system df -v`.
+pub(crate) fn usage_table(images: &[ImageSummary], now: SystemTime) -> Result<String> {
+    let template = format!(
+        "{{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.ID}}}}\t{CREATED}\t{{{{.Size}}}}\t{{{{.SharedSize}}}}\t{{{{.UniqueSize}}}}\t{{{{.Containers}}}}"
+    );
+    let lines: Vec<Line<'_>> =
+        images.iter().flat_map(|image| lines(image, false, false, true, now)).collect();
+    list::render(&Format::new("table", &template), COLUMNS, &lines)
+}
+
 /// A row of the table: an image under one of its names.
 struct Line<'a> {
     image: &'a ImageSummary,
