@@ -37,7 +37,15 @@ fn diff_tells_what_changed() {
     // A running one, while it writes.
     daemon
         .palan([
-            "run", "-d", "--name", "runs", "--network", "none", BUSYBOX, "sh", "-c",
+            "run",
+            "-d",
+            "--name",
+            "runs",
+            "--network",
+            "none",
+            BUSYBOX,
+            "sh",
+            "-c",
             "echo 1 > /tmp/one; exec sleep 600",
         ])
         .ok();
@@ -58,7 +66,16 @@ fn commit_makes_an_image() {
         .line()
         .to_owned();
     assert!(id.starts_with("sha256:"), "{id}");
-    let run = daemon.palan(["run", "--rm", "--network", "none", "made:1", "sh", "-c", "cat /etc/made; ls /etc/group"]);
+    let run = daemon.palan([
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "made:1",
+        "sh",
+        "-c",
+        "cat /etc/made; ls /etc/group",
+    ]);
     assert!(run.stdout == "inside\n" && run.stderr.contains("No such file"), "{run}");
     let image = inspect(&daemon, "made:1");
     assert_eq!((&image["Author"], &image["Comment"]), (&"Ada <ada@example.org>".into(), &"by hand".into()));
@@ -67,7 +84,8 @@ fn commit_makes_an_image() {
     assert_eq!(image["Parent"], inspect(&daemon, BUSYBOX)["Id"], "it knows what it was made from");
     // What the container ran is the image's command now.
     assert_eq!(image["Config"]["Cmd"][0], "sh");
-    let history = daemon.palan(["history", "--no-trunc", "--format", "{{.ID}}|{{.CreatedBy}}|{{.Comment}}", "made:1"]);
+    let history =
+        daemon.palan(["history", "--no-trunc", "--format", "{{.ID}}|{{.CreatedBy}}|{{.Comment}}", "made:1"]);
     let newest = history.ok();
     assert_eq!(
         newest.stdout.lines().next().unwrap(),
@@ -80,7 +98,10 @@ fn commit_makes_an_image() {
     assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 1);
     // Without a name, and from Docker's client.
     let id = daemon.docker(["commit", "work"]).ok().line().to_owned();
-    assert_eq!(daemon.palan(["run", "--rm", "--network", "none", &id, "cat", "/etc/made"]).ok().line(), "inside");
+    assert_eq!(
+        daemon.palan(["run", "--rm", "--network", "none", &id, "cat", "/etc/made"]).ok().line(),
+        "inside"
+    );
     daemon.palan(["commit", "nosuch", "x"]).fails(1, "No such container: nosuch");
     daemon.palan(["commit", "work", "UPPER"]).fails(1, "must be lowercase");
 }
@@ -92,7 +113,18 @@ fn instructions_change_the_image() {
     let daemon = daemon();
     daemon
         .palan([
-            "create", "--name", "work", "--network", "none", "-e", "A=container", "-l", "own=1", BUSYBOX, "sleep", "1",
+            "create",
+            "--name",
+            "work",
+            "--network",
+            "none",
+            "-e",
+            "A=container",
+            "-l",
+            "own=1",
+            BUSYBOX,
+            "sleep",
+            "1",
         ])
         .ok();
     let changes = [
@@ -118,12 +150,18 @@ fn instructions_change_the_image() {
         let config = inspect(&daemon, name)["Config"].take();
         assert_eq!(config["Cmd"], serde_json::json!(["echo", "changed"]));
         let env: Vec<&str> = config["Env"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        assert!(env.contains(&"A=container") && env.contains(&"B=two") && env.contains(&"C=three words"), "{env:?}");
+        assert!(
+            env.contains(&"A=container") && env.contains(&"B=two") && env.contains(&"C=three words"),
+            "{env:?}"
+        );
         assert_eq!(config["ExposedPorts"], serde_json::json!({"443/udp": {}, "80/tcp": {}}));
         assert_eq!(config["Labels"], serde_json::json!({"made": "yes", "own": "1"}));
         assert_eq!(config["OnBuild"], serde_json::json!(["RUN true"]));
         assert_eq!((&config["StopSignal"], &config["User"]), (&"SIGINT".into(), &"alice".into()));
-        assert_eq!((&config["Volumes"], &config["WorkingDir"]), (&serde_json::json!({"/data": {}}), &"/srv".into()));
+        assert_eq!(
+            (&config["Volumes"], &config["WorkingDir"]),
+            (&serde_json::json!({"/data": {}}), &"/srv".into())
+        );
     }
     daemon.palan(["run", "--rm", "--network", "none", "one:1"]).ok();
     daemon.palan(["commit", "-c", "RUN true", "work"]).fails(1, "RUN is not a valid change command");
@@ -141,7 +179,17 @@ fn a_running_container_is_frozen_meanwhile() {
     assert_eq!(state.line(), "running");
     let until = jiff_now();
     let events = daemon
-        .palan(["events", "--since", "1", "--until", &until, "-f", "container=runs", "--format", "{{.Action}}"])
+        .palan([
+            "events",
+            "--since",
+            "1",
+            "--until",
+            &until,
+            "-f",
+            "container=runs",
+            "--format",
+            "{{.Action}}",
+        ])
         .ok();
     let actions: Vec<&str> = events.stdout.lines().collect();
     assert_eq!(actions, ["create", "start", "pause", "unpause", "commit", "commit"]);
@@ -176,7 +224,9 @@ fn export_is_the_whole_tree() {
     daemon.palan(["import", &file, "tree:1"]).ok();
     let shown = daemon.palan(["run", "--rm", "--network", "none", "tree:1", "/bin/cat", "/etc/again"]).ok();
     assert_eq!(shown.line(), "inside");
-    daemon.palan(["export", "-o", "/nonexistent/x", "work"]).fails(1, "invalid output path: stat /nonexistent");
+    daemon
+        .palan(["export", "-o", "/nonexistent/x", "work"])
+        .fails(1, "invalid output path: stat /nonexistent");
     daemon.palan(["export", "nosuch"]).fails(1, "No such container: nosuch");
 }
 

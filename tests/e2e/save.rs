@@ -37,7 +37,9 @@ fn an_archive_is_a_layout_and_dockers_format() {
     requires!(root);
     requires!(program "docker");
     let daemon = Daemon::start();
-    for (number, compression) in [Compression::None, Compression::Gzip, Compression::Zstd].into_iter().enumerate() {
+    for (number, compression) in
+        [Compression::None, Compression::Gzip, Compression::Zstd].into_iter().enumerate()
+    {
         let image = busybox()
             .flavour(Flavour::Oci)
             .compression(compression)
@@ -108,18 +110,20 @@ fn images_by_id_and_platform() {
     daemon.palan(["tag", &id, "again:1"]).ok();
     let host = format!("linux/{}", palan_test_support::image::host_architecture());
     daemon.palan(["save", "--platform", &host, "-o", &archive, "again:1"]).ok();
-    let refused = "image with reference again:1 was found but does not provide the specified platform (linux/s390x)";
+    let refused =
+        "image with reference again:1 was found but does not provide the specified platform (linux/s390x)";
     daemon.palan(["save", "--platform", "linux/s390x", "-o", &archive, "again:1"]).fails(1, refused);
-    daemon.palan(["load", "--platform", "linux/s390x", "-i", &archive]).fails(1, "has no image for linux/s390x");
+    daemon
+        .palan(["load", "--platform", "linux/s390x", "-i", &archive])
+        .fails(1, "has no image for linux/s390x");
     daemon.palan(["load", "--platform", &host, "-i", &archive]).ok();
     daemon.palan(["history", "--platform", "linux/s390x", "again:1"]).fails(1, "does not provide");
     daemon.palan(["image", "inspect", "--platform", "linux/s390x", "again:1"]).fails(1, "does not provide");
     daemon.palan(["rmi", "--platform", "linux/s390x", "again:1"]).fails(1, "does not provide");
     daemon.palan(["save", "nosuch"]).fails(1, "No such image: nosuch:latest");
-    daemon.palan(["save", "-o", "/nonexistent/x", "again:1"]).fails(
-        1,
-        "failed to save image: invalid output path: stat /nonexistent: no such file or directory",
-    );
+    daemon
+        .palan(["save", "-o", "/nonexistent/x", "again:1"])
+        .fails(1, "failed to save image: invalid output path: stat /nonexistent: no such file or directory");
 }
 
 /// skopeo reads it both ways, umoci unpacks it, and what skopeo writes is loaded.
@@ -130,7 +134,17 @@ fn skopeo_and_umoci_read_it() {
     requires!(program "umoci");
     let daemon = daemon();
     daemon
-        .palan(["run", "--name", "work", "--network", "none", BUSYBOX, "sh", "-c", "echo made > /etc/made; rm /etc/group"])
+        .palan([
+            "run",
+            "--name",
+            "work",
+            "--network",
+            "none",
+            BUSYBOX,
+            "sh",
+            "-c",
+            "echo made > /etc/made; rm /etc/group",
+        ])
         .ok();
     daemon.palan(["commit", "work", "made:1"]).ok();
     let id = image_id(&daemon, "made:1");
@@ -151,7 +165,10 @@ fn skopeo_and_umoci_read_it() {
 
     // Docker's older form (a directory for each layer), gzip around it, as `docker save | gzip` leaves it.
     let theirs = path(&daemon, "theirs.tar");
-    outside("skopeo", &["copy", "-q", &format!("docker-archive:{archive}"), &format!("docker-archive:{theirs}:back:1")]);
+    outside(
+        "skopeo",
+        &["copy", "-q", &format!("docker-archive:{archive}"), &format!("docker-archive:{theirs}:back:1")],
+    );
     let packed = Compression::Gzip.pack(&std::fs::read(&theirs).unwrap());
     assert_eq!(daemon.palan_with_input(["load"], &packed).ok().line(), "Loaded image: back:1");
     let shown = daemon.palan(["run", "--rm", "--network", "none", "back:1", "cat", "/etc/made"]).ok();
@@ -178,7 +195,8 @@ fn damaged_content_is_not_passed_on() {
     let saved = daemon.palan(["save", "-o", &archive, BUSYBOX]);
     assert_eq!(saved.code, 1, "{saved}");
     assert!(!Path::new(&archive).exists());
-    let left: Vec<_> = std::fs::read_dir(daemon.scratch()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(daemon.scratch()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("broken")), "{left:?}");
 }
 
@@ -188,12 +206,24 @@ fn import_from_a_url() {
     requires!(root);
     let daemon = Daemon::start();
     let server = serve(busybox_layer());
-    let run = daemon.palan(["import", "-c", "CMD [\"/bin/echo\", \"fetched\"]", &format!("http://{server}/tree.tar"), "url:1"]).ok();
+    let run = daemon
+        .palan([
+            "import",
+            "-c",
+            "CMD [\"/bin/echo\", \"fetched\"]",
+            &format!("http://{server}/tree.tar"),
+            "url:1",
+        ])
+        .ok();
     assert!(run.stdout.contains("sha256:"), "{run}");
     assert_eq!(daemon.palan(["run", "--rm", "--network", "none", "url:1"]).ok().line(), "fetched");
     daemon.palan(["import", &format!("http://{server}/missing"), "x:1"]).fails(1, "404");
-    daemon.palan(["import", &format!("http://{server}/metadata"), "x:1"]).fails(1, "link-local and metadata addresses");
-    daemon.palan(["import", "http://169.254.169.254/latest/meta-data", "x:1"]).fails(1, "link-local and metadata addresses");
+    daemon
+        .palan(["import", &format!("http://{server}/metadata"), "x:1"])
+        .fails(1, "link-local and metadata addresses");
+    daemon
+        .palan(["import", "http://169.254.169.254/latest/meta-data", "x:1"])
+        .fails(1, "link-local and metadata addresses");
     daemon.palan(["images", "-q", "x:1"]).ok();
 }
 

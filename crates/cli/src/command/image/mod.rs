@@ -10,6 +10,7 @@ pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod save;
 pub(crate) mod tag;
+mod tree;
 
 use palan_oci::Platform;
 

@@ -109,7 +109,9 @@ fn in_detail(usage: &DiskUsage) -> Result<String> {
     }
     let now = SystemTime::now();
     let images: &[ImageSummary] = items(usage.image_usage.as_ref());
-    let containers: &[ContainerSummary] = items(usage.container_usage.as_ref());
+    let mut containers: Vec<ContainerSummary> = items(usage.container_usage.as_ref()).to_vec();
+    // What belongs to the image is shown there.
+    containers.iter_mut().for_each(|container| container.size_root_fs = 0);
     let volumes: &[Volume] = items(usage.volume_usage.as_ref());
     let cache = usage.build_cache_usage.as_ref().map_or(0, |cache| cache.total_size);
     let records: Vec<Record<'_>> = items(usage.build_cache_usage.as_ref()).iter().map(Record).collect();
@@ -124,7 +126,7 @@ fn in_detail(usage: &DiskUsage) -> Result<String> {
     Ok(format!(
         "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: {}\n\n{records}",
         image::ls::usage_table(images, now)?,
-        container::ls::usage_table(containers, now)?,
+        container::ls::usage_table(&containers, now)?,
         volume::ls::usage_table(volumes)?,
         bytes(cache),
     ))
