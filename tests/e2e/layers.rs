@@ -144,15 +144,19 @@ def one_layer(r, model, bottom):
         # With it a layer can stand alone.
         f = facts(r)
         model.put(["t"], Inode("dir", **f)); w.add(["t"], "dir", f)
+    aliased = False
     for _ in range(r.randrange(3, 14)):
         parts = ["t"] + [r.choice(NAMES) for _ in range(r.choice([1, 1, 2, 2, 3]))]
         what = r.choice(["file", "file", "dir", "dir", "dir", "symlink", "fifo", "char", "hard", "whiteout", "whiteout", "opaque"])
         found = model.resolve(parts[:-1], False)
+        # A second name for what is written, and what it hides, is more than any program that makes layers writes.
+        through_link = found is not None and found[1] != parts[:-1]
+        if through_link and parts[-1] in found[0].children: continue
         if what in ("whiteout", "opaque"):
             if bottom: continue
             if what == "opaque":
                 found = model.resolve(parts, False)
-                if found is None: continue
+                if found is None or found[1] != parts or aliased: continue
                 directory, path = found
                 # What the layer only implies has no metadata of its own to keep.
                 if "/".join(path) in model.written and "/".join(path) not in model.explicit: continue
@@ -160,7 +164,7 @@ def one_layer(r, model, bottom):
                 model.opaque(directory, path)
                 if "/".join(path) not in model.explicit: pass
             else:
-                if found is None: continue
+                if found is None or found[1] != parts[:-1] or aliased: continue
                 directory, path = found
                 key = "/".join(path + [parts[-1]])
                 if parts[-1] not in directory.children: continue
@@ -171,6 +175,7 @@ def one_layer(r, model, bottom):
             continue
         # A name below something that is no directory: tar programs differ, so there is none.
         if found is None and not can_make(model, parts[:-1]): continue
+        aliased = aliased or through_link or has_link(model, parts[:-1])
         if what == "hard":
             targets = [(p, i) for p, i in model.walk() if i.kind == "file"]
             if not targets: continue
@@ -203,6 +208,14 @@ def one_layer(r, model, bottom):
             model.put(parts, Inode(what, **f))
     model.end()
     return w.finish()
+
+def has_link(model, parts):
+    at = model.root
+    for name in parts:
+        at = at.children.get(name) if at.kind == "dir" else None
+        if at is None: return False
+        if at.kind == "symlink": return True
+    return False
 
 def can_make(model, parts):
     """Whether a parent that is missing can be made: nothing but directories, or links to some, on the way."""

@@ -15,6 +15,7 @@ mod commit;
 mod daemon_start;
 mod disk;
 mod docker_cli;
+mod docker_daemon;
 mod docker_py;
 mod exec;
 mod images;

@@ -38,7 +38,7 @@ fn an_archive_is_a_layout_and_dockers_format() {
     requires!(program "docker");
     let daemon = Daemon::start();
     for (number, compression) in
-        [Compression::None, Compression::Gzip, Compression::Zstd].into_iter().enumerate()
+        [Compression::Plain, Compression::Gzip, Compression::Zstd].into_iter().enumerate()
     {
         let image = busybox()
             .flavour(Flavour::Oci)
