@@ -1,7 +1,9 @@
 //! What a container changed: `diff`, `commit`, `export`; from `palan` and from the `docker` CLI alike.
 
+use std::time::Duration;
+
 use palan_test_support::daemon::Daemon;
-use palan_test_support::requires;
+use palan_test_support::{requires, wait_until};
 use serde_json::Value;
 
 use crate::images::{BUSYBOX, busybox, daemon, load};
@@ -49,7 +51,7 @@ fn diff_tells_what_changed() {
             "echo 1 > /tmp/one; exec sleep 600",
         ])
         .ok();
-    assert!(palan_test_support::wait_until(std::time::Duration::from_secs(5), || {
+    assert!(wait_until(Duration::from_secs(5), || {
         daemon.palan(["diff", "runs"]).ok().stdout == "C /tmp\nA /tmp/one\n"
     }));
 }
@@ -174,10 +176,10 @@ fn a_running_container_is_frozen_meanwhile() {
     let daemon = daemon();
     daemon.palan(["run", "-d", "--name", "runs", "--network", "none", BUSYBOX, "sleep", "600"]).ok();
     daemon.palan(["commit", "runs", "frozen:1"]).ok();
-    daemon.palan(["commit", "--pause=false", "runs", "live:1"]).ok();
+    daemon.palan(["commit", "--no-pause", "runs", "live:1"]).ok();
     let state = daemon.palan(["inspect", "-f", "{{.State.Status}}", "runs"]).ok();
     assert_eq!(state.line(), "running");
-    let until = jiff_now();
+    let until = in_a_second();
     let events = daemon
         .palan([
             "events",
@@ -200,7 +202,27 @@ fn a_running_container_is_frozen_meanwhile() {
     assert_eq!(state.line(), "paused");
 }
 
-fn jiff_now() -> String {
+/// A daemon that is killed within a commit leaves no container frozen.
+#[test]
+fn a_killed_daemon_leaves_nothing_frozen() {
+    requires!(root);
+    let mut daemon = daemon();
+    let fill = "for n in 1 2 3 4 5 6; do dd if=/dev/urandom of=/tmp/$n bs=1M count=40 2>/dev/null; done; echo full; exec sleep 600";
+    daemon.palan(["run", "-d", "--name", "runs", "--network", "none", BUSYBOX, "sh", "-c", fill]).ok();
+    assert!(wait_until(Duration::from_secs(60), || daemon.palan(["logs", "runs"]).ok().stdout == "full\n"));
+    let mut commit = daemon.command();
+    let mut commit = commit.args(["commit", "runs", "never:1"]).spawn().unwrap();
+    let status =
+        |daemon: &Daemon| daemon.palan(["inspect", "-f", "{{.State.Status}}", "runs"]).ok().line().to_owned();
+    assert!(wait_until(Duration::from_secs(20), || status(&daemon) == "paused"));
+    daemon.kill();
+    commit.wait().unwrap();
+    daemon.restart();
+    assert!(wait_until(Duration::from_secs(10), || status(&daemon) == "running"), "{}", status(&daemon));
+    daemon.palan(["inspect", "never:1"]).fails(1, "No such object: never:1");
+}
+
+fn in_a_second() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     (since.as_secs() + 1).to_string()
 }

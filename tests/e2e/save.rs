@@ -83,18 +83,10 @@ fn an_archive_is_a_layout_and_dockers_format() {
     }
     let third = path(&other, "third.tar");
     other.palan(["save", "-o", &third, "saved", "other/name:x"]).ok();
-    let layers = |archive: &str| -> Vec<String> {
-        names(archive).into_iter().filter(|name| name.starts_with("blobs/")).collect()
-    };
-    let (before, after) = (layers(&archive), layers(&third));
-    let config_and_layers = |list: &[String]| {
-        let items = document(&archive, "manifest.json");
-        items.as_array().unwrap().iter().all(|item| {
-            let own = item["Layers"].as_array().unwrap().iter().chain([&item["Config"]]);
-            own.into_iter().all(|name| list.iter().any(|known| known == name.as_str().unwrap()))
-        })
-    };
-    assert!(config_and_layers(&before) && config_and_layers(&after), "{before:?} {after:?}");
+    assert!(
+        std::fs::read(&archive).unwrap() == std::fs::read(&third).unwrap(),
+        "manifests, configurations and layers have come through"
+    );
 }
 
 #[test]

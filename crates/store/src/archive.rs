@@ -192,10 +192,7 @@ impl Store {
         let lease = self.lease();
         let mut parts = Parts::new(self);
         let loaded = Entries::read(&mut parts, source, &lease).and_then(|entries| {
-            let found = match entries.document("manifest.json") {
-                Some(_) => docker::images(&entries)?,
-                None => layout::images(&entries, platform.unwrap_or(&Platform::host()))?,
-            };
+            let found = found_images(&entries, platform.unwrap_or(&Platform::host()))?;
             let found = only_for(platform, found)?;
             self.unpack_layers(&wanted_layers(&found)?, &lease, progress)?;
             found.into_iter().map(|image| self.commit_found(image, &lease)).collect()
@@ -277,6 +274,30 @@ impl Store {
         let replaced = before.into_iter().filter(|(_, old)| *old != image).collect();
         Ok(Loaded { image, names, replaced })
     }
+}
+
+/// The images of an archive. One that is a layout and in Docker's format is read as a layout, which has the manifests as they
+/// were; what only Docker's document names comes with it, and it alone counts where the layout is not whole (Docker saves the
+/// index of all platforms with the content of one).
+fn found_images(entries: &Entries, wanted: &Platform) -> Result<Vec<Found>, ArchiveError> {
+    if entries.document("manifest.json").is_none() {
+        return layout::images(entries, wanted);
+    }
+    let mut found = match entries.document("index.json") {
+        Some(_) => layout::images(entries, wanted).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    for image in docker::images(entries)? {
+        match found.iter_mut().find(|other| other.config == image.config) {
+            Some(same) => {
+                let new: Vec<Reference> =
+                    image.names.into_iter().filter(|name| !same.names.contains(name)).collect();
+                same.names.extend(new);
+            }
+            None => found.push(image),
+        }
+    }
+    Ok(found)
 }
 
 /// The images for a platform, if one was asked for.

@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// `GET /images/get`: an archive of images. The platforms are `os/arch[/variant]`.
-    pub fn save_images(&self, names: &[String], platforms: &[&str]) -> Result<Body, ClientError> {
+    pub fn save_images(&self, names: &[String], platforms: &[String]) -> Result<Body, ClientError> {
         let mut query = Query::new();
         for name in names {
             query = query.with("names", name);

@@ -84,17 +84,17 @@ impl Client {
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }
 
-    /// `POST /images/load`; the platform is `os/arch[/variant]`.
+    /// `POST /images/load`; the platforms are `os/arch[/variant]`.
     pub fn load_images(
         &self,
         tar: &mut dyn Read,
         quiet: bool,
-        platform: Option<&str>,
+        platforms: &[String],
     ) -> Result<Progress, ClientError> {
-        let platform = platform.map(platform_json);
-        let query = Query::new()
-            .with("quiet", if quiet { "1" } else { "0" })
-            .with_some("platform", platform.as_deref());
+        let mut query = Query::new().with("quiet", if quiet { "1" } else { "0" });
+        for platform in platforms {
+            query = query.with("platform", &platform_json(platform));
+        }
         let request = Request::new("POST", "/images/load", &query).stream(tar, "application/x-tar");
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }

@@ -1,4 +1,15 @@
 //! Images made of containers.
+//!
+//! ```text
+//! note written ─▶ frozen ─▶ changes read ─▶ thawed ─▶ note removed
+//! ```
+//!
+//! The note, a file beside the supervisor's socket, tells a daemon that starts after this one was killed that nobody but
+//! us froze the container ([`thaw_forgotten`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use palan_oci::Reference;
@@ -12,6 +23,7 @@ use crate::container::index::Handle;
 use crate::container::{Status, merge};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
+use crate::error::Context;
 use crate::spec;
 use crate::{Class, Error, Result};
 
@@ -55,21 +67,15 @@ impl Engine {
 
     async fn commit_frozen(
         &self,
-        handle: &std::sync::Arc<Handle>,
+        handle: &Arc<Handle>,
         spec: CommitSpec,
         name: Option<Reference>,
     ) -> Result<String> {
         let details = handle.details();
         check_alive(&details, "commit")?;
         let config = configuration(&spec, &details.config)?;
-        let is_frozen = spec.pause && details.state.status == Status::Running && {
-            match self.pause(&details.id).await {
-                Ok(()) => true,
-                // It has ended, or somebody froze it.
-                Err(error) if error.class() == Class::Conflict => false,
-                Err(error) => return Err(error),
-            }
-        };
+        let is_frozen =
+            spec.pause && details.state.status == Status::Running && self.freeze(&details.id).await?;
         let options = CommitOptions {
             name: name.clone(),
             config,
@@ -94,11 +100,8 @@ impl Engine {
             Ok(id.to_string())
         })
         .await;
-        if is_frozen
-            && let Err(error) = self.unpause(&details.id).await
-            && error.class() != Class::Conflict
-        {
-            return Err(error);
+        if is_frozen {
+            self.thaw(&details.id).await?;
         }
         let id = committed?;
         let label = name.map(|name| name.familiar()).unwrap_or_default();
@@ -109,6 +112,58 @@ impl Engine {
         }
         self.db.commit(change).await?;
         Ok(id)
+    }
+}
+
+/// Freezing.
+impl Engine {
+    /// Freezes a container for the time of a commit; false where it has ended, or somebody else froze it.
+    async fn freeze(&self, id: &str) -> Result<bool> {
+        let note = self.note(id);
+        let what = || format!("cannot note that container {id} is frozen");
+        palan_stdx::fs::write(&note, "").context(what)?;
+        let outcome = self.pause(id).await;
+        if outcome.is_err() {
+            palan_stdx::fs::remove_file(&note).context(what)?;
+        }
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(error) if error.class() == Class::Conflict => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn thaw(&self, id: &str) -> Result<()> {
+        match self.unpause(id).await {
+            // It was killed, or thawed by somebody else.
+            Err(error) if error.class() != Class::Conflict => return Err(error),
+            _ => {}
+        }
+        let forgotten = palan_stdx::fs::remove_file(&self.note(id));
+        forgotten.context(|| format!("cannot forget that container {id} was frozen"))
+    }
+
+    fn note(&self, id: &str) -> PathBuf {
+        self.run_dir(id).join("frozen-for-commit")
+    }
+}
+
+/// Lets containers go on that a commit had frozen when the daemon was killed.
+pub(crate) fn thaw_forgotten(engine: &Arc<Engine>) {
+    for handle in engine.index.all().into_iter().filter(|handle| engine.note(&handle.id).exists()) {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            // The supervisor's word that it is frozen may still be on its way.
+            for _ in 0..50 {
+                if engine.unpause(&handle.id).await.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if let Err(error) = palan_stdx::fs::remove_file(&engine.note(&handle.id)) {
+                tracing::warn!(container = handle.id, %error, "a note about a commit stays");
+            }
+        });
     }
 }
 

@@ -87,6 +87,18 @@ fn check_platform(image: &Image, name: &str, platform: Option<&str>) -> Result<(
     )))
 }
 
+/// The same where one of several is good enough.
+fn check_platforms(image: &Image, name: &str, platforms: &[String]) -> Result<()> {
+    let mut outcome = Ok(());
+    for platform in platforms {
+        outcome = check_platform(image, name, Some(platform));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
 /// Decompressors and buffers of a transfer were the daemon's largest allocations; what is free of them goes back.
 async fn give_memory_back() {
     let trimmed = blocking(|| {

@@ -5,7 +5,7 @@ use palan_oci::Reference;
 use palan_store::Image;
 use palan_store::archive::SaveItem;
 
-use super::{check_platform, event, store_error};
+use super::{check_platforms, event, store_error};
 use crate::container::files::archive;
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
@@ -15,8 +15,9 @@ use crate::{Error, Result};
 /// Archives of images.
 impl Engine {
     /// Writes images to an archive: an OCI layout that is in Docker's format, too. A name without a tag means every tag of
-    /// its repository; what is named by its id or digest is saved without a name. `platform` must be the images' own.
-    pub async fn save_images(&self, names: Vec<String>, platform: Option<String>) -> Result<Items<Bytes>> {
+    /// its repository; what is named by its id or digest is saved without a name. Where `platforms` are given,
+    /// each image must be for one of them.
+    pub async fn save_images(&self, names: Vec<String>, platforms: Vec<String>) -> Result<Items<Bytes>> {
         if names.is_empty() {
             return Err(Error::invalid("no image is named to be saved"));
         }
@@ -25,7 +26,7 @@ impl Engine {
             let mut items: Vec<SaveItem> = Vec::new();
             for name in &names {
                 for (image, tag) in engine.meant_by(name)? {
-                    check_platform(&image, name, platform.as_deref())?;
+                    check_platforms(&image, name, &platforms)?;
                     let position = items.iter().position(|item| item.image == image.id);
                     let position = position.unwrap_or_else(|| {
                         items.push(SaveItem { image: image.id, names: Vec::new() });

@@ -63,6 +63,6 @@ pub(crate) async fn save(State(engine): Engines, params: Params) -> ApiResult {
 
 /// `GET /images/{name}/get`, and the same for several.
 pub(crate) async fn save_named(engine: &Engine, names: Vec<String>, params: &Params) -> ApiResult {
-    let archive = engine.save_images(names, params.platform("platform")?).await?;
+    let archive = engine.save_images(names, params.platforms("platform")?).await?;
     Ok(respond_bytes("application/x-tar", archive))
 }

@@ -24,7 +24,9 @@ static FLAGS: &[Flag] = &[
     Flag::string("author", Some('a'), "Author (e.g., \"John Hannibal Smith <hannibal@a-team.com>\")"),
     Flag::list("change", Some('c'), "Apply Dockerfile instruction to the created image"),
     Flag::string("message", Some('m'), "Commit message"),
-    Flag::bool("pause", Some('p'), "Pause container during commit").default("true"),
+    Flag::bool("no-pause", None, "Disable pausing container during commit"),
+    // Docker's name for it up to 28.
+    Flag::bool("pause", Some('p'), "Pause container during commit").default("true").hidden(),
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
@@ -44,7 +46,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         comment: flags.string("message"),
         author: flags.string("author"),
         changes: &changes,
-        no_pause: !flags.bool("pause"),
+        no_pause: flags.bool("no-pause") || !flags.bool("pause"),
     })?;
     app.streams.line(&id)
 }

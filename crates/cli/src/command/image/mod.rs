@@ -42,6 +42,12 @@ fn platform(flags: &Parsed) -> Result<Option<String>> {
     flags.given("platform").filter(|text| !text.is_empty()).map(full_platform).transpose()
 }
 
+/// `--platform` where it takes several, also with commas between them.
+fn platforms(flags: &Parsed) -> Result<Vec<String>> {
+    let lists = flags.list("platform").into_iter().flat_map(|list| list.split(','));
+    lists.filter(|text| !text.is_empty()).map(full_platform).collect()
+}
+
 fn full_platform(text: &str) -> Result<String> {
     match text.parse::<Platform>() {
         Ok(platform) => Ok(platform.to_string()),

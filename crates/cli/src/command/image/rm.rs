@@ -21,8 +21,7 @@ static FLAGS: &[Flag] = &[
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let client = app.client()?;
     let force = flags.bool("force");
-    let platforms = flags.list("platform").into_iter().flat_map(|list| list.split(','));
-    let platforms = platforms.map(super::full_platform).collect::<Result<Vec<_>>>()?;
+    let platforms = super::platforms(flags)?;
     let mut failures = Vec::new();
     let mut fatal = false;
     for name in &flags.args {

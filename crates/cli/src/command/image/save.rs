@@ -20,12 +20,11 @@ pub(crate) static COMMAND: Command = Command {
 #[rustfmt::skip]
 static FLAGS: &[Flag] = &[
     Flag::string("output", Some('o'), "Write to a file, instead of STDOUT"),
-    Flag::string("platform", None, "Save only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")"),
+    Flag::list("platform", None, "Save only the given platform(s). Formatted as a comma-separated list of \"os[/arch[/variant]]\" (e.g., \"linux/amd64,linux/arm64/v8\")").named("strings"),
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let target = Target::new(app, flags.string("output"), "failed to save image")?;
-    let platform = super::platform(flags)?;
-    let platforms: Vec<&str> = platform.iter().map(String::as_str).collect();
+    let platforms = super::platforms(flags)?;
     target.take(app, app.client()?.save_images(&flags.args, &platforms)?)
 }
