@@ -29,7 +29,7 @@ fn diff_tells_what_changed() {
     ran(
         &daemon,
         "changed",
-        "echo x > /etc/new; rm /etc/group; chmod 700 /root; mkdir -p /srv/a/b; ln -s b /srv/a/l; touch -d @0 /etc/passwd",
+        "echo x > /etc/new; rm /etc/group; chmod 711 /root; mkdir -p /srv/a/b; ln -s b /srv/a/l; touch -d @0 /etc/passwd",
     );
     let expected = "C /etc\nD /etc/group\nA /etc/new\nC /etc/passwd\nC /root\nA /srv\nA /srv/a\nA /srv/a/b\nA /srv/a/l\n";
     assert_eq!(daemon.palan(["diff", "changed"]).ok().stdout, expected);

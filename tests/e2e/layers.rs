@@ -316,7 +316,7 @@ fn through_palan(daemon: &Daemon, directory: &Path, count: usize) {
 fn stacks_of_any_layers_show_what_the_specification_says() {
     requires!(root);
     requires!(program "python3");
-    const COUNT: usize = 120;
+    const COUNT: usize = 60;
     let seed = match std::env::var("PALAN_TEST_SEED") {
         Ok(seed) => seed,
         Err(_) => "20".to_owned(),

@@ -84,14 +84,29 @@ impl<T> Default for KindUsage<T> {
     }
 }
 
-/// `GET /system/df` up to 1.51; a kind that was not asked for is `null`.
+/// From 1.52, where `verbose` is not set: both forms, since clients such as docker-py take the newest version there is
+/// without knowing it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct UsageInBothForms {
+    #[serde(flatten)]
+    pub before_52: UsageBefore52,
+    #[serde(flatten)]
+    pub usage: DiskUsage,
+}
+
+/// `GET /system/df` up to 1.51; a kind that was not asked for is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct UsageBefore52 {
+    #[serde(skip_serializing_if = "is_zero")]
     pub layers_size: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<Vec<ImageSummary>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<Vec<ContainerSummary>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Vec<Volume>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub build_cache: Option<Vec<BuildCache>>,
     #[serde(skip_serializing_if = "is_zero")]
     pub builder_size: i64,

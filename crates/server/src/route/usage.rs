@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use palan_docker_api::types::UsageInBothForms;
 use palan_docker_api::versions;
 use palan_engine::Engine;
 use palan_engine::usage::UsageQuery;
@@ -31,5 +32,11 @@ pub(crate) async fn df(State(engine): State<Arc<Engine>>, version: Version, para
     if versions::lists_disk_usage(version.0) {
         return ok_json(&convert::usage::before_52(usage, build_cache, version.0));
     }
-    ok_json(&convert::usage::usage(usage, build_cache, params.flag("verbose")))
+    if params.flag("verbose") {
+        return ok_json(&convert::usage::usage(usage, build_cache, true));
+    }
+    ok_json(&UsageInBothForms {
+        before_52: convert::usage::before_52(usage.clone(), build_cache, version.0),
+        usage: convert::usage::usage(usage, build_cache, false),
+    })
 }

@@ -192,6 +192,9 @@ impl<'a> Applier<'a> {
             strip(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
         }
         dress(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
+        // At the end once more, when all is in it; but a symlink on the way may lead elsewhere then.
+        rustix::fs::futimens(&directory, &timestamps(entry.modified))
+            .map_err(|error| failed(entry, "set the times of")(error.into()))?;
         self.keep_handle(name.as_bytes(), directory);
         self.set_times_at_the_end(name.clone(), entry)
     }

@@ -66,7 +66,8 @@ impl Row for Line<'_> {
         match name {
             "ID" if self.truncate => human::truncate_id(&item.id).to_owned(),
             "ID" => item.id.clone(),
-            "CreatedSince" if item.created <= 0 => String::new(),
+            // The table says so, too, and every other format gets no more.
+            "CreatedSince" if item.created <= 0 => "N/A".to_owned(),
             "CreatedSince" => human::ago(item.created, self.now),
             "CreatedAt" => Timestamp::from_second(item.created)
                 .map(|moment| moment.to_zoned(common::zone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
