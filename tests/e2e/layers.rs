@@ -24,6 +24,7 @@ class Model:
     """A tree; `layer` is what the current layer wrote."""
     def __init__(self):
         self.root, self.written = Inode("dir", mode=0o755, uid=0, gid=0, mtime=None, xattrs={}), set()
+        self.followed = set()
 
     def resolve(self, parts, make):
         """The directory at these names, symlinks followed, missing ones made."""
@@ -37,6 +38,7 @@ class Model:
             child = stack[-1].children.get(name)
             if child is not None and child.kind == "symlink":
                 links += 1
+                self.followed.add(id(child))
                 if links > 20: return None
                 target = child.facts["link"]
                 if target.startswith("/"): path, stack = [], [self.root]
@@ -52,7 +54,7 @@ class Model:
         return stack[-1], path
 
     def begin(self):
-        self.written, self.explicit, self.new = set(), {}, set()
+        self.written, self.explicit, self.new, self.followed = set(), {}, set(), set()
 
     def touch(self, path):
         at = self.root
@@ -152,6 +154,9 @@ def one_layer(r, model, bottom):
         # A second name for what is written, and what it hides, is more than any program that makes layers writes.
         through_link = found is not None and found[1] != parts[:-1]
         if through_link and parts[-1] in found[0].children: continue
+        # Nor does one write through a link and then replace it.
+        old = found and found[0].children.get(parts[-1])
+        if old and id(old) in model.followed: continue
         if what in ("whiteout", "opaque"):
             if bottom: continue
             if what == "opaque":
