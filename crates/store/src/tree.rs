@@ -48,6 +48,14 @@ pub enum TreeError {
         /// Where.
         path: String,
     },
+    /// A file that in a layer would be the removal of another.
+    #[error(
+        "{path:?} can't be part of an image: in a layer, a name that begins with .wh. removes another; rename it"
+    )]
+    Name {
+        /// Which.
+        path: String,
+    },
     /// Whoever takes the archive.
     #[error("cannot write the archive")]
     Write(#[source] io::Error),

@@ -127,6 +127,7 @@ fn created(image: &Image) -> Option<Timestamp> {
 /// An error of the store with its class; the text holds all causes.
 pub(crate) fn store_error(error: palan_store::Error) -> Error {
     use palan_store::Error as Store;
+    use palan_store::tree::TreeError;
     let class = match &error {
         Store::NoSuchImage { .. } | Store::Archive(palan_store::archive::ArchiveError::NoPlatform { .. }) => {
             Class::NotFound
@@ -137,7 +138,7 @@ pub(crate) fn store_error(error: palan_store::Error) -> Error {
         | Store::AmbiguousId { .. }
         | Store::Archive(_)
         | Store::Change(_)
-        | Store::Tree(palan_store::tree::TreeError::Depth { .. }) => Class::InvalidParameter,
+        | Store::Tree(TreeError::Depth { .. } | TreeError::Name { .. }) => Class::InvalidParameter,
         _ => Class::System,
     };
     Error::new(class, palan_stdx::error_chain::to_string(&error))

@@ -15,7 +15,7 @@ use palan_linux::path::{Directory, FileKind, Metadata};
 use palan_linux::xattr;
 use rustix::fs::{OFlags, SeekFrom as Seek};
 
-use super::{Overlaid, Scope, TreeError, Visited, failed, is_gone};
+use super::{Overlaid, Scope, TreeError, Visited, absolute, failed, is_gone};
 use crate::layer::tar::write::Writer;
 use crate::layer::tar::{Entry, Kind, Segment};
 
@@ -68,6 +68,9 @@ impl<'w> Packer<'w> {
             // What hides nothing is not worth telling.
             return if visited.lower.is_some() { self.whiteout(visited) } else { Ok(()) };
         }
+        if visited.name.as_bytes().starts_with(b".wh.") {
+            return Err(TreeError::Name { path: absolute(visited.path) });
+        }
         self.add(visited.path, directory, visited.name, metadata)?;
         let hides = visited.lower.as_ref().is_some_and(|(_, old)| old.is_dir()) && !visited.in_opaque;
         if visited.opaque && hides {
@@ -111,48 +114,66 @@ impl<'w> Packer<'w> {
         entry.device = metadata.node;
         if kind == Kind::Directory {
             entry.path.push(b'/');
-        } else if metadata.links > 1 {
-            let key = (metadata.device, metadata.inode);
-            if let Some(first) = self.links.get(&key) {
-                (entry.kind, entry.link) = (Kind::HardLink, first.clone());
-                return self.writer.entry(&entry).map_err(TreeError::Write);
-            }
-            self.links.insert(key, path.to_vec());
+        }
+        let inode = (metadata.device, metadata.inode);
+        let has_names = metadata.links > 1 && kind != Kind::Directory;
+        if let Some(first) = self.links.get(&inode).filter(|_| has_names) {
+            (entry.kind, entry.link) = (Kind::HardLink, first.clone());
+            return self.writer.entry(&entry).map_err(TreeError::Write);
         }
         match attributes(directory, name) {
             Err(error) if is_gone(&error) => return Ok(()),
             other => entry.xattrs = other.map_err(failed("read the attributes of", path))?,
         }
-        match kind {
-            Kind::Regular => return self.file(entry, path, directory, name),
-            Kind::Symlink => match directory.read_link(name) {
-                Err(error) if is_gone(&error) => return Ok(()),
+        let written = match kind {
+            Kind::Regular => self.file(entry, path, directory, name)?,
+            _ => self.other(entry, path, directory, name)?,
+        };
+        // What went meanwhile is nothing to link to.
+        if written && has_names {
+            self.links.insert(inode, path.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Whether it was still there.
+    fn other(
+        &mut self,
+        mut entry: Entry,
+        path: &[u8],
+        directory: &Directory,
+        name: &OsStr,
+    ) -> Result<bool, TreeError> {
+        if entry.kind == Kind::Symlink {
+            match directory.read_link(name) {
+                Err(error) if is_gone(&error) => return Ok(false),
                 other => {
                     let target = other.map_err(failed("read the link", path))?;
                     entry.link = target.into_os_string().into_encoded_bytes();
                 }
-            },
-            _ => {}
+            }
         }
-        self.writer.entry(&entry).map_err(TreeError::Write)
+        self.writer.entry(&entry).map_err(TreeError::Write)?;
+        Ok(true)
     }
 
+    /// Whether it was still there.
     fn file(
         &mut self,
         mut entry: Entry,
         path: &[u8],
         directory: &Directory,
         name: &OsStr,
-    ) -> Result<(), TreeError> {
+    ) -> Result<bool, TreeError> {
         let opened = directory.open(name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
         let file = match opened {
-            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(false),
             other => File::from(other.map_err(failed("open", path))?),
         };
         let metadata = Metadata::of(&file).map_err(failed("inspect", path))?;
         if !metadata.is_file() {
             // Something else took its name.
-            return Ok(());
+            return Ok(false);
         }
         entry.size = metadata.size;
         let segments = if metadata.blocks.saturating_mul(512) < metadata.size {
@@ -174,7 +195,7 @@ impl<'w> Packer<'w> {
         };
         match (written, source.failure) {
             (Err(_), Some(failure)) => Err(failed("read", path)(failure)),
-            (written, _) => written.map_err(TreeError::Write),
+            (written, _) => written.map(|()| true).map_err(TreeError::Write),
         }
     }
 }

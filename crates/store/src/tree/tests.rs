@@ -285,3 +285,13 @@ fn deep_trees_are_refused() {
     assert!(matches!(error, TreeError::Depth { .. }), "{error}");
     lab.merged.remove_all("d").unwrap();
 }
+
+/// A file of a whiteout's name would remove another from the image, without a word.
+#[test]
+fn names_that_mean_removal_are_refused() {
+    let lab = Lab::new(fill);
+    write(lab.path().join("etc/.wh.a"), "");
+    let error = lab.overlaid().write_layer(&mut Vec::new()).unwrap_err();
+    assert!(matches!(&error, TreeError::Name { path } if path == "/etc/.wh.a"), "{error}");
+    lab.overlaid().write_all(&mut Vec::new()).unwrap();
+}
