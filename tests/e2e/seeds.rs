@@ -468,3 +468,40 @@ fn an_output_that_takes_nothing_is_named() {
         );
     }
 }
+
+/// A program is installed by hand, what changed is looked at, and an image made of it.
+#[test]
+fn an_image_made_by_hand() {
+    requires!(root);
+    requires!(program "docker");
+    let daemon = Daemon::start();
+    load(&daemon, busybox(), "ubuntu");
+    for witness in both(&daemon) {
+        let install = "mkdir -p /usr/games /var/log/apt; printf '#!/bin/sh\\necho \"< $* >\"\\n' > /usr/games/cowsay; \
+                       chmod +x /usr/games/cowsay; echo installed > /var/log/apt/term.log; rm /etc/group; touch /etc/passwd";
+        witness.words(&["run", "--name", "session", "--network", "none", "ubuntu", "sh", "-c", install]).ok();
+        let container = witness.run("ps -aq --no-trunc").ok().line().to_owned();
+        let changes = "C /etc\nD /etc/group\nC /etc/passwd\nA /usr\nA /usr/games\nA /usr/games/cowsay\nC /var\nA /var/log\n\
+                       A /var/log/apt\nA /var/log/apt/term.log\n";
+        witness.shows(&format!("diff {}", &container[..12]), changes);
+        let image = witness.run(&format!("commit {}", &container[..12])).ok().line().to_owned();
+        assert_eq!(masked(&image), "sha256:ID");
+        let said = witness.run(&format!("run --rm --network none {image} /usr/games/cowsay bonjour")).ok();
+        assert_eq!(said.line(), "< bonjour >");
+        witness.shows(&format!("tag {image} cowsay"), "");
+        witness.shows(&format!("commit {container} cowsay"), "sha256:ID\n");
+        let said = witness.run("run --rm --network none cowsay /usr/games/cowsay encore").ok();
+        assert_eq!(said.line(), "< encore >");
+        // The first image has lost its name to the second, and keeps its line in the list.
+        witness.shows("images -f dangling=true --format {{.Repository}}:{{.Tag}}", "<none>:<none>\n");
+        let history = witness.run("history cowsay").ok();
+        let lines: Vec<Vec<&str>> =
+            history.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["IMAGE", "CREATED", "CREATED", "BY", "SIZE", "COMMENT"]);
+        let ubuntu = witness.run("images -q ubuntu").ok().line().to_owned();
+        assert_eq!((lines.len(), lines[2][0]), (3, ubuntu.as_str()), "{history}");
+        witness.words(&["rm", "session"]).ok();
+        witness.run("rmi cowsay").ok();
+        witness.run("image prune -f").ok();
+    }
+}

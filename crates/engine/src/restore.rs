@@ -82,6 +82,7 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
             over.push(handle);
         }
     }
+    crate::image::commit::thaw_forgotten(engine);
     for handle in over {
         let options = crate::container::RemoveOptions { volumes: true, ..Default::default() };
         if let Err(error) = handle.ask(|reply| driver::Action::Remove { options, reply }).await {

@@ -229,7 +229,7 @@ impl Engine {
     }
 
     /// Ids of the containers that mount a volume.
-    fn volume_users(&self, name: &str) -> Vec<String> {
+    pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
         let handles = self.index.all();
         let uses = |details: &Details| details.mounts.iter().any(|mount| mount.name == name);
         handles.iter().filter(|handle| uses(&handle.details())).map(|handle| handle.id.clone()).collect()

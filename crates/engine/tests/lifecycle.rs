@@ -259,7 +259,7 @@ async fn conflicts_and_unknown_names() {
     assert!(error.report().contains("bind source path does not exist: /nosuch/path"));
     let left = std::fs::read_dir(fixture.data("containers")).expect("readable").count();
     assert_eq!(left, 2, "only the container and the trash: {left}");
-    let error = engine.remove_image(support::IMAGE, false, false).await.expect_err("in use");
+    let error = engine.remove_image(support::IMAGE, false, false, Vec::new()).await.expect_err("in use");
     assert_eq!(error.class(), Class::Conflict, "{}", error.report());
     fixture.finish().await;
 }

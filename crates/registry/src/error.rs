@@ -134,6 +134,14 @@ pub enum RegistryError {
         /// The reason.
         source: Box<palan_store::Error>,
     },
+    /// What a user named is no URL.
+    #[error("{url:?} is not a URL: {reason}")]
+    Url {
+        /// As named.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
     /// A task or thread of this process ended without an answer.
     #[error("the download of {what} was given up")]
     GivenUp {
@@ -157,7 +165,9 @@ impl RegistryError {
             | Self::ManifestUnknown { .. }
             | Self::NameUnknown { .. }
             | Self::NoPlatform { .. } => Class::NotFound,
-            Self::Schema1 { .. } | Self::Unsupported { .. } | Self::WrongOs { .. } => Class::Invalid,
+            Self::Schema1 { .. } | Self::Unsupported { .. } | Self::WrongOs { .. } | Self::Url { .. } => {
+                Class::Invalid
+            }
             Self::Request { source, .. } => source.class(),
             Self::Exhausted { source, .. } => source.class(),
             Self::Shared(error) => error.class(),

@@ -10,6 +10,7 @@ use http::header;
 use http::request::Parts;
 use jiff::Timestamp;
 use palan_docker_api::filters::Filters;
+use palan_docker_api::types::Platform;
 use palan_docker_api::version::ApiVersion;
 use palan_docker_api::{json, timestamp};
 use serde::de::DeserializeOwned;
@@ -109,6 +110,21 @@ impl Params {
         number.ok_or_else(|| ApiError::invalid(format!("invalid resize {what} {text:?}: {problem}")))
     }
 
+    /// Platforms as the newer endpoints take them, JSON objects, in the form `os/arch[/variant]`.
+    pub(crate) fn platforms(&self, name: &str) -> ApiResult<Vec<String>> {
+        let given = self.0.iter().filter(|(n, value)| n == name && !value.is_empty());
+        given.map(|(_, value)| platform(value)).collect()
+    }
+
+    /// At most one platform.
+    pub(crate) fn platform(&self, name: &str) -> ApiResult<Option<String>> {
+        let mut platforms = self.platforms(name)?;
+        match platforms.len() {
+            0 | 1 => Ok(platforms.pop()),
+            _ => Err(ApiError::invalid("only one platform can be given")),
+        }
+    }
+
     /// The parameter `filters`.
     pub(crate) fn filters(&self) -> ApiResult<palan_engine::spec::Filters> {
         let filters = Filters::from_json(self.text("filters"))?;
@@ -123,6 +139,18 @@ impl Params {
             return Ok(None);
         };
         Timestamp::try_from(moment).map(Some).map_err(|e| invalid(e.to_string()))
+    }
+}
+
+fn platform(text: &str) -> ApiResult<String> {
+    let failed = |why: &str| ApiError::invalid(format!("failed to parse platform: {why}"));
+    let platform: Platform = json::from_slice(text.as_bytes()).map_err(|error| failed(&error.to_string()))?;
+    let Platform { os, architecture, variant, .. } = platform;
+    match (os.is_empty(), architecture.is_empty(), variant.is_empty()) {
+        // Docker takes all or nothing.
+        (true, _, _) | (_, true, _) => Err(failed("both OS and Architecture must be provided")),
+        (_, _, true) => Ok(format!("{os}/{architecture}")),
+        (_, _, false) => Ok(format!("{os}/{architecture}/{variant}")),
     }
 }
 

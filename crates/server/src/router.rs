@@ -7,7 +7,7 @@ use axum::routing::{any, delete, get, post};
 use palan_engine::Engine;
 
 use crate::error::{ApiError, ApiResult};
-use crate::route::{container, events, exec, image, network, system, unsupported, volume};
+use crate::route::{archive, container, events, exec, image, network, system, unsupported, usage, volume};
 
 /// Every route, without version prefix.
 pub(crate) fn router(engine: Arc<Engine>) -> Router {
@@ -45,6 +45,9 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/{name}/logs", get(container::logs))
         .route("/containers/{name}/stats", get(container::stats))
         .route("/containers/{name}/top", get(container::top))
+        .route("/containers/{name}/changes", get(archive::changes))
+        .route("/containers/{name}/export", get(archive::export))
+        .route("/commit", post(archive::commit))
         .route("/containers/{name}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
@@ -56,6 +59,7 @@ fn images() -> Router<Arc<Engine>> {
         .route("/images/json", get(image::list))
         .route("/images/create", post(image::create))
         .route("/images/load", post(image::load))
+        .route("/images/get", get(archive::save))
         .route("/images/prune", post(image::prune))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }
@@ -65,6 +69,7 @@ fn others() -> Router<Arc<Engine>> {
         .route("/_ping", get(system::ping).head(system::ping_head))
         .route("/version", get(system::version))
         .route("/info", get(system::info))
+        .route("/system/df", get(usage::df))
         .route("/auth", post(system::auth))
         .route("/events", get(events::events))
         .route("/volumes", get(volume::list))
@@ -78,17 +83,14 @@ fn others() -> Router<Arc<Engine>> {
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
-    let containers = ["attach/ws", "archive", "changes", "export", "update", "checkpoints"];
+    let containers = ["attach/ws", "archive", "update", "checkpoints"];
     let plain = [
         "/build",
         "/build/prune",
         "/build/cancel",
-        "/commit",
         "/images/search",
-        "/images/get",
         "/session",
         "/grpc",
-        "/system/df",
         "/networks/create",
         "/networks/prune",
         "/networks/{id}/connect",

@@ -31,6 +31,17 @@ where
     ([(header::CONTENT_TYPE, content_type)], Body::from_stream(chunks)).into_response()
 }
 
+/// A streamed archive. What goes wrong in the middle breaks the answer off, so that nobody takes a part for the whole.
+pub(crate) fn respond_bytes(content_type: &'static str, source: Items<Bytes>) -> Response {
+    let chunks = items(source).map(|chunk| {
+        chunk.map_err(|error| {
+            tracing::error!("an archive was broken off: {}", error.report());
+            io::Error::other(error.report().to_owned())
+        })
+    });
+    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(chunks)).into_response()
+}
+
 /// A value as a line of JSON.
 pub(crate) fn json_line<T: serde::Serialize>(value: &T, line_break: &str) -> Bytes {
     let mut line = palan_docker_api::json::to_vec(value);

@@ -1,4 +1,5 @@
-//! Images as files: `load` (Docker's archive and OCI layouts) and `import` (a root file system as a tar).
+//! Images as files: `load` and `save` (Docker's archive and OCI layouts), `import` (a root file system as a tar); and
+//! `commit`, which makes an image of a container's directory.
 //!
 //! The stream can't seek, and what says which entry is a layer usually comes last. So every entry is put aside first,
 //! small documents in memory, all else as a part named by its digest; then the layers that are wanted are unpacked
@@ -19,12 +20,16 @@ use crate::layer::TarError;
 use crate::{Lease, Result, Store};
 
 mod change;
+mod commit;
 mod docker;
 mod layout;
+mod save;
 mod spool;
 mod unpack;
 
-pub use change::ChangeError;
+pub use change::{ChangeError, apply as apply_changes};
+pub use commit::CommitOptions;
+pub use save::{SaveItem, Saving};
 use spool::{Entries, Parts, Spooled};
 use unpack::WantedLayer;
 
@@ -136,10 +141,10 @@ pub enum ArchiveError {
         /// Diff-ids.
         diff_ids: usize,
     },
-    /// An index without a manifest for this host.
+    /// An archive without an image for the platform.
     #[error("the archive has no image for {wanted}")]
     NoPlatform {
-        /// The host's platform.
+        /// The platform that was asked for, or the host's.
         wanted: Platform,
     },
     /// Too much of something.
@@ -170,15 +175,25 @@ struct Found {
 }
 
 impl Store {
-    /// Loads images from an archive that is read once from start to end, plain, gzip or zstd.
+    /// Loads images from an archive that is read once from start to end, plain, gzip or zstd. Of an image for several
+    /// platforms it takes the one for this host.
     pub fn load(&self, source: &mut dyn Read, progress: &mut dyn FnMut(LoadProgress)) -> Result<Vec<Loaded>> {
+        self.load_for(None, source, progress)
+    }
+
+    /// As [`Store::load`], for another platform: what is not for it stays away, and an archive that has nothing for it is
+    /// refused.
+    pub fn load_for(
+        &self,
+        platform: Option<&Platform>,
+        source: &mut dyn Read,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Vec<Loaded>> {
         let lease = self.lease();
         let mut parts = Parts::new(self);
         let loaded = Entries::read(&mut parts, source, &lease).and_then(|entries| {
-            let found = match entries.document("manifest.json") {
-                Some(_) => docker::images(&entries)?,
-                None => layout::images(&entries)?,
-            };
+            let found = found_images(&entries, platform.unwrap_or(&Platform::host()))?;
+            let found = only_for(platform, found)?;
             self.unpack_layers(&wanted_layers(&found)?, &lease, progress)?;
             found.into_iter().map(|image| self.commit_found(image, &lease)).collect()
         });
@@ -261,6 +276,48 @@ impl Store {
     }
 }
 
+/// The images of an archive. One that is a layout and in Docker's format is read as a layout, which has the manifests as they
+/// were; what only Docker's document names comes with it, and it alone counts where the layout is not whole (Docker saves the
+/// index of all platforms with the content of one).
+fn found_images(entries: &Entries, wanted: &Platform) -> Result<Vec<Found>, ArchiveError> {
+    if entries.document("manifest.json").is_none() {
+        return layout::images(entries, wanted);
+    }
+    let mut found = match entries.document("index.json") {
+        Some(_) => layout::images(entries, wanted).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    for image in docker::images(entries)? {
+        match found.iter_mut().find(|other| other.config == image.config) {
+            Some(same) => {
+                let new: Vec<Reference> =
+                    image.names.into_iter().filter(|name| !same.names.contains(name)).collect();
+                same.names.extend(new);
+            }
+            None => found.push(image),
+        }
+    }
+    Ok(found)
+}
+
+/// The images for a platform, if one was asked for.
+fn only_for(platform: Option<&Platform>, mut found: Vec<Found>) -> Result<Vec<Found>> {
+    let Some(wanted) = platform else { return Ok(found) };
+    let mut error = None;
+    found.retain(|image| match ImageConfig::parse(&image.config) {
+        Ok(config) => wanted.matches(&config.platform()),
+        Err(source) => {
+            error = Some(ArchiveError::Config { name: image.config_name.clone(), source });
+            false
+        }
+    });
+    match error {
+        Some(error) => Err(error.into()),
+        None if found.is_empty() => Err(ArchiveError::NoPlatform { wanted: wanted.clone() }.into()),
+        None => Ok(found),
+    }
+}
+
 /// The layers of all images, each once, with the diff-ids that the configurations promise.
 fn wanted_layers(images: &[Found]) -> Result<Vec<WantedLayer>> {
     let mut wanted: Vec<WantedLayer> = Vec::new();
@@ -283,16 +340,7 @@ fn wanted_layers(images: &[Found]) -> Result<Vec<WantedLayer>> {
 
 /// The manifest of an image that came without one.
 fn manifest_of(config: &[u8], layers: &[Spooled]) -> Vec<u8> {
-    let layers = layers.iter().map(Spooled::descriptor).collect();
-    to_json(&palan_oci::Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_MANIFEST.to_owned()),
-        artifact_type: None,
-        config: Descriptor::of(media_type::OCI_CONFIG, config),
-        layers,
-        subject: None,
-        annotations: std::collections::BTreeMap::new(),
-    })
+    commit::manifest(config, layers.iter().map(Spooled::descriptor).collect())
 }
 
 impl Spooled {

@@ -84,6 +84,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         })?,
         found => return Err(Error::DatabaseVersion { found, known: VERSION }),
     }
+    db.execute_batch(crate::image::parent::SCHEMA).map_err(failed("create the tables"))?;
     Ok(db)
 }
 

@@ -119,9 +119,15 @@ pub enum StoreError {
     /// An archive given to `load` or `import` is refused.
     #[error(transparent)]
     Archive(#[from] crate::archive::ArchiveError),
-    /// A Dockerfile instruction given to `import --change` is refused.
+    /// A Dockerfile instruction given to `import --change` or `commit --change` is refused.
     #[error(transparent)]
     Change(#[from] crate::archive::ChangeError),
+    /// A container's files, read for an image or an archive.
+    #[error(transparent)]
+    Tree(#[from] crate::tree::TreeError),
+    /// Whoever takes an archive.
+    #[error("cannot write the archive")]
+    Sink(#[source] io::Error),
     /// Files of the store.
     #[error(transparent)]
     Path(#[from] PathError),

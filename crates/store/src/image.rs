@@ -16,6 +16,7 @@ use crate::store::{EMPTY_LAYER, Inner, State};
 use crate::{Error, Result, Store, database};
 
 mod commit;
+pub(crate) mod parent;
 mod remove;
 
 /// The digest of an image's configuration.
@@ -135,6 +136,12 @@ pub enum Conflict {
         image: String,
         /// 12 digits.
         container: String,
+    },
+    /// Other images were made from it.
+    #[error("conflict: unable to delete {image} (cannot be forced) - image has dependent child images")]
+    Children {
+        /// 12 digits.
+        image: String,
     },
     /// It has names in several repositories and was named by its id.
     #[error(

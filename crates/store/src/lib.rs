@@ -27,6 +27,7 @@ pub mod image;
 pub mod layer;
 pub mod lease;
 pub mod limits;
+pub mod tree;
 
 mod database;
 mod error;
@@ -34,6 +35,7 @@ mod garbage;
 mod store;
 #[cfg(test)]
 mod testing;
+mod usage;
 
 pub use content::BlobContent;
 pub use error::StoreError as Error;
@@ -42,6 +44,7 @@ pub use layer::{BeginLayer, LayerInfo, LayerRequest, LayerWriter};
 pub use lease::Lease;
 pub use limits::Limits;
 pub use store::Store;
+pub use usage::Usage;
 
 /// What most calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,5 +1,7 @@
 //! What the user sees: the standard streams, tables, templates, and the words for times, sizes and ports.
 
+/// Where archives are written.
+pub(crate) mod archive;
 /// Times, sizes and identifiers as people read them.
 pub(crate) mod human;
 /// JSON text and values in the daemon's order.

@@ -1,6 +1,6 @@
 //! Requests about images.
 
-use super::{Body, Client, ClientError, Query, Request, path_escape};
+use super::{Body, Client, ClientError, Query, Request, path_escape, platform_json};
 use crate::auth;
 use crate::filters::Filters;
 use crate::stream::{JsonMessages, ProgressMessage};
@@ -38,6 +38,10 @@ pub struct ImportOptions<'a> {
     pub changes: &'a [String],
     /// `os/arch[/variant]`.
     pub platform: Option<&'a str>,
+}
+
+fn of_platform(platform: Option<&str>) -> Query {
+    Query::new().with_some("platform", platform.map(platform_json).as_deref())
 }
 
 fn path(name: &str, rest: &str) -> String {
@@ -80,21 +84,36 @@ impl Client {
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }
 
-    /// `POST /images/load`.
+    /// `POST /images/load`; the platforms are `os/arch[/variant]`.
     pub fn load_images(
         &self,
         tar: &mut dyn Read,
         quiet: bool,
-        platform: Option<&str>,
+        platforms: &[String],
     ) -> Result<Progress, ClientError> {
-        let query = Query::new().with("quiet", if quiet { "1" } else { "0" }).with_some("platform", platform);
+        let mut query = Query::new().with("quiet", if quiet { "1" } else { "0" });
+        for platform in platforms {
+            query = query.with("platform", &platform_json(platform));
+        }
         let request = Request::new("POST", "/images/load", &query).stream(tar, "application/x-tar");
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }
 
     /// `GET /images/json`.
     pub fn list_images(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>, ClientError> {
-        let query = Query::new().with_flag("all", all).with_some("filters", filters.to_json().as_deref());
+        self.list(all, false, filters)
+    }
+
+    /// The same with the manifests of each.
+    pub fn list_manifests(&self, all: bool, filters: &Filters) -> Result<Vec<ImageSummary>, ClientError> {
+        self.list(all, true, filters)
+    }
+
+    fn list(&self, all: bool, manifests: bool, filters: &Filters) -> Result<Vec<ImageSummary>, ClientError> {
+        let query = Query::new()
+            .with_flag("all", all)
+            .with_flag("manifests", manifests)
+            .with_some("filters", filters.to_json().as_deref());
         self.fetch(Request::new("GET", "/images/json", &query))
     }
 
@@ -103,14 +122,14 @@ impl Client {
         self.fetch(Request::new("GET", path(name, "/json"), &Query::new()))
     }
 
-    /// The same as the daemon sent it.
-    pub fn inspect_image_raw(&self, name: &str) -> Result<Vec<u8>, ClientError> {
-        self.fetch_bytes(Request::new("GET", path(name, "/json"), &Query::new()))
+    /// The same as the daemon sent it; the platform is `os/arch[/variant]`.
+    pub fn inspect_image_raw(&self, name: &str, platform: Option<&str>) -> Result<Vec<u8>, ClientError> {
+        self.fetch_bytes(Request::new("GET", path(name, "/json"), &of_platform(platform)))
     }
 
-    /// `GET /images/{name}/history`.
-    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>, ClientError> {
-        self.fetch(Request::new("GET", path(name, "/history"), &Query::new()))
+    /// `GET /images/{name}/history`; the platform is `os/arch[/variant]`.
+    pub fn image_history(&self, name: &str, platform: Option<&str>) -> Result<Vec<HistoryItem>, ClientError> {
+        self.fetch(Request::new("GET", path(name, "/history"), &of_platform(platform)))
     }
 
     /// `POST /images/{name}/tag`.
@@ -119,14 +138,18 @@ impl Client {
         self.execute(Request::new("POST", path(name, "/tag"), &query))
     }
 
-    /// `DELETE /images/{name}`.
+    /// `DELETE /images/{name}`; the platforms are `os/arch[/variant]`.
     pub fn remove_image(
         &self,
         name: &str,
         force: bool,
         no_prune: bool,
+        platforms: &[String],
     ) -> Result<Vec<ImageDeleteItem>, ClientError> {
-        let query = Query::new().with_flag("force", force).with_flag("noprune", no_prune);
+        let mut query = Query::new().with_flag("force", force).with_flag("noprune", no_prune);
+        for platform in platforms {
+            query = query.with("platforms", &platform_json(platform));
+        }
         self.fetch(Request::new("DELETE", path(name, ""), &query))
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! [`Client::send`] is the ground floor; the methods for each resource are in the files beside this one.
 
+mod archive;
 mod connection;
 mod container;
 mod exec;
@@ -16,6 +17,7 @@ mod response;
 mod system;
 mod volume;
 
+pub use archive::{CommitOptions, platform_json};
 pub use connection::Socket;
 pub use container::{AttachOptions, ListOptions, LogsOptions, PendingWait, RemoveOptions, WaitCondition};
 pub use image::{ImportOptions, Progress, PullOptions};

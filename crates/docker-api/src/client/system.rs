@@ -3,8 +3,11 @@
 use super::{Body, Client, ClientError, Query, Request};
 use crate::filters::Filters;
 use crate::stream::JsonMessages;
-use crate::types::{AuthConfig, AuthResponse, EventMessage, SystemInfo, VersionResponse};
+use crate::types::{
+    AuthConfig, AuthResponse, DiskUsage, EventMessage, SystemInfo, UsageBefore52, VersionResponse,
+};
 use crate::version::ApiVersion;
+use crate::{json, versions};
 
 impl Client {
     /// `HEAD /_ping`: whether the daemon answers; learns its version. Needed only to test for a daemon.
@@ -30,6 +33,20 @@ impl Client {
     /// `GET /info`.
     pub fn info(&self) -> Result<SystemInfo, ClientError> {
         self.fetch(Request::new("GET", "/info", &Query::new()))
+    }
+
+    /// `GET /system/df`; with the objects themselves if they are asked for.
+    pub fn disk_usage(&self, verbose: bool) -> Result<DiskUsage, ClientError> {
+        let query = Query::new().with_flag("verbose", verbose);
+        let request = Request::new("GET", "/system/df", &query);
+        let name = request.name();
+        let answer = self.fetch_bytes(request)?;
+        let decoded = if versions::lists_disk_usage(self.version()) {
+            json::from_slice::<UsageBefore52>(&answer).map(DiskUsage::from)
+        } else {
+            json::from_slice(&answer)
+        };
+        decoded.map_err(|source| ClientError::Decode { request: name, source })
     }
 
     /// `GET /events`; `since` and `until` are Unix seconds ([`crate::timestamp`]).

@@ -171,7 +171,7 @@ fn uploads_in_chunks_after_asking_for_the_version() {
     );
     let (server, client) = Server::start(&[&[ping, &answer]]);
     let lines: Vec<_> =
-        client.load_images(&mut &b"tar bytes"[..], true, None).unwrap().collect::<Result<_, _>>().unwrap();
+        client.load_images(&mut &b"tar bytes"[..], true, &[]).unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!(lines[0].stream, "Loaded image: a\n");
     assert_eq!(lines[1].error, "x");
     let requests = server.requests();

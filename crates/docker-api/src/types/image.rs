@@ -1,6 +1,6 @@
 //! Images: list, inspect, history, removal.
 
-use super::{Descriptor, GraphDriver, HealthConfig, StringMap, StringSet};
+use super::{Descriptor, GraphDriver, HealthConfig, ManifestSummary, StringMap, StringSet};
 use crate::json::{is_zero, null_when_empty};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,6 +26,9 @@ pub struct ImageSummary {
     /// Up to 1.43: the same as `size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<i64>,
+    /// From 1.47, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<ManifestSummary>>,
 }
 
 /// `GET /images/{name}/json`.
@@ -68,6 +71,9 @@ pub struct ImageInspect {
     pub metadata: ImageMetadata,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,
+    /// From 1.48, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<ManifestSummary>>,
 }
 
 /// The image's configuration.

@@ -14,6 +14,7 @@ mod image;
 mod network;
 mod stats;
 mod system;
+mod usage;
 mod volume;
 
 pub use auth::*;
@@ -25,6 +26,7 @@ pub use image::*;
 pub use network::*;
 pub use stats::*;
 pub use system::*;
+pub use usage::*;
 pub use volume::*;
 
 use serde::{Deserialize, Serialize};

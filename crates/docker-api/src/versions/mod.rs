@@ -96,6 +96,9 @@ pub fn image_summary(answer: &mut ImageSummary, version: ApiVersion) {
     if up_to(version, 47) {
         v1_47::image_summary(answer);
     }
+    if up_to(version, 46) {
+        v1_46::image_summary(answer);
+    }
     if up_to(version, 43) {
         v1_43::image_summary(answer);
     }
@@ -164,6 +167,16 @@ pub fn stats(answer: &mut StatsResponse, version: ApiVersion) {
     if up_to(version, 51) {
         answer.os_type.clear();
     }
+}
+
+/// Whether `GET /system/df` lists objects instead of adding them up.
+pub fn lists_disk_usage(version: ApiVersion) -> bool {
+    up_to(version, 51)
+}
+
+/// Whether `GET /system/df` can be asked for some kinds of objects only.
+pub fn has_disk_usage_types(version: ApiVersion) -> bool {
+    !up_to(version, 41)
 }
 
 /// Whether stop and restart take a signal.

@@ -1,7 +1,11 @@
-//! Up to 1.46: `info` has the registries for non-distributable layers.
+//! Up to 1.46: `info` has the registries for non-distributable layers, images don't tell their manifests.
 
-use crate::types::SystemInfo;
+use crate::types::{ImageSummary, SystemInfo};
 use serde_json::Value;
+
+pub(super) fn image_summary(answer: &mut ImageSummary) {
+    answer.manifests = None;
+}
 
 pub(super) fn info(answer: &mut SystemInfo) {
     answer.registry_config.allow_nondistributable_artifacts_cidrs = Some(Value::Null);

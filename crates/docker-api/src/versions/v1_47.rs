@@ -27,4 +27,5 @@ pub(super) fn image_summary(answer: &mut ImageSummary) {
 
 pub(super) fn image_inspect(answer: &mut ImageInspect) {
     answer.descriptor = None;
+    answer.manifests = None;
 }

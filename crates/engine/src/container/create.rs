@@ -27,7 +27,7 @@ use crate::{Error, Result, identifier, image, network, volume};
 const DETAILS_VERSION: u32 = 1;
 
 /// An empty file at the root of every container, under the name that Docker gave it.
-const CONTAINER_MARK: &str = ".dockerenv";
+pub(crate) const CONTAINER_MARK: &str = ".dockerenv";
 
 impl Engine {
     /// Makes a container.

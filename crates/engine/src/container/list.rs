@@ -1,5 +1,7 @@
 //! Lists of containers, `inspect`, and sizes.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,14 +95,16 @@ impl Engine {
     }
 }
 
-/// Bytes of all files below a directory. What vanishes meanwhile is not counted.
+/// Bytes of all files below a directory, each once however many names it has. What vanishes meanwhile is not counted.
 pub(crate) fn size_of_tree(path: &Path) -> u64 {
     let mut total = 0;
+    let mut seen = HashSet::new();
     let mut directories = vec![path.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in palan_stdx::fs::read_dir(&directory).unwrap_or_default() {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => directories.push(entry.path()),
+                Ok(metadata) if metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino())) => {}
                 Ok(metadata) => total += metadata.len(),
                 Err(_) => {}
             }

@@ -3,11 +3,12 @@
 //! A request arrives in `create`, `lifecycle`, `attach`, `wait`, `logs`, `list` or `top`.
 
 pub(crate) mod attach;
-mod create;
+pub(crate) mod create;
 pub(crate) use create::parse_platform;
 pub(crate) mod driver;
 pub(crate) mod exec;
 pub(crate) mod exit;
+pub(crate) mod files;
 pub(crate) mod index;
 mod lifecycle;
 pub(crate) mod link;
@@ -30,6 +31,8 @@ use std::os::fd::OwnedFd;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use files::{Change, ChangeKind};
 
 use crate::spec::{Config, EndpointSettings, Filters, HostConfig};
 

@@ -65,7 +65,7 @@ fn unsupported_option(name: &str) -> ApiError {
     ApiError::invalid(format!("{name} is not supported by this version of Palan: leave it out"))
 }
 
-fn container_config(config: wire::ContainerConfig) -> spec::Config {
+pub(crate) fn container_config(config: wire::ContainerConfig) -> spec::Config {
     spec::Config {
         hostname: config.hostname,
         domainname: config.domainname,

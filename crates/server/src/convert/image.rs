@@ -2,7 +2,9 @@
 
 use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
 use palan_docker_api::types as wire;
-use palan_engine::image::{HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, Progress};
+use palan_engine::image::{
+    HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, ManifestSummary, Progress,
+};
 use palan_oci::ImageConfig;
 use palan_oci::image_config::ExecutionConfig;
 
@@ -16,7 +18,10 @@ pub(crate) fn summary(image: ImageSummary) -> wire::ImageSummary {
         labels: image.labels,
         repo_digests: image.repo_digests,
         repo_tags: image.repo_tags,
-        shared_size: -1,
+        parent_id: image.parent,
+        descriptor: image.manifest.as_ref().map(descriptor),
+        manifests: image.manifest.as_ref().map(|manifest| vec![self::manifest(manifest)]),
+        shared_size: image.shared_size.map_or(-1, signed),
         size: signed(image.size),
         ..wire::ImageSummary::default()
     }
@@ -46,7 +51,43 @@ pub(crate) fn inspect(image: &ImageDetails) -> wire::ImageInspect {
             layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
         },
         metadata: wire::ImageMetadata { last_tag_time: time(image.last_tagged) },
+        parent: given(&image.parent),
+        descriptor: Some(descriptor(&image.manifest)),
         ..wire::ImageInspect::default()
+    }
+}
+
+fn descriptor(manifest: &ManifestSummary) -> wire::Descriptor {
+    wire::Descriptor {
+        media_type: manifest.media_type.clone(),
+        digest: manifest.digest.clone(),
+        size: signed(manifest.size),
+        ..wire::Descriptor::default()
+    }
+}
+
+/// An image as a manifest.
+pub(crate) fn manifest(manifest: &ManifestSummary) -> wire::ManifestSummary {
+    let platform = &manifest.platform;
+    wire::ManifestSummary {
+        id: manifest.digest.clone(),
+        descriptor: descriptor(manifest),
+        available: true,
+        size: wire::ManifestSize {
+            content: signed(manifest.content_size),
+            total: signed(manifest.content_size + manifest.unpacked_size),
+        },
+        kind: "image".to_owned(),
+        image_data: Some(wire::ManifestImage {
+            platform: wire::Platform {
+                architecture: platform.architecture.clone(),
+                os: platform.os.clone(),
+                variant: platform.variant.clone().unwrap_or_default(),
+                ..wire::Platform::default()
+            },
+            containers: manifest.containers.clone(),
+            size: wire::UnpackedSize { unpacked: signed(manifest.unpacked_size) },
+        }),
     }
 }
 

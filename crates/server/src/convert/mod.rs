@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod network;
 pub(crate) mod stats;
 pub(crate) mod system;
+pub(crate) mod usage;
 
 use jiff::Timestamp;
 use palan_docker_api::types;

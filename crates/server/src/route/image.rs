@@ -17,6 +17,7 @@ use palan_engine::stream::Items;
 use crate::convert;
 use crate::error::{ApiError, ApiResult, ok_json};
 use crate::extract::{Name, Params, Version};
+use crate::route::archive;
 use crate::streaming::{json_line, pipe_body, respond};
 
 type Engines = State<Arc<Engine>>;
@@ -26,6 +27,8 @@ pub(crate) async fn list(State(engine): Engines, version: Version, params: Param
         all: params.flag("all"),
         filters: params.filters()?,
         containers: versions::counts_containers(version.0),
+        shared_size: params.flag("shared-size"),
+        manifests: params.flag("manifests"),
     };
     let mut answer: Vec<_> =
         engine.list_images(query).await?.into_iter().map(convert::image::summary).collect();
@@ -68,11 +71,8 @@ fn pull_reference(image: &str, tag: &str) -> (String, bool) {
 
 async fn import(engine: &Engine, params: &Params, body: Body) -> ApiResult {
     let source = params.text("fromSrc");
-    if source != "-" {
-        let message = format!(
-            "cannot import from {source:?}: fetching from a URL is not supported, send the archive with fromSrc=-"
-        );
-        return Err(ApiError::invalid(message));
+    if source.is_empty() {
+        return Err(ApiError::invalid("nothing is named to pull or import: fromImage and fromSrc are empty"));
     }
     let reference = match (params.text("repo"), params.text("tag")) {
         ("", _) => String::new(),
@@ -87,16 +87,15 @@ async fn import(engine: &Engine, params: &Params, body: Body) -> ApiResult {
         platform: params.some("platform"),
         source: source.to_owned(),
     };
+    if spec.source != "-" {
+        return Ok(progress(engine.import_from_url(spec).await?));
+    }
     Ok(progress(engine.import(spec, pipe_body(body)).await?))
 }
 
 pub(crate) async fn load(State(engine): Engines, params: Params, body: Body) -> ApiResult {
-    if params.some("platform").is_some() {
-        return Err(ApiError::invalid(
-            "loading only one platform of an image is not supported: leave out platform",
-        ));
-    }
-    Ok(progress(engine.load(pipe_body(body), params.flag_or("quiet", true)).await?))
+    let platform = params.platform("platform")?;
+    Ok(progress(engine.load(pipe_body(body), params.flag_or("quiet", true), platform).await?))
 }
 
 fn progress(items: Items<Progress>) -> Response {
@@ -125,10 +124,10 @@ pub(crate) async fn get(
     match path.rsplit_once('/') {
         Some((name, "json")) => inspect(&engine, version, name, &params).await,
         Some((name, "history")) => {
-            let history = engine.image_history(name).await?;
+            let history = engine.image_history(name, params.platform("platform")?).await?;
             ok_json(&history.into_iter().map(convert::image::history).collect::<Vec<_>>())
         }
-        Some((_, "get")) => Err(ApiError::unsupported("saving images")),
+        Some((name, "get")) => archive::save_named(&engine, vec![name.to_owned()], &params).await,
         Some((_, "attestations")) => Err(ApiError::unsupported("listing the attestations of images")),
         _ => Err(ApiError::page_not_found()),
     }
@@ -140,7 +139,11 @@ async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params)
             "conflicting options: manifests and platform options cannot both be set",
         ));
     }
-    let mut answer = convert::image::inspect(&engine.inspect_image(name).await?);
+    let details = engine.inspect_image(name, params.platform("platform")?).await?;
+    let mut answer = convert::image::inspect(&details);
+    if params.flag("manifests") {
+        answer.manifests = Some(vec![convert::image::manifest(&details.manifest)]);
+    }
     versions::image_inspect(&mut answer, version.0);
     ok_json(&answer)
 }
@@ -161,12 +164,8 @@ pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Par
     if name.trim().is_empty() {
         return Err(ApiError::invalid("image name cannot be blank"));
     }
-    if !params.all("platforms").is_empty() {
-        return Err(ApiError::invalid(
-            "removing one platform of an image is not supported: leave out platforms",
-        ));
-    }
-    let removed = engine.remove_image(&name, params.flag("force"), params.flag("noprune")).await?;
+    let (force, no_prune) = (params.flag("force"), params.flag("noprune"));
+    let removed = engine.remove_image(&name, force, no_prune, params.platforms("platforms")?).await?;
     ok_json(&removed.into_iter().map(convert::image::removal).collect::<Vec<_>>())
 }
 

@@ -1,5 +1,6 @@
 //! The handlers, one file for each resource: take the request apart, call the engine, put the answer together.
 
+pub(crate) mod archive;
 pub(crate) mod container;
 pub(crate) mod events;
 pub(crate) mod exec;
@@ -7,4 +8,5 @@ pub(crate) mod image;
 pub(crate) mod network;
 pub(crate) mod system;
 pub(crate) mod unsupported;
+pub(crate) mod usage;
 pub(crate) mod volume;

@@ -1,4 +1,4 @@
-//! The Dockerfile instructions of `import --change`, applied to an image's configuration.
+//! The Dockerfile instructions of `import --change` and `commit --change`, applied to an image's configuration.
 
 use palan_oci::image_config::{Empty, ExecutionConfig, Healthcheck};
 use palan_stdx::duration;
@@ -44,8 +44,9 @@ pub enum ChangeError {
     },
 }
 
-/// Applies the changes, in order.
-pub(super) fn apply(config: &mut ExecutionConfig, changes: &[String]) -> Result<(), ChangeError> {
+/// Applies Dockerfile instructions to a configuration, in order: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD,
+/// STOPSIGNAL, USER, VOLUME, WORKDIR.
+pub fn apply(config: &mut ExecutionConfig, changes: &[String]) -> Result<(), ChangeError> {
     let mut has_cmd = false;
     for line in changes.iter().flat_map(|change| change.lines()) {
         let line = line.trim();

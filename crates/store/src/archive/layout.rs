@@ -13,7 +13,7 @@ const ATTESTATION: &str = "vnd.docker.reference.type";
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
 
-pub(super) fn images(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
+pub(super) fn images(entries: &Entries, wanted: &Platform) -> Result<Vec<Found>, ArchiveError> {
     let content = entries.document("index.json").ok_or(ArchiveError::NoImage)?;
     let index = match parse(content, "index.json", None)? {
         Document::Index(index) => index,
@@ -24,9 +24,12 @@ pub(super) fn images(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
         // Several with one name are one image for several platforms.
         let descriptor = match descriptors[..] {
             [only] => only.clone(),
-            _ => select(&Index { manifests: descriptors.into_iter().cloned().collect(), ..index.clone() })?,
+            _ => select(
+                &Index { manifests: descriptors.into_iter().cloned().collect(), ..index.clone() },
+                wanted,
+            )?,
         };
-        let mut image = image(entries, &descriptor, MAX_DEPTH)?;
+        let mut image = image(entries, &descriptor, wanted, MAX_DEPTH)?;
         image.names.extend(name);
         match found.iter_mut().find(|other| other.config == image.config) {
             Some(same) => same.names.append(&mut image.names),
@@ -70,14 +73,19 @@ fn name_of(entry: &Descriptor) -> Result<Option<Reference>, ArchiveError> {
     }
 }
 
-fn image(entries: &Entries, descriptor: &Descriptor, depth: usize) -> Result<Found, ArchiveError> {
+fn image(
+    entries: &Entries,
+    descriptor: &Descriptor,
+    wanted: &Platform,
+    depth: usize,
+) -> Result<Found, ArchiveError> {
     let name = blob_name(&descriptor.digest);
     let content = entries.need_document(&name)?;
     match parse(content, &name, Some(&descriptor.media_type))? {
         Document::Index(_) if depth == 0 => {
             Err(ArchiveError::Limit { what: "nested indexes", limit: MAX_DEPTH as u64 })
         }
-        Document::Index(index) => image(entries, &select(&index)?, depth - 1),
+        Document::Index(index) => image(entries, &select(&index, wanted)?, wanted, depth - 1),
         Document::Manifest(manifest) => from_manifest(entries, &manifest, content, descriptor),
     }
 }
@@ -99,9 +107,8 @@ fn from_manifest(
     })
 }
 
-fn select(index: &Index) -> Result<Descriptor, ArchiveError> {
-    let wanted = Platform::host();
-    index.select(&wanted).cloned().ok_or(ArchiveError::NoPlatform { wanted })
+fn select(index: &Index, wanted: &Platform) -> Result<Descriptor, ArchiveError> {
+    index.select(wanted).cloned().ok_or_else(|| ArchiveError::NoPlatform { wanted: wanted.clone() })
 }
 
 fn parse(content: &[u8], name: &str, media_type: Option<&str>) -> Result<Document, ArchiveError> {

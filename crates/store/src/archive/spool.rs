@@ -1,7 +1,7 @@
 //! Puts the entries of an archive aside: documents in memory, content as parts named by digest.
 
 use std::collections::HashMap;
-use std::io::{Read, Write as _};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use palan_oci::Digest;
@@ -185,6 +185,25 @@ impl<'s> Parts<'s> {
         kept
     }
 
+    /// Writes content that is made here to a part named by its digest. What `fill` returns comes back with it.
+    pub(super) fn fill<T>(
+        &mut self,
+        compression: Compression,
+        lease: &Lease,
+        fill: impl FnOnce(&mut dyn Write) -> Result<T>,
+    ) -> Result<(Spooled, T)> {
+        let temporary = self.store.inner.ingest.join(format!(".tmp-{}", crate::store::random_name()));
+        let kept = fill_file(&temporary, compression, fill).and_then(|(spooled, outcome)| {
+            self.keep(&spooled, None, &temporary, lease)?;
+            Ok((spooled, outcome))
+        });
+        if kept.is_err() {
+            // The error to tell is the one at hand.
+            let _ = fs::remove_file(&temporary);
+        }
+        kept
+    }
+
     fn keep(
         &mut self,
         spooled: &Spooled,
@@ -242,6 +261,35 @@ fn write_down(source: &mut dyn Read, path: &Path, limits: &Limits) -> Result<Spo
     let size = hasher.length();
     let compression = compression.unwrap_or(Compression::None);
     Ok(Spooled { digest: hasher.finish(), size, compression })
+}
+
+fn fill_file<T>(
+    path: &Path,
+    compression: Compression,
+    fill: impl FnOnce(&mut dyn Write) -> Result<T>,
+) -> Result<(Spooled, T)> {
+    let mut part = Hashing { file: fs::create_new(path, 0o600)?, hasher: Hasher::new() };
+    let outcome = fill(&mut part)?;
+    let size = part.hasher.length();
+    Ok((Spooled { digest: part.hasher.finish(), size, compression }, outcome))
+}
+
+/// Hashes what is written to a file.
+struct Hashing {
+    file: std::fs::File,
+    hasher: Hasher,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let length = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..length]);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The content of the current entry as a plain reader. Its failures are put aside, since they are the archive's and

@@ -2,6 +2,7 @@
 
 use palan_oci::{Digest, ImageConfig, Reference};
 
+use super::parent::children_of;
 use super::{Conflict, ImageId, ImageUser, Removed, stored_name};
 use crate::database::ImageRow;
 use crate::store::State;
@@ -13,20 +14,46 @@ impl Store {
     ///
     /// A name goes first; the image goes when it was the last one. An id takes all names with it if they are of one
     /// repository. A running container keeps its image even by force, a stopped one without it.
+    ///
+    /// An image that others were made from stays for them, nameless at most. It goes with the last of them, if it has no
+    /// name and no container then.
     pub fn remove_image(
         &self,
         name: &str,
         force: bool,
         users: &dyn Fn(&ImageId) -> Vec<ImageUser>,
     ) -> Result<Vec<Removed>> {
+        self.remove(name, force, true, users)
+    }
+
+    /// As [`Store::remove_image`], but nameless images that it was made from stay.
+    pub fn remove_image_only(
+        &self,
+        name: &str,
+        force: bool,
+        users: &dyn Fn(&ImageId) -> Vec<ImageUser>,
+    ) -> Result<Vec<Removed>> {
+        self.remove(name, force, false, users)
+    }
+
+    fn remove(
+        &self,
+        name: &str,
+        force: bool,
+        prune: bool,
+        users: &dyn Fn(&ImageId) -> Vec<ImageUser>,
+    ) -> Result<Vec<Removed>> {
         let image = self.resolve(name)?;
         let id = image.id;
+        let users_of = users;
         let users = users(&id);
+        let has_children = !self.children(&id)?.is_empty();
+        let parent = self.parent(&id)?.filter(|_| prune);
         let names: Vec<Reference> = image.tags.iter().chain(&image.digests).cloned().collect();
         let plan = if is_id_prefix(&id, name) {
-            plan_by_id(&id, names, force, &users)?
+            plan_by_id(&id, names, force, has_children, &users)?
         } else {
-            plan_by_name(&id, name, names, force, &users)?
+            plan_by_name(&id, name, names, force, has_children, &users)?
         };
         let mut state = self.inner.lock();
         let stored: Vec<String> = plan.untag.iter().map(stored_name).collect();
@@ -34,12 +61,38 @@ impl Store {
         let mut removed: Vec<Removed> =
             plan.untag.into_iter().map(|name| Removed::Untagged(name, id)).collect();
         // Another name may have come meanwhile; then the image stays.
-        if plan.delete && (force || database::names_of(&state.db, &id)?.is_empty()) {
+        let is_free = children_of(&state.db, &id)?.is_empty();
+        if plan.delete && is_free && (force || database::names_of(&state.db, &id)?.is_empty()) {
             removed.extend(self.delete(&mut state, &id, &image.config)?);
             drop(state);
+            self.remove_ancestors(parent, users_of, &mut removed)?;
             self.inner.background.schedule(&self.inner, false, true);
         }
         Ok(removed)
+    }
+
+    /// Removes the images that only stood there for what was made from them.
+    fn remove_ancestors(
+        &self,
+        mut parent: Option<ImageId>,
+        users: &dyn Fn(&ImageId) -> Vec<ImageUser>,
+        removed: &mut Vec<Removed>,
+    ) -> Result<()> {
+        while let Some(id) = parent {
+            let Some(image) = self.image(&id)? else { break };
+            parent = self.parent(&id)?;
+            if !users(&id).is_empty() {
+                break;
+            }
+            let mut state = self.inner.lock();
+            let is_free =
+                database::names_of(&state.db, &id)?.is_empty() && children_of(&state.db, &id)?.is_empty();
+            if !is_free {
+                break;
+            }
+            removed.extend(self.delete(&mut state, &id, &image.config)?);
+        }
+        Ok(())
     }
 
     fn delete(&self, state: &mut State, id: &ImageId, config: &ImageConfig) -> Result<Vec<Removed>> {
@@ -81,7 +134,16 @@ struct Plan {
     delete: bool,
 }
 
-fn plan_by_id(id: &ImageId, names: Vec<Reference>, force: bool, users: &[ImageUser]) -> Result<Plan> {
+fn plan_by_id(
+    id: &ImageId,
+    names: Vec<Reference>,
+    force: bool,
+    has_children: bool,
+    users: &[ImageUser],
+) -> Result<Plan> {
+    if has_children {
+        return Err(Conflict::Children { image: id.digest().short() }.into());
+    }
     if names.len() > 1 && !is_one_name(&names) && !force {
         if let Some(conflict) = container_conflict(id, users, true) {
             return Err(conflict.into());
@@ -99,6 +161,7 @@ fn plan_by_name(
     name: &str,
     names: Vec<Reference>,
     force: bool,
+    has_children: bool,
     users: &[ImageUser],
 ) -> Result<Plan> {
     if let (false, true, Some(user)) = (force, is_one_name(&names), users.first()) {
@@ -123,8 +186,8 @@ fn plan_by_name(
         untag.extend::<Vec<_>>(same);
         rest = others;
     }
-    // A container that still uses the image keeps it, nameless; only the name goes then.
-    let delete = rest.is_empty() && container_conflict(id, users, force).is_none();
+    // A container that still uses the image keeps it, nameless; only the name goes then. So do images made from it.
+    let delete = rest.is_empty() && !has_children && container_conflict(id, users, force).is_none();
     Ok(Plan { untag, delete })
 }
 

@@ -22,13 +22,17 @@ use std::path::Path;
 
 use palan_linux::path::{Directory, FileKind, RootDir, Time};
 use palan_linux::xattr;
-use rustix::fs::{Mode, Timespec, Timestamps};
+use rustix::fs::Mode;
 use rustix::io::Errno;
+
+use attributes::{dress, is_inherited, kept_xattrs, strip, timestamps, tolerate_unsupported};
 
 use super::LayerError;
 use super::name::{Meaning, Name, meaning};
 use super::tar::{Entry, Kind, Reader, Segment, lossy};
 use crate::Limits;
+
+mod attributes;
 
 /// How the directory relates to the layers below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +188,13 @@ impl<'a> Applier<'a> {
         if created && replaces && self.form == Form::Alone {
             xattr::set(&directory, OPAQUE, b"y").map_err(failed(entry, "make opaque"))?;
         }
+        if !created {
+            strip(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
+        }
         dress(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
+        // At the end once more, when all is in it; but a symlink on the way may lead elsewhere then.
+        rustix::fs::futimens(&directory, &timestamps(entry.modified))
+            .map_err(|error| failed(entry, "set the times of")(error.into()))?;
         self.keep_handle(name.as_bytes(), directory);
         self.set_times_at_the_end(name.clone(), entry)
     }
@@ -571,56 +581,6 @@ fn write_segments<R: Read>(
         }
     }
     Ok(())
-}
-
-/// Owner first: changing it clears set-id bits and capabilities.
-fn dress(file: &impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {
-    let (uid, gid) = (rustix::fs::Uid::from_raw(entry.uid), rustix::fs::Gid::from_raw(entry.gid));
-    rustix::fs::fchown(file, Some(uid), Some(gid))?;
-    for (attribute, value) in kept_xattrs(entry) {
-        if entry.kind == Kind::Directory && is_inherited(attribute) {
-            continue;
-        }
-        let name = OsStr::from_bytes(attribute);
-        let set = rustix::fs::fsetxattr(file, name, value, rustix::fs::XattrFlags::empty());
-        tolerate_unsupported(set.map_err(io::Error::from), attribute)?;
-    }
-    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?)
-}
-
-/// Overlay's own attributes would let a layer redirect lookups or hide files: only we set them.
-fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = &(Vec<u8>, Vec<u8>)> {
-    entry
-        .xattrs
-        .iter()
-        .filter(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."))
-}
-
-fn is_inherited(attribute: &[u8]) -> bool {
-    attribute == b"system.posix_acl_default"
-}
-
-/// A file system or kernel without an attribute's kind loses it, as in Docker; a capability must not get lost.
-fn tolerate_unsupported(set: io::Result<()>, attribute: &[u8]) -> io::Result<()> {
-    let Err(error) = set else { return Ok(()) };
-    let unsupported = match Errno::from_io_error(&error) {
-        Some(Errno::OPNOTSUPP) => true,
-        // `user.` exists on files and directories only.
-        Some(Errno::PERM) => attribute.starts_with(b"user."),
-        // No policy that knows the label.
-        Some(Errno::INVAL | Errno::ACCESS) => attribute.starts_with(b"security.selinux"),
-        _ => false,
-    };
-    if unsupported && attribute != b"security.capability" {
-        tracing::debug!(attribute = %lossy(attribute), "an extended attribute of a layer can't be kept");
-        return Ok(());
-    }
-    Err(error)
-}
-
-fn timestamps(time: Time) -> Timestamps {
-    let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
 }
 
 fn is_at_or_above(open: &[u8], path: &[u8]) -> bool {

@@ -22,6 +22,7 @@ use crate::Limits;
 mod header;
 mod pax;
 mod sparse;
+pub(crate) mod write;
 
 use header::{Format, Header};
 pub(crate) use sparse::Segment;
@@ -61,6 +62,25 @@ pub(crate) struct Entry {
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the content belongs, for a file with holes.
     pub(crate) sparse: Option<Vec<Segment>>,
+}
+
+impl Entry {
+    /// An entry of root's that says nothing else.
+    pub(crate) fn plain(path: Vec<u8>, kind: Kind) -> Self {
+        Self {
+            path,
+            kind,
+            link: Vec::new(),
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            modified: Time::default(),
+            size: 0,
+            device: (0, 0),
+            xattrs: Vec::new(),
+            sparse: None,
+        }
+    }
 }
 
 /// Why an archive is refused.

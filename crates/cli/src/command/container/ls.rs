@@ -93,6 +93,14 @@ fn format(asked: &str, quiet: bool, size: bool) -> Format {
     }
 }
 
+/// The table of `system df -v`.
+pub(crate) fn usage_table(containers: &[ContainerSummary], now: SystemTime) -> Result<String> {
+    let template = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
+    let lines: Vec<Line<'_>> =
+        containers.iter().map(|container| Line { container, truncate: true, now }).collect();
+    list::render(&Format::new("table", template), COLUMNS, &lines)
+}
+
 struct Line<'a> {
     container: &'a ContainerSummary,
     truncate: bool,

@@ -1,8 +1,11 @@
 //! `palan container …` and the short forms of its commands.
 
 pub(crate) mod attach;
+pub(crate) mod commit;
 pub(crate) mod create;
+pub(crate) mod diff;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod logs;
@@ -27,8 +30,11 @@ pub(crate) const GROUP: Group = Group {
     short: "Manage containers",
     entries: &[
         Entry(&["attach"], &attach::COMMAND),
+        Entry(&["commit"], &commit::COMMAND),
         Entry(&["create"], &create::COMMAND),
+        Entry(&["diff"], &diff::COMMAND),
         Entry(&["exec"], &exec::COMMAND),
+        Entry(&["export"], &export::COMMAND),
         Entry(&["inspect"], &inspect::COMMAND),
         Entry(&["kill"], &kill::COMMAND),
         Entry(&["logs"], &logs::COMMAND),
@@ -47,5 +53,5 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["unpause"], &pause::UNPAUSE),
         Entry(&["wait"], &wait::COMMAND),
     ],
-    missing: &["commit", "cp", "diff", "export", "update"],
+    missing: &["cp", "update"],
 };

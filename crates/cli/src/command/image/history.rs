@@ -25,7 +25,7 @@ static FLAGS: &[Flag] = &[
     Flag::string("format", None, FORMAT_HELP),
     Flag::bool("human", Some('H'), "Print sizes and dates in human readable format").default("true"),
     Flag::bool("no-trunc", None, "Don't truncate output"),
-    Flag::string("platform", None, "Show history for the given platform. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")").not_yet(),
+    Flag::string("platform", None, "Show history for the given platform. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")"),
     Flag::bool("quiet", Some('q'), "Only show image IDs"),
 ];
 
@@ -47,7 +47,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         "" | "table" if flags.bool("quiet") => Format::plain("{{.ID}}"),
         asked => Format::new(asked, &default),
     };
-    let items = app.client()?.image_history(&flags.args[0])?;
+    let items = app.client()?.image_history(&flags.args[0], super::platform(flags)?.as_deref())?;
     let (truncate, now) = (!flags.bool("no-trunc"), SystemTime::now());
     let lines: Vec<Line<'_>> = items.iter().map(|item| Line { item, human, truncate, now }).collect();
     app.streams.print(&list::render(&format, COLUMNS, &lines)?)
@@ -66,7 +66,8 @@ impl Row for Line<'_> {
         match name {
             "ID" if self.truncate => human::truncate_id(&item.id).to_owned(),
             "ID" => item.id.clone(),
-            "CreatedSince" if item.created <= 0 => String::new(),
+            // The table says so, too, and every other format gets no more.
+            "CreatedSince" if item.created <= 0 => "N/A".to_owned(),
             "CreatedSince" => human::ago(item.created, self.now),
             "CreatedAt" => Timestamp::from_second(item.created)
                 .map(|moment| moment.to_zoned(common::zone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())

@@ -16,14 +16,17 @@ pub(crate) static COMMAND: Command = Command {
     )
 };
 
-static FLAGS: &[Flag] = &[
-    Flag::string("format", Some('f'), INSPECT_FORMAT_HELP),
-    Flag::string("platform", None, "Inspect a specific platform of the multi-platform image").not_yet(),
-];
+const PLATFORM_HELP: &str = "Inspect a specific platform of the multi-platform image.\n\
+If the image or the server is not multi-platform capable, the command will error out if the platform does not match.\n\
+'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)";
+
+static FLAGS: &[Flag] =
+    &[Flag::string("format", Some('f'), INSPECT_FORMAT_HELP), Flag::string("platform", None, PLATFORM_HELP)];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
+    let platform = super::platform(flags)?;
     let client = app.client()?;
     common::inspect(app, &flags.args, flags.string("format"), &OBJECTS, |name| {
-        Ok(client.inspect_image_raw(name)?)
+        Ok(client.inspect_image_raw(name, platform.as_deref())?)
     })
 }

@@ -19,11 +19,12 @@ pub(crate) static COMMAND: Command = Command {
 #[rustfmt::skip]
 static FLAGS: &[Flag] = &[
     Flag::string("input", Some('i'), "Read from tar archive file, instead of STDIN"),
-    Flag::string("platform", None, "Load only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")"),
+    Flag::list("platform", None, "Load only the given platform(s). Formatted as a comma-separated list of \"os[/arch[/variant]]\" (e.g., \"linux/amd64,linux/arm64/v8\")").named("strings"),
     Flag::bool("quiet", Some('q'), "Suppress the load output"),
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
+    let platforms = super::platforms(flags)?;
     let path = flags.string("input");
     let mut input: Box<dyn Read + Send> = match path {
         "" if app.streams.input_is_terminal() => {
@@ -33,8 +34,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         path => Box::new(open(path)?),
     };
     let quiet = flags.bool("quiet") || !app.streams.output_is_terminal();
-    let platform = flags.given("platform");
-    let progress = app.client()?.load_images(&mut input, quiet, platform)?;
+    let progress = app.client()?.load_images(&mut input, quiet, &platforms)?;
     show(app, progress, false, To::Output)
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use palan_docker_api::filters::Filters;
 use palan_docker_api::types::ImageSummary;
 use palan_oci::Reference;
 use palan_stdx::size;
@@ -9,7 +10,7 @@ use palan_stdx::size;
 use super::super::common::{self, FORMAT_HELP};
 use super::super::{Arity, Command};
 use crate::app::App;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::flags::{Flag, Parsed};
 use crate::output::human;
 use crate::output::list::{self, Column, Format, Row};
@@ -27,7 +28,7 @@ static FLAGS: &[Flag] = &[
     Flag::string("format", None, FORMAT_HELP),
     Flag::bool("no-trunc", None, "Don't truncate output"),
     Flag::bool("quiet", Some('q'), "Only show image IDs"),
-    Flag::bool("tree", None, "List multi-platform images as a tree (EXPERIMENTAL)").not_yet(),
+    Flag::bool("tree", None, "List multi-platform images as a tree (EXPERIMENTAL)"),
 ];
 
 const CREATED: &str = "{{if .CreatedSince }}{{.CreatedSince}}{{else}}N/A{{end}}";
@@ -47,16 +48,16 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
+    if flags.bool("tree") {
+        return as_tree(app, flags);
+    }
     let (quiet, digests) = (flags.bool("quiet"), flags.bool("digests"));
     let asked = match flags.string("format") {
         "" if !quiet => app.config().text("imagesFormat"),
         asked => asked,
     };
     let format = format(asked, quiet, digests).check()?;
-    let mut filters = common::filters(flags);
-    if let Some(name) = flags.args.first() {
-        filters.add("reference", name.as_str());
-    }
+    let filters = filters(flags);
     let images = app.client()?.list_images(flags.bool("all"), &filters)?;
     let with_digest = digests || format.uses("Digest}}");
     let truncate = !flags.bool("no-trunc");
@@ -64,6 +65,24 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     let lines: Vec<Line<'_>> =
         images.iter().flat_map(|image| lines(image, digests, with_digest, truncate, now)).collect();
     app.streams.print(&list::render(&format, COLUMNS, &lines)?)
+}
+
+fn filters(flags: &Parsed) -> Filters {
+    let mut filters = common::filters(flags);
+    if let Some(name) = flags.args.first() {
+        filters.add("reference", name.as_str());
+    }
+    filters
+}
+
+fn as_tree(app: &App, flags: &Parsed) -> Result<()> {
+    // In Docker's words, and its order.
+    let others =
+        [("quiet", "quiet"), ("no-trunc", "no-trunc"), ("digests", "show-digest"), ("format", "format")];
+    if let Some((_, name)) = others.iter().find(|(flag, _)| flags.changed(flag)) {
+        return Err(CliError::new(format!("--{name} is not yet supported with --tree")));
+    }
+    super::tree::run(app, flags.bool("all"), &filters(flags))
 }
 
 fn format(asked: &str, quiet: bool, digests: bool) -> Format {
@@ -85,6 +104,16 @@ fn format(asked: &str, quiet: bool, digests: bool) -> Format {
             Format::new(asked, &default)
         }
     }
+}
+
+/// The table of `system df -v`.
+pub(crate) fn usage_table(images: &[ImageSummary], now: SystemTime) -> Result<String> {
+    let template = format!(
+        "{{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.ID}}}}\t{CREATED}\t{{{{.Size}}}}\t{{{{.SharedSize}}}}\t{{{{.UniqueSize}}}}\t{{{{.Containers}}}}"
+    );
+    let lines: Vec<Line<'_>> =
+        images.iter().flat_map(|image| lines(image, false, false, true, now)).collect();
+    list::render(&Format::new("table", &template), COLUMNS, &lines)
 }
 
 /// A row of the table: an image under one of its names.

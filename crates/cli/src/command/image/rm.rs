@@ -15,16 +15,17 @@ pub(crate) static COMMAND: Command = Command {
 static FLAGS: &[Flag] = &[
     Flag::bool("force", Some('f'), "Force removal of the image"),
     Flag::bool("no-prune", None, "Do not delete untagged parents"),
-    Flag::list("platform", None, "Remove only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")").named("strings").not_yet(),
+    Flag::list("platform", None, "Remove only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")").named("strings"),
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let client = app.client()?;
     let force = flags.bool("force");
+    let platforms = super::platforms(flags)?;
     let mut failures = Vec::new();
     let mut fatal = false;
     for name in &flags.args {
-        match client.remove_image(name, force, flags.bool("no-prune")) {
+        match client.remove_image(name, force, flags.bool("no-prune"), &platforms) {
             Ok(removed) => {
                 for item in removed {
                     if item.deleted.is_empty() {

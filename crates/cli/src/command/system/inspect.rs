@@ -67,7 +67,7 @@ fn get(client: &Client, kind: &str, name: &str, size: bool) -> std::result::Resu
     let path = format!("/{kind}s/{}", path_escape(name));
     match kind {
         "container" => client.inspect_container_raw(name, size),
-        "image" => client.inspect_image_raw(name),
+        "image" => client.inspect_image_raw(name, None),
         _ => client.fetch_bytes(Request::new("GET", path, &Query::new())),
     }
 }

@@ -1,5 +1,6 @@
 //! Commands on the daemon, the host and registries: `palan system …` and short forms.
 
+pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod info;
@@ -14,6 +15,10 @@ use super::{Entry, Group};
 pub(crate) const GROUP: Group = Group {
     name: "system",
     short: "Manage Palan",
-    entries: &[Entry(&["events"], &events::COMMAND), Entry(&["info"], &info::COMMAND)],
-    missing: &["df", "dial-stdio", "prune"],
+    entries: &[
+        Entry(&["df"], &df::COMMAND),
+        Entry(&["events"], &events::COMMAND),
+        Entry(&["info"], &info::COMMAND),
+    ],
+    missing: &["dial-stdio", "prune"],
 };

@@ -53,6 +53,12 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     app.streams.print(&list::render(&format, COLUMNS, &lines)?)
 }
 
+/// The table of `system df -v`.
+pub(crate) fn usage_table(volumes: &[Volume]) -> Result<String> {
+    let lines: Vec<Line<'_>> = volumes.iter().map(Line).collect();
+    list::render(&Format::new("table", "{{.Name}}\t{{.Links}}\t{{.Size}}"), COLUMNS, &lines)
+}
+
 struct Line<'a>(&'a Volume);
 
 impl Row for Line<'_> {

@@ -59,6 +59,22 @@ impl Drop for Scene {
     }
 }
 
+/// The later entry of a directory says all: what it does not name goes, but not the mark that it is opaque.
+#[test]
+fn a_directory_that_comes_again() {
+    let scene = Scene::new();
+    let tar = Tar::new()
+        .pax(&[("SCHILY.xattr.user.one", b"1"), ("SCHILY.xattr.user.both", b"old")])
+        .directory("d")
+        .file("d/.wh..wh..opq", b"")
+        .pax(&[("SCHILY.xattr.user.both", b"new")])
+        .entry(&Header { mode: 0o711, ..Header::new("d", b'5') }, b"");
+    scene.apply(tar).expect("applies");
+    let xattr = |name: &str| scene.root.xattr("d", OsStr::new(name)).expect("reads");
+    assert_eq!((xattr("user.one"), xattr("user.both")), (None, Some(b"new".to_vec())));
+    assert!(scene.is_opaque("d"));
+}
+
 #[test]
 fn owners_modes_times_and_attributes() {
     let scene = Scene::new();

@@ -1,0 +1,287 @@
+//! Images made of containers.
+//!
+//! ```text
+//! note written ─▶ frozen ─▶ changes read ─▶ thawed ─▶ note removed
+//! ```
+//!
+//! The note, a file beside the supervisor's socket, tells a daemon that starts after this one was killed that nobody but
+//! us froze the container ([`thaw_forgotten`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use palan_oci::Reference;
+use palan_oci::image_config::{Empty, ExecutionConfig, Healthcheck};
+use palan_store::archive::{CommitOptions, apply_changes};
+
+use super::{event, reference_error, store_error};
+use crate::container::driver::container_event;
+use crate::container::files::{check_alive, check_still_there};
+use crate::container::index::Handle;
+use crate::container::{Status, merge};
+use crate::db::Change;
+use crate::engine::{Engine, blocking};
+use crate::error::Context;
+use crate::spec;
+use crate::{Class, Error, Result};
+
+/// What to make of a container.
+#[derive(Debug, Clone, Default)]
+pub struct CommitSpec {
+    /// Name, id or prefix of the container's id.
+    pub container: String,
+    /// Name for the image; none when empty.
+    pub reference: String,
+    /// Who makes it.
+    pub author: String,
+    /// The remark in its history.
+    pub comment: String,
+    /// Freeze a running container meanwhile.
+    pub pause: bool,
+    /// Dockerfile instructions applied to the configuration.
+    pub changes: Vec<String>,
+    /// Settings that replace those of the container; absent for none.
+    pub config: Option<spec::Config>,
+}
+
+/// Commits.
+impl Engine {
+    /// Makes an image of a container: its image's layers and one more with what it changed, its settings with those asked
+    /// for. Returns the image's id.
+    pub async fn commit_container(&self, spec: CommitSpec) -> Result<String> {
+        let name = match spec.reference.as_str() {
+            "" => None,
+            text => Some(Reference::parse(text).map_err(reference_error)?.or_latest()),
+        };
+        if name.as_ref().is_some_and(|name| name.digest().is_some()) {
+            return Err(Error::invalid("cannot import digest reference"));
+        }
+        let handle = self.index.find(&spec.container)?;
+        let engine = self.shared();
+        // To its end even if the client goes, so that the container goes on whatever happens.
+        let task = tokio::spawn(async move { engine.commit_frozen(&handle, spec, name).await });
+        task.await.map_err(|error| Error::system("an internal task failed").with_source(error))?
+    }
+
+    async fn commit_frozen(
+        &self,
+        handle: &Arc<Handle>,
+        spec: CommitSpec,
+        name: Option<Reference>,
+    ) -> Result<String> {
+        let details = handle.details();
+        check_alive(&details, "commit")?;
+        let config = configuration(&spec, &details.config)?;
+        let is_frozen =
+            spec.pause && details.state.status == Status::Running && self.freeze(&details.id).await?;
+        let options = CommitOptions {
+            name: name.clone(),
+            config,
+            author: spec.author,
+            comment: spec.comment.clone(),
+            created_by: details.config.cmd.as_deref().unwrap_or_default().join(" "),
+            created: Timestamp::now().to_string(),
+        };
+        let (engine, committed_details, same) = (self.shared(), details.clone(), handle.clone());
+        let committed = blocking(move || {
+            let parent = committed_details
+                .image_id
+                .parse()
+                .map_err(|_| Error::system(format!("container {} has no image", committed_details.name)))?;
+            let tree = engine.overlaid(&committed_details)?;
+            let id = engine.store.commit_container(&parent, &tree, options).map_err(store_error)?;
+            if let Err(error) = check_still_there(&same, "committed") {
+                // Nobody has seen it yet; a container made of it meanwhile keeps it.
+                let _ = engine.store.remove_image(&id.to_string(), true, &|id| engine.containers_of(id));
+                return Err(error);
+            }
+            Ok(id.to_string())
+        })
+        .await;
+        if is_frozen {
+            self.thaw(&details.id).await?;
+        }
+        let id = committed?;
+        let label = name.map(|name| name.familiar()).unwrap_or_default();
+        let facts = [("comment", spec.comment), ("imageID", id.clone()), ("imageRef", label.clone())];
+        let mut change = Change::new().event(container_event(&details, "commit", facts));
+        if !label.is_empty() {
+            change = change.event(event("tag", &id, &label));
+        }
+        self.db.commit(change).await?;
+        Ok(id)
+    }
+}
+
+/// Freezing.
+impl Engine {
+    /// Freezes a container for the time of a commit; false where it has ended, or somebody else froze it.
+    async fn freeze(&self, id: &str) -> Result<bool> {
+        let note = self.note(id);
+        let what = || format!("cannot note that container {id} is frozen");
+        palan_stdx::fs::write(&note, "").context(what)?;
+        let outcome = self.pause(id).await;
+        if outcome.is_err() {
+            palan_stdx::fs::remove_file(&note).context(what)?;
+        }
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(error) if error.class() == Class::Conflict => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn thaw(&self, id: &str) -> Result<()> {
+        match self.unpause(id).await {
+            // It was killed, or thawed by somebody else.
+            Err(error) if error.class() != Class::Conflict => return Err(error),
+            _ => {}
+        }
+        let forgotten = palan_stdx::fs::remove_file(&self.note(id));
+        forgotten.context(|| format!("cannot forget that container {id} was frozen"))
+    }
+
+    fn note(&self, id: &str) -> PathBuf {
+        self.run_dir(id).join("frozen-for-commit")
+    }
+}
+
+/// Lets containers go on that a commit had frozen when the daemon was killed.
+pub(crate) fn thaw_forgotten(engine: &Arc<Engine>) {
+    for handle in engine.index.all().into_iter().filter(|handle| engine.note(&handle.id).exists()) {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            // The supervisor's word that it is frozen may still be on its way.
+            for _ in 0..50 {
+                if engine.unpause(&handle.id).await.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if let Err(error) = palan_stdx::fs::remove_file(&engine.note(&handle.id)) {
+                tracing::warn!(container = handle.id, %error, "a note about a commit stays");
+            }
+        });
+    }
+}
+
+/// The container's settings, or those given over them, with the instructions applied. By Docker's rules, what they leave
+/// empty is the container's.
+fn configuration(spec: &CommitSpec, own: &spec::Config) -> Result<ExecutionConfig> {
+    let own = in_image_terms(own);
+    let mut config = spec.config.as_ref().map_or_else(|| own.clone(), in_image_terms);
+    let failed = |error: palan_store::archive::ChangeError| store_error(error.into());
+    apply_changes(&mut config, &spec.changes).map_err(failed)?;
+    let merged = merge::merge(in_container_terms(config), &own);
+    Ok(in_image_terms(&merged))
+}
+
+/// What of a container's settings belongs in an image.
+fn in_image_terms(config: &spec::Config) -> ExecutionConfig {
+    let set = |names: &std::collections::BTreeSet<String>| {
+        names.iter().map(|name| (name.clone(), Empty {})).collect()
+    };
+    ExecutionConfig {
+        user: config.user.clone(),
+        exposed_ports: set(&config.exposed_ports),
+        // An entry without a value took a variable away from the image's.
+        env: config.env.iter().filter(|entry| entry.contains('=')).cloned().collect(),
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        volumes: set(&config.volumes),
+        working_dir: config.working_dir.clone(),
+        labels: config.labels.clone(),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        stop_timeout: config.stop_timeout,
+        healthcheck: config.healthcheck.as_ref().map(|check| Healthcheck {
+            test: check.test.clone(),
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        }),
+        shell: config.shell.clone(),
+        on_build: config.on_build.clone(),
+        args_escaped: config.args_escaped,
+    }
+}
+
+fn in_container_terms(config: ExecutionConfig) -> spec::Config {
+    spec::Config {
+        user: config.user,
+        exposed_ports: config.exposed_ports.into_keys().collect(),
+        env: config.env,
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        volumes: config.volumes.into_keys().collect(),
+        working_dir: config.working_dir,
+        labels: config.labels,
+        stop_signal: Some(config.stop_signal).filter(|signal| !signal.is_empty()),
+        stop_timeout: config.stop_timeout,
+        healthcheck: config.healthcheck.map(|check| spec::Healthcheck {
+            test: check.test,
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        }),
+        shell: config.shell,
+        on_build: config.on_build,
+        args_escaped: config.args_escaped,
+        ..spec::Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn instructions_come_over_the_containers_settings() {
+        let own = spec::Config {
+            cmd: Some(words(&["sh"])),
+            env: words(&["A=1", "GONE"]),
+            user: "app".into(),
+            labels: [("a".into(), "own".into())].into(),
+            hostname: "box".into(),
+            tty: true,
+            ..spec::Config::default()
+        };
+        let changes = words(&["CMD [\"serve\"]", "ENV B=2", "LABEL a=new", "EXPOSE 80"]);
+        let spec = CommitSpec { changes, ..CommitSpec::default() };
+        let config = configuration(&spec, &own).expect("valid");
+        assert_eq!(config.cmd, Some(words(&["serve"])));
+        assert_eq!(config.env, ["A=1", "B=2"]);
+        assert_eq!(config.labels["a"], "new");
+        assert_eq!(config.user, "app");
+        assert!(config.exposed_ports.contains_key("80/tcp"));
+
+        // A new entrypoint forgets the old arguments.
+        let spec = CommitSpec { changes: words(&["ENTRYPOINT [\"/init\"]"]), ..CommitSpec::default() };
+        let config = configuration(&spec, &own).expect("valid");
+        assert_eq!((config.entrypoint, config.cmd), (Some(words(&["/init"])), None));
+
+        // Settings of the request win, the container's fill the rest.
+        let given = spec::Config { user: "other".into(), env: words(&["A=9"]), ..spec::Config::default() };
+        let spec = CommitSpec { config: Some(given), ..CommitSpec::default() };
+        let config = configuration(&spec, &own).expect("valid");
+        assert_eq!((config.user.as_str(), config.cmd), ("other", Some(words(&["sh"]))));
+        assert_eq!(config.env, ["A=9"]);
+    }
+
+    #[test]
+    fn what_is_no_instruction_for_it_is_refused() {
+        let spec = CommitSpec { changes: words(&["RUN true"]), ..CommitSpec::default() };
+        let error = configuration(&spec, &spec::Config::default()).expect_err("refused");
+        assert_eq!(error.class(), Class::InvalidParameter);
+        assert_eq!(error.report(), "RUN is not a valid change command");
+    }
+}
