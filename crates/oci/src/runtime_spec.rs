@@ -6,7 +6,9 @@
 #![allow(missing_docs, reason = "names and meaning of the fields are the specification's")]
 
 mod keys;
+mod merge;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
@@ -14,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 mod reading;
 
+use merge::Merged;
 use reading::Reader;
 
 /// The version of the specification that Palan writes.
@@ -76,17 +79,26 @@ pub fn check_version(version: &str) -> Result<(), SpecError> {
 
 /// Reads one object of the specification, in which names may be in another case; an error says which field it is about.
 pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, SpecError> {
-    let json = keys::in_the_specifications_case(json);
-    let mut deserializer = serde_json::Deserializer::from_slice(&json);
-    let value = serde_path_to_error::deserialize(Reader(&mut deserializer)).map_err(|error| {
+    let of_field = |error: serde_path_to_error::Error<serde_json::Error>| {
         let path = error.path().to_string();
         match path.as_str() {
             "." => SpecError::Json(error.into_inner()),
             _ => SpecError::Field { path, source: error.into_inner() },
         }
-    })?;
-    deserializer.end().map_err(SpecError::Json)?;
-    Ok(value)
+    };
+    match keys::in_the_specifications_case(json) {
+        Cow::Borrowed(json) => {
+            let mut deserializer = serde_json::Deserializer::from_slice(json);
+            let value = serde_path_to_error::deserialize(Reader(&mut deserializer)).map_err(of_field)?;
+            deserializer.end().map_err(SpecError::Json)?;
+            Ok(value)
+        }
+        // A name may be there in two cases now.
+        Cow::Owned(json) => {
+            let merged = serde_json::from_slice::<Merged>(&json).map_err(SpecError::Json)?;
+            serde_path_to_error::deserialize(Reader(merged.0)).map_err(of_field)
+        }
+    }
 }
 
 /// A `config.json` that can't be read.
