@@ -26,6 +26,7 @@ const PACKAGES: &[Package] = &[
     ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("tmux", "tmux"),
+    ("umoci", "umoci"),
     ("curl", "curl"),
 ];
 
