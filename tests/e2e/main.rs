@@ -3,7 +3,7 @@
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
-//! [`api_garbage`] are everything that must fail well; [`security`] replays published attacks.
+//! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -15,7 +15,6 @@ mod daemon_start;
 mod docker_cli;
 mod docker_py;
 mod exec;
-mod images;
 mod lifecycle;
 mod logs;
 mod network;
@@ -23,6 +22,7 @@ mod pull;
 mod restart;
 mod run;
 mod runtimes;
-mod security;
 mod seeds;
 mod tty;
+
+use palan_tests::images;

@@ -5,10 +5,10 @@ use palan_test_support::image::{ImageBuilder, TarBuilder};
 use serde_json::json;
 
 /// The name of the small image that [`daemon`] loads.
-pub(crate) const BUSYBOX: &str = "bb";
+pub const BUSYBOX: &str = "bb";
 
 /// Debian's static busybox with a link for each of its programs.
-pub(crate) fn busybox_layer() -> Vec<u8> {
+pub fn busybox_layer() -> Vec<u8> {
     let program = std::fs::read("/usr/bin/busybox").or_else(|_| std::fs::read("/bin/busybox"));
     let program = program.expect("busybox-static is installed");
     let mut tar = TarBuilder::new()
@@ -37,7 +37,7 @@ pub(crate) fn busybox_layer() -> Vec<u8> {
 }
 
 /// Starts from busybox, with a path.
-pub(crate) fn busybox() -> ImageBuilder {
+pub fn busybox() -> ImageBuilder {
     ImageBuilder::new()
         .layer(busybox_layer())
         .config("Env", json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]))
@@ -46,7 +46,7 @@ pub(crate) fn busybox() -> ImageBuilder {
 
 /// Loads an image under a name.
 #[track_caller]
-pub(crate) fn load(daemon: &Daemon, image: ImageBuilder, name: &str) {
+pub fn load(daemon: &Daemon, image: ImageBuilder, name: &str) {
     let archive = daemon.scratch().join("image.tar");
     let full = if name.contains(':') { name.to_owned() } else { format!("{name}:latest") };
     std::fs::write(&archive, image.build().docker_archive(&[&full])).expect("the archive written");
@@ -57,13 +57,13 @@ pub(crate) fn load(daemon: &Daemon, image: ImageBuilder, name: &str) {
 
 /// A daemon that has busybox.
 #[track_caller]
-pub(crate) fn daemon() -> Daemon {
+pub fn daemon() -> Daemon {
     daemon_with(Options::default())
 }
 
 /// A daemon with these settings that has busybox.
 #[track_caller]
-pub(crate) fn daemon_with(options: Options) -> Daemon {
+pub fn daemon_with(options: Options) -> Daemon {
     let daemon = Daemon::start_with(options);
     load(&daemon, busybox(), BUSYBOX);
     daemon
@@ -71,7 +71,7 @@ pub(crate) fn daemon_with(options: Options) -> Daemon {
 
 /// Runs a shell script in a fresh container without a network and returns what it printed.
 #[track_caller]
-pub(crate) fn sh(daemon: &Daemon, flags: &[&str], script: &str) -> String {
+pub fn sh(daemon: &Daemon, flags: &[&str], script: &str) -> String {
     let mut arguments = vec!["run", "--rm", "--network", "none"];
     arguments.extend(flags);
     arguments.extend([BUSYBOX, "sh", "-c", script]);

@@ -7,7 +7,7 @@ use palan_test_support::image::{ImageBuilder, TarBuilder, TarHeader, digest};
 use palan_test_support::requires;
 use serde_json::json;
 
-use crate::images::{BUSYBOX, busybox, busybox_layer, daemon, load};
+use palan_tests::images::{BUSYBOX, busybox, busybox_layer, daemon, load};
 
 /// A directory of the host that an attack aims at.
 struct Target {

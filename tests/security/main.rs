@@ -1,0 +1,24 @@
+//! Published attacks on container runtimes and engines, replayed. Each test is named after what must not happen, and its
+//! documentation says where it did.
+//!
+//! One file for each class: [`paths`] lead elsewhere, or change while they are used; [`procfs`] is replaced, or is to be
+//! covered; [`terminals`] and their console; [`descriptors`] of the host leak; [`identity`] is more than was asked for;
+//! [`cgroups`] can be written to; [`kernel`] interfaces are open; [`hooks`] load an image's code; [`specification`]s are
+//! absurd; [`daemon`] is everything that an image does to the engine.
+//!
+//! What concerns the runtime runs without a daemon, and `PALAN_TEST_RUNTIME=/path/to/runc` runs it with another runtime. A
+//! test that passes with a release that was vulnerable replays nothing.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod cgroups;
+mod daemon;
+mod descriptors;
+mod hooks;
+mod host;
+mod identity;
+mod kernel;
+mod paths;
+mod procfs;
+mod specification;
+mod terminals;
