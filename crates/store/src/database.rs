@@ -13,7 +13,9 @@ use crate::image::ImageId;
 use crate::layer::{LayerRecord, Standing};
 use crate::{Error, Result};
 
-const VERSION: i64 = 1;
+pub(crate) mod recipe;
+
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -80,6 +82,11 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         VERSION => {}
         0 => write(&mut db, "create the tables", |transaction| {
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(recipe::SCHEMA)?;
+            transaction.pragma_update(None, "user_version", VERSION)
+        })?,
+        1 => write(&mut db, "bring the tables to version 2", |transaction| {
+            transaction.execute_batch(recipe::SCHEMA)?;
             transaction.pragma_update(None, "user_version", VERSION)
         })?,
         found => return Err(Error::DatabaseVersion { found, known: VERSION }),

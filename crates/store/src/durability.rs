@@ -92,7 +92,10 @@ impl Inner {
         let root = palan_stdx::fs::open(&self.root)?;
         rustix::fs::syncfs(&root)
             .map_err(|error| palan_stdx::fs::PathError::new("sync the file system of", &self.root, error))?;
-        database::mark_synced(&mut self.lock().db, &unsynced)
+        crate::fault::point("note that images are on the disk");
+        database::mark_synced(&mut self.lock().db, &unsynced)?;
+        self.compactor.notify();
+        Ok(())
     }
 
     fn empty_trash(&self) -> Result<()> {

@@ -45,6 +45,14 @@ pub enum StoreError {
         /// Which.
         digest: Digest,
     },
+    /// A blob that is kept as a recipe can't be made again.
+    #[error("cannot make {blob} again from its layer: run `palan system fsck`")]
+    Rebuild {
+        /// Which.
+        blob: Digest,
+        /// Why.
+        source: io::Error,
+    },
     /// Content that differs from what was promised.
     #[error(transparent)]
     Verify(#[from] VerifyError),

@@ -1,7 +1,7 @@
 //! Removal of what nothing points to.
 //!
-//! **Invariant:** a layer is needed while an image lists it, a hold keeps it, or a lease protects its diff-id; a blob while
-//! an image lists it, a lease protects it, or somebody brings it. All of that is looked up, and the removal decided, under
+//! **Invariant:** a layer is needed while an image lists it, a hold keeps it, a blob is made from it, or a lease protects its
+//! diff-id; a blob while an image lists it, a lease protects it, or somebody brings it. All of that is looked up, and the removal decided, under
 //! one lock. Records go first and durably, then directories move to the trash, and their content is deleted in the background.
 
 use std::collections::HashSet;
@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use palan_oci::Digest;
 use palan_stdx::fs;
 
+use crate::database::recipe::RecipeRow;
 use crate::layer::{chain_key, layer_key};
 use crate::store::{EMPTY_LAYER, Inner, State};
 use crate::{Result, Store, database};
@@ -21,29 +22,42 @@ impl State {
         layers: &[String],
         blobs: &[Digest],
     ) -> Result<bool> {
-        let needed = self.needed_layers(inner)?;
+        let protected = inner.leases.protected();
+        let recorded = if blobs.is_empty() { HashSet::new() } else { database::blobs(&self.db)? };
+        let is_unneeded = |blob: &&Digest| {
+            !recorded.contains(blob) && !protected.contains(blob) && !inner.busy.contains(blob)
+        };
+        let blobs: Vec<&Digest> = blobs.iter().filter(is_unneeded).collect();
+        let recipes = database::recipe::recipes(&self.db)?;
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            recipes.into_iter().partition(|recipe| blobs.contains(&&recipe.blob));
+        let needed = self.needed_layers(inner, kept)?;
+        // Layers that were kept for a recipe's sake alone go with it.
+        let candidates: HashSet<&String> = layers.iter().chain(gone.iter().map(|gone| &gone.layer)).collect();
         let unneeded: Vec<&String> =
-            layers.iter().filter(|key| !needed.contains(*key) && *key != EMPTY_LAYER).collect();
-        if !unneeded.is_empty() {
+            candidates.into_iter().filter(|key| !needed.contains(*key) && *key != EMPTY_LAYER).collect();
+        if !unneeded.is_empty() || !blobs.is_empty() {
+            crate::fault::point("remove records of layers");
             database::write_durably(&mut self.db, "remove layers", |transaction| {
-                unneeded.iter().try_for_each(|key| database::delete_layer(transaction, key))
+                unneeded.iter().try_for_each(|key| database::delete_layer(transaction, key))?;
+                blobs.iter().try_for_each(|blob| database::recipe::delete_recipe(transaction, blob))
             })?;
         }
         for key in &unneeded {
             inner.trash_layer(key)?;
             self.pending.retain(|diff_id, _| layer_key(diff_id) != **key);
         }
-        let protected = inner.leases.protected();
-        let recorded = if blobs.is_empty() { HashSet::new() } else { database::blobs(&self.db)? };
         for blob in blobs {
-            if !recorded.contains(blob) && !protected.contains(blob) && !inner.busy.contains(blob) {
-                fs::if_exists(fs::remove_file(&inner.blob_path(blob)))?;
-            }
+            crate::fault::point("remove a blob");
+            fs::remove_file(&inner.blob_path(blob))?;
+            crate::fault::point("remove a recipe");
+            fs::remove_file(&inner.recipe_path(blob))?;
         }
         Ok(!unneeded.is_empty())
     }
 
-    fn needed_layers(&self, inner: &Inner) -> Result<HashSet<String>> {
+    /// The layers that images, holds, leases and these recipes need.
+    fn needed_layers(&self, inner: &Inner, recipes: Vec<RecipeRow>) -> Result<HashSet<String>> {
         let mut needed: HashSet<String> = HashSet::new();
         for image in database::images(&self.db)? {
             needed.extend(image.layers);
@@ -51,6 +65,7 @@ impl State {
         for (_, _, layers) in database::holds(&self.db)? {
             needed.extend(layers);
         }
+        needed.extend(recipes.into_iter().map(|recipe| recipe.layer));
         for digest in inner.leases.protected() {
             needed.extend([layer_key(&digest), chain_key(&digest)]);
         }
@@ -76,7 +91,9 @@ impl Store {
                 fs::rename(&inner.blob_path(&digest), &inner.part_path(&digest))?;
             }
         }
-        let trashed = state.remove_unneeded(inner, &layers, &[])?;
+        let recipes: Vec<Digest> =
+            database::recipe::recipes(&state.db)?.into_iter().map(|recipe| recipe.blob).collect();
+        let trashed = state.remove_unneeded(inner, &layers, &recipes)?;
         drop(state);
         inner.background.schedule(inner, false, trashed);
         Ok(())

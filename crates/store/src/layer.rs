@@ -25,7 +25,7 @@ use crate::{Lease, Result, Store};
 
 pub(crate) mod apply;
 pub(crate) mod decode;
-mod name;
+pub(crate) mod name;
 pub(crate) mod tar;
 
 pub use tar::TarError;
@@ -242,6 +242,7 @@ impl Inner {
     /// An empty directory for a layer, as the layer's root is unless it says otherwise.
     pub(crate) fn new_layer_directory(&self) -> Result<TemporaryLayer> {
         let path = self.layers.join(format!(".tmp-{}", crate::store::random_name()));
+        crate::fault::point("create a layer's directory");
         fs::create_dir(&path, 0o755)?;
         let root = RootDir::open(&path)?;
         // The umask may have taken bits away.
@@ -251,7 +252,7 @@ impl Inner {
 
     /// Unpacks `record`'s blob again, over the layers below it, and stores the result as `key`. Returns its size.
     pub(crate) fn unpack_over_parents(
-        &self,
+        self: &Arc<Self>,
         record: &LayerRecord,
         key: &str,
         parents: Vec<PathBuf>,
@@ -274,7 +275,7 @@ impl Inner {
     }
 
     fn unpack_merged(
-        &self,
+        self: &Arc<Self>,
         record: &LayerRecord,
         parents: Vec<PathBuf>,
         upper: &TemporaryLayer,
@@ -290,10 +291,7 @@ impl Inner {
         })
         .map_err(|source| crate::Error::Mount { image: record.diff_id, source })?;
         let merged = RootDir::from_fd(mount);
-        let path = self.blob_path(&record.blob);
-        let file = fs::open(&path)?;
-        let size = fs::metadata(&path)?.len();
-        let reader = BlobReader::of_file(file, record.blob, size);
+        let reader = BlobReader::of_content(self.open_blob(&record.blob)?, record.blob);
         let (diff_id, _) = decode_and_apply(&reader, record.blob, &merged, Form::Merged, self)?;
         reader.finish()?;
         if diff_id != record.diff_id {

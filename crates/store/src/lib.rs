@@ -7,6 +7,7 @@
 //!   layers/<diff-id>/            an unpacked layer in overlay's form, shared by all images that have it
 //!   layers/chain-<chain-id>/     the same for a layer that only makes sense over its parents
 //!   layers/.tmp-<random>/        an unpack in progress; layers/.trash-<random>/ a removal in progress
+//!   recipes/<hex>                how a blob is made again from its layer; the blob itself is gone then
 //!   images.db                    names, images, layers, leases (SQLite)
 //! ```
 //!
@@ -27,9 +28,11 @@ pub mod image;
 pub mod layer;
 pub mod lease;
 pub mod limits;
+pub mod recipe;
 
 mod database;
 mod error;
+pub mod fault;
 mod garbage;
 mod store;
 #[cfg(test)]
