@@ -103,7 +103,9 @@ pub(crate) fn write<T>(
     let run = || {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let changed = change(&transaction)?;
+        crate::fault::point("commit a transaction");
         transaction.commit()?;
+        crate::fault::point("go on after a transaction");
         Ok(changed)
     };
     run().map_err(failed(action))
@@ -242,6 +244,17 @@ pub(crate) fn delete_image(db: &mut Connection, id: &ImageId) -> Result<()> {
     write_durably(db, "remove an image", |transaction| {
         transaction.execute("DELETE FROM images WHERE id = ?1", [id.to_string()]).map(drop)
     })
+}
+
+/// The images that need a blob.
+pub(crate) fn images_with_blob(db: &Connection, blob: &Digest) -> Result<Vec<ImageId>> {
+    let mut statement = db
+        .prepare_cached("SELECT image FROM image_blobs WHERE digest = ?1")
+        .map_err(failed("look up a blob's images"))?;
+    let rows = statement
+        .query_map([blob.to_string()], |row| digest(row, 0).map(ImageId))
+        .and_then(Iterator::collect);
+    rows.map_err(failed("look up a blob's images"))
 }
 
 /// All blobs that images need.

@@ -130,6 +130,9 @@ pub enum StoreError {
     /// A Dockerfile instruction given to `import --change` is refused.
     #[error(transparent)]
     Change(#[from] crate::archive::ChangeError),
+    /// A Docker data root given to `import-docker` is refused.
+    #[error(transparent)]
+    DockerRoot(#[from] crate::docker_root::DockerRootError),
     /// Files of the store.
     #[error(transparent)]
     Path(#[from] PathError),

@@ -1,9 +1,9 @@
 //! The points at which a test kills the store: before everything that changes the disk.
 //!
-//! Without the feature `fault` this is nothing. With it, the process aborts at the point whose number the environment
-//! variable `PALAN_STORE_FAULT` has, as a kill at that moment would end it; at the end [`count`] says how many there were.
+//! Outside of this crate's own tests this is nothing. In them, the process aborts at the point whose number the environment
+//! variable `PALAN_STORE_FAULT` has, as a kill at that moment would end it.
 
-#[cfg(feature = "fault")]
+#[cfg(test)]
 mod counting {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,15 +21,13 @@ mod counting {
     }
 
     /// How many points were passed so far.
-    pub fn count() -> u64 {
+    pub(crate) fn count() -> u64 {
         PASSED.load(Ordering::SeqCst)
     }
 }
 
-#[cfg(feature = "fault")]
-pub use counting::count;
-#[cfg(feature = "fault")]
-pub(crate) use counting::point;
+#[cfg(test)]
+pub(crate) use counting::{count, point};
 
-#[cfg(not(feature = "fault"))]
+#[cfg(not(test))]
 pub(crate) fn point(_what: &'static str) {}

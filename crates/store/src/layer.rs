@@ -173,7 +173,7 @@ impl Store {
             return Ok(BeginLayer::Present(record.info()));
         }
         let blob = BlobWriter::open(claim, digest, request.descriptor.size)?;
-        let protected = Lease { protected: Arc::clone(&lease.protected) };
+        let protected = lease.share();
         Ok(BeginLayer::Ready(Box::new(LayerWriter { blob, request: request.clone(), protected })))
     }
 }
@@ -248,6 +248,28 @@ impl Inner {
         // The umask may have taken bits away.
         root.set_mode(".", 0o755)?;
         Ok(TemporaryLayer { path, root })
+    }
+
+    /// Unpacks `record`'s blob again, into a directory of its own that the caller removes or names.
+    pub(crate) fn unpack_alone(self: &Arc<Self>, record: &LayerRecord) -> Result<PathBuf> {
+        let temporary = self.new_layer_directory()?;
+        let unpack = || {
+            let reader = BlobReader::of_content(self.open_blob(&record.blob)?, record.blob);
+            let (diff_id, _) = decode_and_apply(&reader, record.blob, &temporary.root, Form::Alone, self)?;
+            reader.finish()?;
+            if diff_id != record.diff_id {
+                let (expected, actual) = (record.diff_id, diff_id);
+                return Err(crate::Error::WrongDiffId { blob: record.blob, expected, actual });
+            }
+            Ok(())
+        };
+        match unpack() {
+            Ok(()) => Ok(temporary.path),
+            Err(error) => {
+                self.discard(&temporary.path);
+                Err(error)
+            }
+        }
     }
 
     /// Unpacks `record`'s blob again, over the layers below it, and stores the result as `key`. Returns its size.

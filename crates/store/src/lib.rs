@@ -20,23 +20,30 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod check;
 pub mod content;
+pub mod docker_root;
 pub mod durability;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lease;
 pub mod limits;
 pub mod recipe;
 
+#[cfg(test)]
+mod crash;
 mod database;
 mod error;
-pub mod fault;
+mod fault;
 mod garbage;
+mod share;
 mod store;
 #[cfg(test)]
 mod testing;
+pub mod usage;
 
 pub use content::BlobContent;
 pub use error::StoreError as Error;

@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 use crate::content::Busy;
-use crate::durability::Background;
+use crate::durability::{Background, Work};
 use crate::layer::LayerRecord;
 use crate::lease::Leases;
 use crate::recipe::Recipe;
@@ -131,7 +131,7 @@ impl Store {
         inner.recover_blobs(&needed)?;
         let unsynced = database::has_unsynced(&state.db)?;
         drop(state);
-        inner.background.schedule(inner, unsynced, true);
+        inner.background.schedule(inner, Work { sync: unsynced, ..Work::TRASH });
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ CREATE TABLE kept_blobs (
     reason TEXT NOT NULL,
     format INTEGER NOT NULL         -- what was tried: another version may succeed
 ) WITHOUT ROWID;
+CREATE TABLE shared_layers (key TEXT PRIMARY KEY) WITHOUT ROWID;
 ";
 
 /// A blob that is made again when it is wanted.
@@ -57,6 +58,25 @@ pub(crate) fn insert_recipe(db: &mut Connection, recipe: &RecipeRow) -> Result<(
 pub(crate) fn delete_recipe(transaction: &Transaction<'_>, blob: &Digest) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM recipes WHERE blob = ?1", [blob.to_string()])?;
     transaction.execute("DELETE FROM kept_blobs WHERE blob = ?1", [blob.to_string()]).map(drop)
+}
+
+/// Layers on the disk whose files were not compared with those of others yet.
+pub(crate) fn unshared(db: &Connection) -> Result<Vec<String>> {
+    let query = "SELECT key FROM layers WHERE synced = 1 AND key NOT IN (SELECT key FROM shared_layers)";
+    all(db, "list layers", query, |row| row.get(0))
+}
+
+/// Layers whose files were.
+pub(crate) fn shared(db: &Connection) -> Result<Vec<String>> {
+    all(db, "list layers", "SELECT key FROM shared_layers", |row| row.get(0))
+}
+
+pub(crate) fn insert_shared(db: &mut Connection, key: &str) -> Result<()> {
+    write(db, "note that a layer's files are shared", |transaction| {
+        transaction.execute("DELETE FROM shared_layers WHERE key NOT IN (SELECT key FROM layers)", [])?;
+        let query = "INSERT OR IGNORE INTO shared_layers SELECT key FROM layers WHERE key = ?1";
+        transaction.execute(query, [key]).map(drop)
+    })
 }
 
 /// Notes why a blob stays.

@@ -4,6 +4,7 @@ use palan_oci::{Digest, ImageConfig, Reference};
 
 use super::{Conflict, ImageId, ImageUser, Removed, stored_name};
 use crate::database::ImageRow;
+use crate::durability::Work;
 use crate::store::State;
 use crate::{Error, Result, Store, database};
 
@@ -37,7 +38,7 @@ impl Store {
         if plan.delete && (force || database::names_of(&state.db, &id)?.is_empty()) {
             removed.extend(self.delete(&mut state, &id, &image.config)?);
             drop(state);
-            self.inner.background.schedule(&self.inner, false, true);
+            self.inner.background.schedule(&self.inner, Work::TRASH);
         }
         Ok(removed)
     }

@@ -42,7 +42,7 @@ enum Stream {
 impl Rebuilt {
     /// `None` if there is no recipe.
     pub(crate) fn open(inner: &Arc<Inner>, digest: &Digest) -> Result<Option<Self>> {
-        let lease = inner.leases.create();
+        let lease = inner.leases.create(inner);
         lease.protect(*digest);
         let recipe = match Recipe::open(&inner.recipe_path(digest)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -160,6 +160,16 @@ fn work(inner: &Arc<Inner>) -> Result<()> {
             }
         }
     }
+    let is_over = || {
+        while !inner.compactor.is_stopped() && inner.busy.is_any() {
+            thread::sleep(PATIENCE);
+        }
+        inner.compactor.is_stopped()
+    };
+    let shared = inner.share_layers(&is_over)?;
+    if shared.files > 0 {
+        tracing::debug!(files = shared.files, bytes = shared.bytes, "files of several layers are kept once");
+    }
     Ok(())
 }
 
