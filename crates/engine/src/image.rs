@@ -675,6 +675,7 @@ pub(crate) fn store_error(error: palan_store::Error) -> Error {
         | Store::TagWithDigest
         | Store::AmbiguousId { .. }
         | Store::Archive(_)
+        | Store::DockerRoot(_)
         | Store::Change(_) => Class::InvalidParameter,
         _ => Class::System,
     };

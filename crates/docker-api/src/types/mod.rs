@@ -13,6 +13,7 @@ mod exec;
 mod image;
 mod network;
 mod stats;
+mod store;
 mod system;
 mod volume;
 
@@ -24,6 +25,7 @@ pub use exec::*;
 pub use image::*;
 pub use network::*;
 pub use stats::*;
+pub use store::*;
 pub use system::*;
 pub use volume::*;
 

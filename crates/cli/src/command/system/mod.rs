@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod fsck;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod login;
@@ -14,6 +15,10 @@ use super::{Entry, Group};
 pub(crate) const GROUP: Group = Group {
     name: "system",
     short: "Manage Palan",
-    entries: &[Entry(&["events"], &events::COMMAND), Entry(&["info"], &info::COMMAND)],
+    entries: &[
+        Entry(&["events"], &events::COMMAND),
+        Entry(&["fsck"], &fsck::COMMAND),
+        Entry(&["info"], &info::COMMAND),
+    ],
     missing: &["df", "dial-stdio", "prune"],
 };
