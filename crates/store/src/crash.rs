@@ -3,6 +3,8 @@
 //! The tests start their own program again as a child that runs [`child`], in a directory on a file system in memory
 //! where there is one: what a kill leaves is the same there, and waiting for a disk would take most of the time.
 
+#![allow(clippy::disallowed_methods, reason = "the tests start themselves, and mount")]
+
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

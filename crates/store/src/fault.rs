@@ -4,6 +4,12 @@
 //! variable `PALAN_STORE_FAULT` has, as a kill at that moment would end it.
 
 #[cfg(test)]
+pub(crate) use counting::{count, point};
+
+#[cfg(not(test))]
+pub(crate) fn point(_what: &'static str) {}
+
+#[cfg(test)]
 mod counting {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +31,3 @@ mod counting {
         PASSED.load(Ordering::SeqCst)
     }
 }
-
-#[cfg(test)]
-pub(crate) use counting::{count, point};
-
-#[cfg(not(test))]
-pub(crate) fn point(_what: &'static str) {}

@@ -136,6 +136,7 @@ mod tests {
     use crate::testing::{Tar, TestStore, gzip};
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "test code; the oracle is a program")]
     fn usage_is_what_du_says() {
         let mut store = TestStore::new();
         let content: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();

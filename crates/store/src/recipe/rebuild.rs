@@ -35,7 +35,7 @@ impl std::fmt::Debug for Rebuilt {
 }
 
 enum Stream {
-    Plain(TarSource),
+    Plain(Box<TarSource>),
     Gzip(Box<Rebuilder<TarSource, PartReader>>),
 }
 
@@ -119,7 +119,7 @@ fn open_stream(inner: &Inner, recipe: &Recipe) -> io::Result<Stream> {
 fn new_stream(recipe: &Recipe, layer: RootDir) -> io::Result<Stream> {
     let tar = TarSource::new(recipe, layer)?;
     Ok(match recipe.header.form {
-        Form::Plain => Stream::Plain(tar),
+        Form::Plain => Stream::Plain(Box::new(tar)),
         Form::Gzip => Stream::Gzip(Box::new(Rebuilder::new(tar, recipe.part(Part::Gzip))?)),
     })
 }
