@@ -11,6 +11,7 @@ use crate::{Failure, packages, task_dist};
 /// What the tests run beside our own programs.
 const PACKAGES: &[Package] = &[
     ("busybox-static", "busybox"),
+    ("btrfs-progs", "mkfs.btrfs"),
     ("criu", "criu"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),

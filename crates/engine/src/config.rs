@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use palan_stdx::size;
+pub use palan_store::gc::Watermarks;
 use serde_json::Value;
 
 use crate::runtimes::{self, OciRuntime, Runtimes};
@@ -41,6 +42,12 @@ pub struct FileConfig {
     pub max_concurrent_downloads: Option<u32>,
     /// `max-download-attempts`.
     pub max_download_attempts: Option<u32>,
+    /// `keep-compressed-layers` (Palan's own key).
+    pub keep_compressed_layers: Option<bool>,
+    /// `image-gc-high-threshold`, percent of the disk (Palan's own key).
+    pub image_gc_high: Option<u32>,
+    /// `image-gc-low-threshold` (Palan's own key).
+    pub image_gc_low: Option<u32>,
     /// `bip`.
     pub bip: Option<String>,
     /// `bridge`.
@@ -132,6 +139,10 @@ pub struct EngineConfig {
     pub max_concurrent_downloads: u32,
     /// Attempts for each of them.
     pub max_download_attempts: u32,
+    /// Keep layers compressed as they were transferred beside their directories, for pushes and saves that cost no CPU time.
+    pub keep_compressed_layers: bool,
+    /// When images that nobody uses are removed for want of space; never if absent.
+    pub image_gc: Option<Watermarks>,
     /// Address and prefix of the default bridge; the first free pool when absent.
     pub bip: Option<String>,
     /// Name of the default bridge.
@@ -277,6 +288,9 @@ impl FileConfig {
             "insecure-registries" => self.insecure_registries = Some(setting.strings()?),
             "max-concurrent-downloads" => self.max_concurrent_downloads = Some(setting.count()?),
             "max-download-attempts" => self.max_download_attempts = Some(setting.count()?),
+            "keep-compressed-layers" => self.keep_compressed_layers = Some(setting.boolean()?),
+            "image-gc-high-threshold" => self.image_gc_high = Some(setting.count()?),
+            "image-gc-low-threshold" => self.image_gc_low = Some(setting.count()?),
             "bip" => self.bip = Some(setting.string()?),
             "bridge" => self.bridge = Some(setting.string()?),
             "default-address-pools" => self.default_address_pools = Some(setting.pools()?),
@@ -366,6 +380,8 @@ impl EngineConfig {
             certs_dirs: vec!["/etc/palan/certs.d".into(), "/etc/docker/certs.d".into()],
             max_concurrent_downloads: positive("max-concurrent-downloads", file.max_concurrent_downloads, 3)?,
             max_download_attempts: positive("max-download-attempts", file.max_download_attempts, 5)?,
+            keep_compressed_layers: file.keep_compressed_layers.unwrap_or_default(),
+            image_gc: watermarks(file.image_gc_high, file.image_gc_low)?,
             bip: file.bip.clone(),
             // Each bridge has its own, so that daemons with different bridges don't overwrite each other's rules.
             firewall_table: file
@@ -393,6 +409,29 @@ impl EngineConfig {
             supervisor,
         })
     }
+}
+
+/// The low one is 10 percent below the high one unless it is given.
+fn watermarks(high: Option<u32>, low: Option<u32>) -> Result<Option<Watermarks>> {
+    let percent = |key: &str, value: u32| {
+        u8::try_from(value)
+            .ok()
+            .filter(|percent| (1..100).contains(percent))
+            .ok_or_else(|| Error::invalid(format!("{key}: {value} is not a percentage from 1 to 99")))
+    };
+    let (high_key, low_key) = ("image-gc-high-threshold", "image-gc-low-threshold");
+    let Some(high) = high else {
+        return match low {
+            Some(_) => Err(Error::invalid(format!("{low_key} has no meaning without {high_key}"))),
+            None => Ok(None),
+        };
+    };
+    let high = percent(high_key, high)?;
+    let low = low.map_or(Ok(high.saturating_sub(10)), |low| percent(low_key, low))?;
+    if low >= high {
+        return Err(Error::invalid(format!("{low_key} ({low}) must be below {high_key} ({high})")));
+    }
+    Ok(Some(Watermarks { high, low }))
 }
 
 fn check_bridge_name(name: &str) -> Result<()> {
@@ -578,6 +617,7 @@ mod tests {
             r#"{"data-root": "/srv/p", "exec-root": "/run/p", "default-shm-size": "128M", "bip": "10.9.0.1/24",
                 "default-address-pools": [{"base": "10.10.0.0/16", "size": 24}], "log-opts": {"max-size": "10m"},
                 "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 32000}},
+                "keep-compressed-layers": true, "image-gc-high-threshold": 85,
                 "dns": ["10.0.0.2"], "registry-mirrors": ["http://127.0.0.1:5000"], "firewall-integration": "none"}"#,
         )
         .expect("all keys are known");
@@ -586,6 +626,8 @@ mod tests {
         assert_eq!(config.default_ulimits["nofile"].soft, 32000);
         assert_eq!(config.default_address_pools, [AddressPool { base: "10.10.0.0/16".into(), size: 24 }]);
         assert!(!config.firewall_integration);
+        assert!(config.keep_compressed_layers);
+        assert_eq!(config.image_gc, Some(Watermarks { high: 85, low: 75 }));
     }
 
     #[test]
@@ -605,6 +647,9 @@ mod tests {
             "invalid ulimit type: nofle",
         );
         refused("{\"bip\": \"172.17.0.1\"}", "bip");
+        refused("{\"image-gc-high-threshold\": 100}", "not a percentage");
+        refused("{\"image-gc-low-threshold\": 10}", "no meaning without");
+        refused("{\"image-gc-high-threshold\": 50, \"image-gc-low-threshold\": 50}", "must be below");
         refused("{\"default-runtime\": \"crun\"}", "specified default runtime 'crun' does not exist");
         refused("{\"runtimes\": [\"crun\"]}", "\"runtimes\" must be an object such as");
     }

@@ -54,6 +54,13 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> Result<Arc<Self>> {
         let (engine, containers) = blocking(move || Self::open(config)).await?;
         restore::restore(&engine, containers).await?;
+        // Only now is it known what the containers hold.
+        if !engine.config.keep_compressed_layers {
+            engine.store.start_compaction(crate::storage::COMPACTION_DELAY);
+        }
+        if let Some(watermarks) = engine.config.image_gc {
+            Self::start_image_gc(Weak::clone(&engine.this), watermarks);
+        }
         Ok(engine)
     }
 

@@ -5,7 +5,7 @@
 //!
 //! - [`spec`]: what a caller asks a container to be;
 //! - [`container`]: what is known about one, and its life;
-//! - [`image`], [`volume`], [`network`], [`stats`], [`events`], [`info`], [`usage`]: the other objects and
+//! - [`image`], [`volume`], [`network`], [`storage`], [`stats`], [`events`], [`info`], [`usage`]: the other objects and
 //!   readings;
 //! - [`stream`]: streams in and out;
 //! - [`config`]: the settings; [`runtimes`]: who makes processes; [`error`]: class and text of every failure.
@@ -30,6 +30,7 @@ mod restore;
 pub mod runtimes;
 pub mod spec;
 pub mod stats;
+pub mod storage;
 pub mod stream;
 pub mod usage;
 pub mod volume;

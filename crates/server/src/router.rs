@@ -7,7 +7,9 @@ use axum::routing::{any, delete, get, post};
 use palan_engine::Engine;
 
 use crate::error::{ApiError, ApiResult};
-use crate::route::{archive, container, events, exec, image, network, system, unsupported, usage, volume};
+use crate::route::{
+    archive, container, events, exec, image, network, storage, system, unsupported, usage, volume,
+};
 
 /// Every route, without version prefix.
 pub(crate) fn router(engine: Arc<Engine>) -> Router {
@@ -72,6 +74,8 @@ fn others() -> Router<Arc<Engine>> {
         .route("/system/df", get(usage::df))
         .route("/auth", post(system::auth))
         .route("/events", get(events::events))
+        .route("/palan/system/fsck", post(storage::check))
+        .route("/palan/images/import-docker", post(storage::import_docker))
         .route("/volumes", get(volume::list))
         .route("/volumes/create", post(volume::create))
         .route("/volumes/prune", post(volume::prune))

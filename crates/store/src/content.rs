@@ -22,14 +22,22 @@ use palan_oci::digest::Verifier;
 use palan_oci::manifest::MAX_MANIFEST_SIZE;
 use palan_stdx::fs::{self, PathContext as _, PathError};
 
+use crate::recipe::rebuild::Rebuilt;
 use crate::store::Inner;
 use crate::{Error, Result, Store};
 
-/// The bytes of one blob, from first to last. What readers of blobs get, so that they need not know how a blob is kept.
+/// The bytes of one blob, from first to last. What readers of blobs get, so that they need not know how a blob is kept: as a
+/// file, or as a recipe by which it is made again while it is read (`recipe`), checked against its digest at the end.
 #[derive(Debug)]
 pub struct BlobContent {
-    file: File,
+    source: Source,
     size: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(File),
+    Rebuilt(Box<Rebuilt>),
 }
 
 impl BlobContent {
@@ -38,15 +46,21 @@ impl BlobContent {
         self.size
     }
 
-    /// Goes on at byte `offset`: an upload that is resumed.
+    /// Goes on at byte `offset`: an upload that is resumed. Takes time if the bytes before it must be made first.
     pub fn seek_to(&mut self, offset: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(offset)).map(drop)
+        match &mut self.source {
+            Source::File(file) => file.seek(SeekFrom::Start(offset)).map(drop),
+            Source::Rebuilt(rebuilt) => rebuilt.seek_to(offset),
+        }
     }
 }
 
 impl Read for BlobContent {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buffer)
+        match &mut self.source {
+            Source::File(file) => file.read(buffer),
+            Source::Rebuilt(rebuilt) => rebuilt.read(buffer),
+        }
     }
 }
 
@@ -58,17 +72,7 @@ impl Store {
 
     /// Opens a blob for reading: the exact bytes that its digest names. They were verified when they came.
     pub fn open_blob(&self, digest: &Digest) -> Result<BlobContent> {
-        let path = self.inner.blob_path(digest);
-        match fs::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Error::NoSuchBlob { digest: *digest })
-            }
-            Err(error) => Err(error.into()),
-            Ok(file) => {
-                let size = file.metadata().path_context("look at", &path)?.len();
-                Ok(BlobContent { file, size })
-            }
-        }
+        self.inner.open_blob(digest)
     }
 
     /// The content of a small blob: a manifest or configuration of at most 4 MiB.
@@ -90,8 +94,11 @@ impl Store {
             return Ok(digest);
         }
         let temporary = self.inner.ingest.join(format!(".tmp-{}", crate::store::random_name()));
+        crate::fault::point("create a small blob");
         let written = fs::create_new(&temporary, 0o600).and_then(|mut file| {
+            crate::fault::point("write a small blob");
             file.write_all(content).path_context("write", &temporary)?;
+            crate::fault::point("name a small blob");
             fs::rename(&temporary, &self.inner.blob_path(&digest))
         });
         if let Err(error) = written {
@@ -104,8 +111,26 @@ impl Store {
 }
 
 impl Inner {
+    /// As a file or as a recipe.
     pub(crate) fn has_blob(&self, digest: &Digest) -> bool {
-        fs::metadata(&self.blob_path(digest)).is_ok()
+        fs::metadata(&self.blob_path(digest)).is_ok() || fs::metadata(&self.recipe_path(digest)).is_ok()
+    }
+
+    pub(crate) fn open_blob(self: &Arc<Self>, digest: &Digest) -> Result<BlobContent> {
+        let path = self.blob_path(digest);
+        match fs::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match Rebuilt::open(self, digest)? {
+                Some(rebuilt) => {
+                    Ok(BlobContent { size: rebuilt.size(), source: Source::Rebuilt(Box::new(rebuilt)) })
+                }
+                None => Err(Error::NoSuchBlob { digest: *digest }),
+            },
+            Err(error) => Err(error.into()),
+            Ok(file) => {
+                let size = file.metadata().path_context("look at", &path)?.len();
+                Ok(BlobContent { source: Source::File(file), size })
+            }
+        }
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -135,6 +160,11 @@ impl Busy {
         let digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
         // A poisoned lock means that another thread died with it; its claim is gone all the same.
         drop(self.freed.wait_while(digests, |digests| digests.contains(digest)));
+    }
+
+    /// Whether anything is brought.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.digests.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
@@ -180,6 +210,7 @@ impl BlobWriter {
             Ok(file) => (file, blob, true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let path = inner.part_path(&digest);
+                crate::fault::point("create a part");
                 let file = File::options()
                     .read(true)
                     .write(true)
@@ -233,13 +264,14 @@ impl BlobWriter {
             kept: self.offset,
             source: Some(source),
             writer: Some(self),
-            file: None,
+            content: None,
         });
         Ok(BlobReader { digest, consumed: counter, position, failure: RefCell::new(None) })
     }
 
     fn commit(self) -> Result<()> {
         if !self.complete {
+            crate::fault::point("name a blob");
             fs::rename(&self.path, &self.claim.inner.blob_path(&self.digest))?;
         }
         Ok(())
@@ -268,18 +300,19 @@ struct Position<'s> {
     source: Option<&'s mut dyn Read>,
     writer: Option<BlobWriter>,
     /// A blob that is only read.
-    file: Option<File>,
+    content: Option<RefCell<BlobContent>>,
 }
 
 impl<'s> BlobReader<'s> {
     /// Reads a complete blob once more.
-    pub(crate) fn of_file(file: File, digest: Digest, size: u64) -> Self {
+    pub(crate) fn of_content(content: BlobContent, digest: Digest) -> Self {
+        let size = content.size();
         let position = RefCell::new(Position {
             verifier: Verifier::new(digest, size),
             kept: size,
             source: None,
             writer: None,
-            file: Some(file),
+            content: Some(RefCell::new(content)),
         });
         Self { digest, consumed: Arc::default(), position, failure: RefCell::new(None) }
     }
@@ -345,13 +378,16 @@ impl Position<'_> {
     fn read(&mut self, buffer: &mut [u8], digest: Digest) -> Result<usize> {
         let done = self.verifier.length();
         if done < self.kept {
-            let (file, path) = match (&self.writer, &self.file) {
-                (Some(writer), _) => (&writer.file, writer.path.clone()),
-                (None, Some(file)) => (file, PathBuf::from(digest.hex())),
+            let wanted = usize::try_from(self.kept - done).unwrap_or(buffer.len()).min(buffer.len());
+            let buffer = &mut buffer[..wanted];
+            let (read, path) = match (&self.writer, &self.content) {
+                (Some(writer), _) => (retry_interrupted(|| (&writer.file).read(buffer)), writer.path.clone()),
+                (None, Some(content)) => {
+                    let mut content = content.borrow_mut();
+                    (retry_interrupted(|| content.read(buffer)), PathBuf::from(digest.hex()))
+                }
                 (None, None) => return Ok(0),
             };
-            let wanted = usize::try_from(self.kept - done).unwrap_or(buffer.len()).min(buffer.len());
-            let read = retry_interrupted(|| (&mut &*file).read(&mut buffer[..wanted]));
             return Ok(read.path_context("read", &path)?);
         }
         let (Some(source), Some(writer)) = (&mut self.source, &self.writer) else { return Ok(0) };
@@ -361,6 +397,7 @@ impl Position<'_> {
         let length =
             retry_interrupted(|| source.read(buffer)).map_err(|source| Error::Source { digest, source })?;
         if done + length as u64 <= writer.size {
+            crate::fault::point("write to a part");
             (&writer.file).write_all(&buffer[..length]).path_context("write", &writer.path)?;
         }
         Ok(length)

@@ -13,7 +13,9 @@ use crate::image::ImageId;
 use crate::layer::{LayerRecord, Standing};
 use crate::{Error, Result};
 
-const VERSION: i64 = 1;
+pub(crate) mod recipe;
+
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -80,6 +82,11 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         VERSION => {}
         0 => write(&mut db, "create the tables", |transaction| {
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(recipe::SCHEMA)?;
+            transaction.pragma_update(None, "user_version", VERSION)
+        })?,
+        1 => write(&mut db, "bring the tables to version 2", |transaction| {
+            transaction.execute_batch(recipe::SCHEMA)?;
             transaction.pragma_update(None, "user_version", VERSION)
         })?,
         found => return Err(Error::DatabaseVersion { found, known: VERSION }),
@@ -97,7 +104,9 @@ pub(crate) fn write<T>(
     let run = || {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let changed = change(&transaction)?;
+        crate::fault::point("commit a transaction");
         transaction.commit()?;
+        crate::fault::point("go on after a transaction");
         Ok(changed)
     };
     run().map_err(failed(action))
@@ -236,6 +245,17 @@ pub(crate) fn delete_image(db: &mut Connection, id: &ImageId) -> Result<()> {
     write_durably(db, "remove an image", |transaction| {
         transaction.execute("DELETE FROM images WHERE id = ?1", [id.to_string()]).map(drop)
     })
+}
+
+/// The images that need a blob.
+pub(crate) fn images_with_blob(db: &Connection, blob: &Digest) -> Result<Vec<ImageId>> {
+    let mut statement = db
+        .prepare_cached("SELECT image FROM image_blobs WHERE digest = ?1")
+        .map_err(failed("look up a blob's images"))?;
+    let rows = statement
+        .query_map([blob.to_string()], |row| digest(row, 0).map(ImageId))
+        .and_then(Iterator::collect);
+    rows.map_err(failed("look up a blob's images"))
 }
 
 /// All blobs that images need.

@@ -23,46 +23,69 @@ use crate::{Result, Store, database};
 /// Work behind the user's back, done by a thread that lives while there is some.
 #[derive(Debug, Default)]
 pub(crate) struct Background {
-    work: Mutex<Work>,
+    orders: Mutex<Orders>,
     done: Condvar,
 }
 
+/// What is to be done.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Work {
+    /// Write what was committed to the disk.
+    pub(crate) sync: bool,
+    /// Delete what is in the trash.
+    pub(crate) trash: bool,
+    /// Remove what nothing points to.
+    pub(crate) collect: bool,
+}
+
+impl Work {
+    pub(crate) const SYNC: Self = Self { sync: true, trash: false, collect: false };
+    pub(crate) const TRASH: Self = Self { sync: false, trash: true, collect: false };
+
+    fn is_any(self) -> bool {
+        self.sync || self.trash || self.collect
+    }
+}
+
 #[derive(Debug, Default)]
-struct Work {
-    sync: bool,
-    trash: bool,
+struct Orders {
+    work: Work,
     running: bool,
 }
 
 impl Background {
-    pub(crate) fn schedule(&self, inner: &Arc<Inner>, sync: bool, trash: bool) {
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        work.sync |= sync;
-        work.trash |= trash;
-        if work.running || !(work.sync || work.trash) {
+    pub(crate) fn schedule(&self, inner: &Arc<Inner>, more: Work) {
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        orders.work.sync |= more.sync;
+        orders.work.trash |= more.trash;
+        orders.work.collect |= more.collect;
+        if orders.running || !orders.work.is_any() {
             return;
         }
         let inner = Arc::clone(inner);
         let started =
             thread::Builder::new().name("store".to_owned()).spawn(move || inner.background.run(&inner));
         match started {
-            Ok(_) => work.running = true,
+            Ok(_) => orders.running = true,
             Err(error) => {
                 tracing::warn!(%error, "cannot start the store's background thread; the next change tries again")
             }
         }
     }
 
-    fn run(&self, inner: &Inner) {
+    fn run(&self, inner: &Arc<Inner>) {
         loop {
-            let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-            let (sync, trash) = (std::mem::take(&mut work.sync), std::mem::take(&mut work.trash));
-            if !sync && !trash {
-                work.running = false;
+            let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+            let Work { sync, trash, collect } = std::mem::take(&mut orders.work);
+            if !(sync || trash || collect) {
+                orders.running = false;
                 self.done.notify_all();
                 return;
             }
-            drop(work);
+            drop(orders);
+            if collect {
+                report("remove what nothing points to", inner.collect());
+            }
             if trash {
                 report("empty the trash", inner.empty_trash());
             }
@@ -73,8 +96,8 @@ impl Background {
     }
 
     fn wait(&self) {
-        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.done.wait_while(work, |work| work.running));
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.done.wait_while(orders, |orders| orders.running));
     }
 }
 
@@ -92,7 +115,10 @@ impl Inner {
         let root = palan_stdx::fs::open(&self.root)?;
         rustix::fs::syncfs(&root)
             .map_err(|error| palan_stdx::fs::PathError::new("sync the file system of", &self.root, error))?;
-        database::mark_synced(&mut self.lock().db, &unsynced)
+        crate::fault::point("note that images are on the disk");
+        database::mark_synced(&mut self.lock().db, &unsynced)?;
+        self.compactor.notify();
+        Ok(())
     }
 
     fn empty_trash(&self) -> Result<()> {

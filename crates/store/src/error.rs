@@ -45,6 +45,14 @@ pub enum StoreError {
         /// Which.
         digest: Digest,
     },
+    /// A blob that is kept as a recipe can't be made again.
+    #[error("cannot make {blob} again from its layer: run `palan system fsck`")]
+    Rebuild {
+        /// Which.
+        blob: Digest,
+        /// Why.
+        source: io::Error,
+    },
     /// Content that differs from what was promised.
     #[error(transparent)]
     Verify(#[from] VerifyError),
@@ -128,6 +136,9 @@ pub enum StoreError {
     /// Whoever takes an archive.
     #[error("cannot write the archive")]
     Sink(#[source] io::Error),
+    /// A Docker data root given to `import-docker` is refused.
+    #[error(transparent)]
+    DockerRoot(#[from] crate::docker_root::DockerRootError),
     /// Files of the store.
     #[error(transparent)]
     Path(#[from] PathError),

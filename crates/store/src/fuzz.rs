@@ -41,6 +41,43 @@ pub fn tar(bytes: &[u8]) {
     let _ = reader.drain();
 }
 
+/// Reads what a recipe file makes of a layer with a file or two.
+pub fn recipe(bytes: &[u8], directory: &Path) {
+    use std::io::{Read as _, Write as _};
+    let layer = directory.join("layer");
+    if std::fs::create_dir_all(layer.join("d")).is_err()
+        || std::fs::write(layer.join("d/f"), [7; 3000]).is_err()
+    {
+        return;
+    }
+    let Ok(root) = RootDir::open(&layer) else { return };
+    let header = |form: &str| {
+        let blob = palan_oci::Digest::of(bytes);
+        let json = format!(r#"{{"version":1,"blob":"{blob}","size":1,"form":"{form}","layer":"layer"}}"#);
+        let length = u32::try_from(json.len()).unwrap_or_default().to_le_bytes();
+        [&b"palanrcp"[..], &length, json.as_bytes()].concat()
+    };
+    // Mutations of the header are mostly refused, so most of the input goes behind a good one.
+    let frame = |tag: u8, part: &[u8]| {
+        let length = u32::try_from(part.len()).unwrap_or_default().to_le_bytes();
+        [&[tag][..], &length, part].concat()
+    };
+    let (tar, gzip) = bytes.split_at(bytes.len() / 2);
+    let compressed = zstd::encode_all(tar, 1).unwrap_or_default();
+    let framed = [frame(b't', &compressed), frame(b'z', gzip)].concat();
+    for content in
+        [bytes.to_vec(), [header("plain"), framed.clone()].concat(), [header("gzip"), framed].concat()]
+    {
+        let path = directory.join("recipe");
+        let written = std::fs::File::create(&path).and_then(|mut file| file.write_all(&content));
+        let (Ok(()), Ok(recipe)) = (written, crate::recipe::Recipe::open(&path)) else { continue };
+        let Ok(layer) = root.try_clone() else { continue };
+        if let Ok(stream) = crate::recipe::rebuild::stream_of(&recipe, layer) {
+            let _ = stream.take(4 << 20).read_to_end(&mut Vec::new());
+        }
+    }
+}
+
 /// Applies a layer, compressed or not, to an empty directory.
 pub fn apply(bytes: &[u8], directory: &Path) {
     let Ok(root) = RootDir::open(directory) else { return };

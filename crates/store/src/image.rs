@@ -355,7 +355,7 @@ impl Inner {
 ///
 /// Overlay refuses a directory that occurs twice. Leaving out its lower occurrence changes nothing: whatever it has, the upper
 /// occurrence shows or hides first.
-fn stack(layers: &[String], opaque: impl Fn(&str) -> Result<bool>) -> Result<Vec<String>> {
+pub(crate) fn stack(layers: &[String], opaque: impl Fn(&str) -> Result<bool>) -> Result<Vec<String>> {
     let mut seen = HashSet::new();
     let mut stack = Vec::with_capacity(layers.len());
     for key in layers.iter().rev() {

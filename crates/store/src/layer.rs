@@ -25,7 +25,7 @@ use crate::{Lease, Result, Store};
 
 pub(crate) mod apply;
 pub(crate) mod decode;
-mod name;
+pub(crate) mod name;
 pub(crate) mod tar;
 
 pub use tar::TarError;
@@ -173,7 +173,7 @@ impl Store {
             return Ok(BeginLayer::Present(record.info()));
         }
         let blob = BlobWriter::open(claim, digest, request.descriptor.size)?;
-        let protected = Lease { protected: Arc::clone(&lease.protected) };
+        let protected = lease.share();
         Ok(BeginLayer::Ready(Box::new(LayerWriter { blob, request: request.clone(), protected })))
     }
 }
@@ -242,6 +242,7 @@ impl Inner {
     /// An empty directory for a layer, as the layer's root is unless it says otherwise.
     pub(crate) fn new_layer_directory(&self) -> Result<TemporaryLayer> {
         let path = self.layers.join(format!(".tmp-{}", crate::store::random_name()));
+        crate::fault::point("create a layer's directory");
         fs::create_dir(&path, 0o755)?;
         let root = RootDir::open(&path)?;
         // The umask may have taken bits away.
@@ -249,9 +250,31 @@ impl Inner {
         Ok(TemporaryLayer { path, root })
     }
 
+    /// Unpacks `record`'s blob again, into a directory of its own that the caller removes or names.
+    pub(crate) fn unpack_alone(self: &Arc<Self>, record: &LayerRecord) -> Result<PathBuf> {
+        let temporary = self.new_layer_directory()?;
+        let unpack = || {
+            let reader = BlobReader::of_content(self.open_blob(&record.blob)?, record.blob);
+            let (diff_id, _) = decode_and_apply(&reader, record.blob, &temporary.root, Form::Alone, self)?;
+            reader.finish()?;
+            if diff_id != record.diff_id {
+                let (expected, actual) = (record.diff_id, diff_id);
+                return Err(crate::Error::WrongDiffId { blob: record.blob, expected, actual });
+            }
+            Ok(())
+        };
+        match unpack() {
+            Ok(()) => Ok(temporary.path),
+            Err(error) => {
+                self.discard(&temporary.path);
+                Err(error)
+            }
+        }
+    }
+
     /// Unpacks `record`'s blob again, over the layers below it, and stores the result as `key`. Returns its size.
     pub(crate) fn unpack_over_parents(
-        &self,
+        self: &Arc<Self>,
         record: &LayerRecord,
         key: &str,
         parents: Vec<PathBuf>,
@@ -274,7 +297,7 @@ impl Inner {
     }
 
     fn unpack_merged(
-        &self,
+        self: &Arc<Self>,
         record: &LayerRecord,
         parents: Vec<PathBuf>,
         upper: &TemporaryLayer,
@@ -290,10 +313,7 @@ impl Inner {
         })
         .map_err(|source| crate::Error::Mount { image: record.diff_id, source })?;
         let merged = RootDir::from_fd(mount);
-        let path = self.blob_path(&record.blob);
-        let file = fs::open(&path)?;
-        let size = fs::metadata(&path)?.len();
-        let reader = BlobReader::of_file(file, record.blob, size);
+        let reader = BlobReader::of_content(self.open_blob(&record.blob)?, record.blob);
         let (diff_id, _) = decode_and_apply(&reader, record.blob, &merged, Form::Merged, self)?;
         reader.finish()?;
         if diff_id != record.diff_id {

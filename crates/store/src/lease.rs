@@ -6,17 +6,23 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use palan_oci::Digest;
 
+use crate::durability::Work;
 use crate::image::ImageId;
+use crate::store::Inner;
 use crate::{Result, Store, database};
 
 /// Protects blobs and layers from removal while it lives.
 #[derive(Debug)]
 pub struct Lease {
-    pub(crate) protected: Arc<Mutex<HashSet<Digest>>>,
+    protected: Arc<Mutex<HashSet<Digest>>>,
+    /// What counts the handles; `None` only while the last act of one is under way.
+    handle: Option<Arc<()>>,
+    store: Weak<Inner>,
 }
 
 impl Lease {
@@ -24,21 +30,47 @@ impl Lease {
     pub fn protect(&self, digest: Digest) {
         self.protected.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
     }
+
+    /// A second handle; the lease lives as long as either.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            protected: Arc::clone(&self.protected),
+            handle: self.handle.clone(),
+            store: Weak::clone(&self.store),
+        }
+    }
+}
+
+impl Drop for Lease {
+    /// What was to be removed and stayed for this lease's sake goes now.
+    fn drop(&mut self) {
+        if self.handle.take().and_then(Arc::into_inner).is_none() {
+            return;
+        }
+        self.protected.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(inner) = self.store.upgrade()
+            && inner.leases.kept_something.swap(false, Ordering::Relaxed)
+        {
+            inner.background.schedule(&inner, Work { collect: true, ..Work::default() });
+        }
+    }
 }
 
 /// All leases that are alive.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     alive: Mutex<Vec<Weak<Mutex<HashSet<Digest>>>>>,
+    /// Something would have been removed if no lease had protected it.
+    pub(crate) kept_something: AtomicBool,
 }
 
 impl Leases {
-    pub(crate) fn create(&self) -> Lease {
+    pub(crate) fn create(&self, inner: &Arc<Inner>) -> Lease {
         let protected = Arc::new(Mutex::new(HashSet::new()));
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         alive.retain(|lease| lease.strong_count() > 0);
         alive.push(Arc::downgrade(&protected));
-        Lease { protected }
+        Lease { protected, handle: Some(Arc::new(())), store: Arc::downgrade(inner) }
     }
 
     /// Everything that any lease protects.
@@ -55,7 +87,7 @@ impl Leases {
 impl Store {
     /// A new lease that protects nothing yet.
     pub fn lease(&self) -> Lease {
-        self.inner.leases.create()
+        self.inner.leases.create(&self.inner)
     }
 
     /// Keeps the layers of `image` for `owner` (a container id, say) until [`Store::release`], also across restarts and
@@ -78,7 +110,7 @@ impl Store {
         }
         if state.remove_unneeded(&self.inner, &layers, &[])? {
             drop(state);
-            self.inner.background.schedule(&self.inner, false, true);
+            self.inner.background.schedule(&self.inner, Work::TRASH);
         }
         Ok(())
     }

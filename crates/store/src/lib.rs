@@ -7,6 +7,7 @@
 //!   layers/<diff-id>/            an unpacked layer in overlay's form, shared by all images that have it
 //!   layers/chain-<chain-id>/     the same for a layer that only makes sense over its parents
 //!   layers/.tmp-<random>/        an unpack in progress; layers/.trash-<random>/ a removal in progress
+//!   recipes/<hex>                how a blob is made again from its layer; the blob itself is gone then
 //!   images.db                    names, images, layers, leases (SQLite)
 //! ```
 //!
@@ -19,23 +20,31 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod check;
 pub mod content;
+pub mod docker_root;
 pub mod durability;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lease;
 pub mod limits;
+pub mod recipe;
 pub mod tree;
 
+#[cfg(test)]
+mod crash;
 mod database;
 mod error;
+mod fault;
 mod garbage;
+mod share;
 mod store;
 #[cfg(test)]
 mod testing;
-mod usage;
+pub mod usage;
 
 pub use content::BlobContent;
 pub use error::StoreError as Error;

@@ -17,9 +17,11 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 use crate::content::Busy;
-use crate::durability::Background;
+use crate::durability::{Background, Work};
 use crate::layer::LayerRecord;
 use crate::lease::Leases;
+use crate::recipe::Recipe;
+use crate::recipe::worker::Compactor;
 use crate::{Error, Limits, Result, database};
 
 /// How long a part waits to be resumed.
@@ -39,10 +41,12 @@ pub(crate) struct Inner {
     pub(crate) blobs: PathBuf,
     pub(crate) ingest: PathBuf,
     pub(crate) layers: PathBuf,
+    pub(crate) recipes: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) busy: Busy,
     pub(crate) leases: Leases,
     pub(crate) background: Background,
+    pub(crate) compactor: Arc<Compactor>,
     state: Mutex<State>,
     /// `flock` on the layers' directory; freed by the kernel however this process ends.
     _lock: File,
@@ -68,7 +72,9 @@ impl Store {
         {
             ensure_directory(directory, mode)?;
         }
+        let recipes = root.join("recipes");
         ensure_directory(&layers, 0o700)?;
+        ensure_directory(&recipes, 0o700)?;
         ensure_directory(&layers.join(EMPTY_LAYER), 0o755)?;
         let lock = lock(&layers, root)?;
         fs::spread_subdirectories(&lock);
@@ -79,10 +85,12 @@ impl Store {
                 blobs,
                 ingest,
                 layers,
+                recipes,
                 limits,
                 busy: Busy::default(),
                 leases: Leases::default(),
                 background: Background::default(),
+                compactor: Arc::default(),
                 state: Mutex::new(State { db, pending: HashMap::new() }),
                 _lock: lock,
             }),
@@ -118,10 +126,12 @@ impl Store {
             .iter()
             .filter(|name| !recorded.contains(*name) && *name != EMPTY_LAYER && !name.starts_with(".trash-"));
         garbage.try_for_each(|name| inner.trash_layer(name))?;
-        inner.recover_blobs(&database::blobs(&state.db)?)?;
+        let needed = database::blobs(&state.db)?;
+        inner.recover_recipes(&mut state, &needed)?;
+        inner.recover_blobs(&needed)?;
         let unsynced = database::has_unsynced(&state.db)?;
         drop(state);
-        inner.background.schedule(inner, unsynced, true);
+        inner.background.schedule(inner, Work { sync: unsynced, ..Work::TRASH });
         Ok(())
     }
 }
@@ -139,12 +149,14 @@ impl Inner {
             self.discard(temporary);
             return Ok(());
         }
+        crate::fault::point("name a layer");
         Ok(fs::rename(temporary, &target)?)
     }
 
     /// Moves a directory below `layers` out of the way; it is deleted in the background.
     pub(crate) fn trash_layer(&self, name: &str) -> Result<()> {
         let trash = self.layers.join(format!(".trash-{}", random_name()));
+        crate::fault::point("move a layer to the trash");
         fs::if_exists(fs::rename(&self.layers.join(name), &trash))?;
         Ok(())
     }
@@ -159,6 +171,60 @@ impl Inner {
     pub(crate) fn names_in(&self, directory: &Path) -> Result<Vec<String>> {
         let entries = fs::read_dir(directory)?;
         Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    }
+
+    /// Ends what was begun: a recipe without a row is of no use while the blob is there, a blob with a row goes.
+    fn recover_recipes(&self, state: &mut State, needed: &HashSet<Digest>) -> Result<()> {
+        let rows = database::recipe::recipes(&state.db)?;
+        let mut recorded = HashSet::new();
+        for row in rows {
+            let is_there = fs::metadata(&self.recipe_path(&row.blob)).is_ok()
+                && fs::metadata(&self.layers.join(&row.layer)).is_ok();
+            if needed.contains(&row.blob) && is_there {
+                fs::if_exists(fs::remove_file(&self.blob_path(&row.blob)))?;
+                recorded.insert(row.blob);
+            } else {
+                database::write_durably(&mut state.db, "remove a recipe", |transaction| {
+                    database::recipe::delete_recipe(transaction, &row.blob)
+                })?;
+            }
+        }
+        for name in self.names_in(&self.recipes)? {
+            let path = self.recipes.join(&name);
+            let digest = Digest::from_hex(&name).ok();
+            if digest.is_some_and(|digest| recorded.contains(&digest)) {
+                continue;
+            }
+            if let Some(row) = digest.and_then(|digest| self.lost_recipe(&path, &digest, needed)) {
+                tracing::warn!(blob = %row.blob, "the record of a recipe was lost and is made again");
+                database::recipe::insert_recipe(&mut state.db, &row)?;
+            } else {
+                fs::if_exists(fs::remove_file(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A recipe that nobody recorded although its blob is needed and gone. No kill leads there; an older copy of the
+    /// database does.
+    fn lost_recipe(
+        &self,
+        path: &Path,
+        digest: &Digest,
+        needed: &HashSet<Digest>,
+    ) -> Option<database::recipe::RecipeRow> {
+        if !needed.contains(digest) || fs::metadata(&self.blob_path(digest)).is_ok() {
+            return None;
+        }
+        let header = Recipe::open(path).ok()?.header;
+        let bytes = fs::metadata(path).ok()?.len();
+        let is_usable = header.blob == *digest && fs::metadata(&self.layers.join(&header.layer)).is_ok();
+        is_usable.then_some(database::recipe::RecipeRow {
+            blob: *digest,
+            layer: header.layer,
+            size: header.size,
+            bytes,
+        })
     }
 
     fn recover_blobs(&self, recorded: &HashSet<Digest>) -> Result<()> {
@@ -178,6 +244,12 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.compactor.stop();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tests share: archives by hand, byte by byte, and images made of them.
 
 use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
 
 use palan_oci::media_type;
 use palan_oci::{Descriptor, Digest};
@@ -156,8 +157,24 @@ pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct TestStore {
     pub(crate) store: Option<Store>,
-    pub(crate) directory: tempfile::TempDir,
+    pub(crate) directory: TestDirectory,
     pub(crate) limits: Limits,
+}
+
+/// Where a store under test is.
+#[derive(Debug)]
+pub(crate) enum TestDirectory {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
+}
+
+impl TestDirectory {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Own(directory) => directory.path(),
+            Self::Given(path) => path,
+        }
+    }
 }
 
 impl std::ops::Deref for TestStore {
@@ -176,7 +193,14 @@ impl TestStore {
     pub(crate) fn with_limits(limits: Limits) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(directory.path(), limits.clone()).expect("opens");
-        Self { store: Some(store), directory, limits }
+        Self { store: Some(store), directory: TestDirectory::Own(directory), limits }
+    }
+
+    /// In a directory of somebody else, who removes it.
+    pub(crate) fn at(path: &Path) -> Result<Self> {
+        let limits = Limits::default();
+        let store = Store::open(path, limits.clone())?;
+        Ok(Self { store: Some(store), directory: TestDirectory::Given(path.to_owned()), limits })
     }
 
     /// As after a kill: what was in memory is gone, what is on disk is looked at anew.

@@ -137,6 +137,7 @@ pub(crate) fn store_error(error: palan_store::Error) -> Error {
         | Store::TagWithDigest
         | Store::AmbiguousId { .. }
         | Store::Archive(_)
+        | Store::DockerRoot(_)
         | Store::Change(_)
         | Store::Tree(TreeError::Depth { .. } | TreeError::Name { .. }) => Class::InvalidParameter,
         _ => Class::System,

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod network;
+pub(crate) mod storage;
 pub(crate) mod system;
 pub(crate) mod unsupported;
 pub(crate) mod usage;

@@ -4,6 +4,7 @@ use palan_oci::{ChainId, Digest, ImageConfig, Manifest};
 
 use super::{Image, ImageCommit, ImageId, now, stack, stored_name};
 use crate::database::ImageRow;
+use crate::durability::Work;
 use crate::layer::{LayerRecord, Standing, chain_key, layer_key};
 use crate::store::State;
 use crate::{Error, Lease, Result, Store, database};
@@ -51,7 +52,7 @@ impl Store {
             last_tagged: (!commit.tags.is_empty()).then(now),
         };
         self.inner.lock().record(&row, &placed, &blobs, commit)?;
-        self.inner.background.schedule(&self.inner, true, false);
+        self.inner.background.schedule(&self.inner, Work::SYNC);
         self.image(&id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })
     }
 

@@ -5,6 +5,7 @@ use palan_oci::{Digest, ImageConfig, Reference};
 use super::parent::children_of;
 use super::{Conflict, ImageId, ImageUser, Removed, stored_name};
 use crate::database::ImageRow;
+use crate::durability::Work;
 use crate::store::State;
 use crate::{Error, Result, Store, database};
 
@@ -66,7 +67,7 @@ impl Store {
             removed.extend(self.delete(&mut state, &id, &image.config)?);
             drop(state);
             self.remove_ancestors(parent, users_of, &mut removed)?;
-            self.inner.background.schedule(&self.inner, false, true);
+            self.inner.background.schedule(&self.inner, Work::TRASH);
         }
         Ok(removed)
     }

@@ -124,6 +124,7 @@ impl<'a> Applier<'a> {
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<'_, R>) -> Result<(), LayerError> {
+        crate::fault::point("unpack an entry");
         let name = Name::parse(&entry.path, self.limits)?;
         if name.is_root() {
             return self.root_entry(entry);
@@ -597,3 +598,6 @@ fn failed<'e>(entry: &'e Entry, action: &'static str) -> impl Fn(io::Error) -> L
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod generated;

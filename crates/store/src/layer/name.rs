@@ -6,11 +6,11 @@ use crate::Limits;
 
 /// The path of an entry: components joined by `/`, no `.`, no `..`, no slash at either end; empty for the root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Name(Vec<u8>);
+pub(crate) struct Name(Vec<u8>);
 
 impl Name {
     /// Cleans a name as written. `/a`, `./a` and `b/../a` are `a`; `../a` is refused.
-    pub(super) fn parse(raw: &[u8], limits: &Limits) -> Result<Self, LayerError> {
+    pub(crate) fn parse(raw: &[u8], limits: &Limits) -> Result<Self, LayerError> {
         if raw.contains(&0) {
             return Err(LayerError::Nul { entry: lossy(raw) });
         }
@@ -30,16 +30,16 @@ impl Name {
         Ok(Self(components.join(&b'/')))
     }
 
-    pub(super) fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// The path of the parent (empty for the root) and the last component.
-    pub(super) fn split(&self) -> (&[u8], &[u8]) {
+    pub(crate) fn split(&self) -> (&[u8], &[u8]) {
         match self.0.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&self.0[..slash], &self.0[slash + 1..]),
             None => (b"", &self.0),
@@ -49,7 +49,7 @@ impl Name {
 
 /// What a name means in a layer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning<'a> {
+pub(crate) enum Meaning<'a> {
     /// A file of its own.
     Plain,
     /// `.wh..wh..opq`: nothing of the lower layers shows through in this directory.
@@ -62,7 +62,7 @@ pub(super) enum Meaning<'a> {
     Invalid,
 }
 
-pub(super) fn meaning<'a>(parent: &[u8], last: &'a [u8]) -> Meaning<'a> {
+pub(crate) fn meaning<'a>(parent: &[u8], last: &'a [u8]) -> Meaning<'a> {
     const WHITEOUT: &[u8] = b".wh.";
     if last == b".wh..wh..opq" {
         return Meaning::Opaque;

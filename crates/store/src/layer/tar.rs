@@ -232,13 +232,19 @@ impl<'a, R: Read> Reader<'a, R> {
 
     /// Reads what is behind the end of the archive, so that whoever hashes the source has seen all of it.
     pub(crate) fn drain(&mut self) -> Result<(), TarError> {
-        loop {
-            let length = self.end - self.start;
-            self.consume(length);
-            if !self.fill(1)? {
-                return Ok(());
-            }
-        }
+        while self.skip_rest()? {}
+        Ok(())
+    }
+
+    /// Bytes that were read and not looked at yet.
+    pub(crate) fn buffered(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Passes over a piece of what is behind the end; `false` if there is none.
+    pub(crate) fn skip_rest(&mut self) -> Result<bool, TarError> {
+        self.consume(self.end - self.start);
+        self.fill(1)
     }
 
     fn skip_content(&mut self) -> Result<(), TarError> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod history;
 pub(crate) mod import;
+pub(crate) mod import_docker;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod ls;
@@ -25,6 +26,7 @@ pub(crate) const GROUP: Group = Group {
     entries: &[
         Entry(&["history"], &history::COMMAND),
         Entry(&["import"], &import::COMMAND),
+        Entry(&["import-docker"], &import_docker::COMMAND),
         Entry(&["inspect"], &inspect::COMMAND),
         Entry(&["load"], &load::COMMAND),
         Entry(&["ls", "list"], &ls::COMMAND),

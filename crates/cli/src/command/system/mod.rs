@@ -3,6 +3,7 @@
 pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod fsck;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod login;
@@ -18,6 +19,7 @@ pub(crate) const GROUP: Group = Group {
     entries: &[
         Entry(&["df"], &df::COMMAND),
         Entry(&["events"], &events::COMMAND),
+        Entry(&["fsck"], &fsck::COMMAND),
         Entry(&["info"], &info::COMMAND),
     ],
     missing: &["dial-stdio", "prune"],
