@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 pub use palan_oci::ImageConfig;
 use palan_oci::Reference;
-use palan_registry::{Credentials, ProgressEvent, PullRequest};
+use palan_registry::{Credentials, ProgressEvent, PullRequest, PushOutcome};
 use palan_store::archive::{ImportOptions, LoadProgress};
 use palan_store::image::{ImageUser, Removed};
 use palan_store::{Image, ImageId};
@@ -19,7 +19,7 @@ use crate::spec::Filters;
 use crate::stream::{BodyReader, Items};
 use crate::{Class, Error, Result};
 
-/// One line of progress of a pull, load or import, in Docker's words.
+/// One line of progress of a pull, push, load or import, in Docker's words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// What it is about (a layer's short id, a tag); empty for the whole.
@@ -32,6 +32,19 @@ pub struct Progress {
     pub total: Option<u64>,
     /// A plain output line instead of a status (`load`), with its newline.
     pub stream: Option<String>,
+    /// A tag that was pushed, for programs.
+    pub pushed: Option<PushedTag>,
+}
+
+/// A tag that was pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushedTag {
+    /// The tag.
+    pub tag: String,
+    /// `sha256:…` of the manifest.
+    pub digest: String,
+    /// Bytes of the manifest.
+    pub size: u64,
 }
 
 /// Credentials for one registry.
@@ -164,7 +177,7 @@ pub enum ImageRemoval {
 }
 
 /// Progress that waits for a slow client.
-const BACKLOG: usize = 256;
+pub(crate) const BACKLOG: usize = 256;
 
 /// Images.
 impl Engine {
@@ -494,7 +507,7 @@ impl Engine {
 }
 
 /// Decompressors and buffers of a transfer were the daemon's largest allocations; what is free of them goes back.
-async fn give_memory_back() {
+pub(crate) async fn give_memory_back() {
     let trimmed = blocking(|| {
         palan_linux::memory::trim();
         Ok(())
@@ -510,16 +523,8 @@ async fn pull(
     all_tags: bool,
     sender: mpsc::Sender<Result<Progress>>,
 ) {
-    let late = Mutex::new(Vec::new());
-    let tell = |event: ProgressEvent| {
-        let is_line = matches!(event, ProgressEvent::Message(_));
-        if let Err(mpsc::error::TrySendError::Full(item)) = sender.try_send(Ok(progress(event)))
-            && is_line
-        {
-            // A slow client may miss a step of a bar, but no line.
-            late.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-        }
-    };
+    let teller = Teller::new(&sender);
+    let tell = |event| teller.tell(event);
     let work = async {
         if all_tags {
             engine.registry.pull_all_tags(&request, &engine.store, tell).await.map(drop)
@@ -533,10 +538,7 @@ async fn pull(
         () = sender.closed() => return,
     };
     give_memory_back().await;
-    for line in late.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        // The client may have gone; the outcome stands.
-        let _ = sender.send(line).await;
-    }
+    teller.finish().await;
     let recorded = match outcome {
         Ok(()) => {
             let reference = if all_tags { request.reference } else { request.reference.or_latest() };
@@ -552,6 +554,34 @@ async fn pull(
     }
 }
 
+/// Passes the news of a transfer on to a client that may be slow: it may miss a step of a bar, but no line.
+pub(crate) struct Teller<'a> {
+    sender: &'a mpsc::Sender<Result<Progress>>,
+    late: Mutex<Vec<Result<Progress>>>,
+}
+
+impl<'a> Teller<'a> {
+    pub(crate) fn new(sender: &'a mpsc::Sender<Result<Progress>>) -> Self {
+        Self { sender, late: Mutex::default() }
+    }
+
+    pub(crate) fn tell(&self, event: ProgressEvent) {
+        let is_line = matches!(event, ProgressEvent::Message(_) | ProgressEvent::Pushed(_));
+        if let Err(mpsc::error::TrySendError::Full(item)) = self.sender.try_send(Ok(progress(event)))
+            && is_line
+        {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        }
+    }
+
+    /// Sends what the client was too slow for. It may have gone; the outcome stands.
+    pub(crate) async fn finish(self) {
+        for line in self.late.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _ = self.sender.send(line).await;
+        }
+    }
+}
+
 fn progress(event: ProgressEvent) -> Progress {
     match event {
         ProgressEvent::Started { reference, repository } => {
@@ -559,13 +589,22 @@ fn progress(event: ProgressEvent) -> Progress {
         }
         ProgressEvent::Layer { id, status } => {
             let (current, total) = status.progress().unzip();
-            Progress { id, status: status.to_string(), current, total, stream: None }
+            Progress { id, status: status.to_string(), current, total, ..Progress::default() }
+        }
+        ProgressEvent::Upload { id, status } => {
+            let (current, total) = status.progress().unzip();
+            Progress { id, status: status.to_string(), current, total, ..Progress::default() }
+        }
+        ProgressEvent::Pushed(pushed) => {
+            let PushOutcome { tag, digest, size } = pushed;
+            let pushed = PushedTag { tag, digest: digest.to_string(), size };
+            Progress { pushed: Some(pushed), ..Progress::default() }
         }
         ProgressEvent::Message(status) => Progress { status, ..Progress::default() },
     }
 }
 
-fn credentials(auth: Option<Auth>) -> Credentials {
+pub(crate) fn credentials(auth: Option<Auth>) -> Credentials {
     let Some(auth) = auth else { return Credentials::Anonymous };
     if !auth.registry_token.is_empty() {
         return Credentials::RegistryToken(auth.registry_token);
@@ -580,7 +619,7 @@ fn credentials(auth: Option<Auth>) -> Credentials {
     Credentials::Password { username: auth.username, password: auth.password }
 }
 
-fn event(action: &str, actor: &str, name: &str) -> Event {
+pub(crate) fn event(action: &str, actor: &str, name: &str) -> Event {
     Event {
         time: Timestamp::now(),
         kind: ObjectKind::Image,
@@ -681,11 +720,11 @@ pub(crate) fn store_error(error: palan_store::Error) -> Error {
     Error::new(class, palan_stdx::error_chain::to_string(&error))
 }
 
-fn reference_error(error: palan_oci::reference::ReferenceError) -> Error {
+pub(crate) fn reference_error(error: palan_oci::reference::ReferenceError) -> Error {
     Error::invalid(error.to_string())
 }
 
-fn registry_error(error: palan_registry::RegistryError) -> Error {
+pub(crate) fn registry_error(error: palan_registry::RegistryError) -> Error {
     let class = match error.class() {
         palan_registry::Class::NotFound => Class::NotFound,
         palan_registry::Class::Unauthorized => Class::Unauthorized,

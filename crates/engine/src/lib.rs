@@ -5,7 +5,7 @@
 //!
 //! - [`spec`]: what a caller asks a container to be;
 //! - [`container`]: what is known about one, and its life;
-//! - [`image`], [`volume`], [`network`], [`stats`], [`events`], [`info`]: the other objects and readings;
+//! - [`image`], [`distribution`], [`volume`], [`network`], [`stats`], [`events`], [`info`]: the other objects and readings;
 //! - [`stream`]: streams in and out;
 //! - [`config`]: the settings; [`runtimes`]: who makes processes; [`error`]: class and text of every failure.
 
@@ -14,6 +14,7 @@
 pub mod config;
 pub mod container;
 mod db;
+pub mod distribution;
 mod engine;
 pub mod error;
 pub mod events;
@@ -24,6 +25,7 @@ pub mod info;
 mod lock;
 mod names;
 pub mod network;
+pub mod proxies;
 mod reactor;
 mod restore;
 pub mod runtimes;

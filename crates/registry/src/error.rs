@@ -126,6 +126,57 @@ pub enum RegistryError {
         /// How the last one ended.
         source: Box<Self>,
     },
+    /// An upload broke too often.
+    #[error("cannot upload layer {digest} in {attempts} attempts, the last one failed")]
+    UploadExhausted {
+        /// The blob.
+        digest: String,
+        /// How many attempts were made.
+        attempts: u32,
+        /// How the last one ended.
+        source: Box<Self>,
+    },
+    /// The registry says that it stored something else than was sent.
+    #[error("the registry stored {what} as {found}, but it is {expected}")]
+    Stored {
+        /// What was sent.
+        what: String,
+        /// Its digest.
+        expected: String,
+        /// The digest that the registry gave it.
+        found: String,
+    },
+    /// Nothing in the store has this name.
+    #[error("{text}")]
+    NothingToPush {
+        /// Docker's text.
+        text: String,
+    },
+    /// Bytes that a manifest names, which came neither with this image nor with another.
+    #[error(
+        "layer {digest} of {reference} is not in the store in the form that its manifest names: pull the image again"
+    )]
+    MissingBlob {
+        /// The image as the user says it.
+        reference: String,
+        /// The layer's digest.
+        digest: String,
+    },
+    /// The image is for another platform than the one that was asked for.
+    #[error(
+        "image with reference {reference} was found but its platform ({found}) does not match the specified platform ({wanted})"
+    )]
+    OtherPlatform {
+        /// The image as the user says it.
+        reference: String,
+        /// Its platform.
+        found: String,
+        /// The platform that was asked for.
+        wanted: String,
+    },
+    /// The registry does not let us push.
+    #[error(transparent)]
+    PushRefused(ApiError),
     /// The store refused.
     #[error("cannot store {what}")]
     Store {
@@ -156,15 +207,20 @@ impl RegistryError {
             Self::Denied { .. }
             | Self::ManifestUnknown { .. }
             | Self::NameUnknown { .. }
+            | Self::NothingToPush { .. }
+            | Self::OtherPlatform { .. }
             | Self::NoPlatform { .. } => Class::NotFound,
             Self::Schema1 { .. } | Self::Unsupported { .. } | Self::WrongOs { .. } => Class::Invalid,
             Self::Request { source, .. } => source.class(),
-            Self::Exhausted { source, .. } => source.class(),
+            Self::Exhausted { source, .. } | Self::UploadExhausted { source, .. } => source.class(),
             Self::Shared(error) => error.class(),
             Self::Digest { .. }
             | Self::Document { .. }
             | Self::Store { .. }
             | Self::GivenUp { .. }
+            | Self::Stored { .. }
+            | Self::MissingBlob { .. }
+            | Self::PushRefused(_)
             | Self::PullRefused(_) => Class::System,
         }
     }
@@ -214,6 +270,9 @@ fn verb(method: &Method) -> &'static str {
     match *method {
         Method::HEAD => "Head",
         Method::POST => "Post",
+        Method::PUT => "Put",
+        Method::PATCH => "Patch",
+        Method::DELETE => "Delete",
         _ => "Get",
     }
 }
@@ -309,6 +368,14 @@ pub enum RequestError {
     Malformed {
         /// Why.
         reason: String,
+    },
+    /// The store could not deliver what was to be sent.
+    #[error("cannot read blob {digest}, which is to be sent")]
+    Unreadable {
+        /// The blob.
+        digest: palan_oci::Digest,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A certificate or key of the host's configuration cannot be used.
     #[error("cannot use the certificates of this host: {reason}")]

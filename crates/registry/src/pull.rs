@@ -30,7 +30,7 @@ use crate::flight::{FlightKey, Ticket};
 use crate::layer::Download;
 use crate::login::is_connection_failure;
 use crate::progress::{LayerStatus, ProgressEvent};
-use crate::repository::{Fetched, Repository};
+use crate::repository::{Access, Fetched, Repository};
 
 /// How deep indexes may nest.
 const DEEPEST_INDEX: usize = 4;
@@ -207,7 +207,8 @@ impl Places<'_> {
         }
         let (transport, authenticator) = (self.client.transport.clone(), self.client.authenticator.clone());
         let path = self.reference.path();
-        let repository = Repository::new(transport, authenticator, &endpoint, path, self.credentials);
+        let repository =
+            Repository::new(transport, authenticator, &endpoint, path, Access::Pull, self.credentials);
         self.current = Some(endpoint);
         Some(repository)
     }
@@ -321,17 +322,12 @@ impl Pull<'_> {
         .await
     }
 
-    /// The one blocking seam to the store.
     async fn in_store<T: Send + 'static>(
         &self,
         what: String,
         work: impl FnOnce(&Store) -> palan_store::Result<T> + Send + 'static,
     ) -> Result<T, RegistryError> {
-        let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(result) => result.map_err(|source| RegistryError::Store { what, source: Box::new(source) }),
-            Err(_) => Err(RegistryError::GivenUp { what }),
-        }
+        in_store(self.store, what, work).await
     }
 
     /// Resolves the reference to the manifest for the platform.
@@ -628,6 +624,19 @@ impl Pull<'_> {
                 self.reference.familiar()
             )));
         }
+    }
+}
+
+/// The one blocking seam to the store.
+pub(crate) async fn in_store<T: Send + 'static>(
+    store: &Store,
+    what: String,
+    work: impl FnOnce(&Store) -> palan_store::Result<T> + Send + 'static,
+) -> Result<T, RegistryError> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(result) => result.map_err(|source| RegistryError::Store { what, source: Box::new(source) }),
+        Err(_) => Err(RegistryError::GivenUp { what }),
     }
 }
 

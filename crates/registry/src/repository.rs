@@ -35,7 +35,23 @@ const DOCUMENT_ATTEMPTS: u32 = 3;
 /// The longest time that a registry may ask us to wait before we ask for a document again.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// A repository to read from.
+/// What is to be done with a repository: the actions of its scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Pull,
+    Push,
+}
+
+impl Access {
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        }
+    }
+}
+
+/// A repository at one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Repository {
     transport: Arc<Transport>,
@@ -60,10 +76,12 @@ impl Repository {
         authenticator: Arc<Authenticator>,
         endpoint: &Endpoint,
         path: &str,
+        access: Access,
         credentials: &Credentials,
     ) -> Self {
         let credentials = if endpoint.mirror { Credentials::Anonymous } else { credentials.clone() };
-        let scope = if path.is_empty() { String::new() } else { format!("repository:{path}:pull") };
+        let scope =
+            if path.is_empty() { String::new() } else { format!("repository:{path}:{}", access.actions()) };
         Self {
             key: AuthKey {
                 origin: endpoint.origin.url.to_string(),
@@ -76,6 +94,13 @@ impl Repository {
             authenticator,
             credentials,
         }
+    }
+
+    /// The same with the right to read another repository of the registry, which mounting a blob from there needs.
+    pub(crate) fn reading_also(&self, other: &str) -> Self {
+        let mut both = self.clone();
+        both.key.scope = format!("{} repository:{other}:pull", self.key.scope);
+        both
     }
 
     /// Who asks whom for what; equal sources give equal answers.
@@ -219,7 +244,10 @@ impl Repository {
         let (method, url) = (outgoing.method.clone(), outgoing.url.clone());
         let failed = |error| RegistryError::request(&method, &url, error);
         let patience = self.transport.config().timing.stall;
-        outgoing.authorization = self.authenticator.known(&self.key, &self.credentials).await;
+        // An upload may go on elsewhere, as far as the registry is concerned; as what, is no concern of that place.
+        if same_origin(&outgoing.url, &self.origin.url) {
+            outgoing.authorization = self.authenticator.known(&self.key, &self.credentials).await;
+        }
         let mut answered = matches!(self.credentials, Credentials::RegistryToken(_));
         loop {
             let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
@@ -279,7 +307,7 @@ impl Repository {
         self.join("v2/")
     }
 
-    fn url(&self, rest: &str) -> Result<Url, RegistryError> {
+    pub(crate) fn url(&self, rest: &str) -> Result<Url, RegistryError> {
         self.join(&format!("v2/{}/{rest}", self.path))
     }
 

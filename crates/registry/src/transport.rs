@@ -12,13 +12,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
+    RETRY_AFTER,
+};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use crate::certificates::{self, Stamp};
 use crate::config::{ClientConfig, ConfigError, InsecureRegistries};
 use crate::error::{ApiError, RequestError};
 use crate::guard::{self, authority, literal_address, same_origin};
+use crate::payload::Payload;
 use crate::proxy::ProxySettings;
 use crate::resolver::{ClientResolver, ResolveError, SystemResolver};
 
@@ -80,13 +84,13 @@ pub(crate) struct Outgoing {
     pub(crate) authorization: Option<HeaderValue>,
     /// The offset to start at, where that is not the beginning.
     pub(crate) from: u64,
-    /// A form to post.
-    pub(crate) form: Option<String>,
+    /// What is sent along.
+    pub(crate) payload: Payload,
 }
 
 impl Outgoing {
     pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, accept: None, authorization: None, from: 0, form: None }
+        Self { method, url, accept: None, authorization: None, from: 0, payload: Payload::None }
     }
 }
 
@@ -138,7 +142,7 @@ impl Transport {
         }
         for _ in 0..=MOST_REDIRECTS {
             let response = self.send_once(origin, outgoing, &url, authorization.as_ref()).await?;
-            if !is_redirect(response.status()) || outgoing.method == Method::POST {
+            if !is_redirect(&outgoing.payload, &outgoing.method, response.status()) {
                 return Ok(response);
             }
             let next = redirect_target(&url, &response)?;
@@ -171,10 +175,33 @@ impl Transport {
         if outgoing.from > 0 {
             request = request.header(RANGE, format!("bytes={}-", outgoing.from));
         }
-        if let Some(form) = &outgoing.form {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
-        }
         let limit = self.config.timing.connect.max(self.config.timing.stall);
+        request = match &outgoing.payload {
+            Payload::None if matches!(outgoing.method, Method::POST | Method::PUT | Method::PATCH) => {
+                request.header(CONTENT_LENGTH, 0)
+            }
+            Payload::None => request,
+            Payload::Form(form) => {
+                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
+            }
+            Payload::Document { media_type, content } => {
+                request.header(CONTENT_TYPE, media_type).body(content.clone())
+            }
+            Payload::Blob(part) => {
+                request = request
+                    .header(CONTENT_TYPE, "application/octet-stream")
+                    .header(CONTENT_LENGTH, part.length());
+                if let Some(range) = part.content_range() {
+                    request = request.header(CONTENT_RANGE, range);
+                }
+                let sent = part.watched(limit, request.body(part.body()).send()).await;
+                return match sent {
+                    Ok(Ok(response)) => Ok(response),
+                    Ok(Err(error)) => Err(part.failure().unwrap_or_else(|| classify(&error, url))),
+                    Err(waited) => Err(RequestError::Stalled { authority: authority(url), waited }),
+                };
+            }
+        };
         match tokio::time::timeout(limit, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(classify(&error, url)),
@@ -254,12 +281,19 @@ impl Transport {
     }
 }
 
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+/// Whether an answer sends us on. What a request carries goes along only where the answer says that the method stays
+/// (307, 308), and never if it is a form, which has a secret in it.
+fn is_redirect(payload: &Payload, method: &Method, status: StatusCode) -> bool {
+    match (payload, status.as_u16()) {
+        (Payload::Form(_), _) => false,
+        (_, 307 | 308) => true,
+        (Payload::None, 301..=303) => matches!(*method, Method::GET | Method::HEAD),
+        _ => false,
+    }
 }
 
-fn redirect_target(from: &Url, response: &Response) -> Result<Url, RequestError> {
-    let malformed = || RequestError::Malformed { reason: "a redirect without a usable Location".to_owned() };
+pub(crate) fn redirect_target(from: &Url, response: &Response) -> Result<Url, RequestError> {
+    let malformed = || RequestError::Malformed { reason: "an answer without a usable Location".to_owned() };
     let location =
         response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(malformed)?;
     let mut target = from.join(location).map_err(|_| malformed())?;

@@ -173,7 +173,7 @@ impl Store {
             return Ok(BeginLayer::Present(record.info()));
         }
         let blob = BlobWriter::open(claim, digest, request.descriptor.size)?;
-        let protected = Lease { protected: Arc::clone(&lease.protected) };
+        let protected = lease.another();
         Ok(BeginLayer::Ready(Box::new(LayerWriter { blob, request: request.clone(), protected })))
     }
 }

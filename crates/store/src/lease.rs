@@ -20,6 +20,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The same lease once more, for another thread. What is protected stays so until both are gone.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self { protected: Arc::clone(&self.protected) }
+    }
+
     /// Protects a blob (by digest) and a layer (by diff-id) with that digest.
     pub fn protect(&self, digest: Digest) {
         self.protected.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);

@@ -23,6 +23,19 @@ pub struct PullOptions<'a> {
     pub auth: Option<&'a AuthConfig>,
 }
 
+/// What `POST /images/{name}/push` pushes.
+#[derive(Debug, Clone, Default)]
+pub struct PushOptions<'a> {
+    /// The name without its tag.
+    pub image: &'a str,
+    /// The tag; empty pushes every tag.
+    pub tag: &'a str,
+    /// The platform, as JSON of the OCI specification.
+    pub platform: Option<&'a str>,
+    /// Credentials of the registry.
+    pub auth: Option<&'a AuthConfig>,
+}
+
 /// What `POST /images/create` imports.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions<'a> {
@@ -55,6 +68,15 @@ impl Client {
         if let Some(auth) = options.auth {
             request = request.header(auth::HEADER, auth::encode(auth));
         }
+        Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
+    /// `POST /images/{name}/push`.
+    pub fn push_image(&self, options: &PushOptions<'_>) -> Result<Progress, ClientError> {
+        let query = Query::new().with_some("platform", options.platform).with_some("tag", Some(options.tag));
+        // Docker's daemons want the header also where there are no credentials.
+        let auth = auth::encode(options.auth.unwrap_or(&AuthConfig::default()));
+        let request = Request::new("POST", path(options.image, "/push"), &query).header(auth::HEADER, auth);
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }
 

@@ -204,6 +204,15 @@ pub struct HistoryItem {
     pub tags: Vec<String>,
 }
 
+/// The `aux` of a push: a tag that is in the registry now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PushedTag {
+    pub tag: String,
+    pub digest: String,
+    pub size: u64,
+}
+
 /// `POST /images/prune`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

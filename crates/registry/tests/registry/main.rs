@@ -8,4 +8,5 @@ mod fixture;
 mod hostile;
 mod mirrors;
 mod pull;
+mod push;
 mod sharing;

@@ -2,11 +2,12 @@
 
 use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
 use palan_docker_api::types as wire;
-use palan_engine::image::{HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, Progress};
-use palan_oci::ImageConfig;
+use palan_engine::image::{HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, Progress, PushedTag};
 use palan_oci::image_config::ExecutionConfig;
+use palan_oci::{ImageConfig, Platform};
 
 use super::{container, signed, time};
+use crate::error::ApiError;
 
 pub(crate) fn summary(image: ImageSummary) -> wire::ImageSummary {
     wire::ImageSummary {
@@ -118,10 +119,32 @@ pub(crate) fn removal(removal: ImageRemoval) -> wire::ImageDeleteItem {
     }
 }
 
-/// One line of a pull, load or import. A line about a layer always has the detail, if only an empty one.
+/// A platform as JSON of the OCI specification, which some requests have as a parameter.
+pub(crate) fn platform(text: &str) -> Result<Platform, ApiError> {
+    let wrong = |why: &str| ApiError::invalid(format!("failed to parse platform: {why}"));
+    let platform: Platform = serde_json::from_str(text).map_err(|error| wrong(&error.to_string()))?;
+    match (platform.os.is_empty(), platform.architecture.is_empty()) {
+        (false, false) => Ok(platform.normalised()),
+        (true, true) if platform.variant.is_some() || platform.os_version.is_some() => {
+            Err(ApiError::invalid("optional platform fields provided, but OS and Architecture are missing"))
+        }
+        _ => Err(ApiError::invalid("both OS and Architecture must be provided")),
+    }
+}
+
+/// One line of a pull, push, load or import. A line about a layer always has the detail, if only an empty one.
 pub(crate) fn progress(progress: Progress) -> ProgressMessage {
     if let Some(stream) = progress.stream {
         return ProgressMessage { stream, ..ProgressMessage::default() };
+    }
+    if let Some(pushed) = progress.pushed {
+        let PushedTag { tag, digest, size } = pushed;
+        let aux = serde_json::to_value(wire::PushedTag { tag, digest, size }).ok();
+        return ProgressMessage {
+            progress_detail: Some(ProgressDetail::default()),
+            aux,
+            ..ProgressMessage::default()
+        };
     }
     let counted = progress.current.is_some() || progress.total.is_some();
     let is_layer = progress.id.len() == 12 && progress.id.bytes().all(|b| b.is_ascii_hexdigit());
@@ -153,14 +176,28 @@ mod tests {
             status: "S".into(),
             current,
             total: current,
-            stream: None,
+            ..Progress::default()
         };
         assert_eq!(line(layer(None)), r#"{"status":"S","progressDetail":{},"id":"0123456789ab"}"#);
         assert_eq!(
             line(layer(Some(7))),
             r#"{"status":"S","progressDetail":{"current":7,"total":7},"id":"0123456789ab"}"#
         );
+        let pushed = PushedTag { tag: "1".into(), digest: "sha256:00".into(), size: 5 };
+        let aux = Progress { pushed: Some(pushed), ..Progress::default() };
+        assert_eq!(line(aux), r#"{"progressDetail":{},"aux":{"Tag":"1","Digest":"sha256:00","Size":5}}"#);
         let text = Progress { stream: Some("Loaded image: a\n".into()), ..Progress::default() };
         assert_eq!(line(text), r#"{"stream":"Loaded image: a\n"}"#);
+    }
+
+    #[test]
+    fn platforms_as_json() {
+        let text = |json: &str| platform(json).map(|platform| platform.to_string());
+        assert_eq!(text(r#"{"os":"linux","architecture":"arm","variant":"v5"}"#), Ok("linux/arm/v5".into()));
+        assert_eq!(
+            text(r#"{"os":"linux"}"#),
+            Err(ApiError::invalid("both OS and Architecture must be provided"))
+        );
+        assert!(text("linux/arm").is_err());
     }
 }

@@ -11,6 +11,7 @@ use palan_docker_api::auth;
 use palan_docker_api::stream::ProgressMessage;
 use palan_docker_api::versions;
 use palan_engine::Engine;
+use palan_engine::distribution::PushSpec;
 use palan_engine::image::{ImageListQuery, ImportSpec, Progress, PullSpec};
 use palan_engine::stream::Items;
 
@@ -45,10 +46,9 @@ pub(crate) async fn create(
     if params.text("fromImage").is_empty() {
         return import(&engine, &params, body).await;
     }
-    let auth = headers.get(auth::HEADER).and_then(|v| v.to_str().ok()).and_then(auth::decode);
+    let auth = registry_auth(&headers);
     let (reference, all_tags) = pull_reference(params.text("fromImage"), params.text("tag"));
-    let spec =
-        PullSpec { reference, platform: params.some("platform"), auth: auth.map(convert::auth), all_tags };
+    let spec = PullSpec { reference, platform: params.some("platform"), auth, all_tags };
     Ok(progress(engine.pull(spec).await?))
 }
 
@@ -146,15 +146,43 @@ async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params)
 }
 
 /// `POST /images/{name}/tag|push`.
-pub(crate) async fn post(State(engine): Engines, Name(path): Name, params: Params) -> ApiResult {
+pub(crate) async fn post(
+    State(engine): Engines,
+    version: Version,
+    Name(path): Name,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult {
     match path.rsplit_once('/') {
         Some((name, "tag")) => {
             engine.tag_image(name, params.text("repo"), params.text("tag")).await?;
             Ok(StatusCode::CREATED.into_response())
         }
-        Some((_, "push")) => Err(ApiError::unsupported("pushing images")),
+        Some((name, "push")) => push(&engine, version, name, &params, &headers).await,
         _ => Err(ApiError::page_not_found()),
     }
+}
+
+async fn push(
+    engine: &Engine,
+    version: Version,
+    name: &str,
+    params: &Params,
+    headers: &HeaderMap,
+) -> ApiResult {
+    let platform = versions::push_platform(params.some("platform"), version.0);
+    let spec = PushSpec {
+        name: name.to_owned(),
+        tag: params.text("tag").to_owned(),
+        platform: platform.as_deref().map(convert::image::platform).transpose()?,
+        auth: registry_auth(headers),
+    };
+    Ok(progress(engine.push(spec).await?))
+}
+
+fn registry_auth(headers: &HeaderMap) -> Option<palan_engine::image::Auth> {
+    let auth = headers.get(auth::HEADER).and_then(|value| value.to_str().ok()).and_then(auth::decode);
+    auth.map(convert::auth)
 }
 
 pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {

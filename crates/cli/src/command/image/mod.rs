@@ -7,6 +7,7 @@ pub(crate) mod load;
 pub(crate) mod ls;
 pub(crate) mod prune;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod tag;
 
@@ -24,8 +25,9 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["ls", "list"], &ls::COMMAND),
         Entry(&["prune"], &prune::COMMAND),
         Entry(&["pull"], &pull::COMMAND),
+        Entry(&["push"], &push::COMMAND),
         Entry(&["rm", "remove"], &rm::COMMAND),
         Entry(&["tag"], &tag::COMMAND),
     ],
-    missing: &["build", "push", "save"],
+    missing: &["build", "save"],
 };
