@@ -1,7 +1,7 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
-//! commands; [`pull`] and [`archives`] bring images in; [`network`]; [`restart`] kills the daemon; [`runtimes`] are other OCI
+//! commands; [`pull`] and [`archives`] bring images in, [`push`] out; [`network`]; [`restart`] kills the daemon; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well; [`security`] replays published attacks.
 
@@ -20,6 +20,7 @@ mod lifecycle;
 mod logs;
 mod network;
 mod pull;
+mod push;
 mod restart;
 mod run;
 mod runtimes;

@@ -1,9 +1,10 @@
-//! Requests that go to registries and are no pull: push.
+//! Requests that go to registries and are no pull: push, search, and what a registry says about an image.
 
 use std::sync::Arc;
 
-use palan_oci::{Platform, Reference};
+use palan_oci::{Descriptor, Platform, Reference};
 use palan_registry::PushRequest;
+pub use palan_registry::SearchResult;
 use tokio::sync::mpsc;
 
 use crate::db::Change;
@@ -11,6 +12,7 @@ use crate::engine::Engine;
 use crate::image::{
     Auth, BACKLOG, Progress, Teller, credentials, event, give_memory_back, reference_error, registry_error,
 };
+use crate::spec::Filters;
 use crate::stream::Items;
 use crate::{Error, Result};
 
@@ -26,6 +28,37 @@ pub struct PushSpec {
     /// Credentials.
     pub auth: Option<Auth>,
 }
+
+/// What to search for.
+///
+/// Filters: `is-automated` (nothing is any more), `is-official`, `stars` (at least).
+#[derive(Debug, Clone, Default)]
+pub struct SearchSpec {
+    /// A word, behind the index's host if it is not Docker's.
+    pub term: String,
+    /// How many results to ask for; 0 is the default.
+    pub limit: i64,
+    /// Filters.
+    pub filters: Filters,
+    /// Credentials.
+    pub auth: Option<Auth>,
+}
+
+/// An image or index as its registry has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryImage {
+    /// Media type, digest, size.
+    pub descriptor: Descriptor,
+    /// The platforms that it is for.
+    pub platforms: Vec<Platform>,
+    /// The document, byte for byte.
+    pub body: Vec<u8>,
+}
+
+/// How many results a search asks for by default.
+const USUAL_RESULTS: u32 = 25;
+/// The most that it may ask for.
+const MOST_RESULTS: u32 = 100;
 
 impl Engine {
     /// Pushes an image or all tags of a repository. Errors that come before the first progress are returned; later ones are
@@ -43,6 +76,65 @@ impl Engine {
         tokio::spawn(push(self.shared(), request, sender));
         items.begun().await
     }
+}
+
+impl Engine {
+    /// Searches an index.
+    pub async fn search(&self, spec: SearchSpec) -> Result<Vec<SearchResult>> {
+        spec.filters.check(&["is-automated", "is-official", "stars"])?;
+        let official = spec.filters.boolean("is-official")?;
+        if spec.filters.boolean("is-automated")? == Some(true) {
+            return Ok(Vec::new());
+        }
+        let mut least = None;
+        for value in spec.filters.values("stars") {
+            let stars: i64 =
+                value.parse().map_err(|_| Error::invalid(format!("invalid filter 'stars=[{value}]'")))?;
+            least = least.max(Some(stars));
+        }
+        let limit = match u32::try_from(spec.limit) {
+            Ok(0) => USUAL_RESULTS,
+            Ok(limit) if limit <= MOST_RESULTS => limit,
+            _ => {
+                let message = format!("limit {} is outside the range of [1, {MOST_RESULTS}]", spec.limit);
+                return Err(Error::invalid(message));
+            }
+        };
+        let (domain, term) = split_term(&spec.term)?;
+        let found = self.registry.search(domain, term, limit, &credentials(spec.auth)).await;
+        let fits = |result: &SearchResult| {
+            official.is_none_or(|official| official == result.is_official)
+                && least.is_none_or(|least| result.star_count >= least)
+        };
+        Ok(found.map_err(registry_error)?.into_iter().filter(fits).collect())
+    }
+
+    /// Asks a registry about an image without bringing it.
+    pub async fn inspect_in_registry(&self, name: &str, auth: Option<Auth>) -> Result<RegistryImage> {
+        let reference = Reference::parse(name).map_err(reference_error)?;
+        let found = self.registry.inspect(&reference, &credentials(auth)).await.map_err(registry_error)?;
+        Ok(RegistryImage {
+            descriptor: found.descriptor,
+            platforms: found.platforms,
+            body: found.body.to_vec(),
+        })
+    }
+}
+
+/// The index's domain and what to look for there.
+fn split_term(text: &str) -> Result<(&str, &str)> {
+    if text.contains("://") {
+        let message = format!("invalid repository name: repository name ({text}) should not have a scheme");
+        return Err(Error::invalid(message));
+    }
+    let (domain, term) = match text.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        _ => (palan_oci::reference::DEFAULT_DOMAIN, text),
+    };
+    // The official images are known without their first part.
+    let is_hub = matches!(domain, "docker.io" | "index.docker.io");
+    let domain = if is_hub { palan_oci::reference::DEFAULT_DOMAIN } else { domain };
+    Ok((domain, if is_hub { term.strip_prefix("library/").unwrap_or(term) } else { term }))
 }
 
 async fn push(engine: Arc<Engine>, request: PushRequest, sender: mpsc::Sender<Result<Progress>>) {
@@ -73,5 +165,20 @@ async fn push(engine: Arc<Engine>, request: PushRequest, sender: mpsc::Sender<Re
     if let Err(error) = recorded {
         // The client may have gone.
         let _ = sender.send(Err(error)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_name_their_index() {
+        let split = |text| split_term(text).ok();
+        assert_eq!(split("debian"), Some(("docker.io", "debian")));
+        assert_eq!(split("library/debian"), Some(("docker.io", "debian")));
+        assert_eq!(split("docker.io/team/app"), Some(("docker.io", "team/app")));
+        assert_eq!(split("localhost:5000/app"), Some(("localhost:5000", "app")));
+        assert_eq!(split("http://r.example/app"), None);
     }
 }

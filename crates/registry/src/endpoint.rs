@@ -12,6 +12,8 @@ use crate::transport::{Origin, Transport};
 
 /// Where the images of `docker.io` are.
 const DOCKER_HUB: &str = "registry-1.docker.io";
+/// Where they are searched.
+const DOCKER_INDEX: &str = "index.docker.io";
 /// How long it is remembered that an insecure registry speaks plain HTTP.
 const MEMORY: Duration = Duration::from_secs(600);
 
@@ -61,7 +63,21 @@ impl Endpoints {
         transport: &Transport,
         domain: &str,
     ) -> Result<Vec<Endpoint>, RegistryError> {
-        let host = if domain == palan_oci::reference::DEFAULT_DOMAIN { DOCKER_HUB } else { domain };
+        let is_hub = domain == palan_oci::reference::DEFAULT_DOMAIN;
+        self.of_host(transport, if is_hub { DOCKER_HUB } else { domain }).await
+    }
+
+    /// Where the images of `domain` are searched; the same order.
+    pub(crate) async fn of_index(
+        &self,
+        transport: &Transport,
+        domain: &str,
+    ) -> Result<Vec<Endpoint>, RegistryError> {
+        let is_hub = domain == palan_oci::reference::DEFAULT_DOMAIN;
+        self.of_host(transport, if is_hub { DOCKER_INDEX } else { domain }).await
+    }
+
+    async fn of_host(&self, transport: &Transport, host: &str) -> Result<Vec<Endpoint>, RegistryError> {
         let url = base_url("https", host)?;
         let insecure = transport.is_insecure(&url).await;
         let secure = Endpoint { origin: Origin { url, insecure }, mirror: false, plain_fallback: false };

@@ -172,7 +172,7 @@ impl Client {
         Err(places.exhausted())
     }
 
-    async fn places<'a>(
+    pub(crate) async fn places<'a>(
         &'a self,
         reference: &'a Reference,
         credentials: &'a Credentials,
@@ -190,7 +190,7 @@ impl Client {
 }
 
 /// The endpoints for a reference, one after the other until one serves.
-struct Places<'a> {
+pub(crate) struct Places<'a> {
     client: &'a Client,
     reference: &'a Reference,
     credentials: &'a Credentials,
@@ -200,7 +200,7 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    fn next(&mut self) -> Option<Repository> {
+    pub(crate) fn next(&mut self) -> Option<Repository> {
         let endpoint = self.endpoints.next()?;
         if endpoint.plain_fallback && !self.last.as_ref().is_some_and(is_connection_failure) {
             return None;
@@ -213,7 +213,7 @@ impl Places<'_> {
         Some(repository)
     }
 
-    fn worked<T>(&self, outcome: T) -> T {
+    pub(crate) fn worked<T>(&self, outcome: T) -> T {
         if let Some(endpoint) = &self.current {
             self.client.endpoints.worked(endpoint);
         }
@@ -221,7 +221,7 @@ impl Places<'_> {
     }
 
     /// Takes note of a failure; an error if it is not worth asking elsewhere.
-    fn failed(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+    pub(crate) fn failed(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let mirror = self.current.as_ref().filter(|endpoint| endpoint.mirror);
         if let Some(mirror) = mirror.filter(|_| error.is_of_the_endpoint()) {
             let reason = palan_stdx::error_chain::Chain(&error);
@@ -233,7 +233,7 @@ impl Places<'_> {
         Ok(())
     }
 
-    fn exhausted(self) -> RegistryError {
+    pub(crate) fn exhausted(self) -> RegistryError {
         match self.last {
             Some(error) => in_dockers_words(error, self.reference),
             None => RegistryError::GivenUp { what: self.reference.familiar() },
@@ -511,7 +511,9 @@ impl Pull<'_> {
                 let lease = store.lease();
                 let mark = |(descriptor, diff_id): (Descriptor, Digest)| {
                     let request = LayerRequest { descriptor, diff_id: Some(diff_id) };
-                    let present = matches!(store.begin_layer(&request, &lease)?, BeginLayer::Present(_));
+                    // Its directory alone does not make an image that can be pushed as it came.
+                    let present = matches!(store.begin_layer(&request, &lease)?, BeginLayer::Present(_))
+                        && store.has_blob(&request.descriptor.digest);
                     Ok((present, request.descriptor, diff_id))
                 };
                 wanted.into_iter().map(mark).collect::<palan_store::Result<Vec<_>>>()

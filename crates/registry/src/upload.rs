@@ -128,8 +128,8 @@ impl Upload<'_> {
                 });
             }
             let pause = retry::pause(timing, failed, error.retry_after());
-            let reason = palan_stdx::error_chain::Chain(&error);
-            tracing::debug!(blob = %self.descriptor.digest, sent = progress.sent, %reason, "upload broke");
+            let reason = palan_stdx::error_chain::to_string(&error);
+            tracing::debug!(blob = %self.descriptor.digest, sent = progress.sent, reason, "upload broke");
             (self.tell)(UploadStatus::Retrying {
                 seconds: pause.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
             });
@@ -193,8 +193,8 @@ impl Upload<'_> {
                 false
             }
             Err(error) => {
-                let reason = palan_stdx::error_chain::Chain(&error);
-                tracing::debug!(blob = %self.descriptor.digest, source, %reason, "cannot be mounted");
+                let reason = palan_stdx::error_chain::to_string(&error);
+                tracing::debug!(blob = %self.descriptor.digest, source, reason, "cannot be mounted");
                 false
             }
         }

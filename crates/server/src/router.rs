@@ -57,6 +57,8 @@ fn images() -> Router<Arc<Engine>> {
         .route("/images/create", post(image::create))
         .route("/images/load", post(image::load))
         .route("/images/prune", post(image::prune))
+        .route("/images/search", get(image::search))
+        .route("/distribution/{*path}", get(image::distribution))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }
 
@@ -84,7 +86,6 @@ fn unsupported_routes() -> Router<Arc<Engine>> {
         "/build/prune",
         "/build/cancel",
         "/commit",
-        "/images/search",
         "/images/get",
         "/session",
         "/grpc",
@@ -93,7 +94,6 @@ fn unsupported_routes() -> Router<Arc<Engine>> {
         "/networks/prune",
         "/networks/{id}/connect",
         "/networks/{id}/disconnect",
-        "/distribution/{*name}",
         "/plugins",
         "/plugins/{*path}",
         "/swarm/init",

@@ -4,7 +4,7 @@ use super::{Body, Client, ClientError, Query, Request, path_escape};
 use crate::auth;
 use crate::filters::Filters;
 use crate::stream::{JsonMessages, ProgressMessage};
-use crate::types::{AuthConfig, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary};
+use crate::types::{AuthConfig, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, SearchResult};
 use std::io::Read;
 
 /// Progress lines as they arrive.
@@ -112,6 +112,26 @@ impl Client {
         let query = Query::new().with("quiet", if quiet { "1" } else { "0" }).with_some("platform", platform);
         let request = Request::new("POST", "/images/load", &query).stream(tar, "application/x-tar");
         Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
+    /// `GET /images/search`.
+    pub fn search_images(
+        &self,
+        term: &str,
+        limit: i64,
+        filters: &Filters,
+        auth: Option<&AuthConfig>,
+    ) -> Result<Vec<SearchResult>, ClientError> {
+        let mut query = Query::new().with("term", term);
+        if limit != 0 {
+            query = query.with("limit", &limit.to_string());
+        }
+        let query = query.with_some("filters", filters.to_json().as_deref());
+        let mut request = Request::new("GET", "/images/search", &query);
+        if let Some(auth) = auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        self.fetch(request)
     }
 
     /// `GET /images/json`.

@@ -1,6 +1,6 @@
 //! Images: list, inspect, history, removal.
 
-use super::{Descriptor, GraphDriver, HealthConfig, StringMap, StringSet};
+use super::{Descriptor, GraphDriver, HealthConfig, Platform, StringMap, StringSet};
 use crate::json::{is_zero, null_when_empty};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -202,6 +202,27 @@ pub struct HistoryItem {
     pub size: i64,
     #[serde(serialize_with = "null_when_empty")]
     pub tags: Vec<String>,
+}
+
+/// One line of `GET /images/search`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchResult {
+    pub star_count: i64,
+    pub is_official: bool,
+    pub name: String,
+    /// Always false: Docker has no such builds any more.
+    pub is_automated: bool,
+    pub description: String,
+}
+
+/// `GET /distribution/{name}/json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DistributionInspect {
+    pub descriptor: Descriptor,
+    #[serde(serialize_with = "null_when_empty")]
+    pub platforms: Vec<Platform>,
 }
 
 /// The `aux` of a push: a tag that is in the registry now.

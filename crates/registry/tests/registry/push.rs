@@ -309,3 +309,37 @@ async fn no_more_than_the_configured_number_goes_at_once() {
     assert!(lines.iter().any(|line| line.ends_with(": Waiting")), "{lines:?}");
     assert!(registry.peak_connections() <= 3, "{}", registry.peak_connections());
 }
+
+/// Two images with one layer, packed differently: each keeps its own bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_was_unpacked_from_other_bytes_is_pushed_as_it_came() {
+    let build = |compression| {
+        let layer = noise_layer("large", 500_000, 11);
+        ImageBuilder::new().compression(compression).layer(layer).file("x", 0o644, "x").build()
+    };
+    let fixture = Fixture::new();
+    for compression in [Compression::Gzip, Compression::Zstd, Compression::Plain] {
+        let image = build(compression);
+        let registry = Registry::start();
+        registry.separate_repositories();
+        let name = format!("{}/app:1", registry.host());
+        fixture.have(&image, &name).await;
+        let outcome = fixture.push(&name).await.unwrap();
+        assert_eq!(outcome.digest.to_string(), image.manifest_digest, "{compression:?}");
+    }
+    // The bytes must still be those of the layer that the configuration names.
+    let (good, other) = (build(Compression::Gzip), ImageBuilder::new().file("other", 0o644, "y").build());
+    let registry = Registry::start();
+    let name = registry.push("liar", "1", &good);
+    let lie = String::from_utf8(good.manifest.clone())
+        .unwrap()
+        .replace(&good.layers[1].digest, &other.layers[0].digest)
+        .replace(
+            &format!("\"size\":{}", good.layers[1].blob.len()),
+            &format!("\"size\":{}", other.layers[0].blob.len()),
+        );
+    registry.push("liar", "2", &other);
+    registry.put_manifest("liar", "1", good.media_type(), lie.as_bytes());
+    let error = fixture.pull(&name).await.unwrap_err();
+    assert!(text(&error).contains(&other.layers[0].digest), "{}", text(&error));
+}

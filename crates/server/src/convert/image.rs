@@ -2,6 +2,7 @@
 
 use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
 use palan_docker_api::types as wire;
+use palan_engine::distribution::{RegistryImage, SearchResult};
 use palan_engine::image::{HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, Progress, PushedTag};
 use palan_oci::image_config::ExecutionConfig;
 use palan_oci::{ImageConfig, Platform};
@@ -117,6 +118,34 @@ pub(crate) fn removal(removal: ImageRemoval) -> wire::ImageDeleteItem {
         ImageRemoval::Untagged(untagged) => wire::ImageDeleteItem { untagged, deleted: String::new() },
         ImageRemoval::Deleted(deleted) => wire::ImageDeleteItem { deleted, untagged: String::new() },
     }
+}
+
+pub(crate) fn search_result(result: SearchResult) -> wire::SearchResult {
+    wire::SearchResult {
+        star_count: result.star_count,
+        is_official: result.is_official,
+        name: result.name,
+        is_automated: false,
+        description: result.description,
+    }
+}
+
+/// `GET /distribution/{name}/json`.
+pub(crate) fn distribution(image: RegistryImage) -> wire::DistributionInspect {
+    let descriptor = wire::Descriptor {
+        media_type: image.descriptor.media_type,
+        digest: image.descriptor.digest.to_string(),
+        size: signed(image.descriptor.size),
+        ..wire::Descriptor::default()
+    };
+    let platform = |platform: Platform| wire::Platform {
+        architecture: platform.architecture,
+        os: platform.os,
+        os_version: platform.os_version.unwrap_or_default(),
+        os_features: platform.os_features,
+        variant: platform.variant.unwrap_or_default(),
+    };
+    wire::DistributionInspect { descriptor, platforms: image.platforms.into_iter().map(platform).collect() }
 }
 
 /// A platform as JSON of the OCI specification, which some requests have as a parameter.

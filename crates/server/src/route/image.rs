@@ -11,7 +11,7 @@ use palan_docker_api::auth;
 use palan_docker_api::stream::ProgressMessage;
 use palan_docker_api::versions;
 use palan_engine::Engine;
-use palan_engine::distribution::PushSpec;
+use palan_engine::distribution::{PushSpec, SearchSpec};
 use palan_engine::image::{ImageListQuery, ImportSpec, Progress, PullSpec};
 use palan_engine::stream::Items;
 
@@ -178,6 +178,27 @@ async fn push(
         auth: registry_auth(headers),
     };
     Ok(progress(engine.push(spec).await?))
+}
+
+pub(crate) async fn search(State(engine): Engines, params: Params, headers: HeaderMap) -> ApiResult {
+    let limit = params.number("limit").map_err(|_| {
+        ApiError::invalid(format!("invalid limit specified: {:?} is not a number", params.text("limit")))
+    })?;
+    let spec = SearchSpec {
+        term: params.text("term").to_owned(),
+        limit: limit.unwrap_or(0),
+        filters: params.filters()?,
+        auth: registry_auth(&headers),
+    };
+    let found = engine.search(spec).await?;
+    ok_json(&found.into_iter().map(convert::image::search_result).collect::<Vec<_>>())
+}
+
+/// `GET /distribution/{name}/json`.
+pub(crate) async fn distribution(State(engine): Engines, Name(path): Name, headers: HeaderMap) -> ApiResult {
+    let Some((name, "json")) = path.rsplit_once('/') else { return Err(ApiError::page_not_found()) };
+    let image = engine.inspect_in_registry(name, registry_auth(&headers)).await?;
+    ok_json(&convert::image::distribution(image))
 }
 
 fn registry_auth(headers: &HeaderMap) -> Option<palan_engine::image::Auth> {
