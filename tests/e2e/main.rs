@@ -18,6 +18,7 @@ mod exec;
 mod images;
 mod lifecycle;
 mod logs;
+mod manifest;
 mod network;
 mod pull;
 mod push;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use palan_oci::{Descriptor, Platform, Reference};
-use palan_registry::PushRequest;
 pub use palan_registry::SearchResult;
+use palan_registry::{ListPush, PushRequest};
 use tokio::sync::mpsc;
 
 use crate::db::Change;
@@ -53,6 +53,23 @@ pub struct RegistryImage {
     pub platforms: Vec<Platform>,
     /// The document, byte for byte.
     pub body: Vec<u8>,
+}
+
+/// A list of images to push.
+#[derive(Debug, Clone, Default)]
+pub struct ListSpec {
+    /// The name that it gets.
+    pub name: String,
+    /// The list, byte for byte.
+    pub document: Vec<u8>,
+    /// Its media type.
+    pub media_type: String,
+    /// Repository and digest of each image.
+    pub sources: Vec<(String, String)>,
+    /// Credentials.
+    pub auth: Option<Auth>,
+    /// Whether the registry's certificate need not be valid.
+    pub insecure: bool,
 }
 
 /// How many results a search asks for by default.
@@ -110,14 +127,48 @@ impl Engine {
     }
 
     /// Asks a registry about an image without bringing it.
-    pub async fn inspect_in_registry(&self, name: &str, auth: Option<Auth>) -> Result<RegistryImage> {
+    pub async fn inspect_in_registry(
+        &self,
+        name: &str,
+        auth: Option<Auth>,
+        insecure: bool,
+    ) -> Result<RegistryImage> {
         let reference = Reference::parse(name).map_err(reference_error)?;
-        let found = self.registry.inspect(&reference, &credentials(auth)).await.map_err(registry_error)?;
+        let credentials = credentials(auth);
+        let found =
+            self.registry.inspect(&reference, &credentials, insecure).await.map_err(registry_error)?;
         Ok(RegistryImage {
             descriptor: found.descriptor,
             platforms: found.platforms,
             body: found.body.to_vec(),
         })
+    }
+}
+
+impl Engine {
+    /// Pushes a list of images that the registry has. Returns its digest, and the images that had to be made known in its
+    /// repository.
+    pub async fn push_list(&self, spec: ListSpec) -> Result<(String, Vec<String>)> {
+        let parse = |text: &str| Reference::parse(text).map_err(reference_error);
+        let sources = spec.sources.iter().map(|(repository, digest)| {
+            let digest = digest.parse().map_err(|error| Error::invalid(format!("{digest}: {error}")))?;
+            Ok(parse(repository)?.with_digest(digest))
+        });
+        let list = ListPush {
+            reference: parse(&spec.name)?.or_latest(),
+            sources: sources.collect::<Result<_>>()?,
+            document: spec.document.into(),
+            media_type: spec.media_type,
+            credentials: credentials(spec.auth),
+            insecure: spec.insecure,
+        };
+        let digest = palan_oci::Digest::of(&list.document).to_string();
+        let pushed = self.registry.push_list(&list).await.map_err(registry_error)?;
+        let name_of = |digest: palan_oci::Digest| {
+            let source = list.sources.iter().find(|source| source.digest() == Some(digest));
+            source.map_or_else(|| digest.to_string(), |_| list.reference.with_digest(digest).to_string())
+        };
+        Ok((digest, pushed.into_iter().map(name_of).collect()))
     }
 }
 

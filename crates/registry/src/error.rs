@@ -177,6 +177,12 @@ pub enum RegistryError {
     /// The registry does not let us push.
     #[error(transparent)]
     PushRefused(ApiError),
+    /// What an administrator wrote about the registry cannot be used.
+    #[error("{reason}")]
+    Settings {
+        /// The file and what is wrong with it.
+        reason: String,
+    },
     /// The store refused.
     #[error("cannot store {what}")]
     Store {
@@ -219,6 +225,7 @@ impl RegistryError {
             | Self::Store { .. }
             | Self::GivenUp { .. }
             | Self::Stored { .. }
+            | Self::Settings { .. }
             | Self::MissingBlob { .. }
             | Self::PushRefused(_)
             | Self::PullRefused(_) => Class::System,
@@ -257,9 +264,11 @@ impl RegistryError {
     /// Whether the failure says nothing about other places that have the same content.
     pub(crate) fn is_of_the_endpoint(&self) -> bool {
         match self {
-            Self::Store { .. } | Self::NoPlatform { .. } | Self::WrongOs { .. } | Self::GivenUp { .. } => {
-                false
-            }
+            Self::Store { .. }
+            | Self::Settings { .. }
+            | Self::NoPlatform { .. }
+            | Self::WrongOs { .. }
+            | Self::GivenUp { .. } => false,
             Self::Shared(error) => error.is_of_the_endpoint(),
             _ => true,
         }

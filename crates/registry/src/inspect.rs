@@ -22,7 +22,8 @@ pub struct Inspected {
 }
 
 impl Client {
-    /// Asks for the manifest or index that a reference names, and for the platforms.
+    /// Asks for the manifest or index that a reference names, and for the platforms. With `insecure` the registry may be
+    /// spoken to without a valid certificate, or without TLS.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -30,9 +31,13 @@ impl Client {
         &self,
         reference: &Reference,
         credentials: &Credentials,
+        insecure: bool,
     ) -> Result<Inspected, RegistryError> {
         let reference = reference.clone().or_latest();
         let mut places = self.places(&reference, credentials).await?;
+        if insecure {
+            places = places.made_insecure();
+        }
         while let Some(repository) = places.next() {
             match inspect_at(&repository, &reference).await {
                 Ok(inspected) => return Ok(places.worked(inspected)),

@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod assemble;
 mod auth;
 mod certificates;
 mod challenge;
@@ -33,6 +34,7 @@ mod flight;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod guard;
+mod hosts;
 mod inspect;
 mod layer;
 mod login;
@@ -50,6 +52,7 @@ mod slots;
 mod transport;
 mod upload;
 
+pub use assemble::ListPush;
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, Proxies, Timing};
 pub use credentials::Credentials;

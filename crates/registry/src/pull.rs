@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 
 use crate::client::Client;
 use crate::credentials::Credentials;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, made_insecure};
 use crate::error::{ApiError, Class as ErrorClass, RegistryError, RequestError};
 use crate::flight::{FlightKey, Ticket};
 use crate::layer::Download;
@@ -74,6 +74,8 @@ struct Pull<'a> {
     client: &'a Client,
     store: &'a Store,
     reference: &'a Reference,
+    /// What the reference leads to, where those who serve content may not be asked.
+    resolved: Option<Digest>,
     platform: Option<&'a Platform>,
     listener: Listener<'a>,
 }
@@ -161,11 +163,40 @@ impl Client {
         store: &Store,
         listener: Listener<'_>,
     ) -> Result<PullOutcome, RegistryError> {
-        let pull = Pull { client: self, store, reference, platform: request.platform.as_ref(), listener };
+        let resolved = self.resolve_apart(reference, &request.credentials).await?;
+        let platform = request.platform.as_ref();
+        let pull = Pull { client: self, store, reference, resolved, platform, listener };
         let mut places = self.places(reference, &request.credentials).await?;
         while let Some(repository) = places.next() {
             match pull.run(&repository).await {
                 Ok(outcome) => return Ok(places.worked(outcome)),
+                Err(error) => places.failed(error)?,
+            }
+        }
+        Err(places.exhausted())
+    }
+
+    /// What a tag leads to, if there are places that may serve content but not say that.
+    async fn resolve_apart(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let Some(tag) = reference.tag().filter(|_| reference.digest().is_none()) else { return Ok(None) };
+        let endpoints = self.endpoints.for_images(&self.transport, reference.domain()).await?;
+        if !endpoints.iter().any(|endpoint| endpoint.capabilities.pull && !endpoint.capabilities.resolve) {
+            return Ok(None);
+        }
+        let trusted = endpoints.into_iter().filter(|endpoint| endpoint.capabilities.resolve).collect();
+        let mut places = self.places_at(trusted, reference, credentials);
+        while let Some(repository) = places.next() {
+            let found = match repository.digest_of(tag).await {
+                Ok(Some(digest)) => return Ok(Some(places.worked(digest))),
+                Ok(None) => repository.manifest(tag).await.map(|fetched| Digest::of(&fetched.body)),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(digest) => return Ok(Some(places.worked(digest))),
                 Err(error) => places.failed(error)?,
             }
         }
@@ -177,15 +208,19 @@ impl Client {
         reference: &'a Reference,
         credentials: &'a Credentials,
     ) -> Result<Places<'a>, RegistryError> {
-        let endpoints = self.endpoints.for_images(&self.transport, reference.domain()).await?;
-        Ok(Places {
-            client: self,
-            reference,
-            credentials,
-            endpoints: endpoints.into_iter(),
-            current: None,
-            last: None,
-        })
+        let mut endpoints = self.endpoints.for_images(&self.transport, reference.domain()).await?;
+        endpoints.retain(|endpoint| endpoint.capabilities.pull);
+        Ok(self.places_at(endpoints, reference, credentials))
+    }
+
+    fn places_at<'a>(
+        &'a self,
+        endpoints: Vec<Endpoint>,
+        reference: &'a Reference,
+        credentials: &'a Credentials,
+    ) -> Places<'a> {
+        let endpoints = endpoints.into_iter();
+        Places { client: self, reference, credentials, endpoints, current: None, last: None }
     }
 }
 
@@ -200,6 +235,11 @@ pub(crate) struct Places<'a> {
 }
 
 impl Places<'_> {
+    /// The same for a user who does not mind what the registry's certificate is.
+    pub(crate) fn made_insecure(self) -> Self {
+        Self { endpoints: made_insecure(self.endpoints.collect()).into_iter(), ..self }
+    }
+
     pub(crate) fn next(&mut self) -> Option<Repository> {
         let endpoint = self.endpoints.next()?;
         if endpoint.plain_fallback && !self.last.as_ref().is_some_and(is_connection_failure) {
@@ -295,7 +335,7 @@ impl Pull<'_> {
         if !self.wanted().matches(&platform) {
             return Ok(None);
         }
-        let digest = match self.reference.digest() {
+        let digest = match self.reference.digest().or(self.resolved) {
             Some(digest) => Some(digest),
             None => repository.digest_of(&self.tag_or_digest()).await?,
         };
@@ -332,8 +372,10 @@ impl Pull<'_> {
 
     /// Resolves the reference to the manifest for the platform.
     async fn choose(&self, repository: &Repository) -> Result<Chosen, RegistryError> {
-        let fetched = repository.manifest(&self.tag_or_digest()).await?;
-        let digest = self.verified("manifest", &fetched.body, self.reference.digest())?;
+        let resolved = self.resolved.map(|digest| digest.to_string());
+        let fetched = repository.manifest(&resolved.unwrap_or_else(|| self.tag_or_digest())).await?;
+        let known = self.reference.digest().or(self.resolved);
+        let digest = self.verified("manifest", &fetched.body, known)?;
         let mut fetched = fetched;
         let mut index = None;
         let mut delivered_as = fetched.content_type.clone();

@@ -19,6 +19,7 @@ use reqwest::Method;
 
 use crate::client::Client;
 use crate::credentials::Credentials;
+use crate::endpoint::made_insecure;
 use crate::error::{RegistryError, RequestError};
 use crate::login::is_connection_failure;
 use crate::payload::Payload;
@@ -93,7 +94,7 @@ impl Client {
     ) -> Result<PushOutcome, RegistryError> {
         progress(refers_to(&request.reference));
         let reference = request.reference.clone().or_latest();
-        let repository = self.repository_to_push_to(&reference, &request.credentials).await?;
+        let repository = self.repository_to_push_to(&reference, &request.credentials, false).await?;
         self.push_tag(&reference, request, &repository, store, &progress).await
     }
 
@@ -121,7 +122,7 @@ impl Client {
             let text = format!("An image does not exist locally with the tag: {name}");
             return Err(RegistryError::NothingToPush { text });
         }
-        let repository = self.repository_to_push_to(&request.reference, &request.credentials).await?;
+        let repository = self.repository_to_push_to(&request.reference, &request.credentials, false).await?;
         let mut outcomes = Vec::new();
         for tag in &tags {
             outcomes.push(self.push_tag(tag, request, &repository, store, &progress).await?);
@@ -129,14 +130,20 @@ impl Client {
         Ok(outcomes)
     }
 
-    /// The repository at the first place that answers at all. Mirrors are for pulls.
-    async fn repository_to_push_to(
+    /// The repository at the first place that answers at all: a host of `hosts.toml` that takes pushes, else the registry.
+    /// `registry-mirrors` are for pulls.
+    pub(crate) async fn repository_to_push_to(
         &self,
         reference: &Reference,
         credentials: &Credentials,
+        insecure: bool,
     ) -> Result<Repository, RegistryError> {
+        let mut endpoints = self.endpoints.for_pushes(&self.transport, reference.domain()).await?;
+        if insecure {
+            endpoints = made_insecure(endpoints);
+        }
         let mut last = None;
-        for endpoint in self.endpoints.of_registry(&self.transport, reference.domain()).await? {
+        for endpoint in endpoints {
             if endpoint.plain_fallback && !last.as_ref().is_some_and(is_connection_failure) {
                 break;
             }

@@ -57,6 +57,8 @@ pub(crate) struct Repository {
     transport: Arc<Transport>,
     authenticator: Arc<Authenticator>,
     origin: Origin,
+    api: Url,
+    namespace: Option<String>,
     path: String,
     credentials: Credentials,
     key: AuthKey,
@@ -89,11 +91,21 @@ impl Repository {
                 credentials: credentials.fingerprint(),
             },
             origin: endpoint.origin.clone(),
+            api: endpoint.api.clone(),
+            namespace: endpoint.namespace.clone(),
             path: path.to_owned(),
             transport,
             authenticator,
             credentials,
         }
+    }
+
+    /// Another repository of the same registry, for the same user.
+    pub(crate) fn sibling(&self, path: &str, access: Access) -> Self {
+        let mut sibling = self.clone();
+        sibling.key.scope = format!("repository:{path}:{}", access.actions());
+        path.clone_into(&mut sibling.path);
+        sibling
     }
 
     /// The same with the right to read another repository of the registry, which mounting a blob from there needs.
@@ -304,18 +316,22 @@ impl Repository {
     }
 
     fn base(&self) -> Result<Url, RegistryError> {
-        self.join("v2/")
+        self.join("")
     }
 
     pub(crate) fn url(&self, rest: &str) -> Result<Url, RegistryError> {
-        self.join(&format!("v2/{}/{rest}", self.path))
+        self.join(&format!("{}/{rest}", self.path))
     }
 
     fn join(&self, path: &str) -> Result<Url, RegistryError> {
-        self.origin.url.join(path).map_err(|error| {
+        let mut url = self.api.join(path).map_err(|error| {
             let reason = RequestError::Malformed { reason: error.to_string() };
-            RegistryError::request(&Method::GET, &self.origin.url, reason)
-        })
+            RegistryError::request(&Method::GET, &self.api, reason)
+        })?;
+        if let Some(namespace) = &self.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
     }
 }
 

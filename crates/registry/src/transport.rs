@@ -22,6 +22,7 @@ use crate::certificates::{self, Stamp};
 use crate::config::{ClientConfig, ConfigError, InsecureRegistries};
 use crate::error::{ApiError, RequestError};
 use crate::guard::{self, authority, literal_address, same_origin};
+use crate::hosts::Extras;
 use crate::payload::Payload;
 use crate::proxy::ProxySettings;
 use crate::resolver::{ClientResolver, ResolveError, SystemResolver};
@@ -54,6 +55,7 @@ struct ClientKey {
     own: Stamp,
     /// The authorities of the registry that named the host.
     inherited: Stamp,
+    connect: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +75,15 @@ pub(crate) struct Origin {
     pub(crate) url: Url,
     /// Whether its certificate need not be valid.
     pub(crate) insecure: bool,
+    /// What `hosts.toml` adds to requests to it, and to it alone.
+    pub(crate) extras: Arc<Extras>,
+}
+
+impl Origin {
+    /// A registry about which no file says anything.
+    pub(crate) fn new(url: Url, insecure: bool) -> Self {
+        Self { url, insecure, extras: Arc::default() }
+    }
 }
 
 /// A request before any redirect.
@@ -172,6 +183,11 @@ impl Transport {
             authorization.set_sensitive(true);
             request = request.header(AUTHORIZATION, authorization);
         }
+        if same_origin(&origin.url, url) {
+            for (name, value) in &origin.extras.headers {
+                request = request.header(name, value);
+            }
+        }
         if outgoing.from > 0 {
             request = request.header(RANGE, format!("bytes={}-", outgoing.from));
         }
@@ -223,11 +239,16 @@ impl Transport {
             Trust::Plain => Stamp::new(),
             _ => certificates::stamp(&self.config.certificate_directories, &authority(url)),
         };
+        let mut own_files = stamp(url);
+        if own && trust != Trust::Plain {
+            own_files.extend(certificates::stamp_named(&origin.extras));
+        }
         let key = ClientKey {
             trust,
             guarded: !same_host,
-            own: stamp(url),
+            own: own_files,
             inherited: if own { Stamp::new() } else { stamp(&origin.url) },
+            connect: origin.extras.connect.filter(|_| own).unwrap_or(self.config.timing.connect),
         };
         if let Some(client) = self.lock_clients().get(&key) {
             return Ok(client.clone());
@@ -255,7 +276,7 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .no_proxy()
-            .connect_timeout(self.config.timing.connect)
+            .connect_timeout(key.connect)
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(self.config.max_concurrent_downloads.max(1))
             .http2_adaptive_window(true)
@@ -428,7 +449,7 @@ mod tests {
     /// Asks for the root of the API at `url` as a registry that is not insecure, as loopback otherwise is.
     async fn ping(transport: &Transport, url: &str) -> Result<u16, RequestError> {
         let url = Url::parse(url).unwrap();
-        let origin = Origin { url: url.clone(), insecure: false };
+        let origin = Origin::new(url.clone(), false);
         let outgoing = Outgoing::new(Method::GET, url.join("v2/").unwrap());
         transport.send(&origin, &outgoing).await.map(|response| response.status().as_u16())
     }
@@ -501,7 +522,7 @@ mod tests {
         let registry = Registry::start();
         registry.fault("/v2/", Fault::StallAfter(0));
         let url = Url::parse(&registry.url()).unwrap();
-        let origin = Origin { url: url.clone(), insecure: false };
+        let origin = Origin::new(url.clone(), false);
         let outgoing = Outgoing::new(Method::GET, url.join("v2/").unwrap());
         let response = transport(None).send(&origin, &outgoing).await.unwrap();
         let error = read_document(response, 1024, Duration::from_millis(100)).await.unwrap_err();

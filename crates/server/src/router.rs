@@ -58,7 +58,7 @@ fn images() -> Router<Arc<Engine>> {
         .route("/images/load", post(image::load))
         .route("/images/prune", post(image::prune))
         .route("/images/search", get(image::search))
-        .route("/distribution/{*path}", get(image::distribution))
+        .route("/distribution/{*path}", get(image::distribution).post(image::push_list))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }
 

@@ -9,6 +9,8 @@ mod common;
 mod container;
 /// Commands on images.
 mod image;
+/// Commands on manifests and lists of them.
+mod manifest;
 /// Commands on networks.
 mod network;
 /// Commands on the daemon and the host.
@@ -91,7 +93,8 @@ static COMMON: &[Entry] = &[
     Entry(&["info"], &system::info::COMMAND),
 ];
 
-static GROUPS: &[Group] = &[container::GROUP, image::GROUP, network::GROUP, system::GROUP, volume::GROUP];
+static GROUPS: &[Group] =
+    &[container::GROUP, image::GROUP, manifest::GROUP, network::GROUP, system::GROUP, volume::GROUP];
 
 static OTHERS: &[Entry] = &[
     Entry(&["attach"], &container::attach::COMMAND),
@@ -132,7 +135,6 @@ static MISSING: &[&str] = &[
     "cp",
     "diff",
     "export",
-    "manifest",
     "node",
     "plugin",
     "save",

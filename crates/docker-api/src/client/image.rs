@@ -4,7 +4,10 @@ use super::{Body, Client, ClientError, Query, Request, path_escape};
 use crate::auth;
 use crate::filters::Filters;
 use crate::stream::{JsonMessages, ProgressMessage};
-use crate::types::{AuthConfig, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, SearchResult};
+use crate::types::{
+    AuthConfig, Descriptor, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ManifestListPush,
+    ManifestListPushed, Platform, SearchResult,
+};
 use std::io::Read;
 
 /// Progress lines as they arrive.
@@ -21,6 +24,17 @@ pub struct PullOptions<'a> {
     pub platform: Option<&'a str>,
     /// Credentials of the registry.
     pub auth: Option<&'a AuthConfig>,
+}
+
+/// A manifest or list in a registry.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryManifest {
+    /// Media type, digest, size.
+    pub descriptor: Descriptor,
+    /// The platforms that it is for.
+    pub platforms: Vec<Platform>,
+    /// The document, byte for byte.
+    pub raw: Vec<u8>,
 }
 
 /// What `POST /images/{name}/push` pushes.
@@ -128,6 +142,41 @@ impl Client {
         }
         let query = query.with_some("filters", filters.to_json().as_deref());
         let mut request = Request::new("GET", "/images/search", &query);
+        if let Some(auth) = auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        self.fetch(request)
+    }
+
+    /// `GET /distribution/{name}/manifest`.
+    pub fn registry_manifest(
+        &self,
+        name: &str,
+        insecure: bool,
+        auth: Option<&AuthConfig>,
+    ) -> Result<RegistryManifest, ClientError> {
+        let query = Query::new().with_flag("insecure", insecure);
+        let path = format!("/distribution/{}/manifest", path_escape(name));
+        let mut request = Request::new("GET", path, &query);
+        if let Some(auth) = auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        let answer: crate::types::RegistryManifest = self.fetch(request)?;
+        let raw = crate::json::base64(&answer.raw).unwrap_or_default();
+        Ok(RegistryManifest { descriptor: answer.descriptor, platforms: answer.platforms, raw })
+    }
+
+    /// `POST /distribution/{name}/manifest`.
+    pub fn push_manifest_list(
+        &self,
+        name: &str,
+        list: &ManifestListPush,
+        insecure: bool,
+        auth: Option<&AuthConfig>,
+    ) -> Result<ManifestListPushed, ClientError> {
+        let query = Query::new().with_flag("insecure", insecure);
+        let path = format!("/distribution/{}/manifest", path_escape(name));
+        let mut request = Request::new("POST", path, &query).json(list);
         if let Some(auth) = auth {
             request = request.header(auth::HEADER, auth::encode(auth));
         }

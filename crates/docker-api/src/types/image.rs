@@ -225,6 +225,51 @@ pub struct DistributionInspect {
     pub platforms: Vec<Platform>,
 }
 
+/// `GET /distribution/{name}/manifest` (not in Docker's API): what `manifest inspect` shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct RegistryManifest {
+    pub descriptor: Descriptor,
+    pub platforms: Vec<Platform>,
+    /// The document, base64.
+    pub raw: String,
+}
+
+/// `POST /distribution/{name}/manifest` (not in Docker's API): a list of images that the registry has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestListPush {
+    pub media_type: String,
+    /// The list, byte for byte.
+    pub document: String,
+    pub sources: Vec<ManifestSource>,
+}
+
+/// Where an image of a list is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestSource {
+    pub repository: String,
+    pub digest: String,
+}
+
+/// What a list's push did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestListPushed {
+    pub digest: String,
+    /// Images that had to be made known in the list's repository.
+    pub pushed: Vec<PushedManifest>,
+}
+
+/// An image that a list's push made known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PushedManifest {
+    pub reference: String,
+    pub digest: String,
+}
+
 /// The `aux` of a push: a tag that is in the registry now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

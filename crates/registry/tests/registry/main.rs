@@ -6,6 +6,8 @@ mod access;
 mod debian;
 mod fixture;
 mod hostile;
+mod hostile_push;
+mod hosts;
 mod mirrors;
 mod pull;
 mod push;

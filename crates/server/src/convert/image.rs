@@ -130,6 +130,13 @@ pub(crate) fn search_result(result: SearchResult) -> wire::SearchResult {
     }
 }
 
+/// `GET /distribution/{name}/manifest`.
+pub(crate) fn registry_manifest(image: RegistryImage) -> wire::RegistryManifest {
+    let raw = palan_docker_api::json::to_base64(&image.body);
+    let wire::DistributionInspect { descriptor, platforms } = distribution(image);
+    wire::RegistryManifest { descriptor, platforms, raw }
+}
+
 /// `GET /distribution/{name}/json`.
 pub(crate) fn distribution(image: RegistryImage) -> wire::DistributionInspect {
     let descriptor = wire::Descriptor {
@@ -214,7 +221,7 @@ mod tests {
         );
         let pushed = PushedTag { tag: "1".into(), digest: "sha256:00".into(), size: 5 };
         let aux = Progress { pushed: Some(pushed), ..Progress::default() };
-        assert_eq!(line(aux), r#"{"progressDetail":{},"aux":{"Tag":"1","Digest":"sha256:00","Size":5}}"#);
+        assert_eq!(line(aux), r#"{"progressDetail":{},"aux":{"Digest":"sha256:00","Size":5,"Tag":"1"}}"#);
         let text = Progress { stream: Some("Loaded image: a\n".into()), ..Progress::default() };
         assert_eq!(line(text), r#"{"stream":"Loaded image: a\n"}"#);
     }

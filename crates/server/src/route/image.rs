@@ -9,15 +9,16 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use palan_docker_api::auth;
 use palan_docker_api::stream::ProgressMessage;
+use palan_docker_api::types::{ManifestListPush, ManifestListPushed, PushedManifest};
 use palan_docker_api::versions;
 use palan_engine::Engine;
-use palan_engine::distribution::{PushSpec, SearchSpec};
+use palan_engine::distribution::{ListSpec, PushSpec, SearchSpec};
 use palan_engine::image::{ImageListQuery, ImportSpec, Progress, PullSpec};
 use palan_engine::stream::Items;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult, ok_json};
-use crate::extract::{Name, Params, Version};
+use crate::extract::{JsonBytes, Name, Params, Version};
 use crate::streaming::{json_line, pipe_body, respond};
 
 type Engines = State<Arc<Engine>>;
@@ -194,11 +195,51 @@ pub(crate) async fn search(State(engine): Engines, params: Params, headers: Head
     ok_json(&found.into_iter().map(convert::image::search_result).collect::<Vec<_>>())
 }
 
-/// `GET /distribution/{name}/json`.
-pub(crate) async fn distribution(State(engine): Engines, Name(path): Name, headers: HeaderMap) -> ApiResult {
-    let Some((name, "json")) = path.rsplit_once('/') else { return Err(ApiError::page_not_found()) };
-    let image = engine.inspect_in_registry(name, registry_auth(&headers)).await?;
-    ok_json(&convert::image::distribution(image))
+/// `GET /distribution/{name}/json`, and `…/manifest`, which is ours.
+pub(crate) async fn distribution(
+    State(engine): Engines,
+    Name(path): Name,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult {
+    let auth = registry_auth(&headers);
+    match path.rsplit_once('/') {
+        Some((name, "json")) => {
+            let image = engine.inspect_in_registry(name, auth, false).await?;
+            ok_json(&convert::image::distribution(image))
+        }
+        Some((name, "manifest")) => {
+            let image = engine.inspect_in_registry(name, auth, params.flag("insecure")).await?;
+            ok_json(&convert::image::registry_manifest(image))
+        }
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+/// `POST /distribution/{name}/manifest`, which is ours.
+pub(crate) async fn push_list(
+    State(engine): Engines,
+    Name(path): Name,
+    params: Params,
+    headers: HeaderMap,
+    body: JsonBytes,
+) -> ApiResult {
+    let Some((name, "manifest")) = path.rsplit_once('/') else { return Err(ApiError::page_not_found()) };
+    let request: ManifestListPush = body.decode()?;
+    let spec = ListSpec {
+        name: name.to_owned(),
+        document: request.document.into_bytes(),
+        media_type: request.media_type,
+        sources: request.sources.into_iter().map(|source| (source.repository, source.digest)).collect(),
+        auth: registry_auth(&headers),
+        insecure: params.flag("insecure"),
+    };
+    let (digest, pushed) = engine.push_list(spec).await?;
+    let pushed = pushed.into_iter().map(|reference| PushedManifest {
+        digest: reference.rsplit_once('@').map_or_else(String::new, |(_, digest)| digest.to_owned()),
+        reference,
+    });
+    ok_json(&ManifestListPushed { digest, pushed: pushed.collect() })
 }
 
 fn registry_auth(headers: &HeaderMap) -> Option<palan_engine::image::Auth> {

@@ -29,7 +29,6 @@ const COLUMNS: &[Column] = &[
     ("Description", "DESCRIPTION"),
     ("StarCount", "STARS"),
     ("IsOfficial", "OFFICIAL"),
-    ("IsAutomated", "AUTOMATED"),
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
@@ -86,7 +85,6 @@ impl Row for Line<'_> {
             }
             "StarCount" => result.star_count.to_string(),
             "IsOfficial" => self.truth(result.is_official).to_owned(),
-            "IsAutomated" => self.truth(result.is_automated).to_owned(),
             _ => String::new(),
         }
     }
