@@ -63,13 +63,13 @@ fn a_list_is_made_annotated_and_pushed() {
     let created = daemon.palan(["manifest", "create", "--insecure", &list, &first, &second]).ok();
     assert_eq!(created.line(), format!("Created manifest list {list}"));
     daemon.palan(["manifest", "create", &list, &first]).fails(1, "no --amend flag");
-    daemon.palan(["manifest", "annotate", "--variant", "v2", "--os-version", "1", &list, &first]).ok();
+    daemon.palan(["manifest", "annotate", "--os-version", "1.2", &list, &first]).ok();
     daemon
         .palan(["manifest", "annotate", "--arch", "nonsense", &list, &first])
         .fails(1, "unsupported os/arch");
     // Docker's client reads what ours keeps, and shows the same.
     let shown = both(&daemon, &["manifest", "inspect", &list]);
-    assert!(shown.contains("\"variant\": \"v2\""), "{shown}");
+    assert!(shown.contains("\"os.version\": \"1.2\""), "{shown}");
     both(&daemon, &["manifest", "inspect", "-v", &list]);
     both(&daemon, &["manifest", "inspect", &list, &first]);
     let pushed = daemon.palan(["manifest", "push", "--insecure", "--purge", &list]).ok();

@@ -2,7 +2,7 @@
 
 use palan_docker_api::types::{Descriptor, Platform};
 use palan_oci::manifest::MAX_MANIFEST_SIZE;
-use palan_oci::{Digest, Document, media_type};
+use palan_oci::{Document, media_type};
 use palan_stdx::error_chain;
 use serde::Serialize;
 
@@ -29,10 +29,6 @@ pub(super) fn entries(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
         ..Descriptor::default()
     };
     Ok(Some(index.manifests.into_iter().map(entry).collect()))
-}
-
-pub(super) fn digest(text: &str) -> Result<Digest> {
-    text.parse().map_err(|error| CliError::new(format!("{text}: {error}")))
 }
 
 /// In the order of Docker's own type: what it pushes has the same bytes.

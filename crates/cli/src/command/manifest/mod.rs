@@ -51,9 +51,12 @@ fn ask(app: &App, reference: &Reference, insecure: bool) -> Result<Remote> {
     let Some(entries) = list::entries(&answer.raw)? else {
         return Ok(Remote::Image(Stored::of(reference, &answer, answer.platforms.first())?));
     };
+    // Docker names the entries of a list by its tag and their digests.
+    let whole = reference.to_string();
+    let name = whole.split_once('@').map_or(whole.as_str(), |(name, _)| name);
     let mut list = Vec::new();
     for entry in entries {
-        let named = reference.with_digest(list::digest(&entry.digest)?);
+        let named = self::reference(&format!("{name}@{}", entry.digest))?;
         let answer = app.client()?.registry_manifest(&named.to_string(), insecure, auth.as_ref())?;
         list.push(Stored::of(&named, &answer, entry.platform.as_ref())?);
     }

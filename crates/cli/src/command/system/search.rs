@@ -24,12 +24,8 @@ static FLAGS: &[Flag] = &[
     Flag::bool("no-trunc", None, "Don't truncate output"),
 ];
 
-const COLUMNS: &[Column] = &[
-    ("Name", "NAME"),
-    ("Description", "DESCRIPTION"),
-    ("StarCount", "STARS"),
-    ("IsOfficial", "OFFICIAL"),
-];
+const COLUMNS: &[Column] =
+    &[("Name", "NAME"), ("Description", "DESCRIPTION"), ("StarCount", "STARS"), ("IsOfficial", "OFFICIAL")];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let term = &flags.args[0];
