@@ -195,13 +195,25 @@ pub(crate) async fn fetch_token(
         _ => {
             add_query(&mut url, service, scope, credentials.username(), offline);
             let mut outgoing = Outgoing::new(Method::GET, url.clone());
-            outgoing.authorization = credentials.basic().map(|basic| header(&basic)).transpose()?;
+            outgoing.authorization = credentials.basic_header()?;
             outgoing
         }
     };
     let patience = transport.config().timing.stall;
-    let response =
+    let mut response =
         transport.send(origin, &outgoing).await.map_err(|error| RequestError::token(&url, error))?;
+    // A service without OAuth 2 knows identity tokens as passwords.
+    if let (Credentials::IdentityToken { username, token }, 404 | 405 | 501) =
+        (credentials, response.status().as_u16())
+    {
+        let username = username.clone().unwrap_or_else(|| "<token>".to_owned());
+        let password = Credentials::Password { username, password: token.clone() };
+        add_query(&mut url, service, scope, password.username(), offline);
+        let mut outgoing = Outgoing::new(Method::GET, url.clone());
+        outgoing.authorization = password.basic_header()?;
+        response =
+            transport.send(origin, &outgoing).await.map_err(|error| RequestError::token(&url, error))?;
+    }
     if !response.status().is_success() {
         return Err(RequestError::TokenRefused(api_error(response, patience).await));
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::{Method, Url};
 
 use crate::guard::GuardError;
+use crate::limits::RateLimit;
 
 /// What kind of failure a [`RegistryError`] is, for the front doors' status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -448,6 +449,8 @@ pub struct ApiError {
     pub message: String,
     /// When to come back.
     pub retry_after: Option<Duration>,
+    /// How much the registry serves, where it says so.
+    pub limit: Option<RateLimit>,
 }
 
 /// The longest text of a registry that is passed on.
@@ -457,7 +460,7 @@ impl ApiError {
     /// Reads an error answer. `body` is what came of it, complete or not.
     pub(crate) fn new(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         let (code, message) = first_error(body).unwrap_or_default();
-        let mut error = Self { status, code, message, retry_after };
+        let mut error = Self { status, code, message, retry_after, limit: None };
         if error.code.is_empty() {
             let default = match status {
                 401 => ("UNAUTHORIZED", "authentication required"),
@@ -487,7 +490,11 @@ impl ApiError {
                 .to_owned();
         }
         let code = self.code.to_lowercase().replace('_', " ");
-        if self.message.is_empty() { code } else { format!("{code}: {}", self.message) }
+        let text = if self.message.is_empty() { code } else { format!("{code}: {}", self.message) };
+        match &self.limit {
+            Some(limit) if self.status == 429 => format!("{text} ({limit})"),
+            _ => text,
+        }
     }
 
     fn class(&self) -> Class {

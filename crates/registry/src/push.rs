@@ -14,9 +14,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use palan_oci::media_type::Class;
 use palan_oci::{Descriptor, Digest, Manifest, Platform, Reference};
-use palan_store::{Image, Lease, Store};
+use palan_store::{Lease, Store};
 use reqwest::Method;
 
+use crate::chosen::{Chosen, Paper};
 use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::endpoint::made_insecure;
@@ -60,13 +61,6 @@ struct Push<'a> {
     reference: &'a Reference,
     platform: Option<&'a Platform>,
     listener: Listener<'a>,
-}
-
-/// An image that is to be pushed.
-struct Chosen {
-    image: Image,
-    manifest: Manifest,
-    body: Bytes,
 }
 
 /// One blob of an image.
@@ -192,13 +186,24 @@ impl Push<'_> {
             self.tell(blob, UploadStatus::Preparing);
         }
         self.bring_blobs(repository, &blobs).await?;
-        let digest = Digest::of(&chosen.body);
-        put_manifest(repository, tag, chosen.manifest.media_type(), &chosen.body).await?;
-        let size = chosen.body.len() as u64;
+        if chosen.index.is_some() {
+            for part in &chosen.parts {
+                put(repository, &part.paper.digest.to_string(), &part.paper).await?;
+            }
+        }
+        let Some(paper) = chosen.paper() else {
+            return Err(RegistryError::GivenUp { what: self.reference.familiar() });
+        };
+        put(repository, tag, paper).await?;
+        let (digest, size) = (paper.digest, paper.body.len() as u64);
         let by_digest = self.reference.with_digest(digest);
-        let id = chosen.image.id;
+        let id = chosen.image;
         in_store(self.store, format!("the digest of {}", self.reference.familiar()), move |store| {
-            store.name_by_digest(&id, &by_digest)
+            match store.name_by_digest(&id, &by_digest) {
+                // It was removed meanwhile; the registry has it all the same.
+                Err(palan_store::Error::NoSuchImage { .. }) => Ok(()),
+                outcome => outcome,
+            }
         })
         .await?;
         drop(lease);
@@ -214,54 +219,46 @@ impl Push<'_> {
         }
     }
 
-    /// The image with its manifest. From here on the lease keeps its blobs, whatever becomes of its names.
+    /// What the tag names, and what of it is to be pushed.
     async fn choose(&self, lease: &Lease) -> Result<Chosen, RegistryError> {
-        let reference = self.reference.clone();
-        let protected = lease.another();
+        let (reference, platform, protected) =
+            (self.reference.clone(), self.platform.cloned(), lease.another());
         let found = in_store(self.store, format!("image {}", reference.familiar()), move |store| {
             let Some(id) = store.find(&reference)? else { return Ok(None) };
             let Some(image) = store.image(&id)? else { return Ok(None) };
-            protected.protect(image.manifest);
-            let body = store.read_blob(&image.manifest)?;
-            let manifest = Manifest::parse(&body, None)
-                .map_err(|source| palan_store::Error::Manifest { digest: image.manifest, source })?;
-            for blob in manifest.layers.iter().chain([&manifest.config]) {
-                protected.protect(blob.digest);
-            }
-            Ok(Some(Chosen { image, manifest, body: body.into() }))
+            Chosen::find(store, image, platform.as_ref(), &protected).map(Some)
         })
         .await?;
-        let Some(found) = found else {
-            let text =
-                format!("An image does not exist locally with the tag: {}", self.reference.familiar_name());
-            return Err(RegistryError::NothingToPush { text });
-        };
-        match self.platform {
-            Some(wanted) if !wanted.matches(&found.image.config.platform()) => {
-                Err(RegistryError::OtherPlatform {
-                    reference: self.reference.familiar(),
-                    found: found.image.config.platform().to_string(),
-                    wanted: wanted.to_string(),
-                })
+        match (found, self.platform) {
+            (Some(Ok(chosen)), _) => Ok(chosen),
+            (Some(Err(found)), Some(wanted)) => Err(RegistryError::OtherPlatform {
+                reference: self.reference.familiar(),
+                found,
+                wanted: wanted.to_string(),
+            }),
+            _ => {
+                let name = self.reference.familiar_name();
+                let text = format!("An image does not exist locally with the tag: {name}");
+                Err(RegistryError::NothingToPush { text })
             }
-            _ => Ok(found),
         }
     }
 
-    /// The blobs of an image, the configuration first, then the layers from the bottom, each once.
+    /// The blobs of all images, the configuration first, then the layers from the bottom, each once.
     async fn blobs(&self, chosen: &Chosen) -> Result<Vec<Blob>, RegistryError> {
         let mut sources = self.sources(chosen).await?;
-        let config = Blob { descriptor: chosen.manifest.config.clone(), id: None, sources: Vec::new() };
-        let mut blobs = vec![config];
-        for (layer, diff_id) in chosen.manifest.layers.iter().zip(&chosen.image.config.rootfs.diff_ids) {
-            if blobs.iter().any(|blob| blob.descriptor.digest == layer.digest) {
-                continue;
+        let mut blobs: Vec<Blob> = Vec::new();
+        let mut add = |descriptor: &Descriptor, id: Option<String>| {
+            if blobs.iter().all(|blob| blob.descriptor.digest != descriptor.digest) {
+                let sources = sources.remove(&descriptor.digest).unwrap_or_default();
+                blobs.push(Blob { descriptor: descriptor.clone(), id, sources });
             }
-            blobs.push(Blob {
-                descriptor: layer.clone(),
-                id: Some(diff_id.short()),
-                sources: sources.remove(&layer.digest).unwrap_or_default(),
-            });
+        };
+        for part in &chosen.parts {
+            add(&part.manifest.config, None);
+            for (index, layer) in part.manifest.layers.iter().enumerate() {
+                add(layer, part.layer_id(index));
+            }
         }
         Ok(blobs)
     }
@@ -270,7 +267,8 @@ impl Push<'_> {
     /// was pulled from there, or pushed there.
     async fn sources(&self, chosen: &Chosen) -> Result<HashMap<Digest, Vec<String>>, RegistryError> {
         let target = self.reference.clone();
-        let wanted: Vec<Digest> = chosen.manifest.layers.iter().map(|layer| layer.digest).collect();
+        let layers = chosen.parts.iter().flat_map(|part| &part.manifest.layers);
+        let wanted: Vec<Digest> = layers.map(|layer| layer.digest).collect();
         in_store(self.store, "the repositories of layers".to_owned(), move |store| {
             let mut sources: HashMap<Digest, Vec<String>> = HashMap::new();
             for image in store.images()? {
@@ -333,6 +331,10 @@ impl Push<'_> {
             outcome => outcome,
         }
     }
+}
+
+async fn put(repository: &Repository, reference: &str, paper: &Paper) -> Result<(), RegistryError> {
+    put_manifest(repository, reference, &paper.media_type, &paper.body).await
 }
 
 /// Stores a manifest or index under a tag or digest, and makes sure that the registry read what was sent.

@@ -14,6 +14,7 @@ use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
 use crate::error::{ApiError, RegistryError, RequestError};
 use crate::guard::same_origin;
+use crate::limits::RateLimit;
 use crate::login::is_connection_failure;
 use crate::retry;
 use crate::transport::{Origin, Outgoing, Transport, api_error, read_document};
@@ -213,6 +214,43 @@ impl Repository {
         Ok(tags)
     }
 
+    /// Where the referrers of a digest are listed.
+    pub(crate) fn referrers_url(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Url, RegistryError> {
+        let mut url = self.url(&format!("referrers/{digest}"))?;
+        if let Some(artifact_type) = artifact_type {
+            url.query_pairs_mut().append_pair("artifactType", artifact_type);
+        }
+        Ok(url)
+    }
+
+    /// One page of a list, and where the next one is. Pages are the same registry's; our token goes nowhere else.
+    pub(crate) async fn page(&self, url: Url, limit: u64) -> Result<(Fetched, Option<Url>), RegistryError> {
+        let mut outgoing = Outgoing::new(Method::GET, url);
+        outgoing.accept = Some(media_type::OCI_INDEX);
+        let response = self.request(outgoing.clone()).await?;
+        let next = next_page(&response).filter(|next| same_origin(next, &self.origin.url));
+        let content_type = content_type(&response);
+        let body = read_document(response, limit, self.transport.config().timing.stall)
+            .await
+            .map_err(|error| RegistryError::request(&outgoing.method, &outgoing.url, error))?;
+        Ok((Fetched { body, content_type }, next))
+    }
+
+    /// Tells the log how much a registry will still serve.
+    fn note_limit(&self, response: &Response) {
+        let Some(limit) = RateLimit::of(response.headers()) else { return };
+        let registry = self.origin.url.host_str().unwrap_or_default();
+        if limit.is_low() {
+            tracing::warn!(registry, %limit, "the registry will soon refuse to serve");
+        } else {
+            tracing::debug!(registry, %limit, "the registry limits requests");
+        }
+    }
+
     async fn document(&self, outgoing: Outgoing, limit: u64) -> Result<Fetched, RegistryError> {
         let timing = &self.transport.config().timing;
         let mut failed = 0;
@@ -240,11 +278,7 @@ impl Repository {
 
     async fn document_once(&self, outgoing: &Outgoing, limit: u64) -> Result<Fetched, RegistryError> {
         let response = self.request(outgoing.clone()).await?;
-        let content_type = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .map(|value| media_type::without_parameters(value).to_owned());
+        let content_type = content_type(&response);
         let body = read_document(response, limit, self.transport.config().timing.stall)
             .await
             .map_err(|error| RegistryError::request(&outgoing.method, &outgoing.url, error))?;
@@ -264,6 +298,7 @@ impl Repository {
         loop {
             let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
             if response.status().is_success() {
+                self.note_limit(&response);
                 return Ok(response);
             }
             let is_challenge = response.status() == StatusCode::UNAUTHORIZED
@@ -344,6 +379,11 @@ fn challenges(response: &Response) -> Vec<Challenge> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(challenge::parse)
         .collect()
+}
+
+fn content_type(response: &Response) -> Option<String> {
+    let value = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(media_type::without_parameters(value).to_owned())
 }
 
 /// The registry's last word.

@@ -14,7 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
-    RETRY_AFTER,
 };
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
@@ -23,6 +22,7 @@ use crate::config::{ClientConfig, ConfigError, InsecureRegistries};
 use crate::error::{ApiError, RequestError};
 use crate::guard::{self, authority, literal_address, same_origin};
 use crate::hosts::Extras;
+use crate::limits::{self, RateLimit};
 use crate::payload::Payload;
 use crate::proxy::ProxySettings;
 use crate::resolver::{ClientResolver, ResolveError, SystemResolver};
@@ -327,14 +327,9 @@ pub(crate) fn redirect_target(from: &Url, response: &Response) -> Result<Url, Re
 /// Turns an answer whose status is no success into its error, reading a little of the body.
 pub(crate) async fn api_error(response: Response, patience: Duration) -> ApiError {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.trim().parse().ok())
-        .map(Duration::from_secs);
+    let (limit, retry_after) = (RateLimit::of(response.headers()), limits::retry_after(response.headers()));
     let body = read_some(response, LONGEST_ERROR_BODY, patience).await;
-    ApiError::new(status, &body, retry_after)
+    ApiError { limit, ..ApiError::new(status, &body, retry_after) }
 }
 
 async fn read_some(mut response: Response, limit: u64, patience: Duration) -> Vec<u8> {

@@ -11,4 +11,5 @@ mod hosts;
 mod mirrors;
 mod pull;
 mod push;
+mod referrers;
 mod sharing;

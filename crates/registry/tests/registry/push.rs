@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use palan_oci::{Platform, Reference};
-use palan_registry::{ClientConfig, Credentials, PushOutcome, PushRequest, RegistryError};
-use palan_test_support::image::{Compression, Flavour, Image, ImageBuilder};
+use palan_registry::{ClientConfig, Credentials, PullRequest, PushOutcome, PushRequest, RegistryError};
+use palan_test_support::image::{Compression, Flavour, Image, ImageBuilder, Index};
 use palan_test_support::registry::{Fault, Registry};
 
 use crate::fixture::{Fixture, line, noise_layer, password, sample, settings, text};
@@ -239,6 +239,44 @@ async fn all_tags_of_a_repository() {
     let error = fixture.client.push_all_tags(&request, &fixture.store, |_| {}).await.unwrap_err();
     let expected = format!("An image does not exist locally with the tag: {}/none", registry.host());
     assert_eq!(text(&error), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_whose_images_are_all_here_is_pushed_as_it_came() {
+    let (source, target, fixture) = (Registry::start(), Registry::start(), Fixture::new());
+    target.separate_repositories();
+    let here = ImageBuilder::new().layer(noise_layer("a", 300_000, 1)).file("here", 0o644, "x").build();
+    let there = ImageBuilder::new()
+        .layer(noise_layer("a", 300_000, 1))
+        .file("there", 0o644, "x")
+        .architecture("s390x", None)
+        .build();
+    let index = Index::new(Flavour::Oci, vec![here.clone(), there.clone()]);
+    let from = source.push_index("multi", "1", &index);
+    let name = format!("{}/multi:1", target.host());
+    let pulled = fixture.pull(&from).await.unwrap();
+    fixture.store.tag(&pulled.image, &Reference::parse(&name).unwrap()).unwrap();
+    let single = fixture.push(&name).await.unwrap();
+    assert_eq!(single.digest.to_string(), here.manifest_digest, "the other platform is not here");
+
+    let other = PullRequest {
+        platform: Some("linux/s390x".parse::<Platform>().unwrap()),
+        ..crate::fixture::request(&from, Credentials::Anonymous)
+    };
+    fixture.client.pull(&other, &fixture.store, |_| {}).await.unwrap();
+    let both = fixture.push(&name).await.unwrap();
+    assert_eq!(both.digest.to_string(), index.digest);
+    let (media_type, body) = target.manifest("multi", "1").unwrap();
+    assert_eq!((media_type.as_str(), body), (Flavour::Oci.index(), index.body.clone()));
+    let fresh = Fixture::new();
+    assert_eq!(fresh.pull(&name).await.unwrap().digest.to_string(), index.digest);
+    // One of them alone.
+    let request = PushRequest {
+        platform: Some("linux/s390x".parse::<Platform>().unwrap()),
+        ..push_request(&name, Credentials::Anonymous)
+    };
+    let alone = fixture.client.push(&request, &fixture.store, |_| {}).await.unwrap();
+    assert_eq!(alone.digest.to_string(), there.manifest_digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

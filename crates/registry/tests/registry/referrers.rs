@@ -49,7 +49,11 @@ async fn by_the_api_with_pages_and_filters() {
     registry.fault("last=1", page("", &["sig"]));
     registry.fault("/referrers/", page(&second, &["sbom", "sig"]));
     assert_eq!(found(&registry, &digest, None).await.unwrap(), ["sbom", "sig", "sig"]);
-    assert_eq!(found(&registry, &digest, Some("sbom")).await.unwrap(), ["sbom"], "a registry need not filter");
+    assert_eq!(
+        found(&registry, &digest, Some("sbom")).await.unwrap(),
+        ["sbom"],
+        "a registry need not filter"
+    );
     assert!(registry.requests().iter().any(|request| request.path.contains("artifactType=sbom")));
 }
 
