@@ -319,5 +319,5 @@ fn search_shows_what_an_index_finds() {
         }
     }
     index.heal();
-    daemon.palan(["search", &term]).fails(1, "404");
+    daemon.palan(["search", &term]).fails(1, "page not found");
 }

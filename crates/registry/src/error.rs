@@ -450,7 +450,7 @@ pub struct ApiError {
     /// When to come back.
     pub retry_after: Option<Duration>,
     /// How much the registry serves, where it says so.
-    pub limit: Option<RateLimit>,
+    pub limit: Option<Box<RateLimit>>,
 }
 
 /// The longest text of a registry that is passed on.

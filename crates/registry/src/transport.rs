@@ -329,7 +329,7 @@ pub(crate) async fn api_error(response: Response, patience: Duration) -> ApiErro
     let status = response.status().as_u16();
     let (limit, retry_after) = (RateLimit::of(response.headers()), limits::retry_after(response.headers()));
     let body = read_some(response, LONGEST_ERROR_BODY, patience).await;
-    ApiError { limit, ..ApiError::new(status, &body, retry_after) }
+    ApiError { limit: limit.map(Box::new), ..ApiError::new(status, &body, retry_after) }
 }
 
 async fn read_some(mut response: Response, limit: u64, patience: Duration) -> Vec<u8> {

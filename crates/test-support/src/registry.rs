@@ -383,10 +383,7 @@ fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
                 return Err(error);
             }
         };
-        let body = match read_body(&mut reader, state, &mut request)? {
-            Some(body) => body,
-            None => return Ok(()),
-        };
+        let Some(body) = read_body(&mut reader, state, &mut request)? else { return Ok(()) };
         lock(&state.requests).push(request.clone());
         let mut connection = Connection { stream: reader.get_mut(), state };
         if !connection.answer(&request, body)? {

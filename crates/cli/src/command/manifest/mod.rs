@@ -40,7 +40,7 @@ fn reference(text: &str) -> Result<Reference> {
 
 /// What a registry has under a name.
 enum Remote {
-    Image(Stored),
+    Image(Box<Stored>),
     List(Vec<Stored>),
 }
 
@@ -49,7 +49,8 @@ fn ask(app: &App, reference: &Reference, insecure: bool) -> Result<Remote> {
     let auth = credentials::get(app.config(), &app.environment, reference.domain())?;
     let answer = app.client()?.registry_manifest(&reference.to_string(), insecure, auth.as_ref())?;
     let Some(entries) = list::entries(&answer.raw)? else {
-        return Ok(Remote::Image(Stored::of(reference, &answer, answer.platforms.first())?));
+        let image = Stored::of(reference, &answer, answer.platforms.first())?;
+        return Ok(Remote::Image(Box::new(image)));
     };
     // Docker names the entries of a list by its tag and their digests.
     let whole = reference.to_string();
@@ -69,7 +70,7 @@ fn image(app: &App, list: &Reference, reference: &Reference, insecure: bool) -> 
         return Ok(known);
     }
     match ask(app, reference, insecure)? {
-        Remote::Image(image) => Ok(image),
+        Remote::Image(image) => Ok(*image),
         Remote::List(_) => Err(CliError::new(format!("{} is a manifest list", reference.familiar()))),
     }
 }
