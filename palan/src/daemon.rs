@@ -63,6 +63,8 @@ Options:
       --fixed-cidr string              Part of the default bridge's subnet to take addresses from
       --group string                   Group that may use the socket (default \"palan\")
   -H, --host list                      Where to listen (default \"unix:///run/palan/palan.sock\")
+      --http-proxy string              Proxy for registries by HTTP (default: HTTP_PROXY)
+      --https-proxy string             Proxy for registries by HTTPS (default: HTTPS_PROXY)
       --init                           Run an init in every container
       --insecure-registry list         Registries to be reached without verified TLS
       --label list                     Label of this daemon
@@ -70,8 +72,11 @@ Options:
       --log-opt map                    Default option of the log driver
   -l, --log-level string               debug, info, warn, error (default \"info\")
       --max-concurrent-downloads int   Layers downloaded at once (default 3)
+      --max-concurrent-uploads int     Layers uploaded at once (default 5)
+      --max-download-attempts int      Attempts for each transfer (default 5)
       --mtu int                        MTU of the default bridge (default: the default route's)
       --no-new-privileges              Set no_new_privs in every container
+      --no-proxy string                Hosts that no proxy is asked for (default: NO_PROXY)
   -p, --pidfile string                 File for the daemon's process id
       --registry-mirror list           Mirror of Docker Hub
       --run-root string                Sockets and journals (default \"/run/palan\")
@@ -105,6 +110,8 @@ const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
     ("fixed-cidr", None, "fixed-cidr", Kind::Text),
     ("group", None, "group", Kind::Text),
     ("host", Some('H'), "hosts", Kind::List),
+    ("http-proxy", None, "http-proxy", Kind::Text),
+    ("https-proxy", None, "https-proxy", Kind::Text),
     ("init", None, "init", Kind::Switch),
     ("insecure-registry", None, "insecure-registries", Kind::List),
     ("label", None, "labels", Kind::List),
@@ -112,8 +119,11 @@ const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
     ("log-level", Some('l'), "log-level", Kind::Text),
     ("log-opt", None, "log-opts", Kind::Map),
     ("max-concurrent-downloads", None, "max-concurrent-downloads", Kind::Number),
+    ("max-concurrent-uploads", None, "max-concurrent-uploads", Kind::Number),
+    ("max-download-attempts", None, "max-download-attempts", Kind::Number),
     ("mtu", None, "mtu", Kind::Number),
     ("no-new-privileges", None, "no-new-privileges", Kind::Switch),
+    ("no-proxy", None, "no-proxy", Kind::Text),
     ("pidfile", Some('p'), "pidfile", Kind::Text),
     ("registry-mirror", None, "registry-mirrors", Kind::List),
     ("run-root", None, "run-root", Kind::Text),
@@ -172,6 +182,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Ok(path) = std::env::var("PATH") {
         config.runtimes.set_search_path(path);
     }
+    config.proxies.or_environment(|name| std::env::var(name).ok());
     if arguments.validate {
         writeln!(std::io::stdout(), "configuration OK")?;
         return Ok(());

@@ -1,8 +1,8 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
-//! commands; [`pull`] and [`archives`] bring images in, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is hard to
-//! stack, [`storage`] keeps them; [`network`]; [`restart`] kills the daemon; [`runtimes`] are other OCI
+//! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
+//! hard to stack, [`storage`] keeps them, [`manifest`] has lists; [`network`]; [`restart`] kills the daemon; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
@@ -22,8 +22,10 @@ mod exec;
 mod layers;
 mod lifecycle;
 mod logs;
+mod manifest;
 mod network;
 mod pull;
+mod push;
 mod restart;
 mod run;
 mod runtimes;

@@ -243,14 +243,14 @@ fn debians_registry() {
 }
 
 /// Debian's `docker-registry` on a free port of the loopback.
-struct DebianRegistry {
-    host: String,
+pub(crate) struct DebianRegistry {
+    pub(crate) host: String,
     child: std::process::Child,
 }
 
 impl DebianRegistry {
     #[expect(clippy::disallowed_methods, reason = "a peer, started as its users do")]
-    fn start(directory: &std::path::Path) -> Self {
+    pub(crate) fn start(directory: &std::path::Path) -> Self {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let root = directory.join("registry");
         std::fs::create_dir(&root).unwrap();

@@ -11,6 +11,7 @@ use palan_stdx::size;
 pub use palan_store::gc::Watermarks;
 use serde_json::Value;
 
+use crate::proxies::ProxySettings;
 use crate::runtimes::{self, OciRuntime, Runtimes};
 use crate::spec::{LogConfig, Ulimit};
 use crate::{Error, Result};
@@ -40,6 +41,8 @@ pub struct FileConfig {
     pub insecure_registries: Option<Vec<String>>,
     /// `max-concurrent-downloads`.
     pub max_concurrent_downloads: Option<u32>,
+    /// `max-concurrent-uploads`.
+    pub max_concurrent_uploads: Option<u32>,
     /// `max-download-attempts`.
     pub max_download_attempts: Option<u32>,
     /// `keep-compressed-layers` (Palan's own key).
@@ -48,6 +51,8 @@ pub struct FileConfig {
     pub image_gc_high: Option<u32>,
     /// `image-gc-low-threshold` (Palan's own key).
     pub image_gc_low: Option<u32>,
+    /// `proxies`.
+    pub proxies: ProxySettings,
     /// `bip`.
     pub bip: Option<String>,
     /// `bridge`.
@@ -143,6 +148,10 @@ pub struct EngineConfig {
     pub keep_compressed_layers: bool,
     /// When images that nobody uses are removed for want of space; never if absent.
     pub image_gc: Option<Watermarks>,
+    /// Blobs uploaded to one registry at once.
+    pub max_concurrent_uploads: u32,
+    /// How registries are reached.
+    pub proxies: ProxySettings,
     /// Address and prefix of the default bridge; the first free pool when absent.
     pub bip: Option<String>,
     /// Name of the default bridge.
@@ -223,8 +232,6 @@ const UNSUPPORTED: &[&str] = &[
     "fixed-cidr-v6",
     "host-gateway-ip",
     "host-gateway-ips",
-    "http-proxy",
-    "https-proxy",
     "icc",
     "ip",
     "ip-forward",
@@ -234,14 +241,11 @@ const UNSUPPORTED: &[&str] = &[
     "iptables",
     "ipv6",
     "log-format",
-    "max-concurrent-uploads",
     "metrics-addr",
     "min-api-version",
     "network-control-plane-mtu",
-    "no-proxy",
     "node-generic-resources",
     "oom-score-adjust",
-    "proxies",
     "raw-logs",
     "rootless",
     "selinux-enabled",
@@ -287,10 +291,20 @@ impl FileConfig {
             "registry-mirrors" => self.registry_mirrors = Some(setting.strings()?),
             "insecure-registries" => self.insecure_registries = Some(setting.strings()?),
             "max-concurrent-downloads" => self.max_concurrent_downloads = Some(setting.count()?),
+            "max-concurrent-uploads" => self.max_concurrent_uploads = Some(setting.count()?),
             "max-download-attempts" => self.max_download_attempts = Some(setting.count()?),
             "keep-compressed-layers" => self.keep_compressed_layers = Some(setting.boolean()?),
             "image-gc-high-threshold" => self.image_gc_high = Some(setting.count()?),
             "image-gc-low-threshold" => self.image_gc_low = Some(setting.count()?),
+            "proxies" => {
+                let wrong = || setting.wrong("an object such as {\"http-proxy\": \"http://proxy:3128\"}");
+                let ProxySettings { http, https, exceptions } = ProxySettings::parse(setting.value, wrong)?;
+                let given = [("http-proxy", http), ("https-proxy", https), ("no-proxy", exceptions)];
+                for (key, value) in given {
+                    value.map_or(Ok(()), |value| self.proxies.set(key, &value))?;
+                }
+            }
+            "http-proxy" | "https-proxy" | "no-proxy" => self.proxies.set(setting.key, &setting.string()?)?,
             "bip" => self.bip = Some(setting.string()?),
             "bridge" => self.bridge = Some(setting.string()?),
             "default-address-pools" => self.default_address_pools = Some(setting.pools()?),
@@ -379,9 +393,11 @@ impl EngineConfig {
             insecure_registries: file.insecure_registries.clone().unwrap_or_default(),
             certs_dirs: vec!["/etc/palan/certs.d".into(), "/etc/docker/certs.d".into()],
             max_concurrent_downloads: positive("max-concurrent-downloads", file.max_concurrent_downloads, 3)?,
+            max_concurrent_uploads: positive("max-concurrent-uploads", file.max_concurrent_uploads, 5)?,
             max_download_attempts: positive("max-download-attempts", file.max_download_attempts, 5)?,
             keep_compressed_layers: file.keep_compressed_layers.unwrap_or_default(),
             image_gc: watermarks(file.image_gc_high, file.image_gc_low)?,
+            proxies: file.proxies.clone(),
             bip: file.bip.clone(),
             // Each bridge has its own, so that daemons with different bridges don't overwrite each other's rules.
             firewall_table: file

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use palan_network::{FirewallIntegration, Network, NetworkConfig, Subnet};
-use palan_registry::{Client as Registry, ClientConfig};
+use palan_registry::{Client as Registry, ClientConfig, Proxies};
 use palan_store::Store;
 use palan_supervisor::client::SupervisorProgram;
 use palan_supervisor::runtime::cgroup::{Cgroup, Place};
@@ -278,6 +278,12 @@ fn registry_config(config: &EngineConfig) -> ClientConfig {
         certificate_directories: config.certs_dirs.clone(),
         user_agent: format!("palan/{}", config.version),
         max_concurrent_downloads: usize::try_from(config.max_concurrent_downloads).unwrap_or(usize::MAX),
+        max_concurrent_uploads: usize::try_from(config.max_concurrent_uploads).unwrap_or(usize::MAX),
+        proxies: Proxies {
+            http: config.proxies.http.clone(),
+            https: config.proxies.https.clone(),
+            exceptions: config.proxies.exceptions.clone(),
+        },
         ..ClientConfig::default()
     };
     registry.timing.attempts = config.max_download_attempts;

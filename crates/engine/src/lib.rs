@@ -5,8 +5,8 @@
 //!
 //! - [`spec`]: what a caller asks a container to be;
 //! - [`container`]: what is known about one, and its life;
-//! - [`image`], [`volume`], [`network`], [`storage`], [`stats`], [`events`], [`info`], [`usage`]: the other objects and
-//!   readings;
+//! - [`image`], [`distribution`], [`volume`], [`network`], [`storage`], [`stats`], [`events`], [`info`], [`usage`]: the
+//!   other objects and readings;
 //! - [`stream`]: streams in and out;
 //! - [`config`]: the settings; [`runtimes`]: who makes processes; [`error`]: class and text of every failure.
 
@@ -15,6 +15,7 @@
 pub mod config;
 pub mod container;
 mod db;
+pub mod distribution;
 mod engine;
 pub mod error;
 pub mod events;
@@ -25,6 +26,7 @@ pub mod info;
 mod lock;
 mod names;
 pub mod network;
+pub mod proxies;
 mod reactor;
 mod restore;
 pub mod runtimes;

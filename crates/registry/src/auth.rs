@@ -18,6 +18,7 @@ use reqwest::{Method, Url};
 use crate::challenge::Challenge;
 use crate::credentials::{Credentials, Fingerprint};
 use crate::error::RequestError;
+use crate::payload::Payload;
 use crate::transport::{Origin, Outgoing, Transport, api_error, read_document};
 
 /// The most that a token service may answer.
@@ -33,7 +34,7 @@ const MANY: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct AuthKey {
     pub(crate) origin: String,
-    /// `repository:<path>:pull`, or nothing for the registry as a whole.
+    /// `repository:<path>:pull`, several with spaces between them, or nothing for the registry as a whole.
     pub(crate) scope: String,
     pub(crate) credentials: Fingerprint,
 }
@@ -188,19 +189,31 @@ pub(crate) async fn fetch_token(
                 .append_pair("client_id", "palan")
                 .append_pair("scope", scope);
             let mut outgoing = Outgoing::new(Method::POST, url.clone());
-            outgoing.form = form.query().map(str::to_owned);
+            outgoing.payload = Payload::Form(form.query().unwrap_or("").to_owned());
             outgoing
         }
         _ => {
             add_query(&mut url, service, scope, credentials.username(), offline);
             let mut outgoing = Outgoing::new(Method::GET, url.clone());
-            outgoing.authorization = credentials.basic().map(|basic| header(&basic)).transpose()?;
+            outgoing.authorization = credentials.basic_header()?;
             outgoing
         }
     };
     let patience = transport.config().timing.stall;
-    let response =
+    let mut response =
         transport.send(origin, &outgoing).await.map_err(|error| RequestError::token(&url, error))?;
+    // A service without OAuth 2 knows identity tokens as passwords.
+    if let (Credentials::IdentityToken { username, token }, 404 | 405 | 501) =
+        (credentials, response.status().as_u16())
+    {
+        let username = username.clone().unwrap_or_else(|| "<token>".to_owned());
+        let password = Credentials::Password { username, password: token.clone() };
+        add_query(&mut url, service, scope, password.username(), offline);
+        let mut outgoing = Outgoing::new(Method::GET, url.clone());
+        outgoing.authorization = password.basic_header()?;
+        response =
+            transport.send(origin, &outgoing).await.map_err(|error| RequestError::token(&url, error))?;
+    }
     if !response.status().is_success() {
         return Err(RequestError::TokenRefused(api_error(response, patience).await));
     }
@@ -218,7 +231,7 @@ fn add_query(url: &mut Url, service: &str, scope: &str, account: Option<&str>, o
     if offline {
         query.append_pair("client_id", "palan").append_pair("offline_token", "true");
     }
-    if !scope.is_empty() {
+    for scope in scope.split(' ').filter(|scope| !scope.is_empty()) {
         query.append_pair("scope", scope);
     }
     if !service.is_empty() {

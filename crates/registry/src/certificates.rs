@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use palan_stdx::fs::{self, PathError};
 use reqwest::{Certificate, Identity};
 
+use crate::hosts::Extras;
+
 /// The certificates for one host.
 #[derive(Debug, Default)]
 pub(crate) struct HostCertificates {
@@ -14,8 +16,37 @@ pub(crate) struct HostCertificates {
     pub(crate) identity: Option<Identity>,
 }
 
-/// The files that a client was made from; a change makes a new client.
-pub(crate) type Stamp = Vec<(PathBuf, Option<SystemTime>, u64)>;
+/// The files that a client is made from; a change makes a new client.
+pub(crate) type Stamp = Vec<StampedFile>;
+
+/// A file, and what tells versions of it apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StampedFile {
+    path: PathBuf,
+    role: Role,
+    modified: Option<SystemTime>,
+    size: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Role {
+    /// Authorities.
+    Authority,
+    /// Our certificate, whose key is in the next file.
+    Certificate,
+    /// Our certificate with its key.
+    Both,
+    /// A key, or what is of no meaning here.
+    Other,
+}
+
+impl StampedFile {
+    fn new(path: PathBuf, role: Role) -> Self {
+        let metadata = fs::metadata(&path).ok();
+        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+        Self { role, modified, size: metadata.map_or(0, |metadata| metadata.len()), path }
+    }
+}
 
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,30 +74,54 @@ fn directory(directories: &[PathBuf], authority: &str) -> Option<PathBuf> {
 /// The files for `authority` with what tells versions of them apart.
 pub(crate) fn stamp(directories: &[PathBuf], authority: &str) -> Stamp {
     let Some(directory) = directory(directories, authority) else { return Vec::new() };
-    let mut files: Stamp = fs::read_dir(&directory)
-        .unwrap_or_default()
-        .into_iter()
-        .map(|entry| {
-            let metadata = fs::metadata(&entry.path()).ok();
-            let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-            (entry.path(), modified, metadata.map_or(0, |metadata| metadata.len()))
-        })
-        .collect();
-    files.sort();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(&directory).unwrap_or_default().into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut files = Stamp::new();
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => files.push(StampedFile::new(path, Role::Authority)),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                files.push(StampedFile::new(path, Role::Certificate));
+                files.push(StampedFile::new(key, Role::Other));
+            }
+            _ => {}
+        }
+    }
+    files
+}
+
+/// The files that `hosts.toml` names.
+pub(crate) fn stamp_named(extras: &Extras) -> Stamp {
+    let mut files: Stamp =
+        extras.authorities.iter().map(|path| StampedFile::new(path.clone(), Role::Authority)).collect();
+    for (certificate, key) in &extras.clients {
+        match key {
+            Some(key) => {
+                files.push(StampedFile::new(certificate.clone(), Role::Certificate));
+                files.push(StampedFile::new(key.clone(), Role::Other));
+            }
+            None => files.push(StampedFile::new(certificate.clone(), Role::Both)),
+        }
+    }
     files
 }
 
 /// Loads the files of a [`Stamp`].
 pub(crate) fn load(files: &Stamp) -> Result<HostCertificates, CertificateError> {
     let mut found = HostCertificates::default();
-    for (path, ..) in files {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("crt") => found.authorities.extend(load_authorities(path)?),
-            Some("cert") if found.identity.is_none() => found.identity = Some(load_identity(path)?),
-            Some("cert") => {
+    for (index, StampedFile { path, role, .. }) in files.iter().enumerate() {
+        match role {
+            Role::Authority => found.authorities.extend(load_authorities(path)?),
+            Role::Certificate | Role::Both if found.identity.is_none() => {
+                let key = files.get(index + 1).filter(|_| *role == Role::Certificate);
+                found.identity = Some(load_identity(path, key.map(|key| key.path.as_path()))?);
+            }
+            Role::Certificate | Role::Both => {
                 tracing::warn!(path = %path.display(), "only the first client certificate of a registry is used");
             }
-            _ => {}
+            Role::Other => {}
         }
     }
     Ok(found)
@@ -78,14 +133,15 @@ fn load_authorities(path: &Path) -> Result<Vec<Certificate>, CertificateError> {
     if certificates.is_empty() { Err(unusable()) } else { Ok(certificates) }
 }
 
-fn load_identity(path: &Path) -> Result<Identity, CertificateError> {
-    let key = path.with_extension("key");
-    if !key.is_file() {
-        return Err(CertificateError::MissingKey { key, certificate: path.to_owned() });
+fn load_identity(path: &Path, key: Option<&Path>) -> Result<Identity, CertificateError> {
+    if let Some(key) = key.filter(|key| !key.is_file()) {
+        return Err(CertificateError::MissingKey { key: key.to_owned(), certificate: path.to_owned() });
     }
     let mut pem = fs::read(path)?;
-    pem.push(b'\n');
-    pem.extend_from_slice(&fs::read(&key)?);
+    if let Some(key) = key {
+        pem.push(b'\n');
+        pem.extend_from_slice(&fs::read(key)?);
+    }
     Identity::from_pem(&pem).map_err(|_| CertificateError::Unusable { path: path.to_owned() })
 }
 

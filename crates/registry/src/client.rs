@@ -1,4 +1,4 @@
-//! The client: what all pulls and logins of the process share.
+//! The client: what all pulls, pushes and logins of the process share.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -22,6 +22,7 @@ pub struct Client {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) flights: Arc<Flights>,
     pub(crate) slots: Arc<Slots>,
+    pub(crate) upload_slots: Arc<Slots>,
     pub(crate) configurations: Arc<Configurations>,
 }
 
@@ -52,12 +53,14 @@ impl Client {
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
         let mirrors = parse_mirrors(&config.mirrors)?;
         let slots = Slots::new(config.max_concurrent_downloads);
+        let upload_slots = Slots::new(config.max_concurrent_uploads);
         Ok(Self {
             transport: Arc::new(Transport::new(config)?),
             authenticator: Arc::default(),
             endpoints: Arc::new(Endpoints::new(mirrors)),
             flights: Arc::default(),
             slots: Arc::new(slots),
+            upload_slots: Arc::new(upload_slots),
             configurations: Arc::default(),
         })
     }

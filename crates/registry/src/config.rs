@@ -24,6 +24,8 @@ pub struct ClientConfig {
     pub proxies: Proxies,
     /// `max-concurrent-downloads`, over all pulls.
     pub max_concurrent_downloads: usize,
+    /// `max-concurrent-uploads`, over all pushes to a registry.
+    pub max_concurrent_uploads: usize,
     /// Waiting times; tests shorten them.
     pub timing: Timing,
 }
@@ -37,6 +39,7 @@ impl Default for ClientConfig {
             user_agent: concat!("palan/", env!("CARGO_PKG_VERSION")).to_owned(),
             proxies: Proxies::default(),
             max_concurrent_downloads: 3,
+            max_concurrent_uploads: 5,
             timing: Timing::default(),
         }
     }

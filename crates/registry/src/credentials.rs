@@ -2,7 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::header::HeaderValue;
 use sha2::{Digest as _, Sha256};
+
+use crate::error::RequestError;
 
 /// The credentials of one request, as `X-Registry-Auth` carries them.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -66,6 +69,16 @@ impl Credentials {
             }
             _ => None,
         }
+    }
+
+    /// The same as a header's value.
+    pub(crate) fn basic_header(&self) -> Result<Option<HeaderValue>, RequestError> {
+        let header = |text: String| {
+            HeaderValue::from_str(&text).map_err(|_| RequestError::Malformed {
+                reason: "a token with characters that no header may have".to_owned(),
+            })
+        };
+        self.basic().map(header).transpose()
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {

@@ -33,7 +33,7 @@ impl Client {
             .map_err(|error| RegistryError::Url { url: url.to_owned(), reason: error.to_string() })?;
         // No host has this name, so that every place is a foreign one (RFC 6761).
         let nowhere = Url::parse("http://nobody.invalid/").expect("a constant URL");
-        let origin = Origin { url: nowhere, insecure: false };
+        let origin = Origin::new(nowhere, false);
         let failed = |error| RegistryError::request(&Method::GET, &parsed, error);
         let outgoing = Outgoing::new(Method::GET, parsed.clone());
         let response = self.transport.send(&origin, &outgoing).await.map_err(failed)?;

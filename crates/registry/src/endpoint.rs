@@ -1,4 +1,4 @@
-//! Where to ask for the images of a registry, in order.
+//! Where to ask for the images of a registry, in order: the hosts of its `hosts.toml`, mirrors, the registry itself.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use reqwest::Url;
 
 use crate::error::RegistryError;
-use crate::guard::authority;
+use crate::guard::{authority, same_origin};
+use crate::hosts::{self, Capabilities, Host};
 use crate::transport::{Origin, Transport};
 
 /// Where the images of `docker.io` are.
 const DOCKER_HUB: &str = "registry-1.docker.io";
+/// Where they are searched.
+const DOCKER_INDEX: &str = "index.docker.io";
 /// How long it is remembered that an insecure registry speaks plain HTTP.
 const MEMORY: Duration = Duration::from_secs(600);
 
@@ -19,10 +22,30 @@ const MEMORY: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) origin: Origin,
+    /// The API's root, ending in a slash.
+    pub(crate) api: Url,
+    pub(crate) capabilities: Capabilities,
+    /// The registry that the place stands in for, if it is to be told.
+    pub(crate) namespace: Option<String>,
     /// A mirror gets no credentials, and whatever it fails with, the next place is asked.
     pub(crate) mirror: bool,
     /// Asked only if the one before could not be connected to by TLS.
     pub(crate) plain_fallback: bool,
+}
+
+impl Endpoint {
+    /// A place without a file about it.
+    fn plain(url: Url, insecure: bool) -> Self {
+        let api = url.join("v2/").unwrap_or_else(|_| url.clone());
+        Self {
+            origin: Origin::new(url, insecure),
+            api,
+            capabilities: Capabilities::ALL,
+            namespace: None,
+            mirror: false,
+            plain_fallback: false,
+        }
+    }
 }
 
 /// The mirrors, and what was learnt about registries.
@@ -43,16 +66,66 @@ impl Endpoints {
         transport: &Transport,
         domain: &str,
     ) -> Result<Vec<Endpoint>, RegistryError> {
+        let file = hosts::find(&transport.config().certificate_directories, domain)
+            .map_err(|error| RegistryError::Settings { reason: error.to_string() })?
+            .unwrap_or_default();
         let mut endpoints = Vec::new();
+        for host in file.hosts {
+            endpoints.push(self.named(transport, domain, host).await?);
+        }
         if domain == palan_oci::reference::DEFAULT_DOMAIN {
             for mirror in &self.mirrors {
                 let insecure = transport.is_insecure(mirror).await;
-                let origin = Origin { url: mirror.clone(), insecure };
-                endpoints.push(Endpoint { origin, mirror: true, plain_fallback: false });
+                let mirror = Endpoint::plain(mirror.clone(), insecure);
+                endpoints.push(Endpoint { mirror: true, ..mirror });
             }
         }
-        endpoints.extend(self.of_registry(transport, domain).await?);
+        match file.server {
+            Some(server) => endpoints.push(self.named(transport, domain, server).await?),
+            None => endpoints.extend(self.of_registry(transport, domain).await?),
+        }
         Ok(endpoints)
+    }
+
+    /// The places for pushes to `domain`.
+    pub(crate) async fn for_pushes(
+        &self,
+        transport: &Transport,
+        domain: &str,
+    ) -> Result<Vec<Endpoint>, RegistryError> {
+        let mut endpoints = self.for_images(transport, domain).await?;
+        // `registry-mirrors` have no namespace.
+        endpoints.retain(|endpoint| {
+            endpoint.capabilities.push && (!endpoint.mirror || endpoint.namespace.is_some())
+        });
+        if endpoints.is_empty() {
+            let reason = format!("no host in the hosts.toml of {domain} has the capability \"push\"");
+            return Err(RegistryError::Settings { reason });
+        }
+        Ok(endpoints)
+    }
+
+    /// A place that a file names. The registry itself is none that stands in for it: it gets credentials, and what it
+    /// says is the last word.
+    async fn named(
+        &self,
+        transport: &Transport,
+        domain: &str,
+        host: Host,
+    ) -> Result<Endpoint, RegistryError> {
+        let own = base_url(host.api.scheme(), host_of(domain))?;
+        let mirror = !same_origin(&own, &host.api);
+        let mut url = host.api.clone();
+        url.set_path("/");
+        let insecure = host.skip_verify || transport.is_insecure(&url).await;
+        Ok(Endpoint {
+            origin: Origin { url, insecure, extras: host.extras },
+            api: host.api,
+            capabilities: host.capabilities,
+            namespace: mirror.then(|| domain.to_owned()),
+            mirror,
+            plain_fallback: false,
+        })
     }
 
     /// The registry itself: HTTPS, then plain HTTP if it is insecure; only HTTP if it was seen to speak that alone.
@@ -61,18 +134,31 @@ impl Endpoints {
         transport: &Transport,
         domain: &str,
     ) -> Result<Vec<Endpoint>, RegistryError> {
-        let host = if domain == palan_oci::reference::DEFAULT_DOMAIN { DOCKER_HUB } else { domain };
+        self.of_host(transport, host_of(domain)).await
+    }
+
+    /// Where the images of `domain` are searched; the same order.
+    pub(crate) async fn of_index(
+        &self,
+        transport: &Transport,
+        domain: &str,
+    ) -> Result<Vec<Endpoint>, RegistryError> {
+        let is_hub = domain == palan_oci::reference::DEFAULT_DOMAIN;
+        self.of_host(transport, if is_hub { DOCKER_INDEX } else { domain }).await
+    }
+
+    async fn of_host(&self, transport: &Transport, host: &str) -> Result<Vec<Endpoint>, RegistryError> {
         let url = base_url("https", host)?;
         let insecure = transport.is_insecure(&url).await;
-        let secure = Endpoint { origin: Origin { url, insecure }, mirror: false, plain_fallback: false };
+        let secure = Endpoint::plain(url, insecure);
         if !insecure {
             return Ok(vec![secure]);
         }
-        let origin = Origin { url: base_url("http", host)?, insecure };
-        if self.is_known_plain(&origin.url) {
-            return Ok(vec![Endpoint { origin, mirror: false, plain_fallback: false }, secure]);
+        let plain = Endpoint::plain(base_url("http", host)?, insecure);
+        if self.is_known_plain(&plain.origin.url) {
+            return Ok(vec![plain, secure]);
         }
-        Ok(vec![secure, Endpoint { origin, mirror: false, plain_fallback: true }])
+        Ok(vec![secure, Endpoint { plain_fallback: true, ..plain }])
     }
 
     fn is_known_plain(&self, url: &Url) -> bool {
@@ -88,6 +174,24 @@ impl Endpoints {
             plain.insert(authority(&endpoint.origin.url), Instant::now());
         }
     }
+}
+
+/// The places with a registry that may be spoken to without a valid certificate, or without TLS, though no setting says so: a
+/// user asked for that in one request.
+pub(crate) fn made_insecure(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    let own = endpoints.iter_mut().rfind(|endpoint| !endpoint.mirror && !endpoint.origin.insecure);
+    let Some(own) = own else { return endpoints };
+    own.origin.insecure = true;
+    let mut url = own.origin.url.clone();
+    if url.set_scheme("http").is_ok() {
+        endpoints.push(Endpoint { plain_fallback: true, ..Endpoint::plain(url, true) });
+    }
+    endpoints
+}
+
+/// Where the images of a domain are, if nobody says otherwise.
+fn host_of(domain: &str) -> &str {
+    if domain == palan_oci::reference::DEFAULT_DOMAIN { DOCKER_HUB } else { domain }
 }
 
 fn base_url(scheme: &str, host: &str) -> Result<Url, RegistryError> {

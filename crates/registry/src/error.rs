@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::{Method, Url};
 
 use crate::guard::GuardError;
+use crate::limits::RateLimit;
 
 /// What kind of failure a [`RegistryError`] is, for the front doors' status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,63 @@ pub enum RegistryError {
         /// How the last one ended.
         source: Box<Self>,
     },
+    /// An upload broke too often.
+    #[error("cannot upload layer {digest} in {attempts} attempts, the last one failed")]
+    UploadExhausted {
+        /// The blob.
+        digest: String,
+        /// How many attempts were made.
+        attempts: u32,
+        /// How the last one ended.
+        source: Box<Self>,
+    },
+    /// The registry says that it stored something else than was sent.
+    #[error("the registry stored {what} as {found}, but it is {expected}")]
+    Stored {
+        /// What was sent.
+        what: String,
+        /// Its digest.
+        expected: String,
+        /// The digest that the registry gave it.
+        found: String,
+    },
+    /// Nothing in the store has this name.
+    #[error("{text}")]
+    NothingToPush {
+        /// Docker's text.
+        text: String,
+    },
+    /// Bytes that a manifest names, which came neither with this image nor with another.
+    #[error(
+        "layer {digest} of {reference} is not in the store in the form that its manifest names: pull the image again"
+    )]
+    MissingBlob {
+        /// The image as the user says it.
+        reference: String,
+        /// The layer's digest.
+        digest: String,
+    },
+    /// The image is for another platform than the one that was asked for.
+    #[error(
+        "image with reference {reference} was found but its platform ({found}) does not match the specified platform ({wanted})"
+    )]
+    OtherPlatform {
+        /// The image as the user says it.
+        reference: String,
+        /// Its platform.
+        found: String,
+        /// The platform that was asked for.
+        wanted: String,
+    },
+    /// The registry does not let us push.
+    #[error(transparent)]
+    PushRefused(ApiError),
+    /// What an administrator wrote about the registry cannot be used.
+    #[error("{reason}")]
+    Settings {
+        /// The file and what is wrong with it.
+        reason: String,
+    },
     /// The store refused.
     #[error("cannot store {what}")]
     Store {
@@ -164,17 +222,23 @@ impl RegistryError {
             Self::Denied { .. }
             | Self::ManifestUnknown { .. }
             | Self::NameUnknown { .. }
+            | Self::NothingToPush { .. }
+            | Self::OtherPlatform { .. }
             | Self::NoPlatform { .. } => Class::NotFound,
             Self::Schema1 { .. } | Self::Unsupported { .. } | Self::WrongOs { .. } | Self::Url { .. } => {
                 Class::Invalid
             }
             Self::Request { source, .. } => source.class(),
-            Self::Exhausted { source, .. } => source.class(),
+            Self::Exhausted { source, .. } | Self::UploadExhausted { source, .. } => source.class(),
             Self::Shared(error) => error.class(),
             Self::Digest { .. }
             | Self::Document { .. }
             | Self::Store { .. }
             | Self::GivenUp { .. }
+            | Self::Stored { .. }
+            | Self::Settings { .. }
+            | Self::MissingBlob { .. }
+            | Self::PushRefused(_)
             | Self::PullRefused(_) => Class::System,
         }
     }
@@ -211,9 +275,11 @@ impl RegistryError {
     /// Whether the failure says nothing about other places that have the same content.
     pub(crate) fn is_of_the_endpoint(&self) -> bool {
         match self {
-            Self::Store { .. } | Self::NoPlatform { .. } | Self::WrongOs { .. } | Self::GivenUp { .. } => {
-                false
-            }
+            Self::Store { .. }
+            | Self::Settings { .. }
+            | Self::NoPlatform { .. }
+            | Self::WrongOs { .. }
+            | Self::GivenUp { .. } => false,
             Self::Shared(error) => error.is_of_the_endpoint(),
             _ => true,
         }
@@ -224,6 +290,9 @@ fn verb(method: &Method) -> &'static str {
     match *method {
         Method::HEAD => "Head",
         Method::POST => "Post",
+        Method::PUT => "Put",
+        Method::PATCH => "Patch",
+        Method::DELETE => "Delete",
         _ => "Get",
     }
 }
@@ -320,6 +389,14 @@ pub enum RequestError {
         /// Why.
         reason: String,
     },
+    /// The store could not deliver what was to be sent.
+    #[error("cannot read blob {digest}, which is to be sent")]
+    Unreadable {
+        /// The blob.
+        digest: palan_oci::Digest,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A certificate or key of the host's configuration cannot be used.
     #[error("cannot use the certificates of this host: {reason}")]
     Certificates {
@@ -382,6 +459,8 @@ pub struct ApiError {
     pub message: String,
     /// When to come back.
     pub retry_after: Option<Duration>,
+    /// How much the registry serves, where it says so.
+    pub limit: Option<Box<RateLimit>>,
 }
 
 /// The longest text of a registry that is passed on.
@@ -391,7 +470,7 @@ impl ApiError {
     /// Reads an error answer. `body` is what came of it, complete or not.
     pub(crate) fn new(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         let (code, message) = first_error(body).unwrap_or_default();
-        let mut error = Self { status, code, message, retry_after };
+        let mut error = Self { status, code, message, retry_after, limit: None };
         if error.code.is_empty() {
             let default = match status {
                 401 => ("UNAUTHORIZED", "authentication required"),
@@ -421,7 +500,11 @@ impl ApiError {
                 .to_owned();
         }
         let code = self.code.to_lowercase().replace('_', " ");
-        if self.message.is_empty() { code } else { format!("{code}: {}", self.message) }
+        let text = if self.message.is_empty() { code } else { format!("{code}: {}", self.message) };
+        match &self.limit {
+            Some(limit) if self.status == 429 => format!("{text} ({limit})"),
+            _ => text,
+        }
     }
 
     fn class(&self) -> Class {

@@ -427,8 +427,16 @@ fn write_layer(
     receiver: mpsc::Receiver<Feed>,
 ) -> palan_store::Result<()> {
     let lease = store.lease();
+    let any = LayerRequest { descriptor: request.descriptor.clone(), diff_id: None };
+    let mut by_blob = false;
     let mut writer = loop {
+        let request = if by_blob { &any } else { request };
         match store.begin_layer(request, &lease)? {
+            // It was unpacked from other bytes than this image's manifest names: these are wanted, too, so that the image
+            // can be pushed and saved as it came.
+            BeginLayer::Present(_) if !by_blob && !store.has_blob(&request.descriptor.digest) => {
+                by_blob = true
+            }
             BeginLayer::Present(_) => {
                 drop(begun.send(Begun::Present));
                 return Ok(());
@@ -447,7 +455,13 @@ fn write_layer(
         return Ok(());
     }
     let mut source = ChannelReader { receiver, current: None, ended: false };
-    writer.run(&mut source).map(drop)
+    let actual = writer.run(&mut source)?.diff_id;
+    match request.diff_id {
+        Some(expected) if expected != actual => {
+            Err(palan_store::Error::WrongDiffId { blob: request.descriptor.digest, expected, actual })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The channel as the writer's source.

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
 use crate::error::{RegistryError, RequestError};
-use crate::repository::Repository;
+use crate::repository::{Access, Repository};
 
 /// Credentials were accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,8 +49,14 @@ impl Client {
         endpoint: &Endpoint,
         credentials: &Credentials,
     ) -> Result<LoginOutcome, RegistryError> {
-        let registry =
-            Repository::new(self.transport.clone(), self.authenticator.clone(), endpoint, "", credentials);
+        let registry = Repository::new(
+            self.transport.clone(),
+            self.authenticator.clone(),
+            endpoint,
+            "",
+            Access::Pull,
+            credentials,
+        );
         if matches!(credentials, Credentials::RegistryToken(_)) {
             registry.ping().await?;
             return Ok(LoginOutcome::default());

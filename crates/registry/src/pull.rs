@@ -24,11 +24,9 @@ use tokio::sync::OnceCell;
 
 use crate::client::Client;
 use crate::credentials::Credentials;
-use crate::endpoint::Endpoint;
-use crate::error::{ApiError, Class as ErrorClass, RegistryError, RequestError};
+use crate::error::RegistryError;
 use crate::flight::{FlightKey, Ticket};
 use crate::layer::Download;
-use crate::login::is_connection_failure;
 use crate::progress::{LayerStatus, ProgressEvent};
 use crate::repository::{Fetched, Repository};
 
@@ -74,6 +72,8 @@ struct Pull<'a> {
     client: &'a Client,
     store: &'a Store,
     reference: &'a Reference,
+    /// What the reference leads to, where those who serve content may not be asked.
+    resolved: Option<Digest>,
     platform: Option<&'a Platform>,
     listener: Listener<'a>,
 }
@@ -161,7 +161,9 @@ impl Client {
         store: &Store,
         listener: Listener<'_>,
     ) -> Result<PullOutcome, RegistryError> {
-        let pull = Pull { client: self, store, reference, platform: request.platform.as_ref(), listener };
+        let resolved = self.resolve_apart(reference, &request.credentials).await?;
+        let platform = request.platform.as_ref();
+        let pull = Pull { client: self, store, reference, resolved, platform, listener };
         let mut places = self.places(reference, &request.credentials).await?;
         while let Some(repository) = places.next() {
             match pull.run(&repository).await {
@@ -170,73 +172,6 @@ impl Client {
             }
         }
         Err(places.exhausted())
-    }
-
-    async fn places<'a>(
-        &'a self,
-        reference: &'a Reference,
-        credentials: &'a Credentials,
-    ) -> Result<Places<'a>, RegistryError> {
-        let endpoints = self.endpoints.for_images(&self.transport, reference.domain()).await?;
-        Ok(Places {
-            client: self,
-            reference,
-            credentials,
-            endpoints: endpoints.into_iter(),
-            current: None,
-            last: None,
-        })
-    }
-}
-
-/// The endpoints for a reference, one after the other until one serves.
-struct Places<'a> {
-    client: &'a Client,
-    reference: &'a Reference,
-    credentials: &'a Credentials,
-    endpoints: std::vec::IntoIter<Endpoint>,
-    current: Option<Endpoint>,
-    last: Option<RegistryError>,
-}
-
-impl Places<'_> {
-    fn next(&mut self) -> Option<Repository> {
-        let endpoint = self.endpoints.next()?;
-        if endpoint.plain_fallback && !self.last.as_ref().is_some_and(is_connection_failure) {
-            return None;
-        }
-        let (transport, authenticator) = (self.client.transport.clone(), self.client.authenticator.clone());
-        let path = self.reference.path();
-        let repository = Repository::new(transport, authenticator, &endpoint, path, self.credentials);
-        self.current = Some(endpoint);
-        Some(repository)
-    }
-
-    fn worked<T>(&self, outcome: T) -> T {
-        if let Some(endpoint) = &self.current {
-            self.client.endpoints.worked(endpoint);
-        }
-        outcome
-    }
-
-    /// Takes note of a failure; an error if it is not worth asking elsewhere.
-    fn failed(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        let mirror = self.current.as_ref().filter(|endpoint| endpoint.mirror);
-        if let Some(mirror) = mirror.filter(|_| error.is_of_the_endpoint()) {
-            let reason = palan_stdx::error_chain::Chain(&error);
-            tracing::warn!(mirror = %mirror.origin.url, %reason, "a mirror failed");
-        } else if !is_connection_failure(&error) {
-            return Err(in_dockers_words(error, self.reference));
-        }
-        self.last = Some(error);
-        Ok(())
-    }
-
-    fn exhausted(self) -> RegistryError {
-        match self.last {
-            Some(error) => in_dockers_words(error, self.reference),
-            None => RegistryError::GivenUp { what: self.reference.familiar() },
-        }
     }
 }
 
@@ -294,7 +229,7 @@ impl Pull<'_> {
         if !self.wanted().matches(&platform) {
             return Ok(None);
         }
-        let digest = match self.reference.digest() {
+        let digest = match self.reference.digest().or(self.resolved) {
             Some(digest) => Some(digest),
             None => repository.digest_of(&self.tag_or_digest()).await?,
         };
@@ -321,23 +256,20 @@ impl Pull<'_> {
         .await
     }
 
-    /// The one blocking seam to the store.
     async fn in_store<T: Send + 'static>(
         &self,
         what: String,
         work: impl FnOnce(&Store) -> palan_store::Result<T> + Send + 'static,
     ) -> Result<T, RegistryError> {
-        let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(result) => result.map_err(|source| RegistryError::Store { what, source: Box::new(source) }),
-            Err(_) => Err(RegistryError::GivenUp { what }),
-        }
+        in_store(self.store, what, work).await
     }
 
     /// Resolves the reference to the manifest for the platform.
     async fn choose(&self, repository: &Repository) -> Result<Chosen, RegistryError> {
-        let fetched = repository.manifest(&self.tag_or_digest()).await?;
-        let digest = self.verified("manifest", &fetched.body, self.reference.digest())?;
+        let resolved = self.resolved.map(|digest| digest.to_string());
+        let fetched = repository.manifest(&resolved.unwrap_or_else(|| self.tag_or_digest())).await?;
+        let known = self.reference.digest().or(self.resolved);
+        let digest = self.verified("manifest", &fetched.body, known)?;
         let mut fetched = fetched;
         let mut index = None;
         let mut delivered_as = fetched.content_type.clone();
@@ -515,7 +447,9 @@ impl Pull<'_> {
                 let lease = store.lease();
                 let mark = |(descriptor, diff_id): (Descriptor, Digest)| {
                     let request = LayerRequest { descriptor, diff_id: Some(diff_id) };
-                    let present = matches!(store.begin_layer(&request, &lease)?, BeginLayer::Present(_));
+                    // Its directory alone does not make an image that can be pushed as it came.
+                    let present = matches!(store.begin_layer(&request, &lease)?, BeginLayer::Present(_))
+                        && store.has_blob(&request.descriptor.digest);
                     Ok((present, request.descriptor, diff_id))
                 };
                 wanted.into_iter().map(mark).collect::<palan_store::Result<Vec<_>>>()
@@ -631,6 +565,19 @@ impl Pull<'_> {
     }
 }
 
+/// The one blocking seam to the store.
+pub(crate) async fn in_store<T: Send + 'static>(
+    store: &Store,
+    what: String,
+    work: impl FnOnce(&Store) -> palan_store::Result<T> + Send + 'static,
+) -> Result<T, RegistryError> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(result) => result.map_err(|source| RegistryError::Store { what, source: Box::new(source) }),
+        Err(_) => Err(RegistryError::GivenUp { what }),
+    }
+}
+
 /// What to tell of a layer that was last told to be `before` and is `now`: a watcher may miss short phases, a user should
 /// not.
 fn news(before: &LayerStatus, now: &LayerStatus) -> Vec<LayerStatus> {
@@ -667,29 +614,6 @@ fn final_status(name: &str, status: PullStatus) -> ProgressEvent {
     })
 }
 
-/// Gives a registry's refusal the text and class that Docker's clients know.
-fn in_dockers_words(error: RegistryError, reference: &Reference) -> RegistryError {
-    let (source, is_token): (&ApiError, bool) = match &error {
-        RegistryError::Request { source: RequestError::Api(source), .. } => (source, false),
-        RegistryError::Request { source: RequestError::TokenRefused(source), .. } => (source, true),
-        _ if error.class() == ErrorClass::Unauthorized => return RegistryError::PullRefused(Box::new(error)),
-        _ => return error,
-    };
-    let source = source.clone();
-    match (source.code.as_str(), source.status) {
-        // Wrong credentials: the text must not say that the repository may not exist.
-        ("UNAUTHORIZED", _) | (_, 401) if is_token => RegistryError::PullRefused(Box::new(error)),
-        ("DENIED" | "UNAUTHORIZED", _) | (_, 401 | 403) => {
-            RegistryError::Denied { name: reference.familiar_name(), source }
-        }
-        ("NAME_UNKNOWN", _) => RegistryError::NameUnknown { name: reference.familiar_name(), source },
-        ("MANIFEST_UNKNOWN" | "NOT_FOUND", _) | ("", 404) => {
-            RegistryError::ManifestUnknown { reference: reference.familiar(), source }
-        }
-        _ => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -710,41 +634,5 @@ mod tests {
         );
         assert_eq!(texts(&LayerStatus::Waiting, &LayerStatus::AlreadyExists), "Already exists");
         assert_eq!(texts(&LayerStatus::Pulling, &LayerStatus::Waiting), "Waiting");
-    }
-
-    #[test]
-    fn refusals_are_in_dockers_words() {
-        let reference = Reference::parse("app:1").unwrap();
-        let text = |status, body: &str, is_token: bool| {
-            let api = ApiError::new(status, body.as_bytes(), None);
-            let source = if is_token { RequestError::TokenRefused(api) } else { RequestError::Api(api) };
-            let url = reqwest::Url::parse("https://r/v2/").unwrap();
-            let error =
-                in_dockers_words(RegistryError::request(&reqwest::Method::HEAD, &url, source), &reference);
-            palan_stdx::error_chain::to_string(&error)
-        };
-        let code = |code: &str, message: &str| {
-            format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#)
-        };
-        assert_eq!(
-            text(404, &code("MANIFEST_UNKNOWN", "manifest unknown"), false),
-            "manifest for app:1 not found: manifest unknown: manifest unknown"
-        );
-        assert_eq!(
-            text(403, "", false),
-            "pull access denied for app, repository does not exist or may require 'docker login': denied: requested access to the resource is denied"
-        );
-        assert_eq!(
-            text(401, "", false),
-            "pull access denied for app, repository does not exist or may require 'docker login': unauthorized: authentication required"
-        );
-        assert_eq!(
-            text(401, r#"{"details":"incorrect username or password"}"#, true),
-            r#"Head "https://r/v2/": unauthorized: incorrect username or password"#
-        );
-        assert_eq!(
-            text(404, &code("NAME_UNKNOWN", "repository name not known to registry"), false),
-            "repository app not found: name unknown: repository name not known to registry"
-        );
     }
 }

@@ -14,6 +14,7 @@ use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
 use crate::error::{ApiError, RegistryError, RequestError};
 use crate::guard::same_origin;
+use crate::limits::RateLimit;
 use crate::login::is_connection_failure;
 use crate::retry;
 use crate::transport::{Origin, Outgoing, Transport, api_error, read_document};
@@ -35,12 +36,30 @@ const DOCUMENT_ATTEMPTS: u32 = 3;
 /// The longest time that a registry may ask us to wait before we ask for a document again.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// A repository to read from.
+/// What is to be done with a repository: the actions of its scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Pull,
+    Push,
+}
+
+impl Access {
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        }
+    }
+}
+
+/// A repository at one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Repository {
     transport: Arc<Transport>,
     authenticator: Arc<Authenticator>,
     origin: Origin,
+    api: Url,
+    namespace: Option<String>,
     path: String,
     credentials: Credentials,
     key: AuthKey,
@@ -60,10 +79,12 @@ impl Repository {
         authenticator: Arc<Authenticator>,
         endpoint: &Endpoint,
         path: &str,
+        access: Access,
         credentials: &Credentials,
     ) -> Self {
         let credentials = if endpoint.mirror { Credentials::Anonymous } else { credentials.clone() };
-        let scope = if path.is_empty() { String::new() } else { format!("repository:{path}:pull") };
+        let scope =
+            if path.is_empty() { String::new() } else { format!("repository:{path}:{}", access.actions()) };
         Self {
             key: AuthKey {
                 origin: endpoint.origin.url.to_string(),
@@ -71,11 +92,28 @@ impl Repository {
                 credentials: credentials.fingerprint(),
             },
             origin: endpoint.origin.clone(),
+            api: endpoint.api.clone(),
+            namespace: endpoint.namespace.clone(),
             path: path.to_owned(),
             transport,
             authenticator,
             credentials,
         }
+    }
+
+    /// Another repository of the same registry, for the same user.
+    pub(crate) fn sibling(&self, path: &str, access: Access) -> Self {
+        let mut sibling = self.clone();
+        sibling.key.scope = format!("repository:{path}:{}", access.actions());
+        path.clone_into(&mut sibling.path);
+        sibling
+    }
+
+    /// The same with the right to read another repository of the registry, which mounting a blob from there needs.
+    pub(crate) fn reading_also(&self, other: &str) -> Self {
+        let mut both = self.clone();
+        both.key.scope = format!("{} repository:{other}:pull", self.key.scope);
+        both
     }
 
     /// Who asks whom for what; equal sources give equal answers.
@@ -176,6 +214,43 @@ impl Repository {
         Ok(tags)
     }
 
+    /// Where the referrers of a digest are listed.
+    pub(crate) fn referrers_url(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Url, RegistryError> {
+        let mut url = self.url(&format!("referrers/{digest}"))?;
+        if let Some(artifact_type) = artifact_type {
+            url.query_pairs_mut().append_pair("artifactType", artifact_type);
+        }
+        Ok(url)
+    }
+
+    /// One page of a list, and where the next one is. Pages are the same registry's; our token goes nowhere else.
+    pub(crate) async fn page(&self, url: Url, limit: u64) -> Result<(Fetched, Option<Url>), RegistryError> {
+        let mut outgoing = Outgoing::new(Method::GET, url);
+        outgoing.accept = Some(media_type::OCI_INDEX);
+        let response = self.request(outgoing.clone()).await?;
+        let next = next_page(&response).filter(|next| same_origin(next, &self.origin.url));
+        let content_type = content_type(&response);
+        let body = read_document(response, limit, self.transport.config().timing.stall)
+            .await
+            .map_err(|error| RegistryError::request(&outgoing.method, &outgoing.url, error))?;
+        Ok((Fetched { body, content_type }, next))
+    }
+
+    /// Tells the log how much a registry will still serve.
+    fn note_limit(&self, response: &Response) {
+        let Some(limit) = RateLimit::of(response.headers()) else { return };
+        let registry = self.origin.url.host_str().unwrap_or_default();
+        if limit.is_low() {
+            tracing::warn!(registry, %limit, "the registry will soon refuse to serve");
+        } else {
+            tracing::debug!(registry, %limit, "the registry limits requests");
+        }
+    }
+
     async fn document(&self, outgoing: Outgoing, limit: u64) -> Result<Fetched, RegistryError> {
         let timing = &self.transport.config().timing;
         let mut failed = 0;
@@ -203,11 +278,7 @@ impl Repository {
 
     async fn document_once(&self, outgoing: &Outgoing, limit: u64) -> Result<Fetched, RegistryError> {
         let response = self.request(outgoing.clone()).await?;
-        let content_type = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .map(|value| media_type::without_parameters(value).to_owned());
+        let content_type = content_type(&response);
         let body = read_document(response, limit, self.transport.config().timing.stall)
             .await
             .map_err(|error| RegistryError::request(&outgoing.method, &outgoing.url, error))?;
@@ -219,11 +290,15 @@ impl Repository {
         let (method, url) = (outgoing.method.clone(), outgoing.url.clone());
         let failed = |error| RegistryError::request(&method, &url, error);
         let patience = self.transport.config().timing.stall;
-        outgoing.authorization = self.authenticator.known(&self.key, &self.credentials).await;
+        // An upload may go on elsewhere, as far as the registry is concerned; as what, is no concern of that place.
+        if same_origin(&outgoing.url, &self.origin.url) {
+            outgoing.authorization = self.authenticator.known(&self.key, &self.credentials).await;
+        }
         let mut answered = matches!(self.credentials, Credentials::RegistryToken(_));
         loop {
             let response = self.transport.send(&self.origin, &outgoing).await.map_err(failed)?;
             if response.status().is_success() {
+                self.note_limit(&response);
                 return Ok(response);
             }
             let is_challenge = response.status() == StatusCode::UNAUTHORIZED
@@ -276,18 +351,22 @@ impl Repository {
     }
 
     fn base(&self) -> Result<Url, RegistryError> {
-        self.join("v2/")
+        self.join("")
     }
 
-    fn url(&self, rest: &str) -> Result<Url, RegistryError> {
-        self.join(&format!("v2/{}/{rest}", self.path))
+    pub(crate) fn url(&self, rest: &str) -> Result<Url, RegistryError> {
+        self.join(&format!("{}/{rest}", self.path))
     }
 
     fn join(&self, path: &str) -> Result<Url, RegistryError> {
-        self.origin.url.join(path).map_err(|error| {
+        let mut url = self.api.join(path).map_err(|error| {
             let reason = RequestError::Malformed { reason: error.to_string() };
-            RegistryError::request(&Method::GET, &self.origin.url, reason)
-        })
+            RegistryError::request(&Method::GET, &self.api, reason)
+        })?;
+        if let Some(namespace) = &self.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
     }
 }
 
@@ -300,6 +379,11 @@ fn challenges(response: &Response) -> Vec<Challenge> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(challenge::parse)
         .collect()
+}
+
+fn content_type(response: &Response) -> Option<String> {
+    let value = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(media_type::without_parameters(value).to_owned())
 }
 
 /// The registry's last word.

@@ -12,13 +12,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
+};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use crate::certificates::{self, Stamp};
 use crate::config::{ClientConfig, ConfigError, InsecureRegistries};
 use crate::error::{ApiError, RequestError};
 use crate::guard::{self, authority, literal_address, same_origin};
+use crate::hosts::Extras;
+use crate::limits::{self, RateLimit};
+use crate::payload::Payload;
 use crate::proxy::ProxySettings;
 use crate::resolver::{ClientResolver, ResolveError, SystemResolver};
 
@@ -50,6 +55,7 @@ struct ClientKey {
     own: Stamp,
     /// The authorities of the registry that named the host.
     inherited: Stamp,
+    connect: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +75,15 @@ pub(crate) struct Origin {
     pub(crate) url: Url,
     /// Whether its certificate need not be valid.
     pub(crate) insecure: bool,
+    /// What `hosts.toml` adds to requests to it, and to it alone.
+    pub(crate) extras: Arc<Extras>,
+}
+
+impl Origin {
+    /// A registry about which no file says anything.
+    pub(crate) fn new(url: Url, insecure: bool) -> Self {
+        Self { url, insecure, extras: Arc::default() }
+    }
 }
 
 /// A request before any redirect.
@@ -80,13 +95,13 @@ pub(crate) struct Outgoing {
     pub(crate) authorization: Option<HeaderValue>,
     /// The offset to start at, where that is not the beginning.
     pub(crate) from: u64,
-    /// A form to post.
-    pub(crate) form: Option<String>,
+    /// What is sent along.
+    pub(crate) payload: Payload,
 }
 
 impl Outgoing {
     pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, accept: None, authorization: None, from: 0, form: None }
+        Self { method, url, accept: None, authorization: None, from: 0, payload: Payload::None }
     }
 }
 
@@ -138,7 +153,7 @@ impl Transport {
         }
         for _ in 0..=MOST_REDIRECTS {
             let response = self.send_once(origin, outgoing, &url, authorization.as_ref()).await?;
-            if !is_redirect(response.status()) || outgoing.method == Method::POST {
+            if !is_redirect(&outgoing.payload, &outgoing.method, response.status()) {
                 return Ok(response);
             }
             let next = redirect_target(&url, &response)?;
@@ -168,13 +183,41 @@ impl Transport {
             authorization.set_sensitive(true);
             request = request.header(AUTHORIZATION, authorization);
         }
+        if same_origin(&origin.url, url) {
+            for (name, value) in &origin.extras.headers {
+                request = request.header(name, value);
+            }
+        }
         if outgoing.from > 0 {
             request = request.header(RANGE, format!("bytes={}-", outgoing.from));
         }
-        if let Some(form) = &outgoing.form {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
-        }
         let limit = self.config.timing.connect.max(self.config.timing.stall);
+        request = match &outgoing.payload {
+            Payload::None if matches!(outgoing.method, Method::POST | Method::PUT | Method::PATCH) => {
+                request.header(CONTENT_LENGTH, 0)
+            }
+            Payload::None => request,
+            Payload::Form(form) => {
+                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
+            }
+            Payload::Document { media_type, content } => {
+                request.header(CONTENT_TYPE, media_type).body(content.clone())
+            }
+            Payload::Blob(part) => {
+                request = request
+                    .header(CONTENT_TYPE, "application/octet-stream")
+                    .header(CONTENT_LENGTH, part.length());
+                if let Some(range) = part.content_range() {
+                    request = request.header(CONTENT_RANGE, range);
+                }
+                let sent = part.watched(limit, request.body(part.body()).send()).await;
+                return match sent {
+                    Ok(Ok(response)) => Ok(response),
+                    Ok(Err(error)) => Err(part.failure().unwrap_or_else(|| classify(&error, url))),
+                    Err(waited) => Err(RequestError::Stalled { authority: authority(url), waited }),
+                };
+            }
+        };
         match tokio::time::timeout(limit, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(classify(&error, url)),
@@ -196,11 +239,16 @@ impl Transport {
             Trust::Plain => Stamp::new(),
             _ => certificates::stamp(&self.config.certificate_directories, &authority(url)),
         };
+        let mut own_files = stamp(url);
+        if own && trust != Trust::Plain {
+            own_files.extend(certificates::stamp_named(&origin.extras));
+        }
         let key = ClientKey {
             trust,
             guarded: !same_host,
-            own: stamp(url),
+            own: own_files,
             inherited: if own { Stamp::new() } else { stamp(&origin.url) },
+            connect: origin.extras.connect.filter(|_| own).unwrap_or(self.config.timing.connect),
         };
         if let Some(client) = self.lock_clients().get(&key) {
             return Ok(client.clone());
@@ -228,7 +276,7 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .no_proxy()
-            .connect_timeout(self.config.timing.connect)
+            .connect_timeout(key.connect)
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(self.config.max_concurrent_downloads.max(1))
             .http2_adaptive_window(true)
@@ -254,12 +302,19 @@ impl Transport {
     }
 }
 
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+/// Whether an answer sends us on. What a request carries goes along only where the answer says that the method stays
+/// (307, 308), and never if it is a form, which has a secret in it.
+fn is_redirect(payload: &Payload, method: &Method, status: StatusCode) -> bool {
+    match (payload, status.as_u16()) {
+        (Payload::Form(_), _) => false,
+        (_, 307 | 308) => true,
+        (Payload::None, 301..=303) => matches!(*method, Method::GET | Method::HEAD),
+        _ => false,
+    }
 }
 
-fn redirect_target(from: &Url, response: &Response) -> Result<Url, RequestError> {
-    let malformed = || RequestError::Malformed { reason: "a redirect without a usable Location".to_owned() };
+pub(crate) fn redirect_target(from: &Url, response: &Response) -> Result<Url, RequestError> {
+    let malformed = || RequestError::Malformed { reason: "an answer without a usable Location".to_owned() };
     let location =
         response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(malformed)?;
     let mut target = from.join(location).map_err(|_| malformed())?;
@@ -272,14 +327,9 @@ fn redirect_target(from: &Url, response: &Response) -> Result<Url, RequestError>
 /// Turns an answer whose status is no success into its error, reading a little of the body.
 pub(crate) async fn api_error(response: Response, patience: Duration) -> ApiError {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.trim().parse().ok())
-        .map(Duration::from_secs);
+    let (limit, retry_after) = (RateLimit::of(response.headers()), limits::retry_after(response.headers()));
     let body = read_some(response, LONGEST_ERROR_BODY, patience).await;
-    ApiError::new(status, &body, retry_after)
+    ApiError { limit: limit.map(Box::new), ..ApiError::new(status, &body, retry_after) }
 }
 
 async fn read_some(mut response: Response, limit: u64, patience: Duration) -> Vec<u8> {
@@ -394,7 +444,7 @@ mod tests {
     /// Asks for the root of the API at `url` as a registry that is not insecure, as loopback otherwise is.
     async fn ping(transport: &Transport, url: &str) -> Result<u16, RequestError> {
         let url = Url::parse(url).unwrap();
-        let origin = Origin { url: url.clone(), insecure: false };
+        let origin = Origin::new(url.clone(), false);
         let outgoing = Outgoing::new(Method::GET, url.join("v2/").unwrap());
         transport.send(&origin, &outgoing).await.map(|response| response.status().as_u16())
     }
@@ -467,7 +517,7 @@ mod tests {
         let registry = Registry::start();
         registry.fault("/v2/", Fault::StallAfter(0));
         let url = Url::parse(&registry.url()).unwrap();
-        let origin = Origin { url: url.clone(), insecure: false };
+        let origin = Origin::new(url.clone(), false);
         let outgoing = Outgoing::new(Method::GET, url.join("v2/").unwrap());
         let response = transport(None).send(&origin, &outgoing).await.unwrap();
         let error = read_document(response, 1024, Duration::from_millis(100)).await.unwrap_err();

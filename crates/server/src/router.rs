@@ -63,6 +63,8 @@ fn images() -> Router<Arc<Engine>> {
         .route("/images/load", post(image::load))
         .route("/images/get", get(archive::save))
         .route("/images/prune", post(image::prune))
+        .route("/images/search", get(image::search))
+        .route("/distribution/{*path}", get(image::distribution).post(image::push_list))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }
 
@@ -92,14 +94,12 @@ fn unsupported_routes() -> Router<Arc<Engine>> {
         "/build",
         "/build/prune",
         "/build/cancel",
-        "/images/search",
         "/session",
         "/grpc",
         "/networks/create",
         "/networks/prune",
         "/networks/{id}/connect",
         "/networks/{id}/disconnect",
-        "/distribution/{*name}",
         "/plugins",
         "/plugins/{*path}",
         "/swarm/init",

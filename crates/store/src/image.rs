@@ -224,6 +224,18 @@ impl Store {
         })
     }
 
+    /// Gives an image a name with a digest: what it is called in a repository that it was pushed to. Another image that
+    /// has it keeps nothing of it.
+    pub fn name_by_digest(&self, id: &ImageId, name: &Reference) -> Result<()> {
+        let mut state = self.inner.lock();
+        if database::image(&state.db, id)?.is_none() {
+            return Err(Error::NoSuchImage { name: id.to_string() });
+        }
+        database::write(&mut state.db, "name an image by its digest", |transaction| {
+            database::set_name(transaction, &stored_name(name), id).map(drop)
+        })
+    }
+
     /// How an image came to be, newest first.
     pub fn history(&self, id: &ImageId) -> Result<Vec<HistoryItem>> {
         let image = self.image(id)?.ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;

@@ -31,8 +31,9 @@ impl Lease {
         self.protected.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
     }
 
-    /// A second handle; the lease lives as long as either.
-    pub(crate) fn share(&self) -> Self {
+    /// A second handle, also for another thread; the lease lives as long as either.
+    #[must_use]
+    pub fn share(&self) -> Self {
         Self {
             protected: Arc::clone(&self.protected),
             handle: self.handle.clone(),

@@ -15,6 +15,10 @@ use serde_json::json;
 
 use crate::image::{self, Image, Index};
 
+mod upload;
+
+use upload::Uploads;
+
 /// How the server misbehaves on the requests that a fault was planted for.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -46,6 +50,12 @@ pub enum Fault {
     NoDigest,
     /// Runs before a regular answer, for tests that need a barrier.
     Delay(Duration),
+    /// Takes this many bytes of the request's body and closes the connection; what came of an upload is kept.
+    CutBody(usize),
+    /// Takes this many bytes of the request's body and then no more, keeping the connection open.
+    StallBody(usize),
+    /// Sends the answer with this header, or without it.
+    Header(String, Option<String>),
 }
 
 /// One request as the server saw it.
@@ -57,8 +67,10 @@ pub struct Request {
     pub path: String,
     /// All headers, names in lower case.
     pub headers: HashMap<String, String>,
-    /// The request's body.
+    /// The request's body, where it is text.
     pub body: String,
+    /// How many bytes the body had.
+    pub length: usize,
 }
 
 impl Request {
@@ -98,6 +110,7 @@ struct Document {
 
 struct State {
     blobs: Mutex<HashMap<String, Arc<Vec<u8>>>>,
+    uploads: Uploads,
     manifests: Mutex<HashMap<(String, String), Document>>,
     faults: Mutex<Vec<Planted>>,
     requests: Mutex<Vec<Request>>,
@@ -160,6 +173,7 @@ impl Registry {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             blobs: Mutex::default(),
+            uploads: Uploads::default(),
             manifests: Mutex::default(),
             faults: Mutex::default(),
             requests: Mutex::default(),
@@ -204,6 +218,7 @@ impl Registry {
     /// Stores an image under `repository:tag` and returns the reference to pull it by.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) -> String {
         for (digest, bytes) in image.blobs() {
+            self.state.uploads.own(repository, &digest);
             self.put_blob(&digest, bytes);
         }
         self.put_manifest(repository, tag, image.media_type(), &image.manifest);
@@ -359,7 +374,7 @@ fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
     };
     let mut reader = BufReader::with_capacity(8 * 1024, stream);
     while !state.stopping.load(Ordering::Relaxed) {
-        let request = match read_request(&mut reader) {
+        let mut request = match read_head(&mut reader) {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(error) => {
@@ -368,16 +383,17 @@ fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
                 return Err(error);
             }
         };
+        let Some(body) = read_body(&mut reader, state, &mut request)? else { return Ok(()) };
         lock(&state.requests).push(request.clone());
         let mut connection = Connection { stream: reader.get_mut(), state };
-        if !connection.answer(&request)? {
+        if !connection.answer(&request, body)? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-fn read_request(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Request>> {
+fn read_head(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -396,6 +412,7 @@ fn read_request(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Re
         path: path.to_owned(),
         headers: HashMap::new(),
         body: String::new(),
+        length: 0,
     };
     loop {
         let mut line = String::new();
@@ -405,9 +422,36 @@ fn read_request(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Option<Re
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         request.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = request.header("content-length").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    reader.by_ref().take(length).read_to_string(&mut request.body)?;
     Ok(Some(request))
+}
+
+/// The body, `None` if the connection is to be closed. A body that breaks off counts as far as it came.
+fn read_body(
+    reader: &mut BufReader<Box<dyn Duplex>>,
+    state: &State,
+    request: &mut Request,
+) -> io::Result<Option<Vec<u8>>> {
+    let length = request.header("content-length").and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    let fault = state.take_body_fault(request);
+    let wanted = match fault {
+        Some(Fault::CutBody(limit) | Fault::StallBody(limit)) => limit.min(length),
+        _ => length,
+    };
+    let mut body = Vec::new();
+    let read = reader.by_ref().take(wanted as u64).read_to_end(&mut body);
+    request.length = body.len();
+    if body.len() < 64 * 1024 {
+        request.body = String::from_utf8(body.clone()).unwrap_or_default();
+    }
+    if body.len() == length && fault.is_none() {
+        return Ok(Some(body));
+    }
+    lock(&state.requests).push(request.clone());
+    state.broken_upload(request, &body);
+    if matches!(fault, Some(Fault::StallBody(_))) {
+        state.wait_for_stop();
+    }
+    read.map(|_| None)
 }
 
 /// A regular answer before faults are applied to it.
@@ -441,16 +485,29 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// Answers one request; false when the connection must be closed.
-    fn answer(&mut self, request: &Request) -> io::Result<bool> {
+    fn answer(&mut self, request: &Request, body: Vec<u8>) -> io::Result<bool> {
         let head_only = request.method == "HEAD";
         let fault = self.state.take_fault(request);
         if let Some(Fault::Delay(pause)) = &fault {
             std::thread::sleep(*pause);
         }
         let honour_range = !matches!(fault, Some(Fault::IgnoreRange | Fault::WrongRange));
-        let answer = self.state.respond(request, honour_range);
+        let refused = matches!(fault, Some(Fault::Status(..) | Fault::Redirect(_) | Fault::Drop));
+        let answer =
+            if refused { Answer::new(200, "") } else { self.state.respond(request, body, honour_range) };
         match fault {
-            None | Some(Fault::Delay(_) | Fault::IgnoreRange) => self.send(&answer, head_only),
+            None | Some(Fault::Delay(_) | Fault::IgnoreRange | Fault::CutBody(_) | Fault::StallBody(_)) => {
+                self.send(&answer, head_only)
+            }
+            Some(Fault::Header(name, value)) => {
+                let mut answer = answer;
+                answer.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+                let answer = match value {
+                    Some(value) => answer.header(&name, value),
+                    None => answer,
+                };
+                self.send(&answer, head_only)
+            }
             Some(Fault::Drop) => Ok(false),
             Some(Fault::CloseAfter(length)) => {
                 self.send_head(&answer, answer.body.len())?;
@@ -547,9 +604,20 @@ impl Connection<'_> {
 
 impl State {
     fn take_fault(&self, request: &Request) -> Option<Fault> {
+        self.take_fault_if(request, |fault| !is_about_the_body(fault))
+    }
+
+    /// Faults that show while a request's body is still coming.
+    fn take_body_fault(&self, request: &Request) -> Option<Fault> {
+        self.take_fault_if(request, is_about_the_body)
+    }
+
+    fn take_fault_if(&self, request: &Request, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let line = format!("{} {}", request.method, request.path);
         let mut faults = lock(&self.faults);
-        let planted = faults.iter_mut().find(|planted| planted.left > 0 && line.contains(&planted.needle))?;
+        let planted = faults
+            .iter_mut()
+            .find(|planted| planted.left > 0 && line.contains(&planted.needle) && fits(&planted.fault))?;
         planted.left -= 1;
         Some(planted.fault.clone())
     }
@@ -563,7 +631,7 @@ impl State {
         }
     }
 
-    fn respond(&self, request: &Request, honour_range: bool) -> Answer {
+    fn respond(&self, request: &Request, body: Vec<u8>, honour_range: bool) -> Answer {
         let path = request.path.split('?').next().unwrap_or("");
         if path == "/token" {
             return self.token(request);
@@ -578,9 +646,18 @@ impl State {
             return Answer::new(200, "{}").header("Content-Type", "application/json");
         }
         if let Some((repository, reference)) = rest.rsplit_once("/manifests/") {
+            if request.method == "PUT" {
+                return self.put_manifest(request, repository, reference, body);
+            }
             return self.manifest(repository, reference);
         }
-        if let Some((_, digest)) = rest.rsplit_once("/blobs/") {
+        if let Some((repository, upload)) = rest.rsplit_once("/blobs/uploads/") {
+            return self.upload(request, repository, upload, body);
+        }
+        if let Some((repository, digest)) = rest.rsplit_once("/blobs/") {
+            if !self.uploads.may_serve(repository, digest) {
+                return Answer::error(404, "BLOB_UNKNOWN", "blob unknown to registry");
+            }
             return self.blob(request, digest, honour_range);
         }
         if let Some(repository) = rest.strip_suffix("/tags/list") {
@@ -655,7 +732,11 @@ impl State {
             }
             Access::Token { realm, .. } => {
                 let scope = scope_of(request);
-                if given == format!("Bearer token-for-{}", scope.replace([':', '/'], "-")) {
+                let granted = given.strip_prefix("Bearer token-for-").unwrap_or("-");
+                let wanted = scope.replace([':', '/'], "-");
+                let is_enough =
+                    |granted: &str| granted == wanted || granted.strip_suffix(",push") == Some(&wanted);
+                if granted.split('+').any(is_enough) {
                     return None;
                 }
                 let realm = realm.unwrap_or_else(|| format!("{}://{}/token", self.scheme, self.address));
@@ -689,9 +770,9 @@ impl State {
             }
         }
         let query = request.path.split_once('?').map_or("", |(_, query)| query);
-        let scope =
-            parameter(query, "scope").or_else(|| parameter(&request.body, "scope")).unwrap_or_default();
-        let token = format!("token-for-{}", scope.replace([':', '/'], "-"));
+        let scopes = [parameters(query, "scope"), parameters(&request.body, "scope")].concat();
+        let scope = scopes.join(" ");
+        let token = format!("token-for-{}", scope.replace([':', '/'], "-").replace(' ', "+"));
         let mut body = json!({"token": token, "access_token": token, "expires_in": 300});
         if query.contains("offline_token=true") {
             body["refresh_token"] = json!("identity-1");
@@ -707,15 +788,23 @@ fn scope_of(request: &Request) -> String {
         .iter()
         .find_map(|marker| path.find(marker).map(|at| &path[..at]))
         .unwrap_or("");
-    if repository.is_empty() { String::new() } else { format!("repository:{repository}:pull") }
+    let actions = if matches!(request.method.as_str(), "GET" | "HEAD") { "pull" } else { "pull,push" };
+    if repository.is_empty() { String::new() } else { format!("repository:{repository}:{actions}") }
+}
+
+fn is_about_the_body(fault: &Fault) -> bool {
+    matches!(fault, Fault::CutBody(_) | Fault::StallBody(_))
 }
 
 /// A parameter of a query or form, percent-decoded.
 fn parameter(query: &str, name: &str) -> Option<String> {
-    query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        (key == name).then(|| percent_decoded(value))
-    })
+    parameters(query, name).into_iter().next()
+}
+
+/// All parameters of this name.
+fn parameters(query: &str, name: &str) -> Vec<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| percent_decoded(value)).collect()
 }
 
 fn percent_decoded(text: &str) -> String {

@@ -9,6 +9,8 @@ mod common;
 mod container;
 /// Commands on images.
 mod image;
+/// Commands on manifests and lists of them.
+mod manifest;
 /// Commands on networks.
 mod network;
 /// Commands on the daemon and the host.
@@ -82,14 +84,17 @@ static COMMON: &[Entry] = &[
     Entry(&["exec"], &container::exec::COMMAND),
     Entry(&["ps"], &container::ls::COMMAND),
     Entry(&["pull"], &image::pull::COMMAND),
+    Entry(&["push"], &image::push::COMMAND),
     Entry(&["images"], &image::ls::COMMAND),
+    Entry(&["search"], &system::search::COMMAND),
     Entry(&["login"], &system::login::COMMAND),
     Entry(&["logout"], &system::logout::COMMAND),
     Entry(&["version"], &system::version::COMMAND),
     Entry(&["info"], &system::info::COMMAND),
 ];
 
-static GROUPS: &[Group] = &[container::GROUP, image::GROUP, network::GROUP, system::GROUP, volume::GROUP];
+static GROUPS: &[Group] =
+    &[container::GROUP, image::GROUP, manifest::GROUP, network::GROUP, system::GROUP, volume::GROUP];
 
 static OTHERS: &[Entry] = &[
     Entry(&["attach"], &container::attach::COMMAND),
@@ -131,11 +136,8 @@ static MISSING: &[&str] = &[
     "config",
     "context",
     "cp",
-    "manifest",
     "node",
     "plugin",
-    "push",
-    "search",
     "secret",
     "service",
     "stack",

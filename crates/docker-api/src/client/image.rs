@@ -4,7 +4,10 @@ use super::{Body, Client, ClientError, Query, Request, path_escape, platform_jso
 use crate::auth;
 use crate::filters::Filters;
 use crate::stream::{JsonMessages, ProgressMessage};
-use crate::types::{AuthConfig, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary};
+use crate::types::{
+    AuthConfig, Descriptor, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ManifestListPush,
+    ManifestListPushed, Platform, SearchResult,
+};
 use std::io::Read;
 
 /// Progress lines as they arrive.
@@ -18,6 +21,30 @@ pub struct PullOptions<'a> {
     /// The tag or digest; empty pulls every tag.
     pub tag: &'a str,
     /// `os/arch[/variant]`.
+    pub platform: Option<&'a str>,
+    /// Credentials of the registry.
+    pub auth: Option<&'a AuthConfig>,
+}
+
+/// A manifest or list in a registry.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryManifest {
+    /// Media type, digest, size.
+    pub descriptor: Descriptor,
+    /// The platforms that it is for.
+    pub platforms: Vec<Platform>,
+    /// The document, byte for byte.
+    pub raw: Vec<u8>,
+}
+
+/// What `POST /images/{name}/push` pushes.
+#[derive(Debug, Clone, Default)]
+pub struct PushOptions<'a> {
+    /// The name without its tag.
+    pub image: &'a str,
+    /// The tag; empty pushes every tag.
+    pub tag: &'a str,
+    /// The platform, as JSON of the OCI specification.
     pub platform: Option<&'a str>,
     /// Credentials of the registry.
     pub auth: Option<&'a AuthConfig>,
@@ -62,6 +89,15 @@ impl Client {
         Ok(JsonMessages::new(self.send(request)?.into_body()))
     }
 
+    /// `POST /images/{name}/push`.
+    pub fn push_image(&self, options: &PushOptions<'_>) -> Result<Progress, ClientError> {
+        let query = Query::new().with_some("platform", options.platform).with_some("tag", Some(options.tag));
+        // Docker's daemons want the header also where there are no credentials.
+        let auth = auth::encode(options.auth.unwrap_or(&AuthConfig::default()));
+        let request = Request::new("POST", path(options.image, "/push"), &query).header(auth::HEADER, auth);
+        Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
     /// `POST /images/create?fromSrc=…`; `body` is sent when the source is `-`.
     pub fn import_image(
         &self,
@@ -97,6 +133,61 @@ impl Client {
         }
         let request = Request::new("POST", "/images/load", &query).stream(tar, "application/x-tar");
         Ok(JsonMessages::new(self.send(request)?.into_body()))
+    }
+
+    /// `GET /images/search`.
+    pub fn search_images(
+        &self,
+        term: &str,
+        limit: i64,
+        filters: &Filters,
+        auth: Option<&AuthConfig>,
+    ) -> Result<Vec<SearchResult>, ClientError> {
+        let mut query = Query::new().with("term", term);
+        if limit != 0 {
+            query = query.with("limit", &limit.to_string());
+        }
+        let query = query.with_some("filters", filters.to_json().as_deref());
+        let mut request = Request::new("GET", "/images/search", &query);
+        if let Some(auth) = auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        self.fetch(request)
+    }
+
+    /// `GET /distribution/{name}/manifest`.
+    pub fn registry_manifest(
+        &self,
+        name: &str,
+        insecure: bool,
+        auth: Option<&AuthConfig>,
+    ) -> Result<RegistryManifest, ClientError> {
+        let query = Query::new().with_flag("insecure", insecure);
+        let path = format!("/distribution/{}/manifest", path_escape(name));
+        let mut request = Request::new("GET", path, &query);
+        if let Some(auth) = auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        let answer: crate::types::RegistryManifest = self.fetch(request)?;
+        let raw = crate::json::base64(&answer.raw).unwrap_or_default();
+        Ok(RegistryManifest { descriptor: answer.descriptor, platforms: answer.platforms, raw })
+    }
+
+    /// `POST /distribution/{name}/manifest`.
+    pub fn push_manifest_list(
+        &self,
+        name: &str,
+        list: &ManifestListPush,
+        insecure: bool,
+        auth: Option<&AuthConfig>,
+    ) -> Result<ManifestListPushed, ClientError> {
+        let query = Query::new().with_flag("insecure", insecure);
+        let path = format!("/distribution/{}/manifest", path_escape(name));
+        let mut request = Request::new("POST", path, &query).json(list);
+        if let Some(auth) = auth {
+            request = request.header(auth::HEADER, auth::encode(auth));
+        }
+        self.fetch(request)
     }
 
     /// `GET /images/json`.

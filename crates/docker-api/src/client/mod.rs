@@ -20,7 +20,7 @@ mod volume;
 pub use archive::{CommitOptions, platform_json};
 pub use connection::Socket;
 pub use container::{AttachOptions, ListOptions, LogsOptions, PendingWait, RemoveOptions, WaitCondition};
-pub use image::{ImportOptions, Progress, PullOptions};
+pub use image::{ImportOptions, Progress, PullOptions, PushOptions, RegistryManifest};
 pub use response::{AbortHandle, Body, Head, Response, Upgraded};
 
 use crate::host::Host;

@@ -1,6 +1,6 @@
 //! Images: list, inspect, history, removal.
 
-use super::{Descriptor, GraphDriver, HealthConfig, ManifestSummary, StringMap, StringSet};
+use super::{Descriptor, GraphDriver, HealthConfig, ManifestSummary, Platform, StringMap, StringSet};
 use crate::json::{is_zero, null_when_empty};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -208,6 +208,81 @@ pub struct HistoryItem {
     pub size: i64,
     #[serde(serialize_with = "null_when_empty")]
     pub tags: Vec<String>,
+}
+
+/// One line of `GET /images/search`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchResult {
+    pub star_count: i64,
+    pub is_official: bool,
+    pub name: String,
+    /// Always false: Docker has no such builds any more.
+    pub is_automated: bool,
+    pub description: String,
+}
+
+/// `GET /distribution/{name}/json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DistributionInspect {
+    pub descriptor: Descriptor,
+    #[serde(serialize_with = "null_when_empty")]
+    pub platforms: Vec<Platform>,
+}
+
+/// `GET /distribution/{name}/manifest` (not in Docker's API): what `manifest inspect` shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct RegistryManifest {
+    pub descriptor: Descriptor,
+    pub platforms: Vec<Platform>,
+    /// The document, base64.
+    pub raw: String,
+}
+
+/// `POST /distribution/{name}/manifest` (not in Docker's API): a list of images that the registry has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestListPush {
+    pub media_type: String,
+    /// The list, byte for byte.
+    pub document: String,
+    pub sources: Vec<ManifestSource>,
+}
+
+/// Where an image of a list is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestSource {
+    pub repository: String,
+    pub digest: String,
+}
+
+/// What a list's push did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestListPushed {
+    pub digest: String,
+    /// Images that had to be made known in the list's repository.
+    pub pushed: Vec<PushedManifest>,
+}
+
+/// An image that a list's push made known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PushedManifest {
+    pub reference: String,
+    pub digest: String,
+}
+
+/// The `aux` of a push: a tag that is in the registry now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PushedTag {
+    pub tag: String,
+    pub digest: String,
+    pub size: u64,
 }
 
 /// `POST /images/prune`.

@@ -65,6 +65,11 @@ pub fn create_platform(platform: Option<String>, version: ApiVersion) -> Option<
     platform.filter(|_| !up_to(version, 40))
 }
 
+/// The `platform` of a push, which was ignored before it existed.
+pub fn push_platform(platform: Option<String>, version: ApiVersion) -> Option<String> {
+    platform.filter(|_| !up_to(version, 45))
+}
+
 /// `GET /containers/json`.
 pub fn container_summary(answer: &mut ContainerSummary, version: ApiVersion) {
     if up_to(version, 51) {

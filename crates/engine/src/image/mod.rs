@@ -30,9 +30,10 @@ pub use import::ImportSpec;
 pub use inspect::{HistoryEntry, ImageDetails};
 pub use list::{ImageListQuery, ImageSummary, ManifestSummary};
 pub use pull::{Auth, PullSpec};
+pub(crate) use pull::{Teller, credentials, registry_error};
 pub use remove::ImageRemoval;
 
-/// One line of progress of a pull, load or import, in Docker's words.
+/// One line of progress of a pull, push, load or import, in Docker's words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// What it is about (a layer's short id, a tag); empty for the whole.
@@ -45,10 +46,23 @@ pub struct Progress {
     pub total: Option<u64>,
     /// A plain output line instead of a status (`load`), with its newline.
     pub stream: Option<String>,
+    /// A tag that was pushed, for programs.
+    pub pushed: Option<PushedTag>,
+}
+
+/// A tag that was pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushedTag {
+    /// The tag.
+    pub tag: String,
+    /// `sha256:…` of the manifest.
+    pub digest: String,
+    /// Bytes of the manifest.
+    pub size: u64,
 }
 
 /// Progress that waits for a slow client.
-const BACKLOG: usize = 256;
+pub(crate) const BACKLOG: usize = 256;
 
 /// Names.
 impl Engine {
@@ -100,7 +114,7 @@ fn check_platforms(image: &Image, name: &str, platforms: &[String]) -> Result<()
 }
 
 /// Decompressors and buffers of a transfer were the daemon's largest allocations; what is free of them goes back.
-async fn give_memory_back() {
+pub(crate) async fn give_memory_back() {
     let trimmed = blocking(|| {
         palan_linux::memory::trim();
         Ok(())
@@ -110,7 +124,7 @@ async fn give_memory_back() {
     }
 }
 
-fn event(action: &str, actor: &str, name: &str) -> Event {
+pub(crate) fn event(action: &str, actor: &str, name: &str) -> Event {
     Event {
         time: Timestamp::now(),
         kind: ObjectKind::Image,
@@ -145,6 +159,6 @@ pub(crate) fn store_error(error: palan_store::Error) -> Error {
     Error::new(class, palan_stdx::error_chain::to_string(&error))
 }
 
-fn reference_error(error: palan_oci::reference::ReferenceError) -> Error {
+pub(crate) fn reference_error(error: palan_oci::reference::ReferenceError) -> Error {
     Error::invalid(error.to_string())
 }

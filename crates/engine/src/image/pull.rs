@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use palan_oci::Reference;
-use palan_registry::{Credentials, ProgressEvent, PullRequest};
+use palan_registry::{Credentials, ProgressEvent, PullRequest, PushOutcome};
 use tokio::sync::mpsc;
 
-use super::{BACKLOG, Progress, event, give_memory_back, reference_error};
+use super::{BACKLOG, Progress, PushedTag, event, give_memory_back, reference_error};
 use crate::db::Change;
 use crate::engine::Engine;
 use crate::stream::Items;
@@ -79,16 +79,8 @@ async fn pull(
     all_tags: bool,
     sender: mpsc::Sender<Result<Progress>>,
 ) {
-    let late = Mutex::new(Vec::new());
-    let tell = |event: ProgressEvent| {
-        let is_line = matches!(event, ProgressEvent::Message(_));
-        if let Err(mpsc::error::TrySendError::Full(item)) = sender.try_send(Ok(progress(event)))
-            && is_line
-        {
-            // A slow client may miss a step of a bar, but no line.
-            late.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-        }
-    };
+    let teller = Teller::new(&sender);
+    let tell = |event| teller.tell(event);
     let work = async {
         if all_tags {
             engine.registry.pull_all_tags(&request, &engine.store, tell).await.map(drop)
@@ -102,10 +94,7 @@ async fn pull(
         () = sender.closed() => return,
     };
     give_memory_back().await;
-    for line in late.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        // The client may have gone; the outcome stands.
-        let _ = sender.send(line).await;
-    }
+    teller.finish().await;
     let recorded = match outcome {
         Ok(()) => {
             let reference = if all_tags { request.reference } else { request.reference.or_latest() };
@@ -121,6 +110,34 @@ async fn pull(
     }
 }
 
+/// Passes the news of a transfer on to a client that may be slow: it may miss a step of a bar, but no line.
+pub(crate) struct Teller<'a> {
+    sender: &'a mpsc::Sender<Result<Progress>>,
+    late: Mutex<Vec<Result<Progress>>>,
+}
+
+impl<'a> Teller<'a> {
+    pub(crate) fn new(sender: &'a mpsc::Sender<Result<Progress>>) -> Self {
+        Self { sender, late: Mutex::default() }
+    }
+
+    pub(crate) fn tell(&self, event: ProgressEvent) {
+        let is_line = matches!(event, ProgressEvent::Message(_) | ProgressEvent::Pushed(_));
+        if let Err(mpsc::error::TrySendError::Full(item)) = self.sender.try_send(Ok(progress(event)))
+            && is_line
+        {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        }
+    }
+
+    /// Sends what the client was too slow for. It may have gone; the outcome stands.
+    pub(crate) async fn finish(self) {
+        for line in self.late.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _ = self.sender.send(line).await;
+        }
+    }
+}
+
 fn progress(event: ProgressEvent) -> Progress {
     match event {
         ProgressEvent::Started { reference, repository } => {
@@ -128,13 +145,22 @@ fn progress(event: ProgressEvent) -> Progress {
         }
         ProgressEvent::Layer { id, status } => {
             let (current, total) = status.progress().unzip();
-            Progress { id, status: status.to_string(), current, total, stream: None }
+            Progress { id, status: status.to_string(), current, total, ..Progress::default() }
+        }
+        ProgressEvent::Upload { id, status } => {
+            let (current, total) = status.progress().unzip();
+            Progress { id, status: status.to_string(), current, total, ..Progress::default() }
+        }
+        ProgressEvent::Pushed(pushed) => {
+            let PushOutcome { tag, digest, size } = pushed;
+            let pushed = PushedTag { tag, digest: digest.to_string(), size };
+            Progress { pushed: Some(pushed), ..Progress::default() }
         }
         ProgressEvent::Message(status) => Progress { status, ..Progress::default() },
     }
 }
 
-fn credentials(auth: Option<Auth>) -> Credentials {
+pub(crate) fn credentials(auth: Option<Auth>) -> Credentials {
     let Some(auth) = auth else { return Credentials::Anonymous };
     if !auth.registry_token.is_empty() {
         return Credentials::RegistryToken(auth.registry_token);
@@ -149,7 +175,7 @@ fn credentials(auth: Option<Auth>) -> Credentials {
     Credentials::Password { username: auth.username, password: auth.password }
 }
 
-pub(super) fn registry_error(error: palan_registry::RegistryError) -> Error {
+pub(crate) fn registry_error(error: palan_registry::RegistryError) -> Error {
     let class = match error.class() {
         palan_registry::Class::NotFound => Class::NotFound,
         palan_registry::Class::Unauthorized => Class::Unauthorized,

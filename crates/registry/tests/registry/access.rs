@@ -57,6 +57,17 @@ async fn identity_tokens_are_exchanged_by_post() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn identity_tokens_are_passwords_where_there_is_no_post() {
+    let registry = Registry::start();
+    let name = registry.push("app", "1", &sample());
+    registry.require_token(Some(("me", "refresh/1")));
+    registry.fault("POST /token", Fault::Status(405, Vec::new(), String::new()));
+    let identity = Credentials::IdentityToken { username: Some("me".into()), token: "refresh/1".into() };
+    Fixture::new().pull_as(&name, identity).await.unwrap();
+    assert_eq!((registry.count("POST", "/token"), registry.count("GET", "/token")), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registry_token_is_sent_as_it_is() {
     let registry = Registry::start();
     let name = registry.push("app", "1", &sample());

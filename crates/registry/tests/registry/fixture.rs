@@ -97,6 +97,8 @@ pub(crate) fn line(event: &ProgressEvent) -> String {
     match event {
         ProgressEvent::Started { reference, repository } => format!("{reference}: Pulling from {repository}"),
         ProgressEvent::Layer { id, status } => format!("{id}: {status}"),
+        ProgressEvent::Upload { id, status } => format!("{id}: {status}"),
+        ProgressEvent::Pushed(pushed) => format!("aux {} {} {}", pushed.tag, pushed.digest, pushed.size),
         ProgressEvent::Message(text) => text.clone(),
     }
 }

@@ -86,11 +86,16 @@ async fn a_rate_limit_is_told_at_once() {
     let name = registry.push("app", "1", &sample());
     let body =
         r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
-    let refusal = Fault::Status(429, vec![("Retry-After".into(), "3600".into())], body.into());
+    let headers =
+        [("Retry-After", "3600"), ("RateLimit-Limit", "100;w=21600"), ("RateLimit-Remaining", "0;w=21600")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let refusal = Fault::Status(429, headers, body.into());
     registry.fault("/manifests/", refusal);
     let error = Fixture::new().pull(&name).await.unwrap_err();
     assert!(
-        text(&error).ends_with("toomanyrequests: You have reached your pull rate limit."),
+        text(&error).ends_with(
+            "toomanyrequests: You have reached your pull rate limit. (0 of 100 requests left in 6h0m0s)"
+        ),
         "{}",
         text(&error)
     );

@@ -2,13 +2,15 @@
 
 use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
 use palan_docker_api::types as wire;
+use palan_engine::distribution::{RegistryImage, SearchResult};
 use palan_engine::image::{
-    HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, ManifestSummary, Progress,
+    HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, ManifestSummary, Progress, PushedTag,
 };
-use palan_oci::ImageConfig;
 use palan_oci::image_config::ExecutionConfig;
+use palan_oci::{ImageConfig, Platform};
 
 use super::{container, signed, time};
+use crate::error::ApiError;
 
 pub(crate) fn summary(image: ImageSummary) -> wire::ImageSummary {
     wire::ImageSummary {
@@ -159,10 +161,67 @@ pub(crate) fn removal(removal: ImageRemoval) -> wire::ImageDeleteItem {
     }
 }
 
-/// One line of a pull, load or import. A line about a layer always has the detail, if only an empty one.
+pub(crate) fn search_result(result: SearchResult) -> wire::SearchResult {
+    wire::SearchResult {
+        star_count: result.star_count,
+        is_official: result.is_official,
+        name: result.name,
+        is_automated: false,
+        description: result.description,
+    }
+}
+
+/// `GET /distribution/{name}/manifest`.
+pub(crate) fn registry_manifest(image: RegistryImage) -> wire::RegistryManifest {
+    let raw = palan_docker_api::json::to_base64(&image.body);
+    let wire::DistributionInspect { descriptor, platforms } = distribution(image);
+    wire::RegistryManifest { descriptor, platforms, raw }
+}
+
+/// `GET /distribution/{name}/json`.
+pub(crate) fn distribution(image: RegistryImage) -> wire::DistributionInspect {
+    let descriptor = wire::Descriptor {
+        media_type: image.descriptor.media_type,
+        digest: image.descriptor.digest.to_string(),
+        size: signed(image.descriptor.size),
+        ..wire::Descriptor::default()
+    };
+    let platform = |platform: Platform| wire::Platform {
+        architecture: platform.architecture,
+        os: platform.os,
+        os_version: platform.os_version.unwrap_or_default(),
+        os_features: platform.os_features,
+        variant: platform.variant.unwrap_or_default(),
+    };
+    wire::DistributionInspect { descriptor, platforms: image.platforms.into_iter().map(platform).collect() }
+}
+
+/// A platform as JSON of the OCI specification, which some requests have as a parameter.
+pub(crate) fn platform(text: &str) -> Result<Platform, ApiError> {
+    let wrong = |why: &str| ApiError::invalid(format!("failed to parse platform: {why}"));
+    let platform: Platform = serde_json::from_str(text).map_err(|error| wrong(&error.to_string()))?;
+    match (platform.os.is_empty(), platform.architecture.is_empty()) {
+        (false, false) => Ok(platform.normalised()),
+        (true, true) if platform.variant.is_some() || platform.os_version.is_some() => {
+            Err(ApiError::invalid("optional platform fields provided, but OS and Architecture are missing"))
+        }
+        _ => Err(ApiError::invalid("both OS and Architecture must be provided")),
+    }
+}
+
+/// One line of a pull, push, load or import. A line about a layer always has the detail, if only an empty one.
 pub(crate) fn progress(progress: Progress) -> ProgressMessage {
     if let Some(stream) = progress.stream {
         return ProgressMessage { stream, ..ProgressMessage::default() };
+    }
+    if let Some(pushed) = progress.pushed {
+        let PushedTag { tag, digest, size } = pushed;
+        let aux = serde_json::to_value(wire::PushedTag { tag, digest, size }).ok();
+        return ProgressMessage {
+            progress_detail: Some(ProgressDetail::default()),
+            aux,
+            ..ProgressMessage::default()
+        };
     }
     let counted = progress.current.is_some() || progress.total.is_some();
     let is_layer = progress.id.len() == 12 && progress.id.bytes().all(|b| b.is_ascii_hexdigit());
@@ -194,14 +253,28 @@ mod tests {
             status: "S".into(),
             current,
             total: current,
-            stream: None,
+            ..Progress::default()
         };
         assert_eq!(line(layer(None)), r#"{"status":"S","progressDetail":{},"id":"0123456789ab"}"#);
         assert_eq!(
             line(layer(Some(7))),
             r#"{"status":"S","progressDetail":{"current":7,"total":7},"id":"0123456789ab"}"#
         );
+        let pushed = PushedTag { tag: "1".into(), digest: "sha256:00".into(), size: 5 };
+        let aux = Progress { pushed: Some(pushed), ..Progress::default() };
+        assert_eq!(line(aux), r#"{"progressDetail":{},"aux":{"Digest":"sha256:00","Size":5,"Tag":"1"}}"#);
         let text = Progress { stream: Some("Loaded image: a\n".into()), ..Progress::default() };
         assert_eq!(line(text), r#"{"stream":"Loaded image: a\n"}"#);
+    }
+
+    #[test]
+    fn platforms_as_json() {
+        let text = |json: &str| platform(json).map(|platform| platform.to_string());
+        assert_eq!(text(r#"{"os":"linux","architecture":"arm","variant":"v5"}"#), Ok("linux/arm/v5".into()));
+        assert_eq!(
+            text(r#"{"os":"linux"}"#),
+            Err(ApiError::invalid("both OS and Architecture must be provided"))
+        );
+        assert!(text("linux/arm").is_err());
     }
 }

@@ -57,6 +57,18 @@ pub(crate) fn version(info: &Info, config: &EngineConfig) -> wire::VersionRespon
 }
 
 /// `GET /info`.
+/// A proxy's URL with other words for user and password, as Docker shows it.
+fn shown_proxy(proxy: Option<&str>) -> String {
+    let Some(proxy) = proxy else { return String::new() };
+    match (proxy.find("://"), proxy.rfind('@')) {
+        (scheme, Some(at)) if scheme.is_none_or(|scheme| scheme < at) => {
+            let start = scheme.map_or(0, |scheme| scheme + 3);
+            format!("{}xxxxx:xxxxx@{}", &proxy[..start], &proxy[at + 1..])
+        }
+        _ => proxy.to_owned(),
+    }
+}
+
 pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
     let list = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
     let pools = config.default_address_pools.iter();
@@ -84,6 +96,9 @@ pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
         pids_limit: info.pids_limit,
         ipv4_forwarding: info.ipv4_forwarding,
         debug: config.debug,
+        http_proxy: shown_proxy(config.proxies.http.as_deref()),
+        https_proxy: shown_proxy(config.proxies.https.as_deref()),
+        no_proxy: config.proxies.exceptions.clone().unwrap_or_default(),
         n_fd: signed_size(info.open_files),
         oom_kill_disable: info.oom_kill_disable,
         n_goroutines: signed_size(info.tasks),

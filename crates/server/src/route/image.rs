@@ -9,14 +9,16 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use palan_docker_api::auth;
 use palan_docker_api::stream::ProgressMessage;
+use palan_docker_api::types::{ManifestListPush, ManifestListPushed, PushedManifest};
 use palan_docker_api::versions;
 use palan_engine::Engine;
+use palan_engine::distribution::{ListSpec, PushSpec, SearchSpec};
 use palan_engine::image::{ImageListQuery, ImportSpec, Progress, PullSpec};
 use palan_engine::stream::Items;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult, ok_json};
-use crate::extract::{Name, Params, Version};
+use crate::extract::{JsonBytes, Name, Params, Version};
 use crate::route::archive;
 use crate::streaming::{json_line, pipe_body, respond};
 
@@ -48,10 +50,9 @@ pub(crate) async fn create(
     if params.text("fromImage").is_empty() {
         return import(&engine, &params, body).await;
     }
-    let auth = headers.get(auth::HEADER).and_then(|v| v.to_str().ok()).and_then(auth::decode);
+    let auth = registry_auth(&headers);
     let (reference, all_tags) = pull_reference(params.text("fromImage"), params.text("tag"));
-    let spec =
-        PullSpec { reference, platform: params.some("platform"), auth: auth.map(convert::auth), all_tags };
+    let spec = PullSpec { reference, platform: params.some("platform"), auth, all_tags };
     Ok(progress(engine.pull(spec).await?))
 }
 
@@ -149,15 +150,104 @@ async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params)
 }
 
 /// `POST /images/{name}/tag|push`.
-pub(crate) async fn post(State(engine): Engines, Name(path): Name, params: Params) -> ApiResult {
+pub(crate) async fn post(
+    State(engine): Engines,
+    version: Version,
+    Name(path): Name,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult {
     match path.rsplit_once('/') {
         Some((name, "tag")) => {
             engine.tag_image(name, params.text("repo"), params.text("tag")).await?;
             Ok(StatusCode::CREATED.into_response())
         }
-        Some((_, "push")) => Err(ApiError::unsupported("pushing images")),
+        Some((name, "push")) => push(&engine, version, name, &params, &headers).await,
         _ => Err(ApiError::page_not_found()),
     }
+}
+
+async fn push(
+    engine: &Engine,
+    version: Version,
+    name: &str,
+    params: &Params,
+    headers: &HeaderMap,
+) -> ApiResult {
+    let platform = versions::push_platform(params.some("platform"), version.0);
+    let spec = PushSpec {
+        name: name.to_owned(),
+        tag: params.text("tag").to_owned(),
+        platform: platform.as_deref().map(convert::image::platform).transpose()?,
+        auth: registry_auth(headers),
+    };
+    Ok(progress(engine.push(spec).await?))
+}
+
+pub(crate) async fn search(State(engine): Engines, params: Params, headers: HeaderMap) -> ApiResult {
+    let limit = params.number("limit").map_err(|_| {
+        ApiError::invalid(format!("invalid limit specified: {:?} is not a number", params.text("limit")))
+    })?;
+    let spec = SearchSpec {
+        term: params.text("term").to_owned(),
+        limit: limit.unwrap_or(0),
+        filters: params.filters()?,
+        auth: registry_auth(&headers),
+    };
+    let found = engine.search(spec).await?;
+    ok_json(&found.into_iter().map(convert::image::search_result).collect::<Vec<_>>())
+}
+
+/// `GET /distribution/{name}/json`, and `…/manifest`, which is ours.
+pub(crate) async fn distribution(
+    State(engine): Engines,
+    Name(path): Name,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult {
+    let auth = registry_auth(&headers);
+    match path.rsplit_once('/') {
+        Some((name, "json")) => {
+            let image = engine.inspect_in_registry(name, auth, false).await?;
+            ok_json(&convert::image::distribution(image))
+        }
+        Some((name, "manifest")) => {
+            let image = engine.inspect_in_registry(name, auth, params.flag("insecure")).await?;
+            ok_json(&convert::image::registry_manifest(image))
+        }
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+/// `POST /distribution/{name}/manifest`, which is ours.
+pub(crate) async fn push_list(
+    State(engine): Engines,
+    Name(path): Name,
+    params: Params,
+    headers: HeaderMap,
+    body: JsonBytes,
+) -> ApiResult {
+    let Some((name, "manifest")) = path.rsplit_once('/') else { return Err(ApiError::page_not_found()) };
+    let request: ManifestListPush = body.decode()?;
+    let spec = ListSpec {
+        name: name.to_owned(),
+        document: request.document.into_bytes(),
+        media_type: request.media_type,
+        sources: request.sources.into_iter().map(|source| (source.repository, source.digest)).collect(),
+        auth: registry_auth(&headers),
+        insecure: params.flag("insecure"),
+    };
+    let (digest, pushed) = engine.push_list(spec).await?;
+    let pushed = pushed.into_iter().map(|reference| PushedManifest {
+        digest: reference.rsplit_once('@').map_or_else(String::new, |(_, digest)| digest.to_owned()),
+        reference,
+    });
+    ok_json(&ManifestListPushed { digest, pushed: pushed.collect() })
+}
+
+fn registry_auth(headers: &HeaderMap) -> Option<palan_engine::image::Auth> {
+    let auth = headers.get(auth::HEADER).and_then(|value| value.to_str().ok()).and_then(auth::decode);
+    auth.map(convert::auth)
 }
 
 pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {

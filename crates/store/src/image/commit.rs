@@ -1,6 +1,6 @@
 //! A new image: everything checked, every layer where it belongs, then one record.
 
-use palan_oci::{ChainId, Digest, ImageConfig, Manifest};
+use palan_oci::{ChainId, Digest, ImageConfig, Manifest, Reference};
 
 use super::{Image, ImageCommit, ImageId, now, stack, stored_name};
 use crate::database::ImageRow;
@@ -44,6 +44,10 @@ impl Store {
         blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
         // A layer that was here before may have come from another blob than this manifest names.
         blobs.extend(placed.iter().map(|layer| layer.record.blob));
+        // An index that it came by, so that the whole can be pushed once all of it is here.
+        blobs.extend(
+            commit.digests.iter().filter_map(Reference::digest).filter(|digest| self.has_blob(digest)),
+        );
         let row = ImageRow {
             id,
             manifest: manifest_digest,

@@ -8,6 +8,7 @@ pub(crate) mod load;
 pub(crate) mod ls;
 pub(crate) mod prune;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod save;
 pub(crate) mod tag;
@@ -32,11 +33,12 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["ls", "list"], &ls::COMMAND),
         Entry(&["prune"], &prune::COMMAND),
         Entry(&["pull"], &pull::COMMAND),
+        Entry(&["push"], &push::COMMAND),
         Entry(&["rm", "remove"], &rm::COMMAND),
         Entry(&["save"], &save::COMMAND),
         Entry(&["tag"], &tag::COMMAND),
     ],
-    missing: &["build", "push"],
+    missing: &["build"],
 };
 
 /// `--platform`, in full (`os/arch[/variant]`).

@@ -26,7 +26,7 @@ pub(crate) static COMMAND: Command = Command {
 };
 
 static FLAGS: &[Flag] = &[
-    Flag::bool("all-tags", Some('a'), "Download all tagged images in the repository").not_yet(),
+    Flag::bool("all-tags", Some('a'), "Download all tagged images in the repository"),
     // Content trust is gone from Docker too, which still accepts the flag.
     Flag::bool("disable-content-trust", None, "Skip image verification").default("true").hidden(),
     Flag::string("platform", None, "Set platform if server is multi-platform capable"),
@@ -45,12 +45,17 @@ pub(crate) enum To {
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let reference = Reference::parse(&flags.args[0]).map_err(|error| CliError::new(error.to_string()))?;
     let quiet = flags.bool("quiet");
-    if reference.tag().is_none() && reference.digest().is_none() && !quiet {
+    let is_name = reference.tag().is_none() && reference.digest().is_none();
+    let all = flags.bool("all-tags");
+    if all && !is_name {
+        return Err(CliError::new("tag can't be used with --all-tags/-a"));
+    }
+    if !all && is_name && !quiet {
         app.streams.line("Using default tag: latest")?;
     }
-    let reference = reference.or_latest();
     let platform = flags.given("platform").or_else(|| app.environment.set(DOCKER_DEFAULT_PLATFORM));
-    pull(app, &reference, platform, quiet, To::Output)?;
+    let reference = if all { reference } else { reference.or_latest() };
+    bring(app, &reference, platform, quiet, To::Output)?;
     app.streams.line(&reference.to_string())
 }
 
@@ -62,11 +67,15 @@ pub(crate) fn pull(
     quiet: bool,
     to: To,
 ) -> Result<()> {
+    bring(app, &reference.clone().or_latest(), platform, quiet, to)
+}
+
+/// Pulls what a reference names: all tags if it has none.
+fn bring(app: &App, reference: &Reference, platform: Option<&str>, quiet: bool, to: To) -> Result<()> {
     let auth = credentials::get(app.config(), &app.environment, reference.domain())?;
-    let reference = reference.clone().or_latest();
     let tag = match reference.digest() {
         Some(digest) => digest.to_string(),
-        None => reference.tag().unwrap_or("latest").to_owned(),
+        None => reference.tag().unwrap_or_default().to_owned(),
     };
     let image = reference.familiar_name();
     let options = PullOptions { image: &image, tag: &tag, platform, auth: auth.as_ref() };

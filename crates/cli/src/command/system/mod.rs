@@ -8,6 +8,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod search;
 pub(crate) mod version;
 
 use super::{Entry, Group};
