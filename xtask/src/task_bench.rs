@@ -7,6 +7,7 @@
 
 mod crowd;
 mod floor;
+mod images;
 mod peers;
 mod report;
 mod runtime;

@@ -2,18 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
-
-use palan_test_support::image::{ImageBuilder, TarBuilder};
-use palan_test_support::registry::Registry;
-use palan_test_support::wait_until;
 
 use super::peers::Bench;
 use super::report::{Contender, Report, say};
 use crate::Failure;
-use crate::process::{check, command, find, output};
+use crate::process::{check, find, output};
 
 type Subject = fn(&Bench, &mut Report) -> Result<(), Failure>;
 
@@ -22,7 +16,7 @@ pub(crate) const ALL: &[(&str, Subject)] = &[
     ("runtime", super::runtime::measure),
     ("run", run),
     ("commands", commands),
-    ("pull", pull),
+    ("images", super::images::measure),
     ("memory", memory),
 ];
 
@@ -148,98 +142,6 @@ fn clear(bench: &Bench) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// A six-layer image of about 500 MB from a registry on the loopback. Docker takes part with a daemon in the host's
-/// network namespace, without a bridge and without rules.
-fn pull(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
-    let registry = Registry::start();
-    let image = (0..6u64).fold(ImageBuilder::new(), |image, number| image.layer(layer(number)));
-    registry.push("bench/six", "latest", &image.build());
-    let name = format!("{}/bench/six:latest", registry.host());
-    let docker = PullDocker::start(bench)?;
-    let ours = || quietly(bench.ours(&["pull", "-q", &name]));
-    let forget_ours = || {
-        quietly(bench.ours(&["rmi", "-f", &name])).ok();
-        Ok(())
-    };
-    let mut contenders = vec![Contender::new("palan", ours).before(forget_ours)];
-    if let Some(docker) = &docker {
-        let theirs = || quietly(docker.command(&["pull", "-q", &name]));
-        let forget = || {
-            quietly(docker.command(&["rmi", "-f", &name])).ok();
-            Ok(())
-        };
-        contenders.push(Contender::new("docker", theirs).before(forget));
-    }
-    report.compare("pull, six layers, 524 MB unpacked, loopback", 5, contenders)?;
-    let mut again = vec![Contender::new("palan", || quietly(bench.ours(&["pull", "-q", &name])))];
-    if let Some(docker) = &docker {
-        again.push(Contender::new("docker", || quietly(docker.command(&["pull", "-q", &name]))));
-    }
-    report.compare("pull again, up to date", 10, again)?;
-    quietly(bench.ours(&["rmi", "-f", &name]))
-}
-
-/// About 87 MB in 2,000 files that compress to a bit less than half.
-fn layer(number: u64) -> Vec<u8> {
-    let mut tar = TarBuilder::new().directory(&format!("layer{number}/"), 0o755);
-    for file in 0..2000u64 {
-        let mut content = palan_test_support::image::noise(16_000, number * 10_000 + file);
-        content.extend(std::iter::repeat_n(b"all work and no play ".as_slice(), 1320).flatten());
-        tar = tar.file(&format!("layer{number}/{file}"), 0o644, content);
-    }
-    tar.finish()
-}
-
-struct PullDocker {
-    child: std::process::Child,
-    socket: PathBuf,
-}
-
-impl PullDocker {
-    fn start(bench: &Bench) -> Result<Option<Self>, Failure> {
-        if find("dockerd").is_none() || find("docker").is_none() {
-            return Ok(None);
-        }
-        let root = bench.directory.join("docker-pull");
-        std::fs::create_dir_all(&root)?;
-        let socket = root.join("docker.sock");
-        let log = std::fs::File::create(root.join("log"))?;
-        let child = command("unshare")
-            .args(["--mount", "--", "dockerd", "--bridge=none", "--iptables=false", "--ip-forward=false"])
-            .arg("--data-root")
-            .arg(root.join("data"))
-            .arg("--exec-root")
-            .arg(root.join("run"))
-            .arg("--pidfile")
-            .arg(root.join("pid"))
-            .args(["--storage-driver", "overlay2", "-H", &format!("unix://{}", socket.display())])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
-        let docker = Self { child, socket };
-        if wait_until(Duration::from_secs(20), || {
-            output(docker.command(&["version"]).stderr(Stdio::null())).is_ok()
-        }) {
-            return Ok(Some(docker));
-        }
-        Err("Docker's daemon for pulling does not answer".into())
-    }
-
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
-        let mut docker = command("docker");
-        docker.env("DOCKER_HOST", format!("unix://{}", self.socket.display())).args(arguments);
-        docker
-    }
-}
-
-impl Drop for PullDocker {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-        self.child.wait().ok();
-    }
 }
 
 /// Memory of the daemon and of the supervisors, and the size of the binary.

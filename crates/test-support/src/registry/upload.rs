@@ -63,6 +63,13 @@ impl Registry {
         Some((document.media_type.clone(), document.body.to_vec()))
     }
 
+    /// Forgets everything that was brought here.
+    pub fn forget_content(&self) {
+        lock(&self.state.blobs).clear();
+        lock(&self.state.manifests).clear();
+        lock(&self.state.uploads.owned).clear();
+    }
+
     /// Upload sessions that were neither finished nor cancelled.
     pub fn open_uploads(&self) -> usize {
         lock(&self.state.uploads.open).len()
