@@ -21,7 +21,7 @@ pub(crate) struct Floor {
 }
 
 /// The version 1 hierarchies that this host mounts, or the single one of version 2.
-fn hierarchies() -> Vec<PathBuf> {
+pub(super) fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     if root.join("cgroup.procs").exists() {
         return vec![root.to_owned()];

@@ -33,7 +33,7 @@ impl Bench {
         let archive = directory.join("bb.tar");
         std::fs::write(&archive, busybox()?.build().docker_archive(&["bb:latest"]))?;
         let daemon = start_palan(&palan, &directory)?;
-        let bundle = make_bundle(&directory)?;
+        let bundle = make_bundle(&palan, &directory)?;
         let mut bench = Self { directory, palan, bundle, daemon, docker: None };
         bench.wait_for(&mut || bench_answers(&bench.palan, &bench.directory))?;
         check(bench.ours(&["load", "-q", "-i"]).arg(&archive).stdout(Stdio::null()))?;
@@ -156,8 +156,8 @@ fn start_docker(directory: &Path) -> Result<Docker, Failure> {
     Ok(Docker { child, socket })
 }
 
-/// A bundle as `runc spec` makes it, with Docker's default seccomp profile absent in all alike and no terminal.
-fn make_bundle(directory: &Path) -> Result<PathBuf, Failure> {
+/// A bundle as `runtime spec` makes it, without a terminal. It has no seccomp profile.
+fn make_bundle(palan: &Path, directory: &Path) -> Result<PathBuf, Failure> {
     let bundle = directory.join("bundle");
     let bin = bundle.join("rootfs/bin");
     std::fs::create_dir_all(&bin)?;
@@ -165,16 +165,16 @@ fn make_bundle(directory: &Path) -> Result<PathBuf, Failure> {
     for applet in ["true", "sh"] {
         std::os::unix::fs::symlink("busybox", bin.join(applet))?;
     }
-    if find("runc").is_some() {
-        check(command("runc").arg("spec").current_dir(&bundle))?;
-        let path = bundle.join("config.json");
-        let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-        spec["process"]["terminal"] = false.into();
-        spec["process"]["args"] = serde_json::json!(["/bin/true"]);
-        // An rlimit above the hard limit is refused where root lacks CAP_SYS_RESOURCE.
-        spec["process"]["rlimits"] = serde_json::json!([]);
-        std::fs::write(&path, serde_json::to_vec(&spec)?)?;
-    }
+    check(command(palan).args(["runtime", "spec"]).current_dir(&bundle))?;
+    let path = bundle.join("config.json");
+    let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = serde_json::json!(["/bin/true"]);
+    // Older peers refuse a version that they don't know.
+    spec["ociVersion"] = "1.0.2".into();
+    // An rlimit above the hard limit is refused where root lacks CAP_SYS_RESOURCE.
+    spec["process"]["rlimits"] = serde_json::json!([]);
+    std::fs::write(&path, serde_json::to_vec(&spec)?)?;
     Ok(bundle)
 }
 

@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::process::root;
 
+/// How long the kernel may finish what a sample left to it (network namespaces, cgroups and mounts end in the background)
+/// before the next one is timed: else each contender pays for the one before it.
+const SETTLE: Duration = Duration::from_millis(30);
+
 /// One contender: a name and what is timed.
 pub(crate) struct Contender<'a> {
     pub(crate) name: &'a str,
@@ -53,6 +57,7 @@ impl Report {
                 if let Some(before) = &mut contender.before {
                     before()?;
                 }
+                std::thread::sleep(SETTLE);
                 let (used, begun) = (usage_of_children()?.cpu, Instant::now());
                 (contender.action)().map_err(|failure| format!("{title}, {}: {failure}", contender.name))?;
                 if round > 0 {

@@ -2,28 +2,28 @@
 
 use std::cell::RefCell;
 use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use palan_linux::mount::{self, Attributes, FileSystem, Propagation};
+use palan_linux::namespace::{self, Kind, Kinds};
 use palan_linux::process::{self, ForkOptions, Forked};
+use serde_json::Value;
 
 use super::floor::Floor;
 use super::peers::Bench;
 use super::report::{Contender, Report, say};
 use super::subjects::quietly;
 use crate::Failure;
-use crate::process::{command, find, output};
-
-/// How many containers are created at once, and the memory that they may take together.
-const CROWD: u32 = 1000;
-const CROWD_BUDGET: &str = "300";
+use crate::process::{check, command, find, output};
 
 /// A runtime: its name, its program, the words before its own arguments.
-struct Runtime<'a> {
-    name: &'static str,
+pub(super) struct Runtime<'a> {
+    pub(super) name: &'static str,
     program: PathBuf,
     first: &'static [&'static str],
-    bench: &'a Bench,
+    pub(super) bench: &'a Bench,
 }
 
 thread_local! {
@@ -43,9 +43,9 @@ impl<'a> Runtime<'a> {
         Self { name: "palan runtime", program: bench.palan.clone(), first: &["runtime"], bench }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(&self.program);
-        let root = self.bench.directory.join(format!("runtime-{}", self.name.replace(' ', "-")));
+        let root = state_root(self.bench).join(self.name.replace(' ', "-"));
         command.args(self.first).arg("--root").arg(root).args(arguments);
         command
     }
@@ -59,7 +59,11 @@ impl<'a> Runtime<'a> {
     }
 
     fn run(&self) -> Result<(), Failure> {
-        self.call(&["run", "--bundle", &self.bundle(), &next_name()])
+        self.run_bundle(&self.bench.bundle)
+    }
+
+    fn run_bundle(&self, bundle: &Path) -> Result<(), Failure> {
+        self.call(&["run", "--bundle", &bundle.to_string_lossy(), &next_name()])
     }
 
     fn create_start_delete(&self) -> Result<(), Failure> {
@@ -79,7 +83,9 @@ impl<'a> Runtime<'a> {
 
 /// All of it.
 pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
-    let scratch = bench.directory.join("floor");
+    let filtered = filtered_bundle(bench)?;
+    let _view = View::enter(bench)?;
+    let scratch = state_root(bench).join("floor");
     let rootfs = bench.bundle.join("rootfs");
     for name in ["proc", "dev", "sys"] {
         std::fs::create_dir_all(rootfs.join(name))?;
@@ -106,6 +112,9 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure>
     }
     report.compare("OCI runtime: run `true`", 40, contenders)?;
     let contenders =
+        runtimes.iter().map(|runtime| Contender::new(runtime.name, || runtime.run_bundle(&filtered)));
+    report.compare("OCI runtime: run `true` under the default seccomp profile", 20, contenders.collect())?;
+    let contenders =
         runtimes.iter().map(|runtime| Contender::new(runtime.name, || runtime.create_start_delete()));
     report.compare("OCI runtime: create, start, delete", 20, contenders.collect())?;
 
@@ -126,7 +135,65 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure>
         let peak = peak_memory(|| runtime.run())?;
         report.figure(&format!("peak memory of `run`, {}", runtime.name), peak, "MiB", "none")?;
     }
-    crowd(&runtimes[0], report)
+    super::crowd::measure(&runtimes[0], report)
+}
+
+/// The bundle with the seccomp profile that an engine gives a default container.
+fn filtered_bundle(bench: &Bench) -> Result<PathBuf, Failure> {
+    let runtime = find("runc").or_else(|| find("crun")).ok_or("neither runc nor crun is installed")?;
+    let runtime = runtime.to_string_lossy();
+    let run = ["run", "--detach", "--network", "none", "--runtime", &runtime, "bb", "sleep", "60"];
+    let id = output(&mut bench.ours(&run))?.trim().to_owned();
+    let made = bench.directory.join("run/containers").join(&id).join("bundle/config.json");
+    let read = std::fs::read(&made);
+    check(bench.ours(&["rm", "--force", &id]).stdout(Stdio::null()))?;
+    let made: Value = serde_json::from_slice(&read?)?;
+    let mut spec: Value = serde_json::from_slice(&std::fs::read(bench.bundle.join("config.json"))?)?;
+    spec["root"]["path"] = bench.bundle.join("rootfs").to_string_lossy().into();
+    spec["linux"]["seccomp"] = made["linux"]["seccomp"].clone();
+    let bundle = bench.directory.join("filtered");
+    std::fs::create_dir_all(&bundle)?;
+    std::fs::write(bundle.join("config.json"), serde_json::to_vec(&spec)?)?;
+    Ok(bundle)
+}
+
+/// Where the runtimes keep their state: a tmpfs, as /run is where they are used. (Making a file on ext4 costs more the more files
+/// were removed there in the last seconds.)
+fn state_root(bench: &Bench) -> PathBuf {
+    bench.directory.join("state")
+}
+
+/// A mount namespace with what the contenders need alike: a tmpfs for their state, and no unified hierarchy beside those of
+/// version 1, which crun refuses together. Dropped, it gives the view of before back.
+struct View {
+    before: OwnedFd,
+    directory: PathBuf,
+}
+
+impl View {
+    fn enter(bench: &Bench) -> Result<Self, Failure> {
+        let state = state_root(bench);
+        std::fs::create_dir_all(&state)?;
+        let view = Self { before: namespace::open(0, Kind::Mount)?, directory: std::env::current_dir()? };
+        namespace::unshare(Kinds::MOUNT)?;
+        mount::set_root_propagation(Propagation::Private)?;
+        let tmpfs = FileSystem::new("tmpfs")?.mount(Attributes::empty())?;
+        mount::attach(&tmpfs, std::fs::File::open(&state)?)?;
+        if Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() {
+            mount::detach(c"/sys/fs/cgroup/unified")?;
+        }
+        Ok(view)
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        let back = namespace::join(&self.before, Kind::Mount);
+        if back.is_err() || std::env::set_current_dir(&self.directory).is_err() {
+            // What follows would be measured in another view than it says.
+            std::process::abort();
+        }
+    }
 }
 
 /// The largest resident set, in MiB, of the processes that `action` waits for.
@@ -149,68 +216,5 @@ fn peak_memory(action: impl FnOnce() -> Result<(), Failure>) -> Result<f64, Fail
             let peak = u64::from_le_bytes(bytes) as f64 / f64::from(1 << 20);
             Ok(peak)
         }
-    }
-}
-
-/// Creates a thousand containers at once, in a cgroup that counts what they and their creators take.
-fn crowd(runtime: &Runtime<'_>, report: &mut Report) -> Result<(), Failure> {
-    let name = format!("palan-bench-{}-crowd", std::process::id());
-    let hierarchy = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
-    let files = ["memory.max_usage_in_bytes", "memory.peak"];
-    let counting = hierarchy.into_iter().zip(files).find(|(place, _)| place.join("cgroup.procs").exists());
-    let Some((place, peak)) = counting else { return say("no memory controller counts a crowd") };
-    let group = place.join(&name);
-    std::fs::create_dir_all(group.join("creators"))?;
-    let bundle = runtime.bench.directory.join("crowd");
-    std::fs::create_dir_all(&bundle)?;
-    let mut spec: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(runtime.bench.bundle.join("config.json"))?)?;
-    spec["root"]["path"] = runtime.bench.bundle.join("rootfs").to_string_lossy().into();
-    let mut children = Vec::new();
-    for number in 0..CROWD {
-        let own = bundle.join(number.to_string());
-        std::fs::create_dir_all(&own)?;
-        spec["linux"]["cgroupsPath"] = format!("/{name}/{number}").into();
-        std::fs::write(own.join("config.json"), serde_json::to_vec(&spec)?)?;
-        let create = runtime.command(&["create", "--bundle", &own.to_string_lossy(), &number.to_string()]);
-        let mut entered = command("/bin/sh");
-        entered
-            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
-            .arg(group.join("creators/cgroup.procs"))
-            .arg(create.get_program())
-            .args(create.get_args())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        children.push(entered.spawn()?);
-    }
-    let mut failed = 0;
-    for child in &mut children {
-        failed += u32::from(!child.wait()?.success());
-    }
-    let bytes: u64 =
-        std::fs::read_to_string(group.join(peak)).unwrap_or_default().trim().parse().unwrap_or(0);
-    for number in 0..CROWD {
-        // One that was not created is counted already.
-        output(&mut runtime.command(&["delete", "--force", &number.to_string()])).ok();
-    }
-    for directory in ["creators", ""] {
-        std::fs::remove_dir(group.join(directory))?;
-    }
-    remove_groups(&name);
-    if failed > 0 {
-        return Err(format!("{failed} of {CROWD} containers were not created").into());
-    }
-    #[expect(clippy::cast_precision_loss, reason = "printed with two digits")]
-    let megabytes = bytes as f64 / 1e6;
-    report.figure(&format!("{CROWD} containers created at once, memory"), megabytes, "MB", CROWD_BUDGET)
-}
-
-/// The parent of the crowd's cgroups in the hierarchies that do not count memory.
-fn remove_groups(name: &str) {
-    let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
-    for hierarchy in hierarchies.flatten() {
-        // Not every entry is a hierarchy.
-        let _ = std::fs::remove_dir(hierarchy.path().join(name));
     }
 }
