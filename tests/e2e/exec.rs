@@ -1,5 +1,9 @@
 //! `palan exec`: another process beside the first.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use palan_test_support::requires;
 
 use crate::images::{BUSYBOX, daemon};
@@ -95,4 +99,37 @@ fn a_working_directory_outside_is_refused() {
         ]);
         assert_ne!(run.code, 0, "{run}");
     }
+}
+
+/// docker-py reads the head of an answer through a buffer and the rest from the bare socket.
+#[test]
+fn output_does_not_come_with_the_head() {
+    requires!(root);
+    let daemon = daemon();
+    daemon.palan(["run", "-d", "--name", "cc", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    let post = |path: &str, headers: &str, body: &str| {
+        let mut socket = UnixStream::connect(daemon.socket()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        socket
+    };
+    let mut made = String::new();
+    let command = r#"{"AttachStdout":true,"Tty":true,"Cmd":["echo","out"]}"#;
+    post("/containers/cc/exec", "Connection: close\r\n", command).read_to_string(&mut made).unwrap();
+    let id = made.split_once("\"Id\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+    let mut socket = post(&format!("/exec/{id}/start"), upgrade, r#"{"Detach":false,"Tty":true}"#);
+    // The client is slow: all that was sent by now comes with the first read.
+    std::thread::sleep(Duration::from_millis(200));
+    let mut first = [0; 8192];
+    let length = socket.read(&mut first).unwrap();
+    let first = String::from_utf8_lossy(&first[..length]).into_owned();
+    assert!(first.starts_with("HTTP/1.1 101 ") && first.ends_with("\r\n\r\n"), "{first:?}");
+    let mut rest = String::new();
+    socket.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "out\r\n");
 }

@@ -134,6 +134,19 @@ fn address_at(directory: BorrowedFd<'_>, name: &str) -> Result<SocketAddrUnix> {
     SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
+/// Memory that what was sent takes until the peer reads it, 0 once it has read all (`SIOCOUTQ`, as unix(7) has it; for TCP, tcp(7), what
+/// the peer has not acknowledged).
+pub fn unread_by_peer(socket: impl AsFd) -> Result<u32> {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: the request writes one int to where the pointer leads, which lives until the call returns.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) };
+    if result < 0 {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
+        return Err(Errno::from_raw_os_error(errno));
+    }
+    Ok(u32::try_from(unread).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -154,6 +167,16 @@ mod tests {
         let mut text = String::new();
         std::fs::File::from(reader).read_to_string(&mut text).unwrap();
         assert_eq!(text, "x");
+    }
+
+    #[test]
+    fn what_the_peer_has_not_read_is_known() {
+        let (left, right) = pair().unwrap();
+        assert_eq!(unread_by_peer(&left).unwrap(), 0);
+        rustix::io::write(&left, b"head").unwrap();
+        assert!(unread_by_peer(&left).unwrap() > 0);
+        rustix::io::read(&right, &mut [0; 16]).unwrap();
+        assert_eq!(unread_by_peer(&left).unwrap(), 0);
     }
 
     #[test]

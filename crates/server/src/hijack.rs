@@ -2,7 +2,8 @@
 //!
 //! 1. The handler asks the engine for a ticket; a refusal is an ordinary error answer.
 //! 2. The answer `101` is flushed; hyper gives the connection back with the bytes it had read ahead.
-//! 3. The ticket is delivered with the socket and these bytes: from here the daemon has no part in the session.
+//! 3. The client reads the head of the answer. Until then nothing else is sent, since many clients would lose it.
+//! 4. The ticket is delivered with the socket and these bytes: from here the daemon has no part in the session.
 //!
 //! A later request of a connection that asks for no upgrade can't get the socket (see `connection`); its output
 //! comes as the body of a 200 by way of a socket pair, and there is no input.
@@ -53,7 +54,10 @@ impl Hijack {
         let Some(upgrade) = self.0 else { return answer_with_body(deliver) };
         tokio::spawn(async move {
             match take_socket(upgrade).await {
-                Ok(stream) => report(deliver(stream).await),
+                Ok(stream) => {
+                    stream.wait_for_head_to_be_read().await;
+                    report(deliver(stream).await);
+                }
                 Err(error) => tracing::debug!("a client left before its session began: {error}"),
             }
         });

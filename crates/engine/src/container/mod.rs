@@ -28,6 +28,7 @@ pub(crate) mod wait;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -350,6 +351,25 @@ pub struct ClientStream {
     pub socket: OwnedFd,
     /// Bytes the client sent that were read already.
     pub buffered: Vec<u8>,
+}
+
+impl ClientStream {
+    /// How long a client may take for the head of its answer.
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    /// Waits until the client has read the response head, but not for long. Clients that read it through a buffer and then go on with
+    /// the bare socket, as Python's `http.client` under docker-py does, lose what comes in the same read.
+    pub async fn wait_for_head_to_be_read(&self) {
+        let begun = Instant::now();
+        while palan_linux::socket::unread_by_peer(&self.socket).is_ok_and(|unread| unread > 0) {
+            match begun.elapsed() {
+                // Most are there at once, and a timer takes a millisecond.
+                waited if waited < Duration::from_micros(300) => tokio::task::yield_now().await,
+                waited if waited < Self::PATIENCE => tokio::time::sleep(Duration::from_millis(1)).await,
+                _ => return,
+            }
+        }
+    }
 }
 
 /// Which log lines to read.
