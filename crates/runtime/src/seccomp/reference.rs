@@ -70,6 +70,9 @@ pub(super) fn answer(profile: &Seccomp, data: &Data) -> Option<u32> {
         for name in rule.names {
             let own = table::numbers(name).and_then(|row| row[*architecture as usize]);
             newest = newest.max(own);
+            if *architecture == Architecture::X86 {
+                newest = newest.max(multiplexer::of(name).map(|(way, _)| way));
+            }
             if answer == default {
                 continue;
             }

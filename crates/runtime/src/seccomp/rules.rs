@@ -284,6 +284,10 @@ impl<'a> Rules<'a> {
             for name in rule.names {
                 let number = table::numbers(name).and_then(|row| row[architecture as usize]);
                 calls.newest = calls.newest.max(number);
+                if architecture == Architecture::X86 {
+                    // A call that is only behind a multiplexer is not newer than that.
+                    calls.newest = calls.newest.max(multiplexer::of(name).map(|(number, _)| number));
+                }
                 if rule.answer == self.default {
                     continue;
                 }

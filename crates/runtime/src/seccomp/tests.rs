@@ -404,6 +404,18 @@ fn x32_and_i386_are_no_way_around() {
     assert_eq!(answer(&Program::compile(&rules).unwrap(), I386, 102, &[1]), ERRNO | 1);
 }
 
+/// `semop` has no number of its own on i386; the fuzz target `seccomp_filter` found it hidden as a call newer than the profile.
+#[test]
+fn a_call_that_is_only_multiplexed_is_not_newer() {
+    let allows = vec![rule(&["semop", "read"], "SCMP_ACT_ALLOW", vec![])];
+    let architectures = vec!["SCMP_ARCH_X86".to_owned()];
+    let rules = Seccomp { architectures, ..profile("SCMP_ACT_ERRNO", allows) };
+    let program = Program::compile(&rules).unwrap();
+    assert_eq!(answer(&program, I386, 117, &[1]), ALLOW);
+    assert_eq!(answer(&program, I386, 117, &[2]), ERRNO | 1);
+    assert_eq!(answer(&program, I386, 118, &[]), ERRNO | 38);
+}
+
 /// As runc has it: a profile that allows little hides what it can't know, whatever its default is.
 #[test]
 fn calls_newer_than_the_profile() {
