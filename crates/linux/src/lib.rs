@@ -7,6 +7,7 @@ pub mod copy;
 pub mod path;
 pub mod xattr;
 
+pub mod entry;
 pub mod mount;
 pub mod namespace;
 pub mod process;

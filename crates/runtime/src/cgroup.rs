@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use palan_linux::process;
 use palan_linux::signal::Signal;
 use palan_oci::runtime_spec::{DeviceRule, Resources};
+use palan_stdx::fs;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -208,6 +209,18 @@ impl Cgroup {
             return Err(cgroup.failed("open it", Errno::NOENT));
         }
         Ok(cgroup)
+    }
+
+    /// Takes in hierarchies that it has been made in since, by somebody else with a handle of it.
+    pub(crate) fn look_again(&mut self) {
+        for (index, hierarchy) in self.layout.hierarchies.iter().enumerate() {
+            let known = self.groups.iter().any(|group| group.hierarchy == index);
+            if !known
+                && let Ok(directory) = open_directory(&hierarchy.root, self.place.in_hierarchy(hierarchy))
+            {
+                self.groups.push(Group { hierarchy: index, directory });
+            }
+        }
     }
 
     /// Whether it is none at all, for somebody who may make none: nothing is limited, counted or frozen.
@@ -431,7 +444,7 @@ impl Cgroup {
         self.groups.iter().find(|group| self.hierarchy(group).unified)
     }
 
-    /// Makes the cgroup in one more hierarchy.
+    /// Makes the cgroup in one more hierarchy while it has no processes.
     fn join_hierarchy(&mut self, index: usize) -> Result<(), CgroupError> {
         let hierarchy = &self.layout.hierarchies[index];
         let adopt = self.place.unit.is_some();
@@ -443,16 +456,26 @@ impl Cgroup {
                 }
                 _ => self.failed(format!("create it in {}", hierarchy.name()), errno),
             })?;
-        let group = Group { hierarchy: index, directory };
-        // A limit that comes while the container runs: its processes follow into the hierarchy.
-        let processes = if self.groups.is_empty() { Vec::new() } else { self.processes()? };
+        self.groups.push(Group { hierarchy: index, directory });
+        Ok(())
+    }
+
+    /// Makes the cgroup in one more hierarchy for a limit that comes while the container may run: its processes follow.
+    fn extend_to_hierarchy(&mut self, index: usize) -> Result<(), CgroupError> {
+        let processes = self.processes()?;
+        self.join_hierarchy(index)?;
+        let Some(group) = self.groups.last() else { return Ok(()) };
         for pid in processes {
             match write_file(&group.directory, "cgroup.procs", &pid.to_string()) {
                 Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => return Err(self.failed("move its processes", errno)),
+                Err(errno) => {
+                    let error = self.failed("move its processes", errno);
+                    // Half of a container is not under a limit.
+                    self.groups.pop();
+                    return Err(error);
+                }
             }
         }
-        self.groups.push(group);
         Ok(())
     }
 
@@ -472,7 +495,7 @@ impl Cgroup {
     ) -> Result<&Group, CgroupError> {
         if self.controller(controller, what).is_err() {
             let index = self.layout.hierarchies.iter().position(|hierarchy| hierarchy.has(controller));
-            self.join_hierarchy(index.ok_or(CgroupError::NoController { what, controller })?)?;
+            self.extend_to_hierarchy(index.ok_or(CgroupError::NoController { what, controller })?)?;
         }
         self.controller(controller, what)
     }
@@ -488,6 +511,18 @@ impl Cgroup {
         self.unified().is_some_and(|group| {
             let hierarchy = self.hierarchy(group);
             hierarchy.pass_down(self.place.in_hierarchy(hierarchy), &group.directory, controller)
+        })
+    }
+
+    /// Writes one value after the other.
+    fn write_all_in(&self, group: &Group, file: &str, values: &[String]) -> Result<(), CgroupError> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&group.directory, file, flags, Mode::empty())
+            .map_err(|errno| self.failed(format!("open {file}"), errno))?;
+        values.iter().try_for_each(|value| {
+            rustix::io::write(&opened, value.as_bytes())
+                .map(drop)
+                .map_err(|errno| self.failed(format!("write {value:?} to {file}"), errno))
         })
     }
 
@@ -536,8 +571,7 @@ fn write_file(directory: impl AsFd, file: &str, value: &str) -> Result<(), Errno
 
 fn read_file(directory: impl AsFd, file: &str) -> Result<String, Errno> {
     let fd = rustix::fs::openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    io::read_to_string(std::fs::File::from(fd))
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    fs::read_generated(fd.into()).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// How deep a container's own cgroups are looked at.

@@ -1,9 +1,8 @@
 //! Files that appear whole or not at all: written beside their place, then renamed into it.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::fs::{PathContext, PathError};
@@ -27,13 +26,15 @@ pub fn write(path: &Path, content: &[u8], mode: u32, durability: Durability) -> 
     name.push(path.file_name().unwrap_or_default());
     name.push(".tmp");
     let temporary = directory.join(name);
-    crate::fs::remove_file(&temporary)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .path_context("create", &temporary)?;
+    let create = || crate::fs::create_new(&temporary, mode);
+    let mut file = match create() {
+        // Left by a process that was killed.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            crate::fs::remove_file(&temporary)?;
+            create()?
+        }
+        created => created?,
+    };
     let written = file.write_all(content).and_then(|()| match durability {
         Durability::Process => Ok(()),
         Durability::Power => file.sync_all(),
@@ -61,6 +62,9 @@ mod tests {
         let path = directory.join("file");
         write(&path, b"one", 0o600, Durability::Process).unwrap();
         write(&path, b"two", 0o600, Durability::Power).unwrap();
+        assert_eq!(crate::fs::read(&path).unwrap(), b"two");
+        std::fs::write(directory.join(".file.tmp"), "left by a process that was killed").unwrap();
+        write(&path, b"two", 0o600, Durability::Process).unwrap();
         assert_eq!(crate::fs::read(&path).unwrap(), b"two");
         assert_eq!(crate::fs::read_dir(&directory).unwrap().len(), 1);
         crate::fs::remove_dir_all(&directory).unwrap();

@@ -4,7 +4,7 @@
 //! root file system, a volume, a layer or a build context is reached through `palan_linux::path::RootDir` only.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,32 @@ pub fn read(path: &Path) -> Result<Vec<u8>, PathError> {
 /// Reads a whole file as UTF-8.
 pub fn read_to_string(path: &Path) -> Result<String, PathError> {
     std::fs::read_to_string(path).path_context("read", path)
+}
+
+/// Reads a file that the kernel makes up while it is read (of /proc, /sys or a cgroup), as UTF-8.
+///
+/// Such a file has no size to go by, so that std begins with 32 bytes; each call is one of the kernel's too.
+pub fn read_generated(mut file: File) -> io::Result<String> {
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if length == bytes.len() {
+            bytes.resize(2 * length, 0);
+        }
+    }
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// [`read_generated`] by path.
+pub fn read_generated_at(path: &Path) -> Result<String, PathError> {
+    File::open(path).and_then(read_generated).path_context("read", path)
 }
 
 /// Reads a file as UTF-8; `None` where it does not exist.
@@ -153,6 +179,15 @@ mod tests {
         assert_eq!(error.to_string(), "cannot read /nonexistent/file");
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(io::Error::from(error).to_string().contains("No such file or directory"));
+    }
+
+    #[test]
+    fn generated_files_are_read_whole() {
+        let text = read_generated_at(Path::new("/proc/self/mountinfo")).unwrap();
+        assert_eq!(text, std::fs::read_to_string("/proc/self/mountinfo").unwrap());
+        // More than the first buffer holds.
+        let text = read_generated_at(Path::new("/proc/kallsyms")).unwrap();
+        assert!(text.len() > 8192 && text.ends_with('\n'));
     }
 
     #[test]

@@ -129,7 +129,10 @@ fn set_program(cgroup: &Cgroup, rules: &[Rule]) -> Result<(), CgroupError> {
 
 fn write_list(cgroup: &Cgroup, writes: &[(&str, String)]) -> Result<(), CgroupError> {
     let group = cgroup.controller("devices", "devices")?;
-    writes.iter().try_for_each(|(file, line)| cgroup.write_in(group, file, line))
+    writes.chunk_by(|(one, _), (next, _)| one == next).try_for_each(|same| {
+        let lines: Vec<_> = same.iter().map(|(_, line)| line.clone()).collect();
+        cgroup.write_all_in(group, same[0].0, &lines)
+    })
 }
 
 /// The checked rules with the defaults, after the last rule that is about everything.

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use palan_stdx::fs;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -65,7 +66,8 @@ impl Layout {
             let root = Hierarchy::open(CgroupMount::v2()).ok_or(CgroupError::NoCgroups)?;
             return Ok(Self { version: Version::V2, hierarchies: vec![root] });
         }
-        let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NoCgroups)?;
+        let table = fs::read_generated_at("/proc/self/mountinfo".as_ref());
+        let table = table.map_err(|_| CgroupError::NoCgroups)?;
         let hierarchies = from_mount_table(&table);
         let version = if hierarchies.iter().any(|hierarchy| !hierarchy.unified) {
             Version::V1
@@ -193,12 +195,12 @@ impl Hierarchy {
     pub(super) fn make(&self, relative: &str, adopt: bool) -> Result<OwnedFd, Errno> {
         let mode = Mode::from_raw_mode(0o755);
         match rustix::fs::mkdirat(&self.root, relative, mode) {
-            Ok(()) => self.prepare(relative)?,
+            Ok(()) => self.prepare(relative, true)?,
             Err(Errno::NOENT) => {
                 let ends = relative.match_indices('/').map(|(end, _)| end).chain([relative.len()]);
                 for end in ends {
                     match rustix::fs::mkdirat(&self.root, &relative[..end], mode) {
-                        Ok(()) => self.prepare(&relative[..end])?,
+                        Ok(()) => self.prepare(&relative[..end], true)?,
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
                     }
@@ -227,7 +229,7 @@ impl Hierarchy {
 
     /// A new v1 cpuset is empty and lets no process in: it gets what its parent has, which may be a new one that nobody has
     /// filled.
-    fn prepare(&self, relative: &str) -> Result<(), Errno> {
+    fn prepare(&self, relative: &str, is_new: bool) -> Result<(), Errno> {
         if self.unified || !self.has("cpuset") {
             return Ok(());
         }
@@ -237,15 +239,17 @@ impl Hierarchy {
             None => rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?,
         };
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            if !read_file(&directory, file)?.trim().is_empty() {
+            if !is_new && !read_file(&directory, file)?.trim().is_empty() {
                 continue;
             }
+            let mut inherited = read_file(&parent, file)?;
             if let Some((above, _)) = relative.rsplit_once('/')
-                && read_file(&parent, file)?.trim().is_empty()
+                && inherited.trim().is_empty()
             {
-                self.prepare(above)?;
+                self.prepare(above, false)?;
+                inherited = read_file(&parent, file)?;
             }
-            write_file(&directory, file, read_file(&parent, file)?.trim())?;
+            write_file(&directory, file, inherited.trim())?;
         }
         Ok(())
     }

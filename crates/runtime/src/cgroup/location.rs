@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use palan_stdx::fs;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +87,8 @@ impl Place {
     /// At this path below the caller's own cgroups.
     pub(super) fn below_own(path: &str, layout: &Layout) -> Result<Self, CgroupError> {
         check(&format!("/{path}"))?;
-        let table = std::fs::read_to_string("/proc/self/cgroup").map_err(|_| CgroupError::NoCgroups)?;
+        let table =
+            fs::read_generated_at("/proc/self/cgroup".as_ref()).map_err(|_| CgroupError::NoCgroups)?;
         let in_hierarchy = |hierarchy: &Hierarchy| {
             let own = own_path(&table, hierarchy).ok_or(CgroupError::NoCgroups)?;
             let parent = match own.rsplit_once('/') {

@@ -136,7 +136,8 @@ pub(super) fn restore(global: &Global, arguments: &Arguments) -> Outcome {
     let Some(signals) = signals else { return Ok(ExitCode::SUCCESS) };
     let status = foreground::attend(&signals, &container.pidfd, container.console_master.as_ref(), None)?;
     container.cgroup.kill()?;
-    super::manage::remove(&Existing::load(global, arguments.container_id()?)?)?;
+    let existing = Existing::load(global, arguments.container_id()?)?;
+    super::manage::remove(&existing.home, &existing.state, existing.cgroup().ok().as_ref())?;
     Ok(foreground::exit_code(status))
 }
 

@@ -131,7 +131,7 @@ fn set_up(
     home: &Home,
     notify: Option<&Notify>,
     fifo: Option<BorrowedFd<'_>>,
-) -> Result<Created, Abandoned> {
+) -> Result<(Created, State), Abandoned> {
     let id = arguments.container_id()?;
     let cgroups_path = bundle.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
     let unit = unit(global, &bundle.spec, id).map_err(Abandoned::Refused)?;
@@ -188,7 +188,7 @@ fn set_up(
     }
     send_pidfd(arguments, container.pidfd.as_fd())?;
     state::write_pid_file(arguments.value("pid-file"), container.pid)?;
-    Ok(created)
+    Ok((created, state))
 }
 
 /// The terminal to make: for this process's own to relay, or for whoever gets it by the socket.
@@ -228,7 +228,7 @@ pub(super) fn create(global: &Global, arguments: &Arguments) -> Outcome {
     };
     let created = set_up();
     match created {
-        Ok(created) => {
+        Ok((created, _)) => {
             created.leave()?;
             Ok(ExitCode::SUCCESS)
         }
@@ -309,22 +309,19 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
     let signals = if detached { None } else { Some(foreground::Signals::block()?) };
     let start = || {
         let notify = Notify::from_environment(&home).map_err(Abandoned::Refused)?;
-        let created = set_up(global, arguments, &bundle, &home, notify.as_ref(), None)?;
+        let (created, state) = set_up(global, arguments, &bundle, &home, notify.as_ref(), None)?;
         let listener = notify.as_ref().map(Notify::listen).transpose()?;
-        Ok((created.start()?, listener))
+        Ok((created.start()?, state, listener))
     };
-    let (container, listener) = match start() {
+    let (mut container, state, listener) = match start() {
         Ok(started) => started,
         Err(abandoned) => return Err(give_up(global, arguments, &bundle, &home, abandoned)),
     };
-    if bundle.spec.hooks.is_some() {
-        let state = Existing::load(global, arguments.container_id()?)?.state;
-        if let Err(failure) = poststart(&state, container.pidfd.as_fd()) {
-            os::wait(&container.pidfd).ok();
-            container.cgroup.kill()?;
-            container.cgroup.remove()?;
-            return Err(give_up(global, arguments, &bundle, &home, Abandoned::Failed(failure)));
-        }
+    if let Err(failure) = poststart(&state, container.pidfd.as_fd()) {
+        os::wait(&container.pidfd).ok();
+        container.cgroup.kill()?;
+        container.cgroup.remove()?;
+        return Err(give_up(global, arguments, &bundle, &home, Abandoned::Failed(failure)));
     }
     let Some(signals) = signals else {
         if let Some(listener) = &listener
@@ -338,10 +335,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Outcome {
     let console = container.console_master.as_ref();
     let status = foreground::attend(&signals, &container.pidfd, console, listener.as_ref())?;
     // Processes that the first one has left behind, if it shares its PID namespace, end with it.
-    container.cgroup.kill()?;
-    if !arguments.has("keep") {
-        let existing = Existing::load(global, arguments.container_id()?)?;
-        super::manage::remove(&existing)?;
+    if arguments.has("keep") {
+        container.cgroup.kill()?;
+    } else {
+        // `update` may have made it in one more hierarchy.
+        container.cgroup.look_again();
+        super::manage::remove(&home, &state, Some(&container.cgroup))?;
     }
     Ok(foreground::exit_code(status))
 }

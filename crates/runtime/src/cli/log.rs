@@ -36,7 +36,7 @@ impl Log {
 
     pub(super) fn warning(&self, message: &str) {
         if self.file.is_none() {
-            eprintln!("palan runtime: warning: {message}");
+            say(&format!("palan runtime: warning: {message}\n"));
         }
         self.write("warning", message);
     }
@@ -44,7 +44,7 @@ impl Log {
     pub(super) fn debug(&self, message: &str) {
         if self.debug {
             if self.file.is_none() {
-                eprintln!("palan runtime: level=debug {message}");
+                say(&format!("palan runtime: level=debug {message}\n"));
             }
             self.write("debug", message);
         }
@@ -63,4 +63,10 @@ impl Log {
             let _ = file.write_all(line.as_bytes());
         }
     }
+}
+
+/// Prints in one piece: standard error has no buffer, and the container's own output may come between.
+fn say(line: &str) {
+    // Nobody may be left to read it.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::arguments::{Arguments, Flag, flag};
-use super::state::{self, Existing, Status, wait_until_ended};
+use super::state::{self, Existing, Home, State, Status, wait_until_ended};
 use super::{Failure, Global, Outcome};
+use crate::cgroup::Cgroup;
 
 pub(super) const DELETE_FLAGS: &[Flag] = &[flag("force").short('f')];
 pub(super) const KILL_FLAGS: &[Flag] = &[flag("all").short('a')];
@@ -158,28 +159,27 @@ pub(super) fn delete(global: &Global, arguments: &Arguments) -> Outcome {
             return Err(Failure::new("container init still running"));
         }
     }
-    remove(&existing)?;
+    // Without its cgroup there is nothing left to remove there.
+    remove(&existing.home, &existing.state, existing.cgroup().ok().as_ref())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Removes what is left of a container whose process has ended, then runs its `poststop` hooks.
-pub(super) fn remove(existing: &Existing) -> Result<(), Failure> {
-    // Without its cgroup there is nothing left to remove there.
-    if let Ok(cgroup) = existing.cgroup() {
+pub(super) fn remove(home: &Home, state: &State, cgroup: Option<&Cgroup>) -> Result<(), Failure> {
+    if let Some(cgroup) = cgroup {
         cgroup.kill()?;
         cgroup.remove()?;
     }
-    if let Some(group) = &existing.state.resource_group {
+    if let Some(group) = &state.resource_group {
         group.remove().map_err(|error| Failure::new(format!("cannot remove the resource group: {error}")))?;
     }
-    let state = &existing.state;
     if state.mounts_on_host {
         // With the root goes all that is mounted in it. Somebody may have taken it off before.
         if let Ok(path) = std::ffi::CString::new(state.rootfs.as_os_str().as_encoded_bytes()) {
             let _ = palan_linux::mount::detach(&path);
         }
     }
-    existing.home.remove()?;
+    home.remove()?;
     Ok(crate::hooks::poststop(state.hooks.as_ref(), &state.for_hooks())?)
 }
 

@@ -232,7 +232,7 @@ pub(super) fn all_ids(global: &Global) -> Result<Vec<String>, Failure> {
 
 /// State and start time of a process (fields 3 and 22 of its `stat`).
 fn process_facts(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = fs::read_generated_at(format!("/proc/{pid}/stat").as_ref()).ok()?;
     // The name is in parentheses and may contain any character.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
@@ -315,7 +315,9 @@ pub(super) fn write_pid_file(path: Option<&str>, pid: i32) -> Result<(), Failure
 pub(super) fn read_limited(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     use std::io::Read as _;
     let file: File = fs::open(path).map_err(|error| report(&error))?;
-    let mut bytes = Vec::new();
+    let size = file.metadata().map_or(0, |found| found.len());
+    // One byte more finds the end without another call; a size may be anything.
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(limit).min(limit) + 1);
     file.take(limit as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;

@@ -1,10 +1,11 @@
 //! What is in every container's /dev: devices, links, the terminal.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use palan_linux::mount;
-use palan_linux::path::{FileKind, Metadata, RootDir};
+use palan_linux::path::{Directory, FileKind, Metadata, RootDir};
 use palan_linux::process;
 use palan_linux::tty;
 use rustix::fs::{Mode, OFlags};
@@ -53,19 +54,19 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan], nodes: Nodes) -> 
             .iter()
             .any(|device| device.path.strip_prefix("/dev").is_ok_and(|path| path == Path::new(name)));
         if !overridden {
-            make_node(
-                root,
-                &DevicePlan {
-                    path: Path::new("/dev").join(name),
-                    kind: FileKind::CharacterDevice,
-                    major,
-                    minor,
-                    mode: 0o666,
-                    uid: 0,
-                    gid: 0,
-                },
-                nodes,
-            )?;
+            let device = DevicePlan {
+                path: Path::new("/dev").join(name),
+                kind: FileKind::CharacterDevice,
+                major,
+                minor,
+                mode: 0o666,
+                uid: 0,
+                gid: 0,
+            };
+            match nodes {
+                Nodes::Make => make_node_in(dev.as_directory(), name.as_ref(), &device)?,
+                Nodes::Bind => make_node(root, &device, nodes)?,
+            }
         }
     }
     for (index, device) in devices.iter().enumerate() {
@@ -79,18 +80,15 @@ pub(super) fn fill_dev(root: &RootDir, devices: &[DevicePlan], nodes: Nodes) -> 
     // As runc does where the kernel shows its memory; what a container sees there is masked.
     let core = root.symlink_metadata("proc/kcore").is_ok().then_some(("core", "/proc/kcore"));
     for (name, link) in LINKS.into_iter().chain(core) {
-        match dev.create_symlink(link, name) {
-            Ok(()) => {}
+        let (directory, name) = (dev.as_directory(), OsStr::new(name));
+        let linked = match directory.create_symlink(name, link.as_ref()) {
+            // Left by an image, or by an earlier run in a directory that is kept.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                // Left by an image, or by an earlier run in a directory that is kept.
-                let (directory, last) = dev.parent_of(name)?;
-                let replace = directory
-                    .remove_file(&last)
-                    .and_then(|()| directory.create_symlink(&last, link.as_ref()));
-                replace.context(|| format!("link /dev/{name}"))?;
+                directory.remove_file(name).and_then(|()| directory.create_symlink(name, link.as_ref()))
             }
-            Err(error) => return Err(error.into()),
-        }
+            other => other,
+        };
+        linked.context(|| format!("link /dev/{}", name.display()))?;
     }
     Ok(())
 }
@@ -99,23 +97,27 @@ fn make_node(root: &RootDir, device: &DevicePlan, nodes: Nodes) -> Result<(), Er
     if nodes == Nodes::Bind && device.kind != FileKind::Fifo {
         return bind_node(root, device);
     }
-    let number = (device.major, device.minor);
     let (directory, name) = root.parent_of(&device.path)?;
+    make_node_in(&directory, &name, device)
+}
+
+fn make_node_in(directory: &Directory, name: &OsStr, device: &DevicePlan) -> Result<(), Error> {
+    let number = (device.major, device.minor);
     let make = || -> std::io::Result<()> {
-        match directory.create_node(&name, device.kind, device.mode, number) {
+        match directory.create_node(name, device.kind, device.mode, number) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let found = directory.metadata(&name)?;
+                let found = directory.metadata(name)?;
                 if found.kind == device.kind && found.node == number {
                     return Ok(());
                 }
-                directory.remove_file(&name)?;
-                directory.create_node(&name, device.kind, device.mode, number)?;
+                directory.remove_file(name)?;
+                directory.create_node(name, device.kind, device.mode, number)?;
             }
             Err(error) => return Err(error),
         }
         if device.uid != 0 || device.gid != 0 {
-            directory.set_owner(&name, device.uid, device.gid)?;
+            directory.set_owner(name, device.uid, device.gid)?;
         }
         Ok(())
     };

@@ -384,7 +384,11 @@ fn cgroup_v1(
     attach(plan, &top, &target)?;
     let place = RootDir::from_fd(top);
     for (name, mount) in cgroups {
-        let directory = place.create_dir_all(&name, 0o755)?.into_fd();
+        let directory = place.as_directory();
+        let directory = directory
+            .create_dir(name.as_ref(), 0o755)
+            .and_then(|()| directory.open(name.as_ref(), OFlags::PATH | OFlags::DIRECTORY))
+            .context(|| format!("make a place for cgroup {name}"))?;
         change(plan, &mount, false, &Change { set: plan.set, clear: plan.clear, ..Change::default() })?;
         mount::attach(&mount, &directory).context(|| format!("attach cgroup {name}"))?;
         if name.contains(',') {
