@@ -285,7 +285,13 @@ fn launch(
         }
         Forked::Parent(child) => {
             drop(theirs);
-            let mut said = listen(&ours, &child, in_stages, &mut |question, pid| part.answer(question, pid))?;
+            let mut said =
+                listen(&ours, &child, in_stages, &mut |question, pid| match (question, &sources) {
+                    (Question::IdMapping(index, mount), Some(sources)) => {
+                        sources.map_ids(&plan, index, &mount)
+                    }
+                    (question, _) => part.answer(question, pid),
+                })?;
             let Some(pidfd) = said.process.take() else { return Ok((child, ours, said)) };
             // The stage is done; the process that it made is our child as well.
             process::wait(&child.pidfd).context(|| "wait for the first stage".to_owned())?;
@@ -306,6 +312,8 @@ pub(crate) fn told<'a>(id: &'a str, spec: &'a Spec, bundle: &'a Path) -> HookSta
 pub(crate) enum Question {
     /// Write the maps of my user namespace.
     Mappings,
+    /// Map the ids of this detached mount as this entry of the plan's mounts says.
+    IdMapping(usize, OwnedFd),
     /// Everything is mounted: do your part before the root changes.
     Prepared,
     /// Tell the agent of my seccomp filter.
@@ -341,6 +349,10 @@ impl<'a> CallersPart<'a> {
     fn answer(&mut self, question: Question, pid: i32) -> Result<(), Error> {
         match question {
             Question::Mappings => self.mappings.as_ref().map_or(Ok(()), |mappings| mappings.write(pid)),
+            // Only a process with a source that this one has opened asks for it.
+            Question::IdMapping(..) => {
+                Err(Error::Invalid("a mount to map that nobody has opened".to_owned()))
+            }
             Question::Prepared => {
                 crate::net_devices::move_all(&self.net_devices, pid)?;
                 self.hooks.run_in_caller(&self.state, pid)
@@ -442,6 +454,10 @@ fn hear(
             }
             Some(Message::NeedsMappings) => {
                 answer(Question::Mappings, current_pid(child, None)?)?;
+                go_on(channel)?;
+            }
+            Some(Message::NeedsIdMapping(index, mount)) => {
+                answer(Question::IdMapping(index, mount), current_pid(child, said.process.as_ref())?)?;
                 go_on(channel)?;
             }
             Some(Message::Prepared) => {

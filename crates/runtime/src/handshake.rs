@@ -4,8 +4,9 @@
 //!    `Listener` (the number of seccomp's, which the caller takes over and acknowledges), then `Ready` when only the
 //!    exec is missing; or `Failed` at any moment. One that enters a running container hands over to another process
 //!    for the last step, and says so with `Process` (its pidfd).
-//!    On the way it may ask: `NeedsMappings` (write the maps of my user namespace), `Prepared` (everything is mounted;
-//!    it is the moment for the caller's hooks and devices). The caller answers each with one byte.
+//!    On the way it may ask: `NeedsMappings` (write the maps of my user namespace), `NeedsIdMapping` (map the ids of this
+//!    detached mount, which only the owner of its file system may do), `Prepared` (everything is mounted; it is the moment
+//!    for the caller's hooks and devices). The caller answers each with one byte.
 //! 2. caller → new process: one byte: execute. The end of the stream instead: nobody wants it any more.
 //! 3. The stream ends: the exec has happened, since the socket is close-on-exec. Or `Failed` comes: it has not.
 //!
@@ -34,6 +35,7 @@ const FAILED: u8 = 5;
 const PROCESS: u8 = 6;
 const NEEDS_MAPPINGS: u8 = 7;
 const PREPARED: u8 = 8;
+const NEEDS_ID_MAPPING: u8 = 9;
 
 // Answers to a listener's number.
 const TAKEN: u8 = 1;
@@ -48,6 +50,8 @@ pub(crate) enum Message {
     Ready,
     Process(OwnedFd),
     NeedsMappings,
+    /// A detached mount, and for which entry of the plan's mounts it is.
+    NeedsIdMapping(usize, OwnedFd),
     Prepared,
     Failed(Error),
 }
@@ -117,12 +121,18 @@ impl Channel {
 
     /// Asks the caller for the maps of this process's user namespace.
     pub(crate) fn ask_for_mappings(&self) -> io::Result<()> {
-        self.ask(NEEDS_MAPPINGS)
+        self.ask(NEEDS_MAPPINGS, &[], None)
+    }
+
+    /// Has the caller map the ids of a detached mount as entry `index` of the plan's mounts says.
+    pub(crate) fn ask_for_id_mapping(&self, index: usize, mount: BorrowedFd<'_>) -> io::Result<()> {
+        let index = u32::try_from(index).map_err(io::Error::other)?;
+        self.ask(NEEDS_ID_MAPPING, &index.to_le_bytes(), Some(mount))
     }
 
     /// Lets the caller do its part before the root changes.
     pub(crate) fn prepared(&self) -> io::Result<()> {
-        self.ask(PREPARED)
+        self.ask(PREPARED, &[], None)
     }
 
     /// Waits, in a process that another one hands over to, until the caller knows of it: what it says before would be
@@ -136,8 +146,8 @@ impl Channel {
         }
     }
 
-    fn ask(&self, code: u8) -> io::Result<()> {
-        self.send(code, &[], None)?;
+    fn ask(&self, code: u8, payload: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.send(code, payload, descriptor)?;
         if wait_for_byte(&self.socket)? {
             return Ok(());
         }
@@ -246,6 +256,10 @@ impl Channel {
             (PROCESS, Some(pidfd)) => Message::Process(pidfd),
             (READY, None) => Message::Ready,
             (NEEDS_MAPPINGS, None) => Message::NeedsMappings,
+            (NEEDS_ID_MAPPING, Some(mount)) => {
+                let index = payload.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+                Message::NeedsIdMapping(u32::from_le_bytes(index) as usize, mount)
+            }
             (PREPARED, None) => Message::Prepared,
             (FAILED, None) => Message::Failed(parse_failure(&payload)?),
             _ => return Err(io::ErrorKind::InvalidData.into()),

@@ -160,13 +160,15 @@ impl Body<'_> {
         if plan.namespaces.mount != MountNamespace::Callers {
             rootfs::cut_loose(&plan.root)?;
         }
+        // What has the rights on the host's mounts that this process has given up.
+        let caller = (in_user_namespace && self.sources.is_some()).then_some(channel);
         let sources = match self.sources {
             Some(sources) => sources,
             None => Sources::open_in_new_namespace(&plan, &host)?,
         };
         let (binds, root_copy) = sources.split();
         let root = rootfs::attach(&plan.root, root_copy)?;
-        let outcome = mounts::mount_all(&root, &plan, binds, host.cgroup_v2)?;
+        let outcome = mounts::mount_all(&root, &plan, binds, host.cgroup_v2, caller)?;
         if plan.fill_dev {
             let nodes = if in_user_namespace { Nodes::Bind } else { Nodes::Make };
             devices::fill_dev(&root, &plan.devices, nodes)?;

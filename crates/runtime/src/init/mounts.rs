@@ -12,8 +12,9 @@ use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::rootfs::{BindCopy, BindSource, MountSources, open_in_root};
+use super::rootfs::{BindCopy, BindSource, MountSources, map_ids, open_in_root};
 use crate::error::{Context, Error, InField};
+use crate::handshake::Channel;
 use crate::plan::Plan;
 use crate::plan::mount::{MountKind, MountPlan};
 
@@ -58,16 +59,23 @@ pub(super) fn mount_all(
     all: &Plan,
     sources: MountSources,
     cgroup_v2: bool,
+    caller: Option<&Channel>,
 ) -> Result<Outcome, Error> {
     let mut outcome = Outcome { label: all.mount_label.clone(), ..Outcome::default() };
     let MountSources { binds, mut cgroups } = sources;
-    for (plan, source) in all.mounts.iter().zip(binds) {
+    for (index, (plan, source)) in all.mounts.iter().zip(binds).enumerate() {
         let made = match (&plan.kind, source) {
             (MountKind::Bind { .. }, Some(source)) => {
                 let copy = match source {
                     BindSource::Copy(copy) => Ok(copy),
                     BindSource::InRoot { path, id_map } => {
-                        open_in_root(all, plan, root, &path, id_map.as_ref())
+                        open_in_root(all, plan, root, &path, &|copy| match (&id_map, caller) {
+                            (None, _) => Ok(()),
+                            (Some(mapping), None) => map_ids(plan, copy, mapping),
+                            (Some(_), Some(caller)) => caller
+                                .ask_for_id_mapping(index, copy.as_fd())
+                                .context(|| "have the ids of the mount mapped".to_owned()),
+                        })
                     }
                 };
                 copy.and_then(|source| {

@@ -95,6 +95,15 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Maps the ids of what the new process has copied from the root for entry `index`, as it can't in its user namespace.
+    pub(crate) fn map_ids(&self, plan: &Plan, index: usize, copy: &OwnedFd) -> Result<(), Error> {
+        let asked = self.mounts.binds.get(index).and_then(Option::as_ref).zip(plan.mounts.get(index));
+        let Some((BindSource::InRoot { id_map: Some(mapping), .. }, entry)) = asked else {
+            return Err(Error::Invalid(format!("mounts[{index}]: it has no ids to be mapped")));
+        };
+        map_ids(entry, copy, mapping).in_field(&entry.field)
+    }
+
     /// By the new process, in its mount namespace.
     pub(super) fn open_in_new_namespace(plan: &Plan, host: &Host) -> Result<Self, Error> {
         Self::open(plan, host, !is_in_initial_cgroup_namespace()?)
@@ -177,7 +186,8 @@ fn cgroups_below(directory: &OwnedFd) -> std::io::Result<Vec<PathBuf>> {
 fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<BindCopy>, Error> {
     let Some(source) = open_source(entry)? else { return Ok(None) };
     let id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
-    make_as_container_sees(plan, entry, &source.copy, id_map.as_ref())?;
+    id_map.map_or(Ok(()), |mapping| map_ids(entry, &source.copy, &mapping))?;
+    make_as_container_sees(plan, entry, &source.copy)?;
     Ok(Some(source))
 }
 
@@ -197,7 +207,7 @@ pub(super) fn open_in_root(
     entry: &MountPlan,
     root: &RootDir,
     path: &Path,
-    id_map: Option<&OwnedFd>,
+    map_ids: &dyn Fn(&OwnedFd) -> Result<(), Error>,
 ) -> Result<BindCopy, Error> {
     let recursive = matches!(entry.kind, MountKind::Bind { recursive: true, .. });
     let copy = root
@@ -205,27 +215,25 @@ pub(super) fn open_in_root(
         .map_err(std::io::Error::from)
         .and_then(|file| mount::clone_of(&file, recursive))
         .context(|| format!("bind /{} of the rootfs to {}", path.display(), entry.destination.display()))?;
-    make_as_container_sees(plan, entry, &copy, id_map)?;
+    map_ids(&copy)?;
+    make_as_container_sees(plan, entry, &copy)?;
     // The cgroups that it may show are the container's own.
     Ok(BindCopy { copy, cgroups: Vec::new() })
 }
 
-fn make_as_container_sees(
-    plan: &Plan,
-    entry: &MountPlan,
-    copy: &OwnedFd,
-    id_map: Option<&OwnedFd>,
-) -> Result<(), Error> {
-    if let Some(namespace) = id_map {
-        let recursive = entry.id_map.as_ref().is_some_and(|id_map| id_map.recursive);
-        let mapped = Change { id_mapping: Some(namespace.as_fd()), ..Change::default() };
-        mount::change(copy, &mapped, recursive).context(|| {
-            format!(
-                "map the ids of mount {}; the file system of its source may not support it",
-                entry.destination.display(),
-            )
-        })?;
-    }
+/// Maps the ids of a detached mount as user namespace `mapping` does.
+pub(super) fn map_ids(entry: &MountPlan, copy: &OwnedFd, mapping: &OwnedFd) -> Result<(), Error> {
+    let recursive = entry.id_map.as_ref().is_some_and(|id_map| id_map.recursive);
+    let mapped = Change { id_mapping: Some(mapping.as_fd()), ..Change::default() };
+    mount::change(copy, &mapped, recursive).context(|| {
+        format!(
+            "map the ids of mount {}; the file system of its source may not support it",
+            entry.destination.display(),
+        )
+    })
+}
+
+fn make_as_container_sees(plan: &Plan, entry: &MountPlan, copy: &OwnedFd) -> Result<(), Error> {
     change_recursively(entry, copy)?;
     super::bind_flags::set(entry, copy, plan.namespaces.user.is_some())
 }

@@ -29,7 +29,7 @@ pub(crate) struct MountPlan {
     pub(crate) id_map: Option<IdMapPlan>,
     /// Fill a tmpfs with what it covers.
     pub(crate) copy_up: bool,
-    /// Options of the file system.
+    /// Options of the file system; those of a bind's have no effect.
     pub(crate) data: Vec<String>,
 }
 
@@ -211,7 +211,9 @@ impl MountPlan {
             return refuse("tmpcopyup is for a tmpfs only");
         }
         if let Some(recursive) = bind {
-            if let Some(option) = plan.data.first() {
+            // The specification has unknown options given to mount(2), which looks at none for a bind, and callers rely on it.
+            // A word without a value may be a slip of the pen for one that protects something, though.
+            if let Some(option) = plan.data.iter().find(|option| !option.contains('=')) {
                 return refuse(&format!("options: a bind mount has no option {option:?}"));
             }
             if mount.source.is_empty() {
@@ -239,6 +241,18 @@ impl MountPlan {
             self.destination = Path::new("/").join(inside);
         }
         self
+    }
+
+    /// What has no effect, one sentence each.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let without_effect = self.data.iter().filter(|_| matches!(self.kind, MountKind::Bind { .. }));
+        let told = |option| {
+            let place = &self.field;
+            format!(
+                "{place}: options: {option:?} has no effect on a bind mount, whose file system is mounted already"
+            )
+        };
+        without_effect.map(told).collect()
     }
 
     /// Whether nothing can be written through the mount itself.
@@ -286,8 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn a_bind_keeps_the_options_of_its_file_system() {
+        let bind = plan("", "/data", &["nosuid", "mode=755", "bind", "size=1k"]).unwrap();
+        let told = |option: &str| {
+            format!(
+                "mounts[0] (/x): options: {option:?} has no effect on a bind mount, whose file system is mounted already"
+            )
+        };
+        assert_eq!(bind.warnings(), [told("mode=755"), told("size=1k")]);
+        assert!(plan("tmpfs", "", &["mode=755"]).unwrap().warnings().is_empty());
+        // What has no value may be meant for the mount.
+        assert!(plan("bind", "/data", &["mode=755", "nosiud"]).is_err());
+    }
+
+    #[test]
     fn nothing_is_ignored() {
-        assert!(plan("bind", "/data", &["size=1"]).is_err());
         assert!(plan("proc", "", &["tmpcopyup"]).is_err());
         assert!(plan("tmpfs", "", &["idmap"]).is_err());
         assert!(plan("", "", &[]).is_err());

@@ -45,25 +45,32 @@ pub(crate) fn binds_show_what_was_mounted_before() {
     }
 }
 
-/// The same with ids of its own.
+/// The same with ids of its own. In a user namespace only the caller may give it them.
 pub(crate) fn binds_of_the_root_can_be_mapped() {
-    let mut sandbox = Sandbox::new(&["stat", "-c", "%u", "/mapped"]);
-    let root = sandbox.rootfs().to_string_lossy().into_owned();
-    let host = tempfile::tempdir().unwrap();
-    std::os::unix::fs::chown(host.path(), Some(5), None).unwrap();
-    let map = vec![IdMapping { container_id: 0, host_id: 1000, size: 1000 }];
-    sandbox.spec.mounts.push(mount("/mnt", "bind", &host.path().to_string_lossy(), &["bind"]));
-    sandbox.spec.mounts.push(Mount {
-        uid_mappings: map.clone(),
-        gid_mappings: map,
-        ..mount("/mapped", "bind", &format!("{root}/mnt"), &["bind"])
-    });
-    match sandbox.run() {
-        Ok(result) => assert_eq!(result, (0, "1005\n".to_owned())),
-        Err(error) if error.report().contains("may not support it") => {
-            println!("SKIPPED id-mapped mounts: {}", error.report());
+    for user_namespace in [false, true] {
+        let script = ["stat", "-c", "%u", "/mapped"];
+        let mut sandbox = if user_namespace { with_user_namespace(&script) } else { Sandbox::new(&script) };
+        let root = sandbox.rootfs().to_string_lossy().into_owned();
+        let host = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(host.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(host.path(), Some(5), None).unwrap();
+        sandbox.spec.mounts.push(mount("/mnt", "bind", &host.path().to_string_lossy(), &["bind"]));
+        let mut mapped = mount("/mapped", "bind", &format!("{root}/mnt"), &["rbind", "idmap"]);
+        if !user_namespace {
+            mapped.uid_mappings = vec![IdMapping { container_id: 0, host_id: 1000, size: 1000 }];
+            mapped.gid_mappings.clone_from(&mapped.uid_mappings);
         }
-        Err(error) => panic!("{}", error.report()),
+        sandbox.spec.mounts.push(mapped);
+        // With the container's own mapping it shows the numbers that the host sees.
+        let expected = if user_namespace { "5\n" } else { "1005\n" };
+        match sandbox.run() {
+            Ok(result) => assert_eq!(result, (0, expected.to_owned())),
+            Err(error) if error.report().contains("may not support it") && !user_namespace => {
+                println!("SKIPPED id-mapped mounts: {}", error.report());
+                return;
+            }
+            Err(error) => panic!("{}", error.report()),
+        }
     }
 }
 

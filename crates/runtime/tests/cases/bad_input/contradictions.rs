@@ -369,6 +369,10 @@ pub(crate) fn what_is_unknown_is_told_and_left_out() {
             ),
             (vec![("/mounts/5/destination", json!("data"))], ""),
             (vec![("/mounts/1/options", json!(["", "nosuid"]))], ""),
+            (
+                vec![("/mounts/5/options", json!(["rbind", "mode=755"]))],
+                r#"mounts[5] (/data): options: "mode=755" has no effect"#,
+            ),
             (vec![("/process/consoleSize", json!({ "width": 70_000, "height": 0 }))], ""),
             (vec![("/ociVersion", json!("1.9.0-dev"))], ""),
             (vec![("/linux/seccomp", json!({ "defaultAction": "" }))], ""),
