@@ -8,6 +8,7 @@
 mod crowd;
 mod floor;
 mod images;
+mod network;
 mod peers;
 mod report;
 mod runtime;

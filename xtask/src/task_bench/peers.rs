@@ -88,6 +88,11 @@ impl Bench {
         command
     }
 
+    /// The process id of Docker's daemon, if it is installed.
+    pub(crate) fn docker_pid(&self) -> Option<u32> {
+        self.docker.as_ref().map(|docker| docker.child.id())
+    }
+
     /// The daemon's process id.
     pub(crate) fn daemon_pid(&self) -> u32 {
         self.daemon.id()

@@ -17,6 +17,7 @@ pub(crate) const ALL: &[(&str, Subject)] = &[
     ("run", run),
     ("commands", commands),
     ("images", super::images::measure),
+    ("network", super::network::measure),
     ("memory", memory),
 ];
 
