@@ -68,6 +68,7 @@ pub(super) fn mount_all(
             (MountKind::Bind { .. }, Some(source)) => {
                 let copy = match source {
                     BindSource::Copy(copy) => Ok(copy),
+                    BindSource::Found(found) => found.copy_as_container_sees(all, plan),
                     BindSource::InRoot { path, id_map } => {
                         open_in_root(all, plan, root, &path, &|copy| match (&id_map, caller) {
                             (None, _) => Ok(()),
