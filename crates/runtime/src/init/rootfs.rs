@@ -72,6 +72,8 @@ impl BindSource {
 pub(super) struct BindCopy {
     /// The mount.
     pub(super) copy: OwnedFd,
+    /// What its top is.
+    pub(super) kind: FileKind,
     /// Cgroup file systems that are mounted below it, relative to it, if they must become read-only with it.
     pub(super) cgroups: Vec<PathBuf>,
 }
@@ -162,6 +164,7 @@ pub(super) fn open_source(entry: &MountPlan) -> Result<Option<BindCopy>, Error> 
 #[derive(Debug)]
 pub(super) struct Found {
     file: OwnedFd,
+    kind: FileKind,
     /// See [`BindCopy`].
     cgroups: Vec<PathBuf>,
     /// A user namespace with the mapping of its ids.
@@ -176,7 +179,7 @@ impl Found {
         };
         let copy = mount::clone_of(&self.file, *recursive)
             .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
-        Ok(BindCopy { copy, cgroups: self.cgroups })
+        Ok(BindCopy { copy, kind: self.kind, cgroups: self.cgroups })
     }
 
     /// A copy with the ids and attributes that the container sees.
@@ -194,7 +197,7 @@ impl Found {
 
     /// Whether the container's root is attached below it, and would be a part of a later copy.
     fn holds(&self, place: &Path) -> std::io::Result<bool> {
-        if Metadata::of(&self.file)?.kind != FileKind::Directory {
+        if self.kind != FileKind::Directory {
             return Ok(false);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -215,7 +218,13 @@ fn find_source(entry: &MountPlan) -> Result<Option<Found>, Error> {
     } else {
         Vec::new()
     };
-    Ok(Some(Found { file, cgroups, id_map: None }))
+    Ok(Some(Found { kind: kind_of(entry, &file)?, file, cgroups, id_map: None }))
+}
+
+fn kind_of(entry: &MountPlan, source: &OwnedFd) -> Result<FileKind, Error> {
+    let found = Metadata::of(source)
+        .context(|| format!("inspect the source of mount {}", entry.destination.display()))?;
+    Ok(found.kind)
 }
 
 /// Where cgroup file systems are mounted below `directory`, relative to it.
@@ -273,7 +282,7 @@ pub(super) fn open_in_root(
     map_ids(&copy)?;
     make_as_container_sees(plan, entry, &copy)?;
     // The cgroups that it may show are the container's own.
-    Ok(BindCopy { copy, cgroups: Vec::new() })
+    Ok(BindCopy { kind: kind_of(entry, &copy)?, copy, cgroups: Vec::new() })
 }
 
 /// Maps the ids of a detached mount as user namespace `mapping` does.
