@@ -68,6 +68,7 @@ pub(super) fn mount_all(
             (MountKind::Bind { .. }, Some(source)) => {
                 let copy = match source {
                     BindSource::Copy(copy) => Ok(copy),
+                    BindSource::Found(found) => found.copy_as_container_sees(all, plan),
                     BindSource::InRoot { path, id_map } => {
                         open_in_root(all, plan, root, &path, &|copy| match (&id_map, caller) {
                             (None, _) => Ok(()),
@@ -84,8 +85,9 @@ pub(super) fn mount_all(
                 })
             }
             (MountKind::Cgroup, _) if cgroup_v2 => match cgroups.pop() {
-                Some((_, host)) => change_attributes(plan, &host)
-                    .and_then(|()| bind(root, plan, BindCopy { copy: host, cgroups: Vec::new() })),
+                Some((_, host)) => change_attributes(plan, &host).and_then(|()| {
+                    bind(root, plan, BindCopy { copy: host, kind: FileKind::Directory, cgroups: Vec::new() })
+                }),
                 None => file_system(root, plan, "cgroup2", Some("cgroup"), &mut outcome),
             },
             (MountKind::Cgroup, _) => cgroup_v1(root, plan, std::mem::take(&mut cgroups), &mut outcome),
@@ -248,10 +250,7 @@ fn attach(plan: &MountPlan, mount: &OwnedFd, target: &OwnedFd) -> Result<(), Err
 }
 
 fn bind(root: &RootDir, plan: &MountPlan, source: BindCopy) -> Result<(), Error> {
-    let BindCopy { copy, cgroups } = source;
-    let kind = Metadata::of(&copy)
-        .context(|| format!("inspect the source of mount {}", plan.destination.display()))?
-        .kind;
+    let BindCopy { copy, kind, cgroups } = source;
     if lexical(&plan.destination) == Path::new("proc") {
         let inspected = is_procfs(&copy).context(|| "inspect the source of mount /proc".to_owned())?;
         if !inspected {

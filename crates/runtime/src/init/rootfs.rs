@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use palan_linux::mount::{self, Attributes, Change, FileSystem, Propagation};
 use palan_linux::namespace::{self, Kind};
-use palan_linux::path::RootDir;
+use palan_linux::path::{FileKind, Metadata, RootDir};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use super::mounts::{change_recursively, lexical};
@@ -47,6 +47,8 @@ pub(super) struct MountSources {
 pub(super) enum BindSource {
     /// Something of the host.
     Copy(BindCopy),
+    /// The same, to be copied when its turn comes: the table of mounts is sorted by when they were made.
+    Found(Found),
     /// What an earlier entry of the same specification mounts or covers: it can be opened only then.
     InRoot {
         /// Where it is in the root.
@@ -60,7 +62,7 @@ impl BindSource {
     fn copy(&self) -> Option<&OwnedFd> {
         match self {
             Self::Copy(source) => Some(&source.copy),
-            Self::InRoot { .. } => None,
+            Self::Found(_) | Self::InRoot { .. } => None,
         }
     }
 }
@@ -70,6 +72,8 @@ impl BindSource {
 pub(super) struct BindCopy {
     /// The mount.
     pub(super) copy: OwnedFd,
+    /// What its top is.
+    pub(super) kind: FileKind,
     /// Cgroup file systems that are mounted below it, relative to it, if they must become read-only with it.
     pub(super) cgroups: Vec<PathBuf>,
 }
@@ -81,7 +85,7 @@ impl Sources {
         let has_cgroup_namespace = plan.namespaces.new_cgroup
             || plan.namespaces.join.iter().any(|(kind, _)| *kind == Kind::Cgroup)
             || !is_in_initial_cgroup_namespace()?;
-        let sources = Self::open(plan, host, has_cgroup_namespace)?;
+        let sources = Self::open(plan, host, has_cgroup_namespace, true)?;
         if plan.root.propagation != Propagation::Shared {
             // As in the new namespace, the copies must not pass on what the container mounts.
             let propagation = Change { propagation: Some(Propagation::Slave), ..Change::default() };
@@ -106,7 +110,7 @@ impl Sources {
 
     /// By the new process, in its mount namespace.
     pub(super) fn open_in_new_namespace(plan: &Plan, host: &Host) -> Result<Self, Error> {
-        Self::open(plan, host, !is_in_initial_cgroup_namespace()?)
+        Self::open(plan, host, !is_in_initial_cgroup_namespace()?, false)
     }
 
     /// What the mounts take, and the root.
@@ -114,13 +118,14 @@ impl Sources {
         (self.mounts, self.root)
     }
 
-    fn open(plan: &Plan, host: &Host, has_cgroup_namespace: bool) -> Result<Self, Error> {
+    /// With all copies made `at_once`, or some later.
+    fn open(plan: &Plan, host: &Host, has_cgroup_namespace: bool, at_once: bool) -> Result<Self, Error> {
         let bind = |(index, entry): (usize, &MountPlan)| match source_in_root(plan, index) {
             Some(path) => {
                 let id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose();
                 Ok(Some(BindSource::InRoot { path, id_map: id_map.in_field(&entry.field)? }))
             }
-            None => Ok(open_bind(plan, entry).in_field(&entry.field)?.map(BindSource::Copy)),
+            None => open_bind(plan, entry, at_once).in_field(&entry.field),
         };
         let binds = plan.mounts.iter().enumerate().map(bind).collect::<Result<_, Error>>()?;
         let wants_cgroup = plan.mounts.iter().any(|entry| entry.kind == MountKind::Cgroup);
@@ -152,19 +157,74 @@ impl Sources {
 
 /// What a bind mount shows; `None` for other mounts.
 pub(super) fn open_source(entry: &MountPlan) -> Result<Option<BindCopy>, Error> {
+    find_source(entry)?.map(|found| found.copy(entry)).transpose()
+}
+
+/// A source of the host's, by a handle.
+#[derive(Debug)]
+pub(super) struct Found {
+    file: OwnedFd,
+    kind: FileKind,
+    /// See [`BindCopy`].
+    cgroups: Vec<PathBuf>,
+    /// A user namespace with the mapping of its ids.
+    id_map: Option<OwnedFd>,
+}
+
+impl Found {
+    /// A copy as it is.
+    fn copy(self, entry: &MountPlan) -> Result<BindCopy, Error> {
+        let MountKind::Bind { source, recursive } = &entry.kind else {
+            return Err(Error::Invalid("only a bind mount has a source".to_owned()));
+        };
+        let copy = mount::clone_of(&self.file, *recursive)
+            .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
+        Ok(BindCopy { copy, kind: self.kind, cgroups: self.cgroups })
+    }
+
+    /// A copy with the ids and attributes that the container sees.
+    pub(super) fn copy_as_container_sees(
+        mut self,
+        plan: &Plan,
+        entry: &MountPlan,
+    ) -> Result<BindCopy, Error> {
+        let id_map = self.id_map.take();
+        let source = self.copy(entry)?;
+        id_map.map_or(Ok(()), |mapping| map_ids(entry, &source.copy, &mapping))?;
+        make_as_container_sees(plan, entry, &source.copy)?;
+        Ok(source)
+    }
+
+    /// Whether the container's root is attached below it, and would be a part of a later copy.
+    fn holds(&self, place: &Path) -> std::io::Result<bool> {
+        if self.kind != FileKind::Directory {
+            return Ok(false);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(CWD, place, flags, Mode::empty())?;
+        let path = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        Ok(path(&place)?.starts_with(path(&self.file)?))
+    }
+}
+
+fn find_source(entry: &MountPlan) -> Result<Option<Found>, Error> {
     let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
     let file =
         rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
             format!("open the source of mount {}: {}", entry.destination.display(), source.display())
         })?;
-    let copy = mount::clone_of(&file, *recursive)
-        .context(|| format!("bind {} to {}", source.display(), entry.destination.display()))?;
     let cgroups = if *recursive && entry.is_read_only() && !entry.wants_writable_below() {
         cgroups_below(&file).context(|| format!("find what is mounted below {}", source.display()))?
     } else {
         Vec::new()
     };
-    Ok(Some(BindCopy { copy, cgroups }))
+    Ok(Some(Found { kind: kind_of(entry, &file)?, file, cgroups, id_map: None }))
+}
+
+fn kind_of(entry: &MountPlan, source: &OwnedFd) -> Result<FileKind, Error> {
+    let found = Metadata::of(source)
+        .context(|| format!("inspect the source of mount {}", entry.destination.display()))?;
+    Ok(found.kind)
 }
 
 /// Where cgroup file systems are mounted below `directory`, relative to it.
@@ -182,13 +242,17 @@ fn cgroups_below(directory: &OwnedFd) -> std::io::Result<Vec<PathBuf>> {
     Ok(found.collect())
 }
 
-/// The same with the ids and attributes that the container sees.
-fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<BindCopy>, Error> {
-    let Some(source) = open_source(entry)? else { return Ok(None) };
-    let id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
-    id_map.map_or(Ok(()), |mapping| map_ids(entry, &source.copy, &mapping))?;
-    make_as_container_sees(plan, entry, &source.copy)?;
-    Ok(Some(source))
+/// The source of a bind, copied `at_once`, or as soon as nothing of the container would be in the copy.
+fn open_bind(plan: &Plan, entry: &MountPlan, at_once: bool) -> Result<Option<BindSource>, Error> {
+    let Some(mut found) = find_source(entry)? else { return Ok(None) };
+    found.id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
+    let recursive = matches!(entry.kind, MountKind::Bind { recursive: true, .. });
+    let holds_root =
+        || found.holds(&plan.root.place).context(|| "find out what the source of a mount shows".to_owned());
+    if at_once || (recursive && holds_root()?) {
+        return found.copy_as_container_sees(plan, entry).map(BindSource::Copy).map(Some);
+    }
+    Ok(Some(BindSource::Found(found)))
 }
 
 /// Where in the root the source of a bind lies that an earlier entry mounts or covers. The specification has its mounts
@@ -218,7 +282,7 @@ pub(super) fn open_in_root(
     map_ids(&copy)?;
     make_as_container_sees(plan, entry, &copy)?;
     // The cgroups that it may show are the container's own.
-    Ok(BindCopy { copy, cgroups: Vec::new() })
+    Ok(BindCopy { kind: kind_of(entry, &copy)?, copy, cgroups: Vec::new() })
 }
 
 /// Maps the ids of a detached mount as user namespace `mapping` does.

@@ -45,6 +45,33 @@ pub(crate) fn binds_show_what_was_mounted_before() {
     }
 }
 
+/// The table of mounts has them in the order of the specification, the upper before the lower: newer kernels sort it by when a
+/// mount was made, and not attached. What shows the whole host shows nothing of the container.
+pub(crate) fn mounts_are_listed_in_order() {
+    let mut sandbox = Sandbox::new(&["cat", "/proc/self/mountinfo"]);
+    let host = tempfile::tempdir().unwrap();
+    let source = host.path().to_string_lossy().into_owned();
+    std::fs::write(host.path().join("file"), "").unwrap();
+    sandbox.spec.mounts.extend([
+        mount("/first", "tmpfs", "tmpfs", &[]),
+        mount("/first/bind", "bind", &source, &["bind"]),
+        mount("/second", "tmpfs", "tmpfs", &[]),
+        mount("/second/rbind", "bind", &source, &["rbind"]),
+        mount("/third", "tmpfs", "tmpfs", &[]),
+        mount("/third/file", "bind", &format!("{source}/file"), &["rbind", "ro"]),
+        mount("/host", "bind", "/", &["rbind", "rprivate"]),
+    ]);
+    let output = sandbox.output();
+    let places: Vec<_> = output.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+    let inside = ["/first", "/second", "/third"];
+    let listed: Vec<_> =
+        places.iter().filter(|place| inside.iter().any(|name| place.starts_with(name))).collect();
+    let expected = ["/first", "/first/bind", "/second", "/second/rbind", "/third", "/third/file"];
+    assert!(listed.iter().copied().eq(expected.iter()), "{output}");
+    let root = format!("/host{}", sandbox.rootfs().display());
+    assert!(places.contains(&"/host") && !places.iter().any(|place| place.starts_with(&root)), "{output}");
+}
+
 /// The same with ids of its own. In a user namespace only the caller may give it them.
 pub(crate) fn binds_of_the_root_can_be_mapped() {
     for user_namespace in [false, true] {

@@ -66,6 +66,7 @@ pub(crate) const ALL: &[Case] = cases![
     cli::somebody_who_is_not_root_runs_containers,
     conformance::binds_show_what_was_mounted_before,
     conformance::binds_of_the_root_can_be_mapped,
+    conformance::mounts_are_listed_in_order,
     conformance::flags_of_binds_are_exact,
     conformance::masked_directories_are_one_file_system,
     conformance::few_descriptors_are_enough,
