@@ -24,6 +24,7 @@ mod lifecycle;
 mod logs;
 mod manifest;
 mod network;
+mod networks;
 mod pull;
 mod push;
 mod restart;

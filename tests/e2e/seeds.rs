@@ -428,7 +428,7 @@ fn the_networks_that_are_there() {
              ID   bridge    bridge    local\nID   host      host      local\nID   none      null      local\n",
         );
         let run = witness.run("network rm mine");
-        assert!(run.code == 1 && run.stderr.contains("not supported"), "{run}");
+        assert!(run.code == 1 && run.stderr.contains("network mine not found"), "{run}");
     }
 }
 

@@ -403,7 +403,7 @@ impl EngineConfig {
             firewall_table: file
                 .firewall_table
                 .clone()
-                .unwrap_or_else(|| palan_network::NetworkConfig::for_bridge(&bridge).table),
+                .unwrap_or_else(|| palan_network::HostConfig::for_bridge(&bridge).table),
             bridge,
             default_address_pools: file.default_address_pools.clone().unwrap_or_default(),
             mtu: file.mtu.unwrap_or_default(),

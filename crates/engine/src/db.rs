@@ -1,4 +1,4 @@
-//! `palan.db`: containers, volumes and events, in SQLite.
+//! `palan.db`: containers, networks, volumes and events, in SQLite.
 //!
 //! One thread owns the writing connection and carries out one [`Change`] after another, each in a transaction of its own
 //! together with its events; so the order of commits is the order in which subscribers see events. Commits don't sync (WAL,
@@ -23,10 +23,12 @@ use tokio::sync::{broadcast, oneshot};
 use crate::container::Details;
 use crate::error::Context;
 use crate::events::Event;
+use crate::network::Network;
 use crate::volume::Volume;
 use crate::{Error, Result};
 
-const SCHEMA_VERSION: i64 = 1;
+/// 2 added networks.
+const SCHEMA_VERSION: i64 = 2;
 /// Stored events; older ones are deleted.
 const EVENT_CAP: i64 = 10_000;
 /// Events that a subscriber may be behind before it loses some.
@@ -48,6 +50,8 @@ enum Operation {
     DeleteContainer(String),
     PutVolume(Volume),
     DeleteVolume(String),
+    PutNetwork(Box<Network>),
+    DeleteNetwork(String),
 }
 
 impl Change {
@@ -80,6 +84,18 @@ impl Change {
         self
     }
 
+    /// Inserts or replaces a network's row.
+    pub(crate) fn put_network(mut self, network: Network) -> Self {
+        self.operations.push(Operation::PutNetwork(Box::new(network)));
+        self
+    }
+
+    /// Deletes a network's row.
+    pub(crate) fn delete_network(mut self, id: &str) -> Self {
+        self.operations.push(Operation::DeleteNetwork(id.into()));
+        self
+    }
+
     /// Records an event with the change.
     pub(crate) fn event(mut self, event: Event) -> Self {
         self.events.push(event);
@@ -109,6 +125,8 @@ pub(crate) struct Contents {
     pub(crate) containers: Vec<Details>,
     /// Volumes.
     pub(crate) volumes: Vec<Volume>,
+    /// Networks, apart from those that always exist.
+    pub(crate) networks: Vec<Network>,
     /// Random identity of this data root, 64 hexadecimal digits.
     pub(crate) daemon_id: String,
     /// When the data root was first used.
@@ -233,6 +251,19 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).context(what)?;
+    if version == 0 {
+        first_schema(&transaction).context(what)?;
+    }
+    // Since the first version; a table that is there stays as it is.
+    transaction
+        .execute_batch("CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, body TEXT NOT NULL);")
+        .context(what)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION).context(what)?;
+    transaction.commit().context(what)
+}
+
+/// The tables of version 1, and what is noted once.
+fn first_schema(transaction: &rusqlite::Transaction<'_>) -> rusqlite::Result<()> {
     transaction
         .execute_batch(
             "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -240,13 +271,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
              CREATE TABLE volumes (name TEXT PRIMARY KEY, body TEXT NOT NULL);
              CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, body TEXT NOT NULL);",
         )
-        .context(what)?;
+        ?;
     let facts = [crate::identifier::new_id(), jiff::Timestamp::now().to_string()];
-    transaction
-        .execute("INSERT INTO meta VALUES ('daemon-id', ?1), ('first-start', ?2)", facts)
-        .context(what)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION).context(what)?;
-    transaction.commit().context(what)
+    transaction.execute("INSERT INTO meta VALUES ('daemon-id', ?1), ('first-start', ?2)", facts).map(|_| ())
 }
 
 fn read_all(connection: &Connection) -> rusqlite::Result<Contents> {
@@ -259,6 +286,7 @@ fn read_all(connection: &Connection) -> rusqlite::Result<Contents> {
     Ok(Contents {
         containers: read_bodies(connection, "SELECT id, body FROM containers")?,
         volumes: read_bodies(connection, "SELECT name, body FROM volumes")?,
+        networks: read_bodies(connection, "SELECT id, body FROM networks")?,
         daemon_id,
         first_start,
     })
@@ -356,6 +384,14 @@ fn carry_out(connection: &mut Connection, change: &Change) -> rusqlite::Result<V
             }
             Operation::DeleteVolume(name) => {
                 transaction.prepare_cached("DELETE FROM volumes WHERE name = ?1")?.execute([name])?;
+            }
+            Operation::PutNetwork(network) => {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO networks VALUES (?1, ?2)")?
+                    .execute(params![network.id, to_json(&**network)?])?;
+            }
+            Operation::DeleteNetwork(id) => {
+                transaction.prepare_cached("DELETE FROM networks WHERE id = ?1")?.execute([id])?;
             }
         }
     }

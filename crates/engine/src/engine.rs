@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use palan_network::{FirewallIntegration, Network, NetworkConfig, Subnet};
+use palan_network::{AddressPool, FirewallIntegration, HostConfig, Manager, Subnet};
 use palan_registry::{Client as Registry, ClientConfig, Proxies};
 use palan_store::Store;
 use palan_supervisor::client::SupervisorProgram;
@@ -20,6 +20,7 @@ use crate::db::Database;
 use crate::error::Context;
 use crate::host::HostFacts;
 use crate::lock::DirectoryLock;
+use crate::network::Networks;
 use crate::volume::Volumes;
 use crate::{Error, Result, identifier, restore};
 
@@ -34,7 +35,8 @@ pub struct Engine {
     pub(crate) first_start: jiff::Timestamp,
     pub(crate) db: Database,
     pub(crate) store: Store,
-    pub(crate) network: Arc<Network>,
+    pub(crate) network: Arc<Manager>,
+    pub(crate) networks: Networks,
     pub(crate) registry: Registry,
     /// What supervisors are executed from.
     pub(crate) program: SupervisorProgram,
@@ -86,7 +88,9 @@ impl Engine {
         };
         let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
         // Last of what can fail, as it changes the host.
-        let network = Network::open(network).context(|| "cannot set up the default network".into())?;
+        let unique_local = AddressPool::unique_local(random_bits(&contents.daemon_id));
+        let network = Manager::open(HostConfig { unique_local, ..network })
+            .context(|| "cannot set up the default network".into())?;
         let volumes = Volumes::new(contents.volumes);
         let engine = Arc::new_cyclic(|this| Self {
             config: Arc::new(config),
@@ -96,6 +100,7 @@ impl Engine {
             db,
             store,
             network,
+            networks: Networks::default(),
             registry,
             program,
             seccomp,
@@ -106,6 +111,7 @@ impl Engine {
             _locks: locks,
             this: this.clone(),
         });
+        engine.restore_networks(contents.networks)?;
         Ok((engine, contents.containers))
     }
 
@@ -233,6 +239,7 @@ fn make_directories(config: &EngineConfig) -> Result<()> {
         // Members of the socket's group pass through; what lies inside is closed.
         (run.clone(), 0o711),
         (run.join("containers"), 0o700),
+        (run.join("networks"), 0o700),
     ];
     for (path, mode) in directories {
         palan_stdx::fs::create_dir_all(&path, mode)
@@ -250,21 +257,30 @@ fn make_directories(config: &EngineConfig) -> Result<()> {
     Ok(())
 }
 
-fn network_config(config: &EngineConfig) -> Result<NetworkConfig> {
+/// Bits for unique local addresses: random, and the same after every restart.
+fn random_bits(daemon_id: &str) -> [u8; 5] {
+    let mut bits = [0; 5];
+    for (index, byte) in bits.iter_mut().enumerate() {
+        *byte = daemon_id
+            .get(index * 2..index * 2 + 2)
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+            .unwrap_or(0);
+    }
+    bits
+}
+
+fn network_config(config: &EngineConfig) -> Result<HostConfig> {
     let subnet = |text: &str| {
         text.parse::<Subnet>()
             .map_err(|source| Error::invalid("an address setting can't be used").with_source(source))
     };
-    let mut network = NetworkConfig::for_bridge(&config.bridge);
+    let mut network = HostConfig::for_bridge(&config.bridge);
     network.table.clone_from(&config.firewall_table);
-    network.address = config.bip.as_deref().map(subnet).transpose()?;
     if !config.default_address_pools.is_empty() {
         let pools = config.default_address_pools.iter();
-        let pools =
-            pools.map(|pool| Ok(palan_network::AddressPool { base: subnet(&pool.base)?, size: pool.size }));
+        let pools = pools.map(|pool| Ok(AddressPool { base: subnet(&pool.base)?, size: pool.size }));
         network.pools = pools.collect::<Result<_>>()?;
     }
-    network.mtu = Some(config.mtu).filter(|mtu| *mtu > 0);
     if !config.firewall_integration {
         network.firewall_integration = FirewallIntegration::None;
     }

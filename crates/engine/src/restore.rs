@@ -22,10 +22,11 @@ use crate::container::driver::{self, container_event, timestamp};
 use crate::container::exit::kill_cgroup;
 use crate::container::index::Handle;
 use crate::container::link::Link;
-use crate::container::{Details, Endpoint, Status};
+use crate::container::{Details, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
+use crate::network::endpoints;
 use crate::{Error, Result};
 
 /// Exit code of a container that ended with its host.
@@ -50,7 +51,12 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
     let (found, live) = blocking(move || {
         clean(&working, &rows.iter().map(|row| row.id.as_str()).collect())?;
         let found: Vec<Found> = rows.into_iter().map(|row| look(&working, row)).collect();
-        let live: Vec<EndpointRecord> = found.iter().filter_map(live_endpoint).collect();
+        let live: Vec<EndpointRecord> = found.iter().flat_map(live_endpoints).collect();
+        for found in found.iter().filter(|found| found.link.is_none()) {
+            for endpoint in found.details.endpoints.values() {
+                working.network.rest(&endpoint.network_id, &endpoint.lease);
+            }
+        }
         Ok((found, live))
     })
     .await?;
@@ -82,6 +88,8 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
             over.push(handle);
         }
     }
+    let networks = engine.networks.all().iter().map(|network| network.id.clone()).collect();
+    engine.publish_names(networks).await;
     crate::image::commit::thaw_forgotten(engine);
     for handle in over {
         let options = crate::container::RemoveOptions { volumes: true, ..Default::default() };
@@ -96,9 +104,8 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
     Ok(())
 }
 
-fn live_endpoint(found: &Found) -> Option<EndpointRecord> {
-    found.link.as_ref()?;
-    serde_json::from_value(found.details.endpoint_record.clone()?).ok()
+fn live_endpoints(found: &Found) -> Vec<EndpointRecord> {
+    if found.link.is_some() { endpoints::records(&found.details) } else { Vec::new() }
 }
 
 async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>) -> Result<()> {
@@ -123,7 +130,7 @@ async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>) -> Res
 /// Finds out what became of one container.
 fn look(engine: &Engine, mut details: Details) -> Found {
     let run_dir = engine.run_dir(&details.id);
-    let was_live = details.state.status.is_live() || details.endpoint_record.is_some();
+    let was_live = details.state.status.is_live() || details.is_attached;
     if run_dir.exists() {
         match connect(&run_dir, details.journal_seq) {
             Ok(link) => return Found { details, link: Some(link), is_changed: false, is_over: false },
@@ -193,15 +200,7 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) {
     state.exit_code = code;
     state.finished_at = Some(time);
     state.error = error;
-    details.endpoint_record = None;
-    details.ports.clear();
-    for endpoint in details.endpoints.values_mut() {
-        *endpoint = Endpoint {
-            settings: std::mem::take(&mut endpoint.settings),
-            network_id: std::mem::take(&mut endpoint.network_id),
-            ..Endpoint::default()
-        };
-    }
+    endpoints::forget(details);
 }
 
 /// Removes what no row speaks of; `known` are the containers that have one.

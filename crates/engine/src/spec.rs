@@ -105,7 +105,7 @@ pub struct HostConfig {
     pub container_id_file: String,
     /// Log driver.
     pub log: LogConfig,
-    /// `default`, `bridge`, `none`, `host`, or a network's name; empty means default.
+    /// `default`, `bridge`, `none`, `host`, `container:<id>`, or a network's name; empty means default.
     pub network_mode: String,
     /// Published ports by `port/protocol`; the order of the bindings is kept.
     pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
@@ -143,7 +143,7 @@ pub struct HostConfig {
     pub ipc_mode: String,
     /// Cgroup of another container (legacy, unsupported unless empty).
     pub cgroup: String,
-    /// Links to other containers (legacy, unsupported unless empty).
+    /// Links to other containers, `container[:alias]`.
     pub links: Vec<String>,
     /// OOM score adjustment of the container's processes.
     pub oom_score_adj: i64,
@@ -359,8 +359,12 @@ pub struct EndpointSettings {
     pub ipv6_address: String,
     /// Further names.
     pub aliases: Vec<String>,
-    /// Legacy links (unsupported unless empty).
+    /// `container:alias` names that only this container knows.
     pub links: Vec<String>,
+    /// Further addresses, that are given to nobody else by nobody's doing.
+    pub link_local_ips: Vec<String>,
+    /// Among several networks the one of the highest priority leads outside.
+    pub gateway_priority: i64,
     /// MAC address asked for.
     pub mac_address: String,
     /// Options of the driver.

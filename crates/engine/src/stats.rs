@@ -227,13 +227,10 @@ fn block_io(figures: &cgroup::BlockIoStats) -> Vec<BlockIo> {
 }
 
 fn interfaces(engine: &Engine, details: &Details) -> Result<Option<BTreeMap<String, InterfaceStats>>> {
-    let Some(record) = details.endpoint_record.clone().and_then(|record| serde_json::from_value(record).ok())
-    else {
-        return Ok(None);
-    };
-    let figures =
-        engine.network.statistics(&record).context(|| "cannot read the network's figures".into())?;
-    Ok(figures.map(|figures| {
+    let mut interfaces = BTreeMap::new();
+    for record in crate::network::endpoints::records(details) {
+        let figures = engine.network.statistics(&record);
+        let Some(figures) = figures.context(|| "cannot read the network's figures".into())? else { continue };
         let stats = InterfaceStats {
             rx_bytes: figures.rx_bytes,
             rx_packets: figures.rx_packets,
@@ -244,8 +241,9 @@ fn interfaces(engine: &Engine, details: &Details) -> Result<Option<BTreeMap<Stri
             tx_errors: figures.tx_errors,
             tx_dropped: figures.tx_dropped,
         };
-        [("eth0".to_owned(), stats)].into()
-    }))
+        interfaces.insert(record.interface, stats);
+    }
+    Ok((!interfaces.is_empty()).then_some(interfaces))
 }
 
 /// Nanoseconds that all processors together have passed since boot.

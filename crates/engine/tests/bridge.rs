@@ -64,8 +64,7 @@ async fn a_published_port_answers() {
         None
     });
     assert!(within(answer).await.expect("ended").is_some());
-    let networks = fixture.engine.list_networks(Default::default()).await.expect("a list");
-    let bridge = networks.iter().find(|network| network.name == "bridge").expect("the default bridge");
+    let bridge = fixture.engine.inspect_network("bridge").await.expect("the default bridge");
     assert_eq!(bridge.containers.len(), 1);
     fixture.finish().await;
 }

@@ -1,6 +1,6 @@
 //! What can go wrong, as facts: the operation that failed and the objects it was about.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use palan_linux::netlink;
 
@@ -29,6 +29,12 @@ pub enum KernelError {
     /// A network namespace can't be made.
     #[error("cannot create a network namespace")]
     Namespace {
+        /// The failure.
+        source: std::io::Error,
+    },
+    /// The sockets of a container's resolver can't be made.
+    #[error("cannot make the sockets of the container's resolver")]
+    Resolver {
         /// The failure.
         source: std::io::Error,
     },
@@ -95,25 +101,75 @@ pub enum NetworkError {
     /// Every pool is taken.
     #[error(
         "all predefined address pools have been fully subnetted: the host routes or uses an address of each of them; \
-         set \"bip\" or \"default-address-pools\""
+         name a subnet, or set \"default-address-pools\""
     )]
     NoFreeSubnet,
+    /// The subnet is another network's.
+    #[error(
+        "invalid pool request: Pool overlaps with other one on this address space: {subnet} and {other} of the network {network}"
+    )]
+    Overlap {
+        /// The wanted subnet.
+        subnet: Subnet,
+        /// The other one.
+        other: Subnet,
+        /// Its network.
+        network: String,
+    },
+    /// An interface that is there already is in the way.
+    #[error("the interface {name} exists and belongs to something else: choose another name")]
+    InterfaceInUse {
+        /// The interface.
+        name: String,
+    },
+    /// The interface below a macvlan or ipvlan network is missing.
+    #[error(
+        "the parent interface {name} doesn't exist on this host: name one that does, such as -o parent=eth0"
+    )]
+    NoParent {
+        /// The interface.
+        name: String,
+    },
+    /// No network of this id is set up.
+    #[error("network {id} not found")]
+    Unknown {
+        /// The id.
+        id: String,
+    },
+    /// Endpoints are on the network.
+    #[error("network {name} has active endpoints")]
+    Busy {
+        /// The network.
+        name: String,
+    },
 }
 
 /// Why an address can't be given.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// All are in use.
-    #[error("no available IPv4 addresses on this network's address pools: bridge ({subnet})")]
+    #[error("no available {family} addresses on this network's address pools: {network}")]
     Exhausted {
-        /// The subnet that is full.
-        subnet: Subnet,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The network's name and id.
+        network: String,
     },
     /// The wanted one is taken.
     #[error("Address already in use: {address}")]
     InUse {
         /// The wanted address.
-        address: Ipv4Addr,
+        address: IpAddr,
+    },
+    /// The network has no address of the family.
+    #[error("the network {network} has no {family} subnet, so the address {address} can't be given on it")]
+    NoSubnet {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The network's name and id.
+        network: String,
+        /// The wanted address.
+        address: IpAddr,
     },
     /// The wanted one lies elsewhere or is reserved.
     #[error(
@@ -121,7 +177,7 @@ pub enum AddressError {
     )]
     Unsuitable {
         /// The wanted address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The network's subnet.
         subnet: Subnet,
     },
@@ -131,42 +187,45 @@ pub enum AddressError {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// Another container has it.
-    #[error("Bind for {address}:{port} failed: port is already allocated")]
+    #[error("Bind for {} failed: port is already allocated, by the container {holder}", SocketAddr::new(*address, *port))]
     Allocated {
         /// The host address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The host port.
         port: u16,
+        /// The other container's name or id.
+        holder: String,
     },
     /// Each port of the wanted range is taken.
-    #[error("Bind for {address}:{first}-{last} failed: all ports are allocated")]
+    #[error("Bind for {}-{last} failed: all ports are allocated", SocketAddr::new(*address, *first))]
     RangeAllocated {
         /// The host address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The first port.
         first: u16,
         /// The last port.
         last: u16,
     },
     /// The system refused the reservation, mostly because another process has the port.
-    #[error("listen {protocol}4 {address}:{port}: bind: {reason}")]
+    #[error("listen {protocol}{} {address}: bind: {reason}{}", if address.is_ipv4() { 4 } else { 6 }, held_by(holder))]
     Bind {
         /// The protocol.
         protocol: Protocol,
-        /// The host address.
-        address: Ipv4Addr,
-        /// The host port.
-        port: u16,
+        /// The host address and port.
+        address: SocketAddr,
         /// The system's reason, in the words of Go's runtime.
         reason: String,
+        /// The process that has the port, where it is known.
+        holder: Option<String>,
     },
-    /// An IPv6 host address.
+    /// A host address of a family that the network lacks.
     #[error(
-        "the port can't be published on {address}: the default network has IPv4 addresses only, use an IPv4 host address"
+        "the port can't be published on {address}: the network has no {} addresses, use a host address of the other family",
+        if address.is_ipv4() { "IPv4" } else { "IPv6" }
     )]
-    Ipv6Unsupported {
+    OtherFamily {
         /// As written.
-        address: String,
+        address: IpAddr,
     },
     /// No address at all.
     #[error("invalid hostIP: {address}")]
@@ -215,6 +274,26 @@ pub enum AttachError {
         /// The bridge.
         bridge: String,
     },
+    /// The network is not set up.
+    #[error("network {id} not found")]
+    UnknownNetwork {
+        /// The network's id.
+        id: String,
+    },
+    /// The interface below is gone.
+    #[error("the parent interface {name} doesn't exist on this host")]
+    NoParent {
+        /// The interface.
+        name: String,
+    },
+    /// A name that the container's interface can't have.
+    #[error("the interface can't be called \"{name}\": {reason}")]
+    InterfaceName {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The kernel refused something.
     #[error("failed to set up container networking")]
     Kernel {
@@ -227,4 +306,8 @@ pub enum AttachError {
 /// Adds the operation to a netlink error.
 pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(netlink::NetlinkError) -> KernelError {
     move |source| KernelError::Netlink { operation: operation.into(), source }
+}
+
+fn held_by(holder: &Option<String>) -> String {
+    holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default()
 }

@@ -27,8 +27,8 @@ pub const RESOLVED_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 /// What goes into `/etc/hosts`.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts<'a> {
-    /// The container's own address and its names, hostname first; `None` without a network.
-    pub own: Option<(IpAddr, &'a [&'a str])>,
+    /// The container's own addresses and its names, hostname first; empty without a network.
+    pub own: &'a [(IpAddr, Vec<String>)],
     /// `--add-host`: a name and the address as text (`host-gateway` already resolved).
     pub extra: &'a [(String, String)],
 }
@@ -40,7 +40,7 @@ pub fn hosts(hosts: &Hosts<'_>) -> String {
     for (name, address) in hosts.extra {
         text.push_str(&format!("{address}\t{name}\n"));
     }
-    if let Some((address, names)) = hosts.own {
+    for (address, names) in hosts.own {
         text.push_str(&format!("{address}\t{}\n", names.join(" ")));
     }
     text
@@ -116,6 +116,28 @@ pub fn resolv_conf(host: &str, dns: &DnsOptions<'_>) -> String {
     text
 }
 
+/// The content of `/etc/resolv.conf` for a container that has a resolver of its own: that resolver is all it asks, and no name
+/// needs a dot to be looked up as it is.
+#[must_use]
+pub fn resolv_conf_of_resolver(host: &str, dns: &DnsOptions<'_>) -> String {
+    let host = HostResolver::parse(host);
+    let mut text = String::from(
+        "# Made by Palan: names of containers are answered, all others forwarded. You may edit this copy.\n\n",
+    );
+    text.push_str(&format!("nameserver {}\n", crate::resolver::ADDRESS));
+    let given: Vec<&str> = dns.search.iter().map(String::as_str).collect();
+    let search = if given.is_empty() { host.search } else { given };
+    let search: Vec<&str> = search.into_iter().filter(|domain| *domain != ".").collect();
+    push_list(&mut text, "search", &search);
+    let given: Vec<&str> = dns.options.iter().map(String::as_str).collect();
+    let mut options = if given.is_empty() { host.options } else { given };
+    if !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0");
+    }
+    push_list(&mut text, "options", &options);
+    text
+}
+
 fn push_list(text: &mut String, keyword: &str, words: &[&str]) {
     if !words.is_empty() {
         text.push_str(&format!("{keyword} {}\n", words.join(" ")));
@@ -187,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn a_container_with_a_resolver_asks_it_alone() {
+        let search = ["b.test".to_owned()];
+        let dns = DnsOptions { search: &search, ..DnsOptions::default() };
+        let text = resolv_conf_of_resolver("nameserver 10.0.0.2\nsearch a.test\noptions edns0\n", &dns);
+        let (_, body) = text.split_once("\n\n").unwrap();
+        assert_eq!(body, "nameserver 127.0.0.11\nsearch b.test\noptions edns0 ndots:0\n");
+        let options = ["ndots:2".to_owned()];
+        let dns = DnsOptions { options: &options, ..DnsOptions::default() };
+        assert!(resolv_conf_of_resolver("", &dns).ends_with("nameserver 127.0.0.11\noptions ndots:2\n"));
+    }
+
+    #[test]
     fn the_stub_of_systemd_resolved_leads_to_its_list() {
         let path = |text| host_resolv_conf_path(text).to_str().unwrap();
         assert_eq!(path("nameserver 127.0.0.53\noptions edns0\n"), RESOLVED_RESOLV_CONF);
@@ -197,8 +231,8 @@ mod tests {
     #[test]
     fn hosts_come_in_docker_s_order() {
         let extra = [("db".to_owned(), "10.0.0.9".to_owned())];
-        let own = ("172.17.0.2".parse().unwrap(), &["0123456789ab"][..]);
-        let text = hosts(&Hosts { own: Some(own), extra: &extra });
+        let own = [("172.17.0.2".parse().unwrap(), vec!["0123456789ab".to_owned()])];
+        let text = hosts(&Hosts { own: &own, extra: &extra });
         assert_eq!(text.strip_prefix(STANDARD_HOSTS), Some("10.0.0.9\tdb\n172.17.0.2\t0123456789ab\n"));
         assert_eq!(hosts(&Hosts::default()), STANDARD_HOSTS);
     }

@@ -1,4 +1,4 @@
-//! Network namespaces for containers, each made by a thread that lives for nothing else.
+//! Network namespaces for containers, each made (or entered) by a thread that lives for nothing else.
 //!
 //! Making one takes the kernel half a millisecond, and everything around it as long again: more than the rest of an
 //! attachment. So one is kept in reserve, and another made soon after it was taken.
@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use palan_linux::namespace::{Kinds, unshare};
+use palan_linux::namespace::{Kind, Kinds, join, unshare};
 use palan_linux::netlink::link::{self, Target};
 use palan_linux::netlink::{Batch, Protocol, Socket};
 use palan_stdx::fs::PathError;
@@ -19,13 +19,58 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::netlink;
 use crate::{KernelError, STACK, sysctl};
 
-/// A new network namespace: `lo` is up, interfaces to come have no IPv6.
+/// A container's network namespace. When it is new, `lo` is up, and interfaces to come have no IPv6.
 #[derive(Debug)]
-pub(crate) struct Namespace {
+pub struct Sandbox {
     /// Keeps it alive.
     pub(crate) fd: OwnedFd,
     /// Speaks to the kernel inside it.
     pub(crate) socket: Socket,
+}
+
+impl Sandbox {
+    /// The namespace behind this descriptor.
+    pub fn open(fd: OwnedFd) -> Result<Self, KernelError> {
+        let socket = within(&fd, || Socket::open(Protocol::Route).map_err(netlink("open a netlink socket")))?;
+        Ok(Self { fd, socket })
+    }
+
+    /// The namespace.
+    #[must_use]
+    pub fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.fd)
+    }
+
+    /// The namespace as a descriptor, which keeps it alive.
+    #[must_use]
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Runs `work` on a thread inside.
+    pub(crate) fn run<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, KernelError> + Send,
+    ) -> Result<T, KernelError> {
+        within(&self.fd, work)
+    }
+}
+
+/// Runs `work` on a thread inside of a namespace. The calling thread stays where it is.
+fn within<T: Send>(
+    fd: &OwnedFd,
+    work: impl FnOnce() -> Result<T, KernelError> + Send,
+) -> Result<T, KernelError> {
+    std::thread::scope(|scope| {
+        let inside = || {
+            join(fd, Kind::Network).map_err(|source| KernelError::Namespace { source })?;
+            work()
+        };
+        let thread = std::thread::Builder::new().name(THREAD.into()).stack_size(STACK);
+        let failed = |source| KernelError::Thread { name: THREAD, source };
+        let thread = thread.spawn_scoped(scope, inside).map_err(failed)?;
+        thread.join().unwrap_or_else(|_| Err(failed(std::io::Error::other("it panicked"))))
+    })
 }
 
 /// Where namespaces come from.
@@ -36,7 +81,7 @@ pub(crate) struct Namespaces {
 
 #[derive(Debug, Default)]
 struct Reserve {
-    spare: Mutex<Option<Namespace>>,
+    spare: Mutex<Option<Sandbox>>,
     /// Whether a thread is on its way to fill it.
     filling: AtomicBool,
 }
@@ -44,8 +89,8 @@ struct Reserve {
 /// A namespace that is there or in the making.
 #[derive(Debug)]
 pub(crate) enum Pending {
-    Ready(Box<Namespace>),
-    Making(Receiver<Result<Namespace, KernelError>>),
+    Ready(Box<Sandbox>),
+    Making(Receiver<Result<Sandbox, KernelError>>),
 }
 
 const THREAD: &str = "palan-netns";
@@ -97,14 +142,14 @@ impl Namespaces {
 }
 
 impl Reserve {
-    fn put(&self, namespace: Option<Namespace>) {
+    fn put(&self, namespace: Option<Sandbox>) {
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = namespace;
     }
 }
 
 impl Pending {
     /// Waits for the namespace.
-    pub(crate) fn finish(self) -> Result<Namespace, KernelError> {
+    pub(crate) fn finish(self) -> Result<Sandbox, KernelError> {
         match self {
             Self::Ready(namespace) => Ok(*namespace),
             Self::Making(result) => result.recv().unwrap_or_else(|_| {
@@ -116,7 +161,7 @@ impl Pending {
 }
 
 /// Not the thread's end is waited for but its result: the end takes time, too.
-fn start() -> Result<Receiver<Result<Namespace, KernelError>>, KernelError> {
+fn start() -> Result<Receiver<Result<Sandbox, KernelError>>, KernelError> {
     let (sender, receiver) = mpsc::sync_channel(1);
     // Nobody receives when the attachment has failed for another reason; the namespace goes with the message.
     spawn(move || sender.send(create()).unwrap_or(()))?;
@@ -129,7 +174,7 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), KernelError> {
 }
 
 /// Moves the calling thread into a new namespace.
-fn create() -> Result<Namespace, KernelError> {
+fn create() -> Result<Sandbox, KernelError> {
     let failed = |source| KernelError::Namespace { source };
     unshare(Kinds::NETWORK).map_err(failed)?;
     let path = Path::new("/proc/thread-self/ns/net");
@@ -140,5 +185,5 @@ fn create() -> Result<Namespace, KernelError> {
     let mut batch = Batch::new();
     link::set_up(&mut batch, Target::Index(LOOPBACK));
     socket.execute(&mut batch).map_err(netlink("switch the loopback interface on"))?;
-    Ok(Namespace { fd, socket })
+    Ok(Sandbox { fd, socket })
 }

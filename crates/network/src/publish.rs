@@ -5,20 +5,24 @@
 //! A TCP reservation is bound and never listens, so that a connection that slips past the firewall is refused.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::holder;
 use crate::record::{PortBinding, Protocol, PublishedPort};
 use crate::{PublishError, sysctl};
 
 /// A host port taken for an endpoint.
 #[derive(Debug)]
 struct Reservation {
-    address: Ipv4Addr,
-    /// `None` if, after a restart of the daemon, another process was found on the port.
+    address: IpAddr,
+    /// The container's name, for the error of whoever wants it, too.
+    holder: String,
+    /// `None` if, after a restart of the daemon, another process was found on the port; or if the kernel lacks the
+    /// protocol.
     _socket: Option<OwnedFd>,
 }
 
@@ -26,29 +30,43 @@ struct Reservation {
 #[derive(Debug)]
 pub(crate) struct Ports {
     taken: BTreeMap<(Protocol, u16), Vec<Reservation>>,
-    default_address: Ipv4Addr,
     ephemeral: (u16, u16),
     next_ephemeral: u16,
 }
 
+/// Who wants ports, and what its network says about them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publisher<'a> {
+    /// The container's name.
+    pub(crate) name: &'a str,
+    /// The host address of a binding that names none; `None` without IPv4 on the network.
+    pub(crate) ipv4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub(crate) ipv6: Option<Ipv6Addr>,
+}
+
 impl Ports {
-    /// Nothing taken. `default_address` is for bindings that name none.
-    pub(crate) fn new(default_address: Ipv4Addr) -> Result<Self, crate::KernelError> {
+    /// Nothing taken.
+    pub(crate) fn new() -> Result<Self, crate::KernelError> {
         let setting = sysctl::read(sysctl::EPHEMERAL_PORTS)?.unwrap_or_default();
         let mut numbers = setting.split_whitespace().map(str::parse);
         let ephemeral = match (numbers.next(), numbers.next()) {
             (Some(Ok(first)), Some(Ok(last))) if 0 < first && first <= last => (first, last),
             _ => (32768, 60999),
         };
-        Ok(Self { taken: BTreeMap::new(), default_address, ephemeral, next_ephemeral: ephemeral.0 })
+        Ok(Self { taken: BTreeMap::new(), ephemeral, next_ephemeral: ephemeral.0 })
     }
 
     /// Takes a host port for each binding, or none at all.
-    pub(crate) fn reserve(&mut self, bindings: &[PortBinding]) -> Result<Vec<PublishedPort>, PublishError> {
+    pub(crate) fn reserve(
+        &mut self,
+        publisher: Publisher<'_>,
+        bindings: &[PortBinding],
+    ) -> Result<Vec<PublishedPort>, PublishError> {
         let mut ports = Vec::with_capacity(bindings.len());
         for binding in bindings {
-            match self.reserve_one(binding) {
-                Ok(port) => ports.push(port),
+            match self.reserve_one(publisher, binding) {
+                Ok(taken) => ports.extend(taken),
                 Err(error) => {
                     self.release(&ports);
                     return Err(error);
@@ -60,14 +78,14 @@ impl Ports {
 
     /// Takes back ports that are in use since before the daemon's start. Those that another process has meanwhile are
     /// kept without a reservation and returned: the container was first, and its rules win.
-    pub(crate) fn readopt(&mut self, ports: &[PublishedPort]) -> Vec<PublishedPort> {
+    pub(crate) fn readopt(&mut self, holder: &str, ports: &[PublishedPort]) -> Vec<PublishedPort> {
         let mut unreserved = Vec::new();
         for port in ports {
             let socket = bind(port.protocol, port.host_address, port.host_port);
             if socket.is_err() {
                 unreserved.push(*port);
             }
-            self.insert(port.protocol, port.host_address, port.host_port, socket.ok());
+            self.insert(port.protocol, port.host_address, port.host_port, holder, socket.ok().flatten());
         }
         unreserved
     }
@@ -85,88 +103,66 @@ impl Ports {
         }
     }
 
-    fn reserve_one(&mut self, binding: &PortBinding) -> Result<PublishedPort, PublishError> {
+    /// A binding that names no address is for every family of the network, with one port.
+    fn reserve_one(
+        &mut self,
+        publisher: Publisher<'_>,
+        binding: &PortBinding,
+    ) -> Result<Vec<PublishedPort>, PublishError> {
         if binding.container_port == 0 {
             return Err(PublishError::InvalidContainerPort);
         }
-        let address = self.host_address(&binding.host_address)?;
+        let addresses = host_addresses(publisher, &binding.host_address)?;
+        let want = Want { protocol: binding.protocol, addresses: &addresses, holder: publisher.name };
         let host_port = match (binding.host_port, binding.host_port_last) {
-            (0, _) => self.reserve_ephemeral(binding.protocol, address)?,
+            (0, _) => self.reserve_ephemeral(&want)?,
             (first, Some(last)) if first > last => return Err(PublishError::InvalidRange { first, last }),
-            (first, Some(last)) if first < last => self.reserve_of(binding.protocol, address, first, last)?,
-            (port, _) => self.reserve_exactly(binding.protocol, address, port)?,
+            (first, Some(last)) if first < last => self.reserve_of(&want, first, last)?,
+            (port, _) => self.reserve_exactly(&want, port)?,
         };
-        Ok(PublishedPort {
+        let published = |host_address: &IpAddr| PublishedPort {
             container_port: binding.container_port,
             protocol: binding.protocol,
-            host_address: address,
+            host_address: *host_address,
             host_port,
-        })
+        };
+        Ok(addresses.iter().map(published).collect())
     }
 
-    fn host_address(&self, text: &str) -> Result<Ipv4Addr, PublishError> {
-        if text.is_empty() {
-            return Ok(self.default_address);
+    fn reserve_exactly(&mut self, want: &Want<'_>, port: u16) -> Result<u16, PublishError> {
+        for address in want.addresses {
+            if let Some(holder) = self.holder(want.protocol, *address, port) {
+                return Err(PublishError::Allocated { address: *address, port, holder: holder.to_owned() });
+            }
         }
-        match text.trim_start_matches('[').trim_end_matches(']').parse() {
-            Ok(IpAddr::V4(address)) => Ok(address),
-            Ok(IpAddr::V6(_)) => Err(PublishError::Ipv6Unsupported { address: text.to_owned() }),
-            Err(_) => Err(PublishError::InvalidAddress { address: text.to_owned() }),
-        }
-    }
-
-    fn reserve_exactly(
-        &mut self,
-        protocol: Protocol,
-        address: Ipv4Addr,
-        port: u16,
-    ) -> Result<u16, PublishError> {
-        if self.is_taken(protocol, address, port) {
-            return Err(PublishError::Allocated { address, port });
-        }
-        let socket = bind(protocol, address, port).map_err(|errno| PublishError::Bind {
-            protocol,
-            address,
-            port,
-            reason: reason(errno),
-        })?;
-        self.insert(protocol, address, port, Some(socket));
+        self.bind_all(want, port)
+            .map_err(|(address, errno)| bind_error(want.protocol, address, port, errno))?;
         Ok(port)
     }
 
     /// The first free port of a range. Only "in use" leads on to the next one: other failures are the same for all.
-    fn reserve_of(
-        &mut self,
-        protocol: Protocol,
-        address: Ipv4Addr,
-        first: u16,
-        last: u16,
-    ) -> Result<u16, PublishError> {
+    fn reserve_of(&mut self, want: &Want<'_>, first: u16, last: u16) -> Result<u16, PublishError> {
         for port in first..=last {
-            if self.is_taken(protocol, address, port) {
+            if want.addresses.iter().any(|address| self.holder(want.protocol, *address, port).is_some()) {
                 continue;
             }
-            match bind(protocol, address, port) {
-                Ok(socket) => {
-                    self.insert(protocol, address, port, Some(socket));
-                    return Ok(port);
-                }
-                Err(Errno::ADDRINUSE) => {}
-                Err(errno) => {
-                    return Err(PublishError::Bind { protocol, address, port, reason: reason(errno) });
-                }
+            match self.bind_all(want, port) {
+                Ok(()) => return Ok(port),
+                Err((_, Errno::ADDRINUSE)) => {}
+                Err((address, errno)) => return Err(bind_error(want.protocol, address, port, errno)),
             }
         }
+        let address = want.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         Err(PublishError::RangeAllocated { address, first, last })
     }
 
     /// Ephemeral ports are given in turn, as addresses are.
-    fn reserve_ephemeral(&mut self, protocol: Protocol, address: Ipv4Addr) -> Result<u16, PublishError> {
+    fn reserve_ephemeral(&mut self, want: &Want<'_>) -> Result<u16, PublishError> {
         let (first, last) = self.ephemeral;
         let from = self.next_ephemeral;
-        let port = match self.reserve_of(protocol, address, from, last) {
+        let port = match self.reserve_of(want, from, last) {
             Err(PublishError::RangeAllocated { .. }) if from > first => {
-                self.reserve_of(protocol, address, first, from - 1)
+                self.reserve_of(want, first, from - 1)
             }
             other => other,
         };
@@ -180,17 +176,69 @@ impl Ports {
         Ok(port)
     }
 
-    fn is_taken(&self, protocol: Protocol, address: Ipv4Addr, port: u16) -> bool {
-        self.taken.get(&(protocol, port)).is_some_and(|reservations| {
-            reservations.iter().any(|other| {
-                other.address == address || other.address.is_unspecified() || address.is_unspecified()
-            })
-        })
+    /// Binds the port on every address, or on none.
+    fn bind_all(&mut self, want: &Want<'_>, port: u16) -> Result<(), (IpAddr, Errno)> {
+        let mut sockets = Vec::with_capacity(want.addresses.len());
+        for address in want.addresses {
+            sockets.push(bind(want.protocol, *address, port).map_err(|errno| (*address, errno))?);
+        }
+        for (address, socket) in want.addresses.iter().zip(sockets) {
+            self.insert(want.protocol, *address, port, want.holder, socket);
+        }
+        Ok(())
     }
 
-    fn insert(&mut self, protocol: Protocol, address: Ipv4Addr, port: u16, socket: Option<OwnedFd>) {
-        self.taken.entry((protocol, port)).or_default().push(Reservation { address, _socket: socket });
+    /// The container that has the port on this address, or on every address of the family.
+    fn holder(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<&str> {
+        let collides = |other: IpAddr| {
+            other.is_ipv4() == address.is_ipv4()
+                && (other == address || other.is_unspecified() || address.is_unspecified())
+        };
+        let reservations = self.taken.get(&(protocol, port))?;
+        let found = reservations.iter().find(|reservation| collides(reservation.address))?;
+        Some(&found.holder)
     }
+
+    fn insert(
+        &mut self,
+        protocol: Protocol,
+        address: IpAddr,
+        port: u16,
+        holder: &str,
+        socket: Option<OwnedFd>,
+    ) {
+        let reservation = Reservation { address, holder: holder.to_owned(), _socket: socket };
+        self.taken.entry((protocol, port)).or_default().push(reservation);
+    }
+}
+
+/// One port, wanted on several addresses.
+struct Want<'a> {
+    protocol: Protocol,
+    addresses: &'a [IpAddr],
+    holder: &'a str,
+}
+
+fn host_addresses(publisher: Publisher<'_>, text: &str) -> Result<Vec<IpAddr>, PublishError> {
+    let defaults = publisher.ipv4.map(IpAddr::V4).into_iter().chain(publisher.ipv6.map(IpAddr::V6));
+    if text.is_empty() {
+        return Ok(defaults.collect());
+    }
+    let address: IpAddr = text
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .map_err(|_| PublishError::InvalidAddress { address: text.to_owned() })?;
+    let families = [publisher.ipv4.is_some(), publisher.ipv6.is_some()];
+    if !families[usize::from(address.is_ipv6())] {
+        return Err(PublishError::OtherFamily { address });
+    }
+    Ok(vec![address])
+}
+
+fn bind_error(protocol: Protocol, address: IpAddr, port: u16, errno: Errno) -> PublishError {
+    let holder = if errno == Errno::ADDRINUSE { holder::find(protocol, port) } else { None };
+    PublishError::Bind { protocol, address: SocketAddr::new(address, port), reason: reason(errno), holder }
 }
 
 /// Binds a socket that keeps the port.
@@ -198,13 +246,22 @@ impl Ports {
 /// `SO_REUSEADDR` is what a server sets so that old connections in TIME_WAIT don't count as "in use". Set on our socket, which
 /// never listens, it would let any other server onto the port. So a plain bind is tried first; if it fails, one with
 /// the option tells TIME_WAIT from a real user, and the option is taken off again at once.
-fn bind(protocol: Protocol, address: Ipv4Addr, port: u16) -> Result<OwnedFd, Errno> {
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
+fn bind(protocol: Protocol, address: IpAddr, port: u16) -> Result<Option<OwnedFd>, Errno> {
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, None),
+        Protocol::Udp => (SocketType::DGRAM, None),
+        Protocol::Sctp => (SocketType::STREAM, Some(rustix::net::ipproto::SCTP)),
     };
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-    let address = SocketAddrV4::new(address, port);
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = match rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, number) {
+        // A kernel without SCTP has no process that could listen there.
+        Err(Errno::PROTONOSUPPORT) if protocol == Protocol::Sctp => return Ok(None),
+        other => other?,
+    };
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    let address = SocketAddr::new(address, port);
     match (rustix::net::bind(&socket, &address), protocol) {
         (Err(Errno::ADDRINUSE), Protocol::Tcp) => {
             rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -217,7 +274,7 @@ fn bind(protocol: Protocol, address: Ipv4Addr, port: u16) -> Result<OwnedFd, Err
         }
         (result, _) => result?,
     }
-    Ok(socket)
+    Ok(Some(socket))
 }
 
 /// The words of Go's runtime, which clients match on.

@@ -1,22 +1,10 @@
 //! The types that name an endpoint and what it has; those the caller stores carry a version.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
-/// How a container is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// An own network namespace with `eth0` on the default bridge.
-    Bridge,
-    /// An own network namespace with nothing but `lo`.
-    None,
-    /// The host's network namespace.
-    Host,
-}
 
 /// The identity of an endpoint: 64 lower-case hexadecimal digits. The host side's interface is named after it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,6 +121,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl Protocol {
@@ -141,6 +131,7 @@ impl Protocol {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 }
@@ -150,13 +141,14 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
 
 /// Why a text is no [`Protocol`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("ports of protocol \"{0}\" can't be published, only tcp and udp")]
+#[error("ports of protocol \"{0}\" can't be published, only tcp, udp and sctp")]
 pub struct UnsupportedProtocol(String);
 
 impl FromStr for Protocol {
@@ -166,6 +158,7 @@ impl FromStr for Protocol {
         match text.to_ascii_lowercase().as_str() {
             "" | "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
             _ => Err(UnsupportedProtocol(text.to_owned())),
         }
     }
@@ -178,7 +171,7 @@ pub struct PortBinding {
     pub container_port: u16,
     /// Its protocol.
     pub protocol: Protocol,
-    /// The host address as written; empty is the configured default, usually every IPv4 address.
+    /// The host address as written; empty is the network's default, usually every address of each family it has.
     pub host_address: String,
     /// The host's port; 0 takes a free one of the ephemeral range.
     pub host_port: u16,
@@ -193,8 +186,8 @@ pub struct PublishedPort {
     pub container_port: u16,
     /// Its protocol.
     pub protocol: Protocol,
-    /// The host address, 0.0.0.0 for all of them.
-    pub host_address: Ipv4Addr,
+    /// The host address, 0.0.0.0 or :: for all of a family.
+    pub host_address: IpAddr,
     /// The host's port, never 0.
     pub host_port: u16,
 }
@@ -204,34 +197,54 @@ pub struct PublishedPort {
 pub struct EndpointRecord {
     /// The version of this type's form, [`EndpointRecord::VERSION`] when written by this release.
     pub version: u32,
-    /// How the container is connected; without [`Mode::Bridge`] the rest is `None` or empty.
-    pub mode: Mode,
     /// The endpoint.
     pub endpoint_id: EndpointId,
+    /// The network it is on.
+    pub network_id: String,
     /// The container it belongs to, for messages.
     pub container_id: String,
-    /// What the bridge endpoint has.
-    pub bridge: Option<BridgeEndpoint>,
-}
-
-/// The part of an [`EndpointRecord`] that only an endpoint on the bridge has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BridgeEndpoint {
-    /// The host side's interface name.
+    /// The interface on the host that leads to it; empty where there is none (macvlan).
     pub host_interface: String,
-    /// The container's address.
-    pub address: Ipv4Addr,
-    /// The prefix length that goes with it.
-    pub prefix: u8,
-    /// The bridge's address.
-    pub gateway: Ipv4Addr,
-    /// The container's Ethernet address.
-    pub mac: MacAddress,
+    /// The interface inside of the container.
+    pub interface: String,
+    /// The IPv4 side.
+    pub ipv4: Option<EndpointAddress>,
+    /// The IPv6 side.
+    pub ipv6: Option<EndpointAddress>,
+    /// The container's Ethernet address; an ipvlan interface has its parent's.
+    pub mac: Option<MacAddress>,
     /// The ports published for it.
     pub ports: Vec<PublishedPort>,
+    /// Among several endpoints the one of the highest priority leads outside.
+    pub gateway_priority: i64,
+}
+
+/// One family's side of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointAddress {
+    /// The container's address.
+    pub address: IpAddr,
+    /// The prefix length that goes with it.
+    pub prefix: u8,
+    /// The way out; `None` on a network that has none.
+    pub gateway: Option<IpAddr>,
+    /// The way out is the interface itself (ipvlan above layer 2).
+    #[serde(default)]
+    pub on_link: bool,
 }
 
 impl EndpointRecord {
     /// The newest form of the record; older ones are still read.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
+
+    /// Its addresses of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.ipv4.iter().chain(&self.ipv6).map(|side| side.address)
+    }
+
+    /// The side of a family.
+    #[must_use]
+    pub fn side(&self, ipv6: bool) -> Option<&EndpointAddress> {
+        if ipv6 { self.ipv6.as_ref() } else { self.ipv4.as_ref() }
+    }
 }

@@ -6,8 +6,10 @@ mod lab;
 
 use std::net::Ipv4Addr;
 
-use lab::{HOST, LAN, attach, fetch, is_closed, open, request, run, sysctl, with_host};
-use palan_network::{AttachError, Mode, Network, NetworkConfig, NetworkError};
+use lab::{
+    HOST, LAN, Network, NetworkConfig, attach, fetch, is_closed, open, request, run, sysctl, with_host,
+};
+use palan_network::{AttachError, NetworkError};
 
 #[test]
 fn containers_reach_each_other_the_host_and_the_lan() {
@@ -30,8 +32,8 @@ fn containers_reach_each_other_the_host_and_the_lan() {
         });
         assert_eq!(one.inside(|| fetch(LAN, 80)), format!("lan {HOST}"), "masqueraded");
 
-        network.detach(&one.attachment.record).unwrap();
-        network.detach(&one.attachment.record).unwrap();
+        network.detach(one.attachment.record()).unwrap();
+        network.detach(one.attachment.record()).unwrap();
         network.remove_all().unwrap();
         drop((one, two));
         lab.assert_clean();
@@ -44,9 +46,9 @@ fn what_a_container_sees() {
         let network = open(NetworkConfig::default());
         assert_eq!(network.mtu(), 1400, "that of the default route");
         let container = attach(&network, 0xab, &[]);
-        let record = container.attachment.record.bridge.clone().unwrap();
+        let record = container.attachment.record().clone();
         assert_eq!(record.host_interface, "vethabababa");
-        assert_eq!(record.mac.to_string(), "02:42:ac:11:00:02");
+        assert_eq!(record.mac.unwrap().to_string(), "02:42:ac:11:00:02");
         let (link, address, routes, neighbours) = container.inside(|| {
             let ip = |arguments: &[&str]| run("ip", arguments);
             (
@@ -80,17 +82,13 @@ fn what_a_container_sees() {
 }
 
 #[test]
-fn modes_without_the_bridge() {
+fn a_sandbox_without_an_endpoint() {
     with_host(|_| {
         let network = open(NetworkConfig::default());
-        let none = network.attach(&lab::AttachRequest { mode: Mode::None, ..request(1, &[]) }).unwrap();
-        let seen = lab::inside(none.netns.as_ref().unwrap(), || run("ip", &["-o", "link"]));
+        let none = network.attach(&lab::AttachRequest { is_isolated: true, ..request(1, &[]) }).unwrap();
+        let seen = lab::inside(&none.netns, || run("ip", &["-o", "link"]));
         assert_eq!(seen.lines().count(), 1);
         assert!(seen.contains("lo:") && seen.contains("UP"), "{seen}");
-        let host = network.attach(&lab::AttachRequest { mode: Mode::Host, ..request(2, &[]) }).unwrap();
-        assert!(host.netns.is_none() && host.record.bridge.is_none());
-        network.detach(&none.record).unwrap();
-        network.detach(&host.record).unwrap();
     });
 }
 
@@ -115,7 +113,7 @@ fn addresses_run_out_and_can_be_wished_for() {
         let network = open(NetworkConfig { address, ..NetworkConfig::default() });
         let wish = lab::AttachRequest { address: Some(Ipv4Addr::new(10, 9, 0, 4)), ..request(1, &[]) };
         let wished = network.attach(&wish).unwrap();
-        assert_eq!(wished.record.bridge.as_ref().unwrap().address, Ipv4Addr::new(10, 9, 0, 4));
+        assert_eq!(wished.record().ipv4.unwrap().address, Ipv4Addr::new(10, 9, 0, 4));
         let error = network.attach(&wish).unwrap_err();
         assert!(matches!(error, AttachError::Address { .. }), "{error:?}");
         let others: Vec<_> = (2..6).map(|id| attach(&network, id, &[])).collect();
@@ -123,9 +121,9 @@ fn addresses_run_out_and_can_be_wished_for() {
         assert_eq!(
             palan_stdx::error_chain::to_string(&error),
             "failed to set up container networking: \
-             no available IPv4 addresses on this network's address pools: bridge (10.9.0.0/29)"
+             no available IPv4 addresses on this network's address pools: bridge (default)"
         );
-        network.detach(&others[0].attachment.record).unwrap();
+        network.detach(others[0].attachment.record()).unwrap();
         assert_eq!(attach(&network, 9, &[]).address(), others[0].address());
     });
 }
@@ -174,7 +172,7 @@ fn many_at_once() {
         std::thread::scope(|scope| {
             for container in &containers {
                 let network = &network;
-                scope.spawn(move || network.detach(&container.attachment.record).unwrap());
+                scope.spawn(move || network.detach(container.attachment.record()).unwrap());
             }
         });
         assert_eq!(run("nft", &["list", "map", "ip", "palan", "published"]).matches("80").count(), 0);
@@ -208,7 +206,7 @@ fn counters_are_those_the_container_sees() {
         container.serve_tcp(80, "hello");
         fetch(container.address(), 80);
         let same = || {
-            let statistics = network.statistics(&container.attachment.record).unwrap().unwrap();
+            let statistics = network.manager.statistics(container.attachment.record()).unwrap().unwrap();
             assert!(statistics.rx_packets > 0 && statistics.tx_bytes > 0, "{statistics:?}");
             let seen = container.inside(|| run("ip", &["-s", "link", "show", "eth0"]));
             let numbers = |line: &str| -> Vec<u64> {
@@ -227,7 +225,11 @@ fn counters_are_those_the_container_sees() {
                     ]
         };
         assert!(lab::eventually(same), "there may be traffic between the two looks");
-        network.detach(&container.attachment.record).unwrap();
-        assert!(lab::eventually(|| network.statistics(&container.attachment.record).unwrap().is_none()));
+        network.detach(container.attachment.record()).unwrap();
+        assert!(lab::eventually(|| network
+            .manager
+            .statistics(container.attachment.record())
+            .unwrap()
+            .is_none()));
     });
 }

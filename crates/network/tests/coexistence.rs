@@ -4,8 +4,10 @@
 
 mod lab;
 
-use lab::{HOST, LAN, attach, eventually, fetch, inside, is_closed, open, run, tcp, with_host};
-use palan_network::{FirewallIntegration, NetworkConfig};
+use lab::{
+    HOST, LAN, NetworkConfig, attach, eventually, fetch, inside, is_closed, open, run, tcp, with_host,
+};
+use palan_network::FirewallIntegration;
 
 fn iptables(rules: &[&str]) {
     for rule in rules {
@@ -32,7 +34,7 @@ const DOCKER: [&str; 14] = [
 ];
 
 /// The LAN answers on port 80; a container answers on the host's port 8080.
-fn traffic_flows(lab: &lab::Lab, network: &palan_network::Network, id: u8) -> bool {
+fn traffic_flows(lab: &lab::Lab, network: &lab::Network, id: u8) -> bool {
     let (one, two) = (attach(network, id, &[tcp(8080, 80)]), attach(network, id + 1, &[]));
     one.serve_tcp(80, "one");
     let address = one.address();
@@ -42,7 +44,7 @@ fn traffic_flows(lab: &lab::Lab, network: &palan_network::Network, id: u8) -> bo
         && two.inside(|| fetch(HOST, 8080)).starts_with("one")
         && two.inside(move || fetch(address, 80)).starts_with("one");
     for container in [&one, &two] {
-        network.detach(&container.attachment.record).unwrap();
+        network.detach(container.attachment.record()).unwrap();
     }
     flows
 }
@@ -112,11 +114,11 @@ fn isolation_from_docker_s_bridge() {
         assert_eq!(network.gateway().to_string(), "172.18.0.1/16");
         let ours = attach(&network, 1, &[tcp(8080, 80)]);
         // A container of Docker's is one without a network, which is then put on Docker's bridge by hand.
-        let nowhere = lab::AttachRequest { mode: palan_network::Mode::None, ..lab::request(9, &[]) };
+        let nowhere = lab::AttachRequest { is_isolated: true, ..lab::request(9, &[]) };
         let theirs = lab::Container { attachment: network.attach(&nowhere).unwrap() };
         run("ip", &["link", "add", "vdocker", "type", "veth", "peer", "name", "eth9"]);
         run("ip", &["link", "set", "vdocker", "master", "docker0", "up"]);
-        lab::move_link("eth9", theirs.attachment.netns.as_ref().unwrap());
+        lab::move_link("eth9", &theirs.attachment.netns);
         theirs.inside(|| {
             run("ip", &["address", "add", "172.17.0.2/16", "dev", "eth9"]);
             run("ip", &["link", "set", "eth9", "up"]);
@@ -161,7 +163,7 @@ fn a_flush_of_everything_is_repaired() {
         }
         run("nft", &["delete", "table", "ip", "palan"]);
         let second = attach(&network, 2, &[tcp(8081, 80)]);
-        network.detach(&second.attachment.record).unwrap();
+        network.detach(second.attachment.record()).unwrap();
         network.remove_all().unwrap();
         drop((web, second));
         lab.assert_clean();
@@ -194,7 +196,7 @@ fn two_daemons_on_one_host() {
     with_host(|lab| {
         let first = open(NetworkConfig::default());
         let third = NetworkConfig { bridge: "plthird".into(), ..NetworkConfig::default() };
-        let error = palan_network::Network::open(third).unwrap_err().to_string();
+        let error = lab::Network::open(third).unwrap_err().to_string();
         assert!(error.starts_with("the nftables table \"ip palan\" belongs to the bridge palan0"), "{error}");
         let second = open(NetworkConfig::for_bridge("pltest"));
         let (one, two) = (attach(&first, 1, &[tcp(8080, 80)]), attach(&second, 2, &[tcp(8081, 80)]));

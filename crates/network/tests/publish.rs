@@ -7,10 +7,10 @@ mod lab;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use lab::{
-    HOST, LAN, ask, ask_from, attach, binding, fetch, inside, is_closed, open, request, run, sysctl, tcp,
-    with_host,
+    HOST, LAN, Network, NetworkConfig, ask, ask_from, attach, binding, fetch, inside, is_closed, open,
+    request, run, sysctl, tcp, with_host,
 };
-use palan_network::{Network, NetworkConfig, PortBinding, Protocol};
+use palan_network::{PortBinding, Protocol};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -27,7 +27,7 @@ fn a_tcp_port_is_reached_from_everywhere() {
         assert_eq!(peer.inside(|| fetch(HOST, 8080)), "web 172.17.0.1", "from another container");
         assert_eq!(web.inside(|| fetch(HOST, 8080)), "web 172.17.0.1", "from itself");
         assert_eq!(sysctl("ipv4/conf/palan0/route_localnet"), "1");
-        network.detach(&web.attachment.record).unwrap();
+        network.detach(web.attachment.record()).unwrap();
         assert_eq!(sysctl("ipv4/conf/palan0/route_localnet"), "0");
         assert!(is_closed(HOST, 8080));
         network.remove_all().unwrap();
@@ -75,7 +75,7 @@ fn udp_flows_follow_a_port_to_its_new_container() {
         let first = attach(&network, 1, &port);
         first.serve_udp(53, "first");
         assert_eq!(ask_from(&client, HOST, 5353), "first");
-        network.detach(&first.attachment.record).unwrap();
+        network.detach(first.attachment.record()).unwrap();
         let second = attach(&network, 2, &port);
         second.serve_udp(53, "second");
         assert_eq!(ask_from(&client, HOST, 5353), "second");
@@ -180,23 +180,26 @@ fn ports_in_use() {
         let prefix = format!("driver failed programming external connectivity on endpoint web ({id}): ");
         let check =
             |port, expected: &str| assert_eq!(refusal(&network, 2, port), format!("{prefix}{expected}"));
-        check(tcp(8080, 80), "Bind for 0.0.0.0:8080 failed: port is already allocated");
+        let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let by_us = format!(" by {} (process {})", own.trim_end(), std::process::id());
+        check(tcp(8080, 80), "Bind for 0.0.0.0:8080 failed: port is already allocated, by the container web");
         check(
             binding(Protocol::Tcp, "127.0.0.1", 8080, 80),
-            "Bind for 127.0.0.1:8080 failed: port is already allocated",
+            "Bind for 127.0.0.1:8080 failed: port is already allocated, by the container web",
         );
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 9090)).unwrap();
-        check(tcp(9090, 80), "listen tcp4 0.0.0.0:9090: bind: address already in use");
+        check(tcp(9090, 80), &format!("listen tcp4 0.0.0.0:9090: bind: address already in use{by_us}"));
         drop(listener);
         let _socket = UdpSocket::bind((LOOPBACK, 9090)).unwrap();
-        check(binding(Protocol::Udp, "", 9090, 80), "listen udp4 0.0.0.0:9090: bind: address already in use");
+        let udp = format!("listen udp4 0.0.0.0:9090: bind: address already in use{by_us}");
+        check(binding(Protocol::Udp, "", 9090, 80), &udp);
         check(
             binding(Protocol::Tcp, "192.0.2.77", 9091, 80),
             "listen tcp4 192.0.2.77:9091: bind: cannot assign requested address",
         );
         check(
             binding(Protocol::Tcp, "::1", 9091, 80),
-            "the port can't be published on ::1: the default network has IPv4 addresses only, use an IPv4 host address",
+            "the port can't be published on ::1: the network has no IPv6 addresses, use a host address of the other family",
         );
         check(binding(Protocol::Tcp, "localhost", 9091, 80), "invalid hostIP: localhost");
         assert!(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080)).is_err(), "a published port is reserved");
@@ -205,7 +208,7 @@ fn ports_in_use() {
         // A failed attachment leaves nothing: neither the address nor the other ports.
         assert!(network.attach(&request(2, &[tcp(9092, 80), tcp(8080, 80)])).is_err());
         let second = attach(&network, 3, &[tcp(9092, 80)]);
-        network.detach(&first.attachment.record).unwrap();
+        network.detach(first.attachment.record()).unwrap();
         let third = attach(&network, 4, &[tcp(8080, 80)]);
         network.remove_all().unwrap();
         drop((first, second, third));

@@ -84,7 +84,11 @@ fn others() -> Router<Arc<Engine>> {
         .route("/volumes/{name}", get(volume::inspect).delete(volume::remove))
         .route("/networks", get(network::list))
         .route("/networks/", get(network::list))
-        .route("/networks/{id}", get(network::inspect).delete(unsupported::endpoint))
+        .route("/networks/create", post(network::create))
+        .route("/networks/prune", post(network::prune))
+        .route("/networks/{id}", get(network::inspect).delete(network::remove))
+        .route("/networks/{id}/connect", post(network::connect))
+        .route("/networks/{id}/disconnect", post(network::disconnect))
 }
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
@@ -96,10 +100,6 @@ fn unsupported_routes() -> Router<Arc<Engine>> {
         "/build/cancel",
         "/session",
         "/grpc",
-        "/networks/create",
-        "/networks/prune",
-        "/networks/{id}/connect",
-        "/networks/{id}/disconnect",
         "/plugins",
         "/plugins/{*path}",
         "/swarm/init",

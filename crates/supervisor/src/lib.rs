@@ -75,6 +75,9 @@ mod log;
 /// `/wait` connections that are answered if the daemon is gone.
 mod wait;
 
+/// The container's DNS.
+mod resolver;
+
 /// Moving to a cgroup of one's own.
 mod own_cgroup;
 

@@ -41,11 +41,14 @@ use crate::journal::Entry;
 
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 ///
-/// 2 added [`Config::runtime`].
-pub const VERSION: u32 = 2;
+/// 2 added [`Config::runtime`], 3 [`Request::Resolve`] and the resolver of [`Request::Start`].
+pub const VERSION: u32 = 3;
 
 /// The name of the listening socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
+
+/// The name of the file in the run directory that configures the resolver (`palan_dns::config`).
+pub const RESOLVER_CONFIG_NAME: &str = "resolver";
 
 /// The largest body of a frame.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -79,14 +82,17 @@ pub enum Request {
     /// Starts the container. Only in state *Waiting*.
     ///
     /// Descriptors: the [`Config`] as JSON in a regular file or memfd; then, if the flag is set, the seccomp program;
-    /// then, if the flag is set, the network namespace; then one socket for each of `attach`; then one for each of
-    /// `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
+    /// then, if the flag is set, the network namespace; then, if the flag is set, the resolver's two sockets as in
+    /// [`Request::Resolve`]; then one socket for each of `attach`; then one for each of `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
     Start {
         /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration. Not
         /// with [`Config::runtime`]: another runtime finds the profile in the specification.
         seccomp: bool,
         /// A descriptor of the network namespace to join follows.
         network_namespace: bool,
+        /// The descriptors of [`Request::Resolve`] follow.
+        #[serde(default)]
+        resolver: bool,
         /// Clients that are attached before the first byte of output.
         #[serde(default)]
         attach: Vec<AttachOptions>,
@@ -94,6 +100,12 @@ pub enum Request {
         #[serde(default)]
         waits: Vec<WaitOptions>,
     },
+    /// Answers the container's DNS queries from now on, as the file [`RESOLVER_CONFIG_NAME`] in the run directory says. States
+    /// *Running* and *Paused*.
+    ///
+    /// Descriptors: a bound UDP socket and a listening TCP socket, both in the container's network namespace and
+    /// non-blocking. Reply: [`Reply::Done`].
+    Resolve,
     /// Attaches a client to the container's stdio. States *Running* and *Paused*; clients from before come with `Start`.
     ///
     /// Descriptor: the client's socket, whose response head has been written. Reply: [`Reply::Done`], after which the

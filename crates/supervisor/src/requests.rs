@@ -22,12 +22,21 @@ use crate::protocol::{
     AttachOptions, Config, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request,
     RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
 };
+use crate::resolver::Resolver;
 use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
 use crate::session::{InputEnd, Session};
 use crate::watch::{INIT, Token};
 
 /// The largest configuration; the daemon's own limits are far below.
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+
+/// Which descriptors come with a start.
+#[derive(Clone, Copy)]
+struct StartFlags {
+    seccomp: bool,
+    network_namespace: bool,
+    resolver: bool,
+}
 
 /// Descriptors that came with a request, taken in their order.
 struct Descriptors(VecDeque<OwnedFd>);
@@ -106,8 +115,13 @@ impl Supervisor {
     fn carry_out(&mut self, request: Request, mut descriptors: Descriptors) -> Result<Reply, Failure> {
         match request {
             Request::Hello { .. } | Request::Sync => {}
-            Request::Start { seccomp, network_namespace, attach, waits } => {
-                return self.start(seccomp, network_namespace, &attach, waits, descriptors);
+            Request::Start { seccomp, network_namespace, resolver, attach, waits } => {
+                let flags = StartFlags { seccomp, network_namespace, resolver };
+                return self.start(flags, &attach, waits, descriptors);
+            }
+            Request::Resolve => {
+                self.running()?;
+                self.serve_names(&mut descriptors)?;
             }
             Request::Attach(options) => self.attach(&options, descriptors)?,
             Request::HoldWait(options) => self.hold_wait(descriptors.take("the connection")?, options),
@@ -130,6 +144,18 @@ impl Supervisor {
         Ok(Reply::Done)
     }
 
+    /// Begins to answer on the resolver's sockets.
+    fn serve_names(&mut self, descriptors: &mut Descriptors) -> Result<(), Failure> {
+        let udp = descriptors.take("the resolver's UDP socket")?;
+        let tcp = descriptors.take("the resolver's TCP socket")?;
+        // The old one's descriptors go first, as the new ones have the same tokens.
+        self.resolver = None;
+        let resolver = Resolver::new(&self.epoll, &self.run_dir, udp, tcp)
+            .map_err(|errno| Failure::cannot("watch the resolver's sockets", &std::io::Error::from(errno)))?;
+        self.resolver = Some(Box::new(resolver));
+        Ok(())
+    }
+
     fn running(&mut self) -> Result<&mut Running, Failure> {
         match &mut self.life {
             Life::Running(running) => Ok(running),
@@ -141,8 +167,7 @@ impl Supervisor {
 
     fn start(
         &mut self,
-        seccomp: bool,
-        network_namespace: bool,
+        flags: StartFlags,
         attach: &[AttachOptions],
         waits: Vec<WaitOptions>,
         descriptors: Descriptors,
@@ -150,7 +175,7 @@ impl Supervisor {
         if !matches!(self.life, Life::Waiting) {
             return Err(Failure::new(FailureKind::WrongState, "the container has been started already"));
         }
-        let started = self.try_start(seccomp, network_namespace, attach, waits, descriptors);
+        let started = self.try_start(flags, attach, waits, descriptors);
         match &started {
             Ok(Reply::Started { pid, .. }) => self.record(Event::Start { pid: *pid }),
             Ok(_) => {}
@@ -164,8 +189,7 @@ impl Supervisor {
 
     fn try_start(
         &mut self,
-        seccomp: bool,
-        network_namespace: bool,
+        flags: StartFlags,
         attach: &[AttachOptions],
         waits: Vec<WaitOptions>,
         mut descriptors: Descriptors,
@@ -173,9 +197,12 @@ impl Supervisor {
         let config = read_config(&descriptors.take("the configuration")?.into())?;
         self.journal.continue_after(config.journal_after);
         let seccomp =
-            if seccomp { Some(read_program(descriptors.take("the seccomp program")?)?) } else { None };
+            if flags.seccomp { Some(read_program(descriptors.take("the seccomp program")?)?) } else { None };
         let namespace =
-            if network_namespace { Some(descriptors.take("the network namespace")?) } else { None };
+            if flags.network_namespace { Some(descriptors.take("the network namespace")?) } else { None };
+        if flags.resolver {
+            self.serve_names(&mut descriptors)?;
+        }
         let stop_signal = number(config.stop_signal)?;
         self.log = Log::open(config.log.clone()).map_err(|error| Failure {
             kind: if error.kind() == std::io::ErrorKind::StorageFull {

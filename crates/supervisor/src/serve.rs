@@ -23,6 +23,7 @@ use crate::oom::OomWatch;
 use crate::own_cgroup;
 use crate::protocol::frame::Frames;
 use crate::protocol::{Failure, Message, SOCKET_NAME};
+use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::wait::{Generation, HeldWaits};
 use crate::watch::{INIT, SessionId, Token};
@@ -85,6 +86,8 @@ pub(crate) struct Supervisor {
     pub(crate) next_session: SessionId,
     pub(crate) log: Option<Log>,
     pub(crate) waits: HeldWaits,
+    /// Where the container has one; boxed, since most have not.
+    pub(crate) resolver: Option<Box<Resolver>>,
     /// Output passes through here; empty while there is none.
     output_buffer: Vec<u8>,
     /// The cgroup to move to once there is time.
@@ -182,6 +185,7 @@ impl Supervisor {
             next_session: INIT + 1,
             log: None,
             waits: HeldWaits::default(),
+            resolver: None,
             output_buffer: Vec::new(),
             cgroup,
             idle_work: false,
@@ -257,6 +261,7 @@ impl Supervisor {
         self.stdio = Session::new(&self.epoll, INIT);
         self.waits.clear();
         self.log = None;
+        self.resolver = None;
         self.life = Life::Finished(Finished::now(None));
     }
 
@@ -276,9 +281,27 @@ impl Supervisor {
             }
             Some(Token::Client(session, client)) => self.client_ready(session, client, event),
             Some(Token::Oom) => self.oom_noticed(),
+            Some(
+                token @ (Token::ResolverUdp
+                | Token::ResolverTcp
+                | Token::ResolverClient(_)
+                | Token::ResolverUpstream(_)),
+            ) => self.resolver_ready(token),
             None => {}
         }
         Ok(())
+    }
+
+    fn resolver_ready(&mut self, token: Token) {
+        let Some(resolver) = &mut self.resolver else { return };
+        self.idle_work = true;
+        match token {
+            Token::ResolverUdp => resolver.udp_ready(),
+            Token::ResolverTcp => resolver.tcp_ready(),
+            Token::ResolverClient(number) => resolver.client_ready(number),
+            Token::ResolverUpstream(number) => resolver.upstream_ready(number),
+            _ => {}
+        }
     }
 
     fn session(&mut self, id: SessionId) -> Option<&mut Session> {
@@ -428,6 +451,9 @@ impl Supervisor {
         let now = Instant::now();
         self.wake_listener(now)?;
         self.kill_if_due(now);
+        if let Some(resolver) = &mut self.resolver {
+            resolver.expire(now);
+        }
         if matches!(&self.life, Life::Running(running) if running.oom.is_due(now)) {
             self.note_oom_kills();
         }
@@ -495,6 +521,7 @@ impl Supervisor {
             return;
         }
         self.give_up_execs();
+        self.resolver = None;
         self.stdio.finish(self.log.as_mut());
         if let Some(lost) = self.log.take().as_mut().and_then(Log::close) {
             self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
@@ -564,7 +591,15 @@ impl Supervisor {
         let log = self.log.as_ref().and_then(Log::deadline);
         let clients =
             self.execs.iter().map(|exec| &exec.session).chain([&self.stdio]).filter_map(Session::deadline);
-        execs.chain(life).chain(self.listener_rests_until).chain(journal).chain(log).chain(clients).min()
+        let resolver = self.resolver.as_ref().and_then(|resolver| resolver.deadline());
+        execs
+            .chain(life)
+            .chain(resolver)
+            .chain(self.listener_rests_until)
+            .chain(journal)
+            .chain(log)
+            .chain(clients)
+            .min()
     }
 
     fn daemon_is_done(&self) -> bool {
@@ -587,6 +622,9 @@ impl Supervisor {
             own_cgroup::join(&cgroup);
         }
         self.output_buffer = Vec::new();
+        if let Some(resolver) = &mut self.resolver {
+            resolver.release_memory();
+        }
         if let Some(log) = &mut self.log {
             log.release_memory();
         }

@@ -37,6 +37,14 @@ pub(crate) enum Token {
     Oom,
     /// The signalfd for children.
     Children,
+    /// The resolver's datagrams.
+    ResolverUdp,
+    /// The resolver's listening socket.
+    ResolverTcp,
+    /// A client of the resolver.
+    ResolverClient(u32),
+    /// A server that the resolver has asked.
+    ResolverUpstream(u32),
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -57,6 +65,10 @@ impl Token {
             Self::Client(session, client) => (7, client, session),
             Self::Oom => (8, 0, 0),
             Self::Children => (9, 0, 0),
+            Self::ResolverUdp => (10, 0, 0),
+            Self::ResolverTcp => (11, 0, 0),
+            Self::ResolverClient(number) => (12, 0, number),
+            Self::ResolverUpstream(number) => (13, 0, number),
         };
         kind << KIND_SHIFT | (u64::from(client) & CLIENT_MASK) << CLIENT_SHIFT | u64::from(session)
     }
@@ -76,6 +88,10 @@ impl Token {
             7 => Self::Client(session, client),
             8 => Self::Oom,
             9 => Self::Children,
+            10 => Self::ResolverUdp,
+            11 => Self::ResolverTcp,
+            12 => Self::ResolverClient(session),
+            13 => Self::ResolverUpstream(session),
             _ => return None,
         })
     }
@@ -186,6 +202,10 @@ mod tests {
             Token::Client(INIT, 1),
             Token::Oom,
             Token::Children,
+            Token::ResolverUdp,
+            Token::ResolverTcp,
+            Token::ResolverClient(u32::MAX),
+            Token::ResolverUpstream(3),
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

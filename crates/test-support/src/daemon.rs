@@ -316,6 +316,17 @@ impl Daemon {
         leaks::find(self)
     }
 
+    /// Removes the networks of the test's own; returns the names of bridges that are there nevertheless.
+    fn remove_networks(&self) -> Vec<String> {
+        let ids = self.palan(["network", "ls", "-q", "--no-trunc", "--filter", "type=custom"]);
+        let ids: Vec<&str> = ids.stdout.split_whitespace().collect();
+        if !ids.is_empty() {
+            self.palan(["network", "rm"].into_iter().chain(ids.iter().copied()));
+        }
+        let bridges = ids.iter().filter_map(|id| Some(format!("br-{}", id.get(..12)?)));
+        bridges.filter(|bridge| Path::new("/sys/class/net").join(bridge).exists()).collect()
+    }
+
     fn remove_containers(&self) {
         let ids = self.palan(["ps", "-aq"]);
         let ids: Vec<&str> = ids.stdout.split_whitespace().collect();
@@ -365,6 +376,7 @@ impl Drop for Daemon {
             self.launch();
         }
         self.remove_containers();
+        let bridges = self.remove_networks();
         if panicking {
             // The test has failed already: clear away without judging.
             let log = self.log();
@@ -389,6 +401,7 @@ impl Drop for Daemon {
         let mut found = Vec::new();
         wait_until(Duration::from_secs(5), || {
             found = self.leaks();
+            found.extend(bridges.iter().map(|bridge| format!("link {bridge}")));
             found.is_empty()
         });
         if !found.is_empty() {

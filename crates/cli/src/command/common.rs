@@ -379,7 +379,7 @@ pub(crate) fn prune(app: &App, force: bool, filters: &Filters, prune: &Prune<'_>
 }
 
 /// Asks before something is deleted.
-fn confirm(app: &App, question: &str) -> Result<bool> {
+pub(crate) fn confirm(app: &App, question: &str) -> Result<bool> {
     app.streams.print(&format!("{question} [y/N] "))?;
     let mut input = std::io::BufReader::new(app.streams.take_input());
     let mut answer = String::new();

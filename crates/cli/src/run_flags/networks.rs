@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use palan_docker_api::types::{EndpointIpamConfig, EndpointSettings};
 
+use crate::flags::Parsed;
+
 /// One network to join.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Attachment {
@@ -71,6 +73,100 @@ pub(crate) fn parse(text: &str) -> Result<Attachment, String> {
     Ok(Attachment { target, endpoint })
 }
 
+/// `--ip` and its siblings.
+pub(crate) fn check_address(text: &str) -> Result<(), String> {
+    match text.parse::<std::net::IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("failed to parse IP: {text:?}")),
+    }
+}
+
+/// `--link`.
+pub(crate) fn check_link(text: &str) -> Result<(), String> {
+    let mut parts = text.split(':');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(""), _, _) => Err("empty string specified for links".to_owned()),
+        (Some(_), None | Some(_), None) => Ok(()),
+        _ => Err(format!("bad format for links: {text}")),
+    }
+}
+
+/// What the flags beside `--network` say about the first network.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OfContainer {
+    aliases: Vec<String>,
+    links: Vec<String>,
+    ip: String,
+    ip6: String,
+    link_local_ips: Vec<String>,
+    mac_address: String,
+}
+
+impl OfContainer {
+    pub(crate) fn from_flags(flags: &Parsed) -> Self {
+        let list = |name: &str| flags.list(name).iter().map(|text| (*text).to_owned()).collect();
+        Self {
+            aliases: list("network-alias"),
+            links: list("link"),
+            ip: flags.string("ip").to_owned(),
+            ip6: flags.string("ip6").to_owned(),
+            link_local_ips: list("link-local-ip"),
+            mac_address: flags.string("mac-address").to_owned(),
+        }
+    }
+
+    /// Puts them into the first network's settings; both forms at once are a contradiction.
+    fn apply(&self, target: &str, endpoint: &mut EndpointSettings) -> Result<bool, String> {
+        let conflict = |flag: &str, field: &str| {
+            Err(format!("conflicting options: cannot specify both --{flag} and per-network {field}"))
+        };
+        let is_user_defined = is_user_defined(target);
+        if !self.aliases.is_empty() {
+            if !endpoint.aliases.is_empty() {
+                return conflict("network-alias", "alias");
+            }
+            if !is_user_defined {
+                return Err("network-scoped aliases are only supported for user-defined networks".to_owned());
+            }
+            endpoint.aliases.clone_from(&self.aliases);
+        }
+        if !self.links.is_empty() && is_user_defined {
+            if !endpoint.links.is_empty() {
+                return conflict("link", "links");
+            }
+            endpoint.links.clone_from(&self.links);
+        }
+        let mut ipam = endpoint.ipam_config.take().unwrap_or_default();
+        for (flag, text, place) in
+            [("ip", &self.ip, &mut ipam.ipv4_address), ("ip6", &self.ip6, &mut ipam.ipv6_address)]
+        {
+            if text.is_empty() {
+                continue;
+            }
+            if !place.is_empty() {
+                return conflict(flag, if flag == "ip" { "IPv4 address" } else { "IPv6 address" });
+            }
+            text.clone_into(place);
+        }
+        if !self.link_local_ips.is_empty() {
+            if !ipam.link_local_ips.is_empty() {
+                return conflict("link-local-ip", "link-local IP addresses");
+            }
+            ipam.link_local_ips.clone_from(&self.link_local_ips);
+        }
+        if ipam != EndpointIpamConfig::default() {
+            endpoint.ipam_config = Some(ipam);
+        }
+        if !self.mac_address.is_empty() {
+            if !endpoint.mac_address.is_empty() {
+                return conflict("mac-address", "MAC address");
+            }
+            endpoint.mac_address.clone_from(&self.mac_address);
+        }
+        Ok(*endpoint != EndpointSettings::default())
+    }
+}
+
 /// Whether a network was made by the user, in the daemon's sense.
 pub(crate) fn is_user_defined(name: &str) -> bool {
     !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:")
@@ -79,11 +175,18 @@ pub(crate) fn is_user_defined(name: &str) -> bool {
 /// The network mode and the endpoints of a container that joins these networks.
 pub(crate) fn resolve(
     asked: &[&str],
+    of_container: &OfContainer,
 ) -> Result<(String, BTreeMap<String, Option<EndpointSettings>>), String> {
-    let attachments = asked.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut attachments = asked.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
     let mut endpoints = BTreeMap::new();
+    if let Some(first) = attachments.first_mut() {
+        let mut endpoint = first.endpoint.take().unwrap_or_default();
+        first.endpoint = of_container.apply(&first.target, &mut endpoint)?.then_some(endpoint);
+    }
     let Some(first) = attachments.first() else {
-        endpoints.insert("default".to_owned(), Some(EndpointSettings::default()));
+        let mut endpoint = EndpointSettings::default();
+        of_container.apply("default", &mut endpoint)?;
+        endpoints.insert("default".to_owned(), Some(endpoint));
         return Ok(("default".to_owned(), endpoints));
     };
     let mode = first.target.clone();
@@ -131,7 +234,7 @@ mod tests {
 
     #[test]
     fn combinations_are_checked() {
-        let error = |asked: &[&str]| resolve(asked).unwrap_err();
+        let error = |asked: &[&str]| resolve(asked, &OfContainer::default()).unwrap_err();
         assert_eq!(error(&[""]), "no name set for network");
         assert_eq!(error(&["a", "a"]), "network \"a\" is specified multiple times");
         assert_eq!(
@@ -142,8 +245,8 @@ mod tests {
             error(&["name=bridge,alias=b"]),
             "network-scoped aliases are only supported for user-defined networks"
         );
-        let (mode, endpoints) = resolve(&["none"]).unwrap();
+        let (mode, endpoints) = resolve(&["none"], &OfContainer::default()).unwrap();
         assert_eq!((mode.as_str(), endpoints.len()), ("none", 0));
-        assert_eq!(resolve(&[]).unwrap().0, "default");
+        assert_eq!(resolve(&[], &OfContainer::default()).unwrap().0, "default");
     }
 }

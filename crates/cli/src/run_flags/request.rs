@@ -35,7 +35,10 @@ pub(crate) fn build(
     set_ports(flags, &mut config, &mut host)?;
     let mut names = flags.list("network");
     names.extend(flags.list("net"));
-    let (mode, endpoints) = networks::resolve(&names)?;
+    let (mode, endpoints) = networks::resolve(&names, &networks::OfContainer::from_flags(flags))?;
+    if !networks::is_user_defined(&mode) {
+        host.links = flags.list("link").iter().map(|link| (*link).to_owned()).collect();
+    }
     host.network_mode = mode;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
         return Err("conflicting options: cannot specify both --restart and --rm".to_owned());

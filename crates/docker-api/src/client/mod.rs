@@ -12,6 +12,7 @@ mod connection;
 mod container;
 mod exec;
 mod image;
+mod network;
 mod resolve;
 mod response;
 mod system;

@@ -1,8 +1,8 @@
-//! Requests about volumes and networks.
+//! Requests about volumes.
 
 use super::{Client, ClientError, Query, Request, path_escape};
 use crate::filters::Filters;
-use crate::types::{Network, Volume, VolumeCreateRequest, VolumeList};
+use crate::types::{Volume, VolumeCreateRequest, VolumeList};
 
 impl Client {
     /// `GET /volumes`.
@@ -25,16 +25,5 @@ impl Client {
     pub fn remove_volume(&self, name: &str, force: bool) -> Result<(), ClientError> {
         let query = Query::new().with_flag("force", force);
         self.execute(Request::new("DELETE", format!("/volumes/{}", path_escape(name)), &query))
-    }
-
-    /// `GET /networks`.
-    pub fn list_networks(&self, filters: &Filters) -> Result<Vec<Network>, ClientError> {
-        let query = Query::new().with_some("filters", filters.to_json().as_deref());
-        self.fetch(Request::new("GET", "/networks", &query))
-    }
-
-    /// `GET /networks/{id}`.
-    pub fn inspect_network(&self, id: &str) -> Result<Network, ClientError> {
-        self.fetch(Request::new("GET", format!("/networks/{}", path_escape(id)), &Query::new()))
     }
 }

@@ -14,14 +14,15 @@ use crate::container::driver::{container_event, short};
 use crate::container::index::Handle;
 use crate::container::mounts::{self, Planned};
 use crate::container::{
-    Created, Details, Endpoint, MountPoint, OverlayDirs, driver, logging, merge, oci, security, validate,
+    Created, Details, MountPoint, OverlayDirs, driver, logging, merge, oci, security, validate,
 };
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
+use crate::network::{endpoints, ports};
 use crate::spec::{ContainerSpec, HostConfig};
 use crate::volume::{ANONYMOUS_LABEL, Volume};
-use crate::{Error, Result, identifier, image, network, volume};
+use crate::{Error, Result, identifier, image, volume};
 
 /// Version of [`Details`] as stored.
 const DETAILS_VERSION: u32 = 1;
@@ -121,7 +122,7 @@ impl<'a> Making<'a> {
         // What the start would refuse is refused now, when the user still looks.
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         oci::spec(&details, &options)?;
-        network::port_bindings(&details)?;
+        ports::port_bindings(&details)?;
         Ok(details)
     }
 
@@ -162,7 +163,8 @@ impl<'a> Making<'a> {
         let path_of = |file: &str| directory.join(file).to_string_lossy().into_owned();
         let mut config = merge::merge(spec.config.clone(), &image.config.config);
         let (path, args) = merge::command_line(&config)?;
-        let host = self.complete_host(spec)?;
+        let mut host = self.complete_host(spec)?;
+        let endpoints = endpoints::of_new_container(engine, &mut host, &spec.endpoints)?;
         if config.hostname.is_empty() {
             config.hostname = if host.network_mode == "host" || host.uts_mode == "host" {
                 rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -175,17 +177,18 @@ impl<'a> Making<'a> {
         } else {
             String::new()
         };
-        let network_name = host.network_mode.clone();
-        let settings = spec
-            .endpoints
-            .get(&network_name)
-            .or_else(|| spec.endpoints.get("default"))
-            .cloned()
-            .unwrap_or_default();
-        let endpoint = Endpoint {
-            settings,
-            network_id: network::id_of(&engine.daemon_id, &network_name),
-            ..Endpoint::default()
+        // A container that shares another's network has its files about the network, too.
+        let shared = match endpoints::shared_with(&host) {
+            Some(other) => Some(engine.index.find(other)?.details()),
+            None => None,
+        };
+        if let Some(other) = &shared {
+            host.network_mode = format!("container:{}", other.id);
+            config.hostname.clone_from(&other.config.hostname);
+            config.domainname.clone_from(&other.config.domainname);
+        }
+        let own_or_shared = |own: &str, of: &dyn Fn(&Details) -> &String| {
+            shared.as_ref().map_or_else(|| path_of(own), |other| of(other).clone())
         };
         Ok(Details {
             version: DETAILS_VERSION,
@@ -197,11 +200,11 @@ impl<'a> Making<'a> {
             image_manifest: Some(image.manifest.to_string()),
             path,
             args,
-            endpoints: [(network_name, endpoint)].into(),
+            endpoints,
             log_path,
-            resolv_conf_path: path_of("resolv.conf"),
-            hostname_path: path_of("hostname"),
-            hosts_path: path_of("hosts"),
+            resolv_conf_path: own_or_shared("resolv.conf", &|other| &other.resolv_conf_path),
+            hostname_path: own_or_shared("hostname", &|other| &other.hostname_path),
+            hosts_path: own_or_shared("hosts", &|other| &other.hosts_path),
             cgroup_path: cgroup_path(&host, &self.id),
             overlay: OverlayDirs { lowers: Vec::new(), upper: path_of("upper"), work: path_of("work") },
             config,
@@ -317,6 +320,9 @@ impl<'a> Making<'a> {
         // What programs look for to learn that they run in a container.
         let mark = Path::new(&details.overlay.upper).join(CONTAINER_MARK);
         palan_stdx::fs::write(&mark, "").context(|| "cannot mark the container's root".into())?;
+        if endpoints::shared_with(&details.host).is_some() {
+            return Ok(());
+        }
         // Until the first start, the hosts file exists so that it can be mounted over.
         palan_stdx::fs::write(Path::new(&details.hosts_path), "")
             .context(|| "cannot write the hosts file".into())
@@ -411,10 +417,15 @@ fn cgroup_path(host: &HostConfig, id: &str) -> String {
 }
 
 fn write_files(engine: &Engine, details: &Details) -> Result<()> {
-    let write = |path: &str, text: String| {
-        palan_stdx::fs::write(Path::new(path), text).context(|| "cannot write the container's files".into())
-    };
+    if endpoints::shared_with(&details.host).is_some() {
+        return Ok(());
+    }
     write(&details.hostname_path, files::hostname(&details.config.hostname))?;
+    write_resolv_conf(engine, details)
+}
+
+/// What the container finds in `/etc/resolv.conf`: its own resolver where it has one, else the host's servers.
+pub(crate) fn write_resolv_conf(engine: &Engine, details: &Details) -> Result<()> {
     let (own, defaults) = (&details.host, &engine.config);
     let first =
         |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
@@ -429,9 +440,17 @@ fn write_files(engine: &Engine, details: &Details) -> Result<()> {
         host.context(|| "cannot read the host's name servers".into())?.unwrap_or_default()
     } else {
         let host = files::host_resolv_conf().context(|| "cannot read the host's name servers".into())?;
-        files::resolv_conf(&host, &dns)
+        if endpoints::has_resolver(engine, details) {
+            files::resolv_conf_of_resolver(&host, &dns)
+        } else {
+            files::resolv_conf(&host, &dns)
+        }
     };
     write(&details.resolv_conf_path, text)
+}
+
+fn write(path: &str, text: String) -> Result<()> {
+    palan_stdx::fs::write(Path::new(path), text).context(|| "cannot write the container's files".into())
 }
 
 /// Takes back what a container's making has left.

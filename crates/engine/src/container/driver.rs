@@ -69,6 +69,10 @@ pub(crate) enum Action {
     ExecResize { id: String, size: TerminalSize, reply: Reply<()> },
     /// Running: answered when all that the supervisor has noted so far is here.
     Sync { reply: Reply<()> },
+    /// Any.
+    Connect { connection: crate::network::Connection, reply: Reply<()> },
+    /// Any.
+    Disconnect { disconnection: crate::network::Disconnection, reply: Reply<()> },
     /// Any: emits an event about the container without a change.
     Emit { action: String },
     /// The daemon ends: the task ends, the container goes on.
@@ -76,7 +80,7 @@ pub(crate) enum Action {
 }
 
 /// What is done when the supervisor has answered a request.
-pub(super) enum Pending {
+pub(crate) enum Pending {
     /// The caller gets the outcome.
     Reply(Reply<()>),
     /// The caller gets the outcome of an exec start.
@@ -89,7 +93,7 @@ pub(super) enum Pending {
 
 /// The state of the task.
 pub(crate) struct Driver {
-    pub(super) engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     pub(super) handle: Arc<Handle>,
     inbox: mpsc::Receiver<Box<Action>>,
     pub(super) link: Option<Link>,
@@ -164,7 +168,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn details(&self) -> Arc<Details> {
+    pub(crate) fn details(&self) -> Arc<Details> {
         self.handle.details()
     }
 
@@ -201,6 +205,8 @@ impl Driver {
                 self.request(request, Vec::new(), Pending::Reply(reply));
             }
             Action::Sync { reply } => self.request(Request::Sync, Vec::new(), Pending::Reply(reply)),
+            Action::Connect { connection, reply } => self.connect(connection, reply).await,
+            Action::Disconnect { disconnection, reply } => self.disconnect(disconnection, reply).await,
             Action::Emit { action } => {
                 let event = container_event(&self.details(), &action, []);
                 self.commit_or_log(Change::new().event(event)).await;
@@ -375,7 +381,7 @@ impl Driver {
     }
 
     /// Sends a request to the supervisor, or fails it at once.
-    pub(super) fn request(&mut self, request: Request, descriptors: Vec<OwnedFd>, pending: Pending) {
+    pub(crate) fn request(&mut self, request: Request, descriptors: Vec<OwnedFd>, pending: Pending) {
         let outcome = match self.link.as_mut() {
             Some(link) => link.send(request, descriptors).map_err(|source| {
                 Error::system("cannot reach the supervisor of the container").with_source(source)
@@ -396,7 +402,7 @@ impl Driver {
 
     /// Commits the changed details and publishes them, even when the database refuses: what happened has happened, and the
     /// journal will tell it again after a restart.
-    pub(super) async fn commit_details(&mut self, details: Details, change: Change) {
+    pub(crate) async fn commit_details(&mut self, details: Details, change: Change) {
         let status = details.state.status;
         self.record(details, change).await;
         self.handle.life.send_modify(|life| life.status = status);
@@ -504,6 +510,7 @@ impl Driver {
         }
         self.handle.publish(next);
         self.engine.index.release(&details.name, &self.handle.id);
+        self.engine.publish_names(crate::network::endpoints::network_ids(&details)).await;
         Ok(())
     }
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use palan_network::EndpointRecord;
 use palan_supervisor::client;
 use palan_supervisor::journal::Event as JournalEvent;
 use palan_supervisor::protocol::Request;
@@ -12,10 +11,11 @@ use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
 use crate::container::driver::{Driver, Flow, Pending, container_event, timestamp};
 use crate::container::index::Reply;
-use crate::container::start::{detach_network, end_events, forget_endpoint};
+use crate::container::start::{detach_network, end_events};
 use crate::container::{Details, RemoveOptions, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
+use crate::network::endpoints;
 use crate::{Error, Result};
 
 /// Exit code of a run whose supervisor died.
@@ -39,12 +39,12 @@ impl Driver {
         if oom && !next.state.oom_killed {
             change = change.event(container_event(&next, "oom", []));
         }
-        change = change.event(container_event(&next, "die", facts)).events(end_events(&next));
+        change = change.event(container_event(&next, "die", facts)).events(end_events(&next, &self.engine));
         if !self.stoppers.is_empty() {
             change = change.event(container_event(&next, "stop", []));
         }
-        let record = next.endpoint_record.take().and_then(|record| serde_json::from_value(record).ok());
-        forget_endpoint(&mut next);
+        let attached = next.clone();
+        endpoints::forget(&mut next);
         next.state.status = Status::Exited;
         next.state.pid = 0;
         next.state.exit_code = code;
@@ -54,14 +54,10 @@ impl Driver {
         self.engine.sessions.container_ended(&self.handle.id);
         // Ports must be free when a waiting client hears of the end.
         let engine = self.engine.clone();
-        let detach = async {
-            let record: Option<EndpointRecord> = record;
-            if let Some(record) = record {
-                detach_network(&engine, &record).await;
-            }
-        };
+        let detach = detach_network(&engine, &attached);
         let commit = self.record(next, change);
         tokio::join!(detach, commit);
+        self.engine.publish_names(endpoints::network_ids(&attached)).await;
         self.announce_exit(code);
         for reply in self.stoppers.drain(..) {
             // The caller may have gone.
@@ -167,6 +163,9 @@ impl Driver {
         self.engine.sessions.container_removed(&details.id);
         self.engine.index.remove(&details.id);
         self.engine.forget_volumes(&volumes);
+        for endpoint in details.endpoints.values() {
+            self.engine.network.forget(&endpoint.network_id, &endpoint.lease);
+        }
         discard(&self.engine, &details, volumes).await;
         self.handle.life.send_modify(|life| life.removed = true);
         if let Some(reply) = reply {

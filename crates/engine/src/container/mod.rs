@@ -147,6 +147,16 @@ pub struct Endpoint {
     pub ip_prefix_len: u8,
     /// MAC address; empty while not running.
     pub mac_address: String,
+    /// IPv6 gateway; empty when there is none.
+    pub ipv6_gateway: String,
+    /// IPv6 address; empty while not running or without one.
+    pub ipv6_address: String,
+    /// Length of the IPv6 address's prefix.
+    pub ipv6_prefix_len: u8,
+    /// The addresses of this or the last run: the next one gets them again while nobody else needs them.
+    pub lease: Vec<std::net::IpAddr>,
+    /// The network's own record of the running endpoint, kept to release it.
+    pub record: Option<serde_json::Value>,
 }
 
 /// Ports as published now, by `port/protocol`; a declared port without binding has `None`.
@@ -202,8 +212,8 @@ pub struct Details {
     pub app_armor_profile: String,
     /// Directories of the root filesystem.
     pub overlay: OverlayDirs,
-    /// The network's own record of the running endpoint, kept to release it.
-    pub endpoint_record: Option<serde_json::Value>,
+    /// The network was set up for a run whose end is not recorded yet.
+    pub is_attached: bool,
     /// Sequence number of the last journal entry that is in the database.
     pub journal_seq: u64,
     /// Identifies one run; the journal of another run is not replayed.
@@ -211,6 +221,16 @@ pub struct Details {
     /// Ids of exec sessions that still exist (filled for `inspect`, not stored).
     #[serde(skip)]
     pub exec_ids: Vec<String>,
+}
+
+impl Details {
+    /// The names by which others find the container on a network; none on the networks that have no names.
+    pub fn dns_names(&self, network: &str) -> Vec<String> {
+        match self.endpoints.get(network).filter(|_| !matches!(network, "bridge" | "host" | "none")) {
+            Some(endpoint) => crate::network::names::names_of(self, &endpoint.settings.aliases),
+            None => Vec::new(),
+        }
+    }
 }
 
 /// Directories of the root filesystem's overlay.

@@ -1,25 +1,25 @@
 //! A start, step by step: network and supervisor at the same time, then the configuration, then the answer.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use palan_network::Container;
 use palan_network::files::{self, Hosts};
-use palan_network::{AttachRequest, Attachment, EndpointId, EndpointRecord, Mode};
+use palan_network::resolver::ResolverSockets;
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_supervisor::protocol::{self, Failure, FailureKind, Request, RootfsConfig};
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, Endpoint, Status, logging, oci, security, validate};
+use crate::container::{Details, Status, logging, oci, security, validate};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::events::{Event, ObjectKind};
-use crate::spec::PortBinding;
-use crate::{Class, Error, Result, network};
+use crate::network::endpoints;
+use crate::{Class, Error, Result};
 
 /// How long a supervisor may take to end after its container before a new start gives up.
 const PREVIOUS_RUN_PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ impl Driver {
         let (attachment, spawned) = match (attachment, spawned) {
             (Ok(attachment), Ok(spawned)) => (attachment, spawned),
             (Ok(attachment), Err(error)) => {
-                detach_network(&self.engine, &attachment.record).await;
+                detach_network(&self.engine, &attachment.details).await;
                 return Err(ours(error));
             }
             (Err(error), Ok(spawned)) => {
@@ -101,14 +101,14 @@ impl Driver {
             }
             (Err(error), Err(_)) => return Err(ours(error)),
         };
-        let record = attachment.record.clone();
+        let attached = attachment.details.clone();
         match self.start_attached(details, prepared, attachment, spawned).await {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if let Some(link) = self.link.take() {
                     link.abandon();
                 }
-                detach_network(&self.engine, &record).await;
+                detach_network(&self.engine, &attached).await;
                 Err(failure)
             }
         }
@@ -118,20 +118,25 @@ impl Driver {
         &mut self,
         details: &Arc<Details>,
         prepared: Prepared,
-        attachment: Attachment,
+        attachment: Attached,
         spawned: Spawned,
     ) -> Result<(), (i32, Error)> {
         let ours = |error: Error| (FAILED_TO_START, error);
         let link = Link::spawned(spawned).context(|| "cannot watch the supervisor".into());
         self.link = Some(link.map_err(ours)?);
-        let mut next = (**details).clone();
+        let Attached { details: mut next, netns, resolver } = attachment;
         next.state.error.clear();
         next.state.exit_code = 0;
-        note_endpoint(&mut next, &attachment.record, &self.engine);
-        let events = start_events(&next);
-        // Recorded before the container can run, so that a daemon that dies now finds its endpoint again.
+        let events = start_events(&next, &self.engine);
+        let networks = endpoints::network_ids(&next);
+        if resolver.is_some() {
+            let (engine, next) = (self.engine.clone(), next.clone());
+            blocking(move || engine.write_resolver_config(&next)).await.map_err(ours)?;
+        }
+        // Recorded before the container can run, so that a daemon that dies now finds its endpoints again.
         self.commit_details(next, Change::new().events(events)).await;
-        let (request, descriptors) = self.start_request(prepared, attachment.netns).map_err(ours)?;
+        self.engine.publish_names(networks).await;
+        let (request, descriptors) = self.start_request(prepared, netns, resolver).map_err(ours)?;
         self.request(
             Request::Hello { version: protocol::VERSION, after_seq: details.journal_seq },
             Vec::new(),
@@ -160,6 +165,7 @@ impl Driver {
         &mut self,
         prepared: Prepared,
         netns: Option<OwnedFd>,
+        resolver: Option<ResolverSockets>,
     ) -> Result<(Request, Vec<OwnedFd>)> {
         let clients = std::mem::take(&mut self.early_clients);
         let duplicate = |fd: &OwnedFd| fd.try_clone().context(|| "cannot duplicate a descriptor".into());
@@ -167,11 +173,15 @@ impl Driver {
         let request = Request::Start {
             seccomp: prepared.seccomp.is_some(),
             network_namespace: netns.is_some(),
+            resolver: resolver.is_some(),
             attach: clients.iter().map(|(options, _)| options.clone()).collect(),
             waits: self.holds.iter().map(|(key, hold)| wait_options(*key, hold)).collect(),
         };
         descriptors.extend(prepared.seccomp);
         descriptors.extend(netns);
+        if let Some(sockets) = resolver {
+            descriptors.extend([sockets.udp, sockets.tcp]);
+        }
         descriptors.extend(clients.into_iter().map(|(_, socket)| socket));
         for hold in self.holds.values() {
             descriptors.push(duplicate(&hold.socket)?);
@@ -181,12 +191,14 @@ impl Driver {
 
     async fn record_failed_start(&mut self, exit_code: i32, error: &Error) {
         let mut next = (*self.details()).clone();
-        let events = end_events(&next);
-        forget_endpoint(&mut next);
+        let events = end_events(&next, &self.engine);
+        let networks = endpoints::network_ids(&next);
+        endpoints::forget(&mut next);
         next.state.exit_code = exit_code;
         next.state.error = error.report();
         next.state.pid = 0;
         self.commit_details(next, Change::new().events(events)).await;
+        self.engine.publish_names(networks).await;
     }
 }
 
@@ -255,70 +267,103 @@ pub(crate) fn stop_timeout(details: &Details) -> Option<Duration> {
     u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
-async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Attachment> {
+/// A container whose network is ready.
+struct Attached {
+    /// With what the networks gave.
+    details: Details,
+    /// `None`: the host's.
+    netns: Option<OwnedFd>,
+    /// The sockets of the container's resolver, if it has one.
+    resolver: Option<ResolverSockets>,
+}
+
+async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Attached> {
     let (engine, details) = (engine.clone(), details.clone());
     blocking(move || {
-        let ports = network::port_bindings(&details)?;
-        let asked = details.endpoints.values().next();
-        let mac = asked.map(|endpoint| endpoint.settings.mac_address.as_str()).filter(|mac| !mac.is_empty());
-        let mac =
-            mac.map(str::parse).transpose().map_err(|source: palan_network::record::InvalidMacAddress| {
-                Error::invalid("invalid endpoint settings").with_source(source)
-            })?;
-        let request = AttachRequest {
-            mode: mode(&details),
-            container_id: &details.id,
-            container_name: &details.name,
-            endpoint_id: EndpointId::from(crate::identifier::random_bytes()),
-            address: None,
-            mac,
-            ports: &ports,
-        };
-        let attachment = engine
-            .network
-            .attach(&request)
-            .map_err(|source| Error::system("failed to set up container networking").with_source(source))?;
-        if let Err(error) = write_hosts(&engine, &details, &attachment.record) {
-            release(&engine, &attachment.record);
-            return Err(error);
+        let mut next = (*details).clone();
+        next.is_attached = true;
+        endpoints::refresh(&engine, &mut next)?;
+        if let Some(other) = endpoints::shared_with(&details.host) {
+            let netns = shared_namespace(&engine, other)?;
+            return Ok(Attached { details: next, netns: Some(netns), resolver: None });
         }
-        Ok(attachment)
+        if details.host.network_mode == "host" {
+            write_hosts(&engine, &next)?;
+            return Ok(Attached { details: next, netns: None, resolver: None });
+        }
+        let named = if endpoints::has_endpoints(&details) {
+            endpoints::requests(&engine, &next)?
+        } else {
+            Vec::new()
+        };
+        let (names, requests): (Vec<String>, Vec<_>) = named.into_iter().unzip();
+        let container = Container { id: &details.id, name: &details.name };
+        let attachment = engine.network.attach(container, &requests).map_err(attach_error)?;
+        for (name, record) in names.iter().zip(&attachment.records) {
+            endpoints::note(&mut next, name, record);
+        }
+        let finish = || -> Result<Option<ResolverSockets>> {
+            write_hosts(&engine, &next)?;
+            let has_resolver = endpoints::has_resolver(&engine, &next);
+            let sockets = has_resolver.then(|| attachment.sandbox.resolver()).transpose();
+            sockets.context(|| "failed to set up container networking".into())
+        };
+        match finish() {
+            Ok(resolver) => {
+                Ok(Attached { details: next, netns: Some(attachment.into_descriptor()), resolver })
+            }
+            Err(error) => {
+                endpoints::release(&engine, &next);
+                Err(error)
+            }
+        }
     })
     .await
 }
 
-/// How the container is connected.
-pub(crate) fn mode(details: &Details) -> Mode {
-    match details.host.network_mode.as_str() {
-        "host" => Mode::Host,
-        "none" => Mode::None,
-        _ if details.config.network_disabled => Mode::None,
-        _ => Mode::Bridge,
-    }
+fn attach_error(source: palan_network::AttachError) -> Error {
+    let class = match &source {
+        palan_network::AttachError::UnknownNetwork { .. } => Class::NotFound,
+        palan_network::AttachError::Address { .. } => Class::Forbidden,
+        _ => Class::System,
+    };
+    Error::new(class, "failed to set up container networking").with_source(source)
 }
 
-fn write_hosts(engine: &Engine, details: &Details, record: &EndpointRecord) -> Result<()> {
-    let gateway = engine.network.gateway().address().to_string();
-    let extra: Vec<(String, String)> = details
-        .host
-        .extra_hosts
-        .iter()
-        .filter_map(|line| line.split_once([':', '=']))
+/// The network namespace of another container, which must run.
+fn shared_namespace(engine: &Engine, other: &str) -> Result<OwnedFd> {
+    let handle = engine.index.find(other)?;
+    let other = handle.details();
+    if !other.state.status.is_live() {
+        return Err(Error::conflict(format!("cannot join network of a non running container: {}", other.id)));
+    }
+    let sandbox = crate::network::sandbox_of(&other)?;
+    Ok(sandbox.into_descriptor())
+}
+
+/// `--add-host`, with what `host-gateway` means filled in.
+pub(crate) fn extra_hosts(engine: &Engine, details: &Details) -> Vec<(String, String)> {
+    let bridge = engine.networks.find(crate::network::BRIDGE);
+    let gateway =
+        bridge.ok().and_then(|bridge| Some(bridge.ipam.first()?.gateway.clone())).unwrap_or_default();
+    let lines = details.host.extra_hosts.iter().filter_map(|line| line.split_once([':', '=']));
+    lines
         .map(|(name, address)| {
             let bare = address.trim_start_matches('[').trim_end_matches(']');
             (name.to_owned(), if bare == "host-gateway" { gateway.clone() } else { bare.to_owned() })
         })
-        .collect();
-    let config = &details.config;
-    let full = format!("{}.{}", config.hostname, config.domainname);
-    let names: Vec<&str> =
-        if config.domainname.is_empty() { vec![&config.hostname] } else { vec![&full, &config.hostname] };
-    let own = record.bridge.as_ref().map(|bridge| (IpAddr::V4(bridge.address), names.as_slice()));
-    let text = if record.mode == Mode::Host {
+        .collect()
+}
+
+fn write_hosts(engine: &Engine, details: &Details) -> Result<()> {
+    let extra = extra_hosts(engine, details);
+    let text = if details.host.network_mode == "host" {
         let host = palan_stdx::fs::read_to_string(Path::new("/etc/hosts")).unwrap_or_default();
         extra.iter().fold(host, |text, (name, address)| text + &format!("{address}\t{name}\n"))
     } else {
-        files::hosts(&Hosts { own, extra: &extra })
+        let mut own = endpoints::own_hosts(details);
+        own.extend(endpoints::linked_hosts(engine, details)?);
+        files::hosts(&Hosts { own: &own, extra: &extra })
     };
     palan_stdx::fs::write(Path::new(&details.hosts_path), text)
         .context(|| "cannot write the hosts file".into())
@@ -341,15 +386,15 @@ fn abandon(spawned: Spawned) {
     }
 }
 
-/// Gives an endpoint back; a failure is reported and the rest goes on, the next start of the daemon cleans up.
-pub(crate) async fn detach_network(engine: &Arc<Engine>, record: &EndpointRecord) {
-    if record.mode != Mode::Bridge {
+/// Gives the endpoints back; a failure is reported and the rest goes on, the next start of the daemon cleans up.
+pub(crate) async fn detach_network(engine: &Arc<Engine>, details: &Details) {
+    if details.endpoints.values().all(|endpoint| endpoint.record.is_none()) {
         // Nothing outlives the namespace itself.
         return;
     }
-    let (engine, record) = (engine.clone(), record.clone());
+    let (engine, details) = (engine.clone(), details.clone());
     let outcome = blocking(move || {
-        release(&engine, &record);
+        endpoints::release(&engine, &details);
         Ok(())
     });
     if let Err(error) = outcome.await {
@@ -357,74 +402,26 @@ pub(crate) async fn detach_network(engine: &Arc<Engine>, record: &EndpointRecord
     }
 }
 
-fn release(engine: &Engine, record: &EndpointRecord) {
-    if let Err(error) = engine.network.detach(record) {
-        let error = palan_stdx::error_chain::to_string(&error);
-        tracing::warn!(error, endpoint = record.endpoint_id.as_str(), "a network endpoint was not released");
-    }
-}
-
-/// Puts what the network gave into the details.
-fn note_endpoint(details: &mut Details, record: &EndpointRecord, engine: &Engine) {
-    details.endpoint_record = serde_json::to_value(record).ok();
-    let name = network::name_of(record.mode);
-    let endpoint: &mut Endpoint = details.endpoints.entry(name.into()).or_default();
-    endpoint.network_id = network::id_of(&engine.daemon_id, name);
-    endpoint.endpoint_id = record.endpoint_id.as_str().into();
-    if let Some(bridge) = &record.bridge {
-        endpoint.gateway = bridge.gateway.to_string();
-        endpoint.ip_address = bridge.address.to_string();
-        endpoint.ip_prefix_len = bridge.prefix;
-        endpoint.mac_address = bridge.mac.to_string();
-        for port in &bridge.ports {
-            let key = format!("{}/{}", port.container_port, port.protocol);
-            let binding =
-                PortBinding { host_ip: port.host_address.to_string(), host_port: port.host_port.to_string() };
-            details.ports.entry(key).or_default().get_or_insert_default().push(binding);
-        }
-        for port in &details.config.exposed_ports {
-            details.ports.entry(port.clone()).or_default();
-        }
-    }
-}
-
-/// Takes out what only a running container has.
-pub(super) fn forget_endpoint(details: &mut Details) {
-    details.endpoint_record = None;
-    details.ports.clear();
-    for endpoint in details.endpoints.values_mut() {
-        *endpoint = Endpoint {
-            settings: std::mem::take(&mut endpoint.settings),
-            network_id: std::mem::take(&mut endpoint.network_id),
-            ..Endpoint::default()
-        };
-    }
-}
-
-fn start_events(details: &Details) -> Vec<Event> {
+fn start_events(details: &Details, engine: &Engine) -> Vec<Event> {
     let mounts = volume_events(details, "mount");
-    mounts.chain(network_events(details, "connect")).collect()
+    mounts.chain(network_events(details, engine, "connect")).collect()
 }
 
 /// The events of a run's end beside `die`.
-pub(super) fn end_events(details: &Details) -> Vec<Event> {
-    network_events(details, "disconnect").chain(volume_events(details, "unmount")).collect()
+pub(super) fn end_events(details: &Details, engine: &Engine) -> Vec<Event> {
+    network_events(details, engine, "disconnect")
+        .into_iter()
+        .chain(volume_events(details, "unmount"))
+        .collect()
 }
 
-fn network_events<'a>(details: &'a Details, action: &'a str) -> impl Iterator<Item = Event> + 'a {
-    details.endpoints.iter().filter(|(_, endpoint)| !endpoint.endpoint_id.is_empty()).map(
-        move |(name, endpoint)| {
-            let kind = network::driver_of(name);
-            let attributes = [("container", details.id.as_str()), ("name", name), ("type", kind)];
-            Event {
-                time: jiff::Timestamp::now(),
-                kind: ObjectKind::Network,
-                action: action.into(),
-                actor: endpoint.network_id.clone(),
-                attributes: attributes.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-            }
-        },
-    )
+/// One for each network that the container is on; the host's and none are networks, too.
+fn network_events(details: &Details, engine: &Engine, action: &str) -> Vec<Event> {
+    let on_it = details.endpoints.values().filter(|endpoint| {
+        details.is_attached && (!endpoint.endpoint_id.is_empty() || !endpoints::has_endpoints(details))
+    });
+    let networks = on_it.filter_map(|endpoint| engine.networks.by_id(&endpoint.network_id));
+    networks.map(|network| network.container_event(action, &details.id)).collect()
 }
 
 fn volume_events<'a>(details: &'a Details, action: &'a str) -> impl Iterator<Item = Event> + 'a {

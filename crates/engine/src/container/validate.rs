@@ -38,22 +38,6 @@ pub(crate) fn spec(spec: &ContainerSpec, host: &HostFacts) -> Result<()> {
     config(&spec.config)?;
     host_config(&spec.host)?;
     resources(&spec.host.resources, host)?;
-    for (network, endpoint) in &spec.endpoints {
-        let asked = [
-            ("an IPv6 address", !endpoint.ipv6_address.is_empty()),
-            ("legacy links", !endpoint.links.is_empty()),
-            ("driver options", !endpoint.driver_options.is_empty()),
-        ];
-        if let Some((what, _)) = asked.iter().find(|(_, is_asked)| *is_asked) {
-            return Err(unsupported(format!("{what} on network {network}")));
-        }
-        if !endpoint.ipv4_address.is_empty() {
-            return Err(Error::invalid(
-                "invalid config for network bridge: invalid endpoint settings:\n\
-                 user specified IP address is supported on user defined networks only",
-            ));
-        }
-    }
     Ok(())
 }
 
@@ -116,9 +100,8 @@ pub(crate) fn exposed_port(text: &str) -> Result<(u16, &str)> {
     let invalid = |reason: &str| Error::invalid(format!("invalid port specification: \"{text}\"{reason}"));
     let number: u16 = number.parse().map_err(|_| invalid(""))?;
     match protocol {
-        "tcp" | "udp" => Ok((number, protocol)),
-        "sctp" => Err(invalid(": protocol sctp is not supported by this version")),
-        _ => Err(invalid(": the protocol must be tcp or udp")),
+        "tcp" | "udp" | "sctp" => Ok((number, protocol)),
+        _ => Err(invalid(": the protocol must be tcp, udp or sctp")),
     }
 }
 
@@ -144,7 +127,6 @@ fn host_config(host: &HostConfig) -> Result<()> {
     }
     let refused = [
         ("a cgroup of another container", !host.cgroup.is_empty()),
-        ("a legacy link (--link)", !host.links.is_empty()),
         ("a storage option", !host.storage_opt.is_empty()),
     ];
     if let Some((what, _)) = refused.iter().find(|(_, asked)| *asked) {
@@ -206,17 +188,47 @@ fn restart_policy(host: &HostConfig) -> Result<()> {
     }
 }
 
+/// Whether the network exists is for the engine to say.
 fn network_mode(host: &HostConfig) -> Result<()> {
-    match host.network_mode.as_str() {
-        "" | "default" | "bridge" | "none" => Ok(()),
-        "host" if host.uts_mode == "host" || host.port_bindings.is_empty() => Ok(()),
-        // Docker discards published ports with the host's network; the CLI warns about them.
-        "host" => Ok(()),
-        shared if shared.starts_with("container:") => {
-            Err(unsupported("joining the network namespace of another container"))
-        }
-        other => Err(Error::not_found(format!("network {other} not found"))),
+    let Some(container) = host.network_mode.strip_prefix("container:") else { return Ok(()) };
+    let conflicts = [
+        (
+            "conflicting options: port publishing and the container type network mode",
+            !host.port_bindings.is_empty() || host.publish_all_ports,
+        ),
+        ("conflicting options: dns and the network mode", !host.dns.is_empty()),
+        ("conflicting options: custom host-to-IP mapping and the network mode", !host.extra_hosts.is_empty()),
+        (
+            "conflicting options: container type network can't be used with links. This would result in undefined behavior",
+            !host.links.is_empty(),
+        ),
+    ];
+    if container.is_empty() {
+        return Err(Error::invalid("invalid container format container:<name|id>"));
     }
+    match conflicts.iter().find(|(_, is_asked)| *is_asked) {
+        Some((text, _)) => Err(Error::invalid(*text)),
+        None => Ok(()),
+    }
+}
+
+/// One `net.….IFNAME.name=value` of an endpoint's interface, as a path below `/proc/sys` and a value.
+pub(crate) fn sysctl_of_interface(text: &str, interface: &str) -> Result<(String, String)> {
+    let invalid = |why: &str| Error::invalid(format!("invalid sysctl \"{text}\" of an endpoint: {why}"));
+    let (key, value) = text.split_once('=').ok_or_else(|| invalid("it has no value"))?;
+    let parts: Vec<&str> = key.split('.').collect();
+    let [net, family, kind, "IFNAME", name] = parts[..] else {
+        return Err(invalid("it must be like net.ipv4.conf.IFNAME.log_martians=1"));
+    };
+    let is_word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let is_known =
+        net == "net" && matches!(family, "ipv4" | "ipv6" | "mpls") && matches!(kind, "conf" | "neigh");
+    if !is_known || !is_word(name) {
+        return Err(invalid("only settings of an interface are possible"));
+    }
+    Ok((format!("net/{family}/{kind}/{interface}/{name}"), value.to_owned()))
 }
 
 fn extra_host(line: &str) -> Result<()> {
@@ -574,7 +586,6 @@ mod tests {
         );
         check(|spec| spec.config.env = vec!["=x".into()], "invalid environment variable: =x");
         check(|spec| spec.config.stop_signal = Some("SIGFOO".into()), "invalid signal: SIGFOO");
-        check(|spec| spec.host.network_mode = "front".into(), "network front not found");
         check(|spec| spec.host.dns = vec!["x".into()], "bad parameter: x is not an ip address");
         check(
             |spec| spec.host.restart_policy.name = "sometimes".into(),

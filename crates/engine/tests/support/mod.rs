@@ -52,9 +52,12 @@ impl Drop for Traces {
                 {}
             }
         }
-        let config = palan_network::NetworkConfig::for_bridge(&self.bridge);
-        if let Ok(network) = palan_network::Network::open(config) {
-            network.remove_all().ok();
+        if let Ok(manager) = palan_network::Manager::open(palan_network::HostConfig::for_bridge(&self.bridge))
+        {
+            let mut bridge = palan_network::NetworkConfig::bridge("default", "bridge", &self.bridge);
+            bridge.adopt = true;
+            manager.create(bridge).ok();
+            manager.remove_all().ok();
         }
         if let Ok(cgroup) = Cgroup::open(&Place::root(&self.cgroup)) {
             cgroup.remove().ok();

@@ -1,6 +1,6 @@
 //! The kernel's table of flows: finding and forgetting UDP flows that a changed NAT rule made stale.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rustix::io::Errno;
 
@@ -11,8 +11,8 @@ use super::socket::{NetlinkError, Socket};
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
-/// `struct nfgenmsg` with the family `AF_INET`.
-const FAMILY: [u8; 4] = [2, 0, 0, 0];
+/// The length of `struct nfgenmsg`.
+const GENERAL: usize = 4;
 
 // From linux/netfilter/nfnetlink_conntrack.h.
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -25,6 +25,8 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_FILTER_FLAG_PROTO_NUM: u32 = 1 << 3;
@@ -34,20 +36,28 @@ const UDP: u8 = 17;
 #[derive(Debug, Clone)]
 pub struct Flow {
     /// Where the first packet was sent to, before any NAT.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Its port.
     pub port: u16,
     /// Who answers, after NAT.
-    pub responder: Ipv4Addr,
+    pub responder: IpAddr,
     /// Attributes that name the flow to the kernel.
     identity: Vec<(u16, Vec<u8>)>,
 }
 
-/// All IPv4 UDP flows of the namespace.
-pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>, NetlinkError> {
-    match list(socket, true) {
+/// `struct nfgenmsg` with a family.
+fn general(ipv6: bool) -> [u8; GENERAL] {
+    let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+    [u8::try_from(family).unwrap_or(0), 0, 0, 0]
+}
+
+/// All UDP flows of one family in the namespace.
+pub fn udp_flows(socket: &mut Socket, ipv6: bool) -> Result<Vec<Flow>, NetlinkError> {
+    match list(socket, ipv6, true) {
         // Linux before 5.8 knows no filter.
-        Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::OPNOTSUPP)) => list(socket, false),
+        Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
+            list(socket, ipv6, false)
+        }
         other => other,
     }
 }
@@ -55,7 +65,7 @@ pub fn udp_flows(socket: &mut Socket) -> Result<Vec<Flow>, NetlinkError> {
 /// Forgets a flow; one that is gone already is no error.
 pub fn delete(socket: &mut Socket, flow: &Flow) -> Result<(), NetlinkError> {
     let mut batch = Batch::new();
-    batch.push(DELETE, 0, &FAMILY, |attributes| {
+    batch.push(DELETE, 0, &general(flow.destination.is_ipv6()), |attributes| {
         for (kind, content) in &flow.identity {
             attributes.bytes(*kind, content);
         }
@@ -66,9 +76,9 @@ pub fn delete(socket: &mut Socket, flow: &Flow) -> Result<(), NetlinkError> {
     }
 }
 
-fn list(socket: &mut Socket, filtered: bool) -> Result<Vec<Flow>, NetlinkError> {
+fn list(socket: &mut Socket, ipv6: bool, filtered: bool) -> Result<Vec<Flow>, NetlinkError> {
     let request = |batch: &mut Batch| {
-        batch.push(GET, libc::NLM_F_DUMP, &FAMILY, |attributes| {
+        batch.push(GET, libc::NLM_F_DUMP, &general(ipv6), |attributes| {
             if filtered {
                 attributes.nested(CTA_TUPLE_ORIG, |tuple| {
                     tuple.nested(CTA_TUPLE_PROTO, |protocol| {
@@ -87,7 +97,7 @@ fn list(socket: &mut Socket, filtered: bool) -> Result<Vec<Flow>, NetlinkError> 
 }
 
 pub(super) fn parse(payload: &[u8]) -> Option<Flow> {
-    let attributes = Parsed(payload.get(FAMILY.len()..)?);
+    let attributes = Parsed(payload.get(GENERAL..)?);
     let original = attributes.nested(CTA_TUPLE_ORIG);
     let protocol = original.nested(CTA_TUPLE_PROTO);
     if protocol.find(CTA_PROTO_NUM) != Some(&[UDP]) {
@@ -96,9 +106,18 @@ pub(super) fn parse(payload: &[u8]) -> Option<Flow> {
     let reply = attributes.nested(CTA_TUPLE_REPLY);
     let kept = |kind: u16, flag: u16| attributes.find(kind).map(|content| (kind | flag, content.to_vec()));
     Some(Flow {
-        destination: attribute::ipv4(original.nested(CTA_TUPLE_IP).find(CTA_IP_V4_DST)?)?,
+        destination: address(original, CTA_IP_V4_DST, CTA_IP_V6_DST)?,
         port: attribute::be16(protocol.find(CTA_PROTO_DST_PORT)?)?,
-        responder: attribute::ipv4(reply.nested(CTA_TUPLE_IP).find(CTA_IP_V4_SRC)?)?,
+        responder: address(reply, CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
         identity: [kept(CTA_TUPLE_ORIG, 0x8000), kept(CTA_ZONE, 0)].into_iter().flatten().collect(),
     })
+}
+
+/// One end of a tuple, of either family.
+fn address(tuple: Parsed<'_>, ipv4: u16, ipv6: u16) -> Option<IpAddr> {
+    let addresses = tuple.nested(CTA_TUPLE_IP);
+    if let Some(content) = addresses.find(ipv4) {
+        return attribute::ipv4(content).map(IpAddr::V4);
+    }
+    <[u8; 16]>::try_from(addresses.find(ipv6)?).ok().map(IpAddr::from)
 }

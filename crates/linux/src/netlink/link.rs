@@ -92,7 +92,7 @@ pub struct VethPair<'a, Fd> {
     pub peer_namespace: Fd,
     /// Its name there.
     pub peer_name: &'a str,
-    /// Its index there, so that it needn't be asked for.
+    /// Its index there, so that it needn't be asked for; 0 lets the kernel choose.
     pub peer_index: u32,
     /// Its Ethernet address.
     pub peer_mac: [u8; 6],
@@ -118,6 +118,69 @@ pub fn add_veth<Fd: AsFd>(batch: &mut Batch, pair: &VethPair<'_, Fd>) {
                     common(peer, pair.peer_name);
                     peer.bytes(libc::IFLA_ADDRESS, &pair.peer_mac).u32(libc::IFLA_NET_NS_FD, namespace);
                 });
+            });
+        });
+    });
+}
+
+/// A virtual interface on top of a hardware one, to be made straight in another namespace.
+#[derive(Debug)]
+pub struct Stacked<'a, Fd> {
+    /// `macvlan` or `ipvlan`.
+    pub kind: &'static str,
+    /// `MACVLAN_MODE_*` or `IPVLAN_MODE_*`.
+    pub mode: u32,
+    /// `IPVLAN_F_*`.
+    pub flags: u16,
+    /// The interface below.
+    pub parent: u32,
+    /// The namespace it is made in.
+    pub namespace: Fd,
+    /// Its name there.
+    pub name: &'a str,
+    /// Its index there; 0 lets the kernel choose.
+    pub index: u32,
+    /// Its Ethernet address; an ipvlan has its parent's.
+    pub mac: Option<[u8; 6]>,
+    /// Its MTU; `None` follows the parent.
+    pub mtu: Option<u32>,
+}
+
+/// Adds the creation of a macvlan or ipvlan interface.
+pub fn add_stacked<Fd: AsFd>(batch: &mut Batch, wanted: &Stacked<'_, Fd>) {
+    const MODE: u16 = 1;
+    const IPVLAN_FLAGS: u16 = 2;
+    let namespace = wanted.namespace.as_fd().as_raw_fd().cast_unsigned();
+    batch.push(libc::RTM_NEWLINK, CREATE, &info(wanted.index, 0, 0), |link| {
+        link.text(libc::IFLA_IFNAME, wanted.name)
+            .u32(libc::IFLA_LINK, wanted.parent)
+            .u32(libc::IFLA_NET_NS_FD, namespace);
+        if let Some(mac) = wanted.mac {
+            link.bytes(libc::IFLA_ADDRESS, &mac);
+        }
+        if let Some(mtu) = wanted.mtu {
+            link.u32(libc::IFLA_MTU, mtu);
+        }
+        link.nested(libc::IFLA_LINKINFO, |kind| {
+            kind.text(libc::IFLA_INFO_KIND, wanted.kind).nested(libc::IFLA_INFO_DATA, |data| {
+                if wanted.kind == "ipvlan" {
+                    let mode = u16::try_from(wanted.mode).unwrap_or(0);
+                    data.bytes(MODE, &mode.to_ne_bytes()).bytes(IPVLAN_FLAGS, &wanted.flags.to_ne_bytes());
+                } else {
+                    data.u32(MODE, wanted.mode);
+                }
+            });
+        });
+    });
+}
+
+/// Adds the creation of a VLAN interface with this tag on the interface `parent`.
+pub fn add_vlan(batch: &mut Batch, name: &str, parent: u32, tag: u16) {
+    const IFLA_VLAN_ID: u16 = 1;
+    batch.push(libc::RTM_NEWLINK, CREATE, &info(0, 0, 0), |link| {
+        link.text(libc::IFLA_IFNAME, name).u32(libc::IFLA_LINK, parent).nested(libc::IFLA_LINKINFO, |kind| {
+            kind.text(libc::IFLA_INFO_KIND, "vlan").nested(libc::IFLA_INFO_DATA, |vlan| {
+                vlan.bytes(IFLA_VLAN_ID, &tag.to_ne_bytes());
             });
         });
     });

@@ -15,8 +15,6 @@ pub const GROUP: u32 = 7;
 /// The type of the message that ends a transaction's notifications.
 pub const NEW_GENERATION: u16 = SUBSYSTEM | NFT_MSG_NEWGEN;
 
-/// A table's address family. Only IPv4 is needed.
-const FAMILY: u8 = 2;
 /// `NFNL_SUBSYS_NFTABLES`, the upper half of each message's type.
 const SUBSYSTEM: u16 = 10 << 8;
 /// The length of `struct nfgenmsg`: family, version, resource.
@@ -82,6 +80,8 @@ const NFT_VERDICT_REGISTER: u32 = 0;
 pub enum DataType {
     /// An IPv4 address, 4 bytes.
     Ipv4Address,
+    /// An IPv6 address, 16 bytes.
+    Ipv6Address,
     /// A protocol number, 1 byte.
     Protocol,
     /// A port, 2 bytes.
@@ -94,6 +94,7 @@ impl DataType {
     fn number(self) -> u32 {
         match self {
             Self::Ipv4Address => 7,
+            Self::Ipv6Address => 8,
             Self::Protocol => 12,
             Self::Port => 13,
             Self::InterfaceName => 41,
@@ -103,7 +104,7 @@ impl DataType {
     /// The space it takes in registers.
     fn length(self) -> u32 {
         match self {
-            Self::InterfaceName => 16,
+            Self::InterfaceName | Self::Ipv6Address => 16,
             _ => 4,
         }
     }
@@ -165,21 +166,21 @@ pub enum Position {
 pub struct Transaction {
     batch: Batch,
     sets: u32,
-}
-
-impl Default for Transaction {
-    fn default() -> Self {
-        Self::new()
-    }
+    family: Family,
 }
 
 impl Transaction {
-    /// Nothing to change yet.
+    /// Nothing to change yet. The changes are to tables of `family` until [`Transaction::turn_to`] says otherwise.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(family: Family) -> Self {
         let mut batch = Batch::new();
         batch.push(NFNL_MSG_BATCH_BEGIN, 0, &batch_header(), |_| ());
-        Self { batch, sets: 0 }
+        Self { batch, sets: 0, family }
+    }
+
+    /// What follows is about tables of this family.
+    pub fn turn_to(&mut self, family: Family) {
+        self.family = family;
     }
 
     /// Whether committing would change nothing.
@@ -317,7 +318,7 @@ impl Transaction {
     }
 
     fn push(&mut self, message: u16, flags: i32, attributes: impl FnOnce(&mut Attributes<'_>)) {
-        self.batch.push(SUBSYSTEM | message, flags, &[FAMILY, 0, 0, 0], attributes);
+        self.batch.push(SUBSYSTEM | message, flags, &[self.family.number(), 0, 0, 0], attributes);
     }
 }
 
@@ -473,14 +474,15 @@ impl Rule {
 
     /// Keeps only the bits of `mask`.
     #[must_use]
-    pub fn mask(self, register: Register, mask: [u8; 4]) -> Self {
+    pub fn mask(self, register: Register, mask: &[u8]) -> Self {
+        let length = u32::try_from(mask.len()).unwrap_or(0);
         self.expression("bitwise", |bitwise| {
-            bitwise.be32(1, register.number()).be32(2, register.number()).be32(3, 4);
+            bitwise.be32(1, register.number()).be32(2, register.number()).be32(3, length);
             bitwise.nested(4, |data| {
-                data.bytes(NFTA_DATA_VALUE, &mask);
+                data.bytes(NFTA_DATA_VALUE, mask);
             });
             bitwise.nested(5, |data| {
-                data.bytes(NFTA_DATA_VALUE, &[0; 4]);
+                data.bytes(NFTA_DATA_VALUE, &vec![0; mask.len()]);
             });
         })
     }
@@ -491,6 +493,25 @@ impl Rule {
         self.expression("cmp", |compare| {
             compare.be32(1, register.number()).be32(2, comparison as u32);
             compare.nested(3, |data| {
+                data.bytes(NFTA_DATA_VALUE, value);
+            });
+        })
+    }
+
+    /// Goes on only if the set lacks the key that begins at `key`.
+    #[must_use]
+    pub fn lookup_absent(self, set: &str, key: Register) -> Self {
+        const INVERTED: u32 = 1;
+        self.expression("lookup", |lookup| {
+            lookup.text(1, set).be32(2, key.number()).be32(5, INVERTED);
+        })
+    }
+
+    /// Loads a constant.
+    #[must_use]
+    pub fn constant(self, value: &[u8], into: Register) -> Self {
+        self.expression("immediate", |immediate| {
+            immediate.be32(1, into.number()).nested(NFTA_IMMEDIATE_DATA, |data| {
                 data.bytes(NFTA_DATA_VALUE, value);
             });
         })
@@ -528,12 +549,12 @@ impl Rule {
         })
     }
 
-    /// Rewrites the destination to the IPv4 address and the port in two registers.
+    /// Rewrites the destination to the address of this family and the port that two registers hold.
     #[must_use]
-    pub fn destination_nat(self, address: Register, port: Register) -> Self {
+    pub fn destination_nat(self, family: Family, address: Register, port: Register) -> Self {
         self.expression("nat", |nat| {
             nat.be32(1, libc::NFT_NAT_DNAT.cast_unsigned())
-                .be32(2, FAMILY.into())
+                .be32(2, family.number().into())
                 .be32(3, address.number())
                 .be32(5, port.number());
         })
@@ -583,15 +604,41 @@ pub struct RuleInfo {
     pub jumps_to: Option<String>,
 }
 
-/// The families whose chains see IPv4 packets, and all others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A table's address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// `ip`.
     Ipv4,
+    /// `ip6`.
+    Ipv6,
     /// `inet`: IPv4 and IPv6.
     Inet,
-    /// IPv6, ARP, bridge, netdev.
+    /// ARP, bridge, netdev; nothing is asked of the kernel about them.
     Other,
+}
+
+impl Family {
+    /// The kernel's number, `NFPROTO_*`; that of "unspecified" for all others.
+    fn number(self) -> u8 {
+        let number = match self {
+            Self::Ipv4 => libc::NFPROTO_IPV4,
+            Self::Ipv6 => libc::NFPROTO_IPV6,
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Other => libc::NFPROTO_UNSPEC,
+        };
+        u8::try_from(number).unwrap_or(0)
+    }
+
+    /// nft's word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+            Self::Inet => "inet",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// The chains of every table.
@@ -603,11 +650,16 @@ pub fn chains(socket: &mut Socket) -> Result<Vec<ChainInfo>, NetlinkError> {
     socket.dump(request, |chains: &mut Vec<ChainInfo>, _, payload| chains.extend(parse_chain(payload)))
 }
 
-/// The rules of an IPv4 table by chain, or of one chain of it, in order; none if there is no such table or chain.
-pub fn rules(socket: &mut Socket, table: &str, chain: Option<&str>) -> Result<Vec<RuleInfo>, NetlinkError> {
+/// The rules of a table by chain, or of one chain of it, in order; none if there is no such table or chain.
+pub fn rules(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    chain: Option<&str>,
+) -> Result<Vec<RuleInfo>, NetlinkError> {
     let request = |batch: &mut Batch| {
         let kind = SUBSYSTEM | NFT_MSG_GETRULE;
-        batch.push(kind, libc::NLM_F_DUMP, &[FAMILY, 0, 0, 0], |attributes| {
+        batch.push(kind, libc::NLM_F_DUMP, &[family.number(), 0, 0, 0], |attributes| {
             attributes.text(NFTA_RULE_TABLE, table);
             if let Some(chain) = chain {
                 attributes.text(NFTA_RULE_CHAIN, chain);
@@ -635,6 +687,7 @@ pub(super) fn parse_chain(payload: &[u8]) -> Option<ChainInfo> {
     let policy = attributes.find(NFTA_CHAIN_POLICY).and_then(attribute::be32);
     let family = match i32::from(payload[0]) {
         libc::NFPROTO_IPV4 => Family::Ipv4,
+        libc::NFPROTO_IPV6 => Family::Ipv6,
         libc::NFPROTO_INET => Family::Inet,
         _ => Family::Other,
     };

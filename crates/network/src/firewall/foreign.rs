@@ -14,47 +14,56 @@ const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";
 /// Docker's chain for administrators; it jumps there first and keeps its rules.
 const DOCKER_USER: &str = "DOCKER-USER";
+/// What the comments of our rules begin with.
+const TAG: &str = "palan: ";
 /// The table that firewalld makes.
 const FIREWALLD: &str = "firewalld";
 
-/// Puts our rules where they belong now and removes them elsewhere; with `wanted` false, everywhere.
+/// Puts the rules of our bridges where they belong now and removes them elsewhere; with `wanted` false, everywhere.
 pub(crate) fn reconcile(
     socket: &mut Socket,
-    bridge: &str,
+    bridges: &[&str],
     wanted: bool,
 ) -> Result<(), netlink::NetlinkError> {
-    let tag = tag(bridge);
-    let forward = nftables::rules(socket, TABLE, Some(FORWARD))?;
-    let docker_user = nftables::rules(socket, TABLE, Some(DOCKER_USER))?;
-    let place = if wanted { place(socket, &forward, &tag)? } else { None };
-    let mut change = Transaction::new();
-    for (chain, rules) in [(FORWARD, &forward), (DOCKER_USER, &docker_user)] {
-        if place != Some(chain) {
-            remove(&mut change, chain, rules, &tag);
-        } else if !is_in_place(rules, &tag) {
-            remove(&mut change, chain, rules, &tag);
-            // A rule that decides about everything ends the chain: ours must come before it.
-            let end = rules.iter().find(|rule| rule.final_for_all && rule.comment != tag);
-            let position = end.map_or(Position::End, |rule| Position::Before(rule.handle));
-            for interface in [Meta::InputInterfaceName, Meta::OutputInterfaceName] {
-                change.add_rule(TABLE, chain, position, &accept(interface, bridge).comment(&tag));
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let forward = nftables::rules(socket, family, TABLE, Some(FORWARD))?;
+        let docker_user = nftables::rules(socket, family, TABLE, Some(DOCKER_USER))?;
+        let place = if wanted { place(socket, family, &forward)? } else { None };
+        let mut change = Transaction::new(family);
+        for bridge in bridges {
+            let tag = tag(bridge);
+            for (chain, rules) in [(FORWARD, &forward), (DOCKER_USER, &docker_user)] {
+                if place != Some(chain) {
+                    remove(&mut change, chain, rules, &tag);
+                } else if !is_in_place(rules, &tag) {
+                    remove(&mut change, chain, rules, &tag);
+                    // A rule that decides about everything ends the chain: ours must come before it.
+                    let end = rules.iter().find(|rule| rule.final_for_all && !is_ours(rule));
+                    let position = end.map_or(Position::End, |rule| Position::Before(rule.handle));
+                    for interface in [Meta::InputInterfaceName, Meta::OutputInterfaceName] {
+                        change.add_rule(TABLE, chain, position, &accept(interface, bridge).comment(&tag));
+                    }
+                }
             }
         }
+        change.commit(socket)?;
     }
-    change.commit(socket)
+    Ok(())
 }
 
 /// The chain our rules belong in: Docker's, if packets get there; else the host's, if it drops by default.
 fn place(
     socket: &mut Socket,
+    family: Family,
     forward: &[RuleInfo],
-    tag: &str,
 ) -> Result<Option<&'static str>, netlink::NetlinkError> {
     if forward.iter().any(|rule| rule.jumps_to.as_deref() == Some(DOCKER_USER)) {
         return Ok(Some(DOCKER_USER));
     }
-    let drops = nftables::chains(socket)?.iter().any(|chain| is_host_forward(chain) && chain.drops)
-        || forward.iter().any(|rule| rule.final_for_all && rule.comment != tag);
+    let drops = nftables::chains(socket)?
+        .iter()
+        .any(|chain| chain.family == family && is_host_forward(chain) && chain.drops)
+        || forward.iter().any(|rule| rule.final_for_all && !is_ours(rule));
     Ok(drops.then_some(FORWARD))
 }
 
@@ -62,21 +71,24 @@ fn place(
 pub(crate) fn warnings(
     socket: &mut Socket,
     own_table: &str,
-    bridge: &str,
+    bridges: &[&str],
 ) -> Result<Vec<String>, netlink::NetlinkError> {
     let mut warnings = Vec::new();
     let chains = nftables::chains(socket)?;
     if chains.iter().any(|chain| chain.table == FIREWALLD) {
+        let interfaces: Vec<String> =
+            bridges.iter().map(|bridge| format!("--add-interface={bridge}")).collect();
         warnings.push(format!(
             "firewalld is active and rejects what no zone accepts: \
-             run `firewall-cmd --permanent --zone=trusted --add-interface={bridge}` and `firewall-cmd --reload`"
+             run `firewall-cmd --permanent --zone=trusted {}` and `firewall-cmd --reload`",
+            interfaces.join(" ")
         ));
     }
     for chain in chains.into_iter().filter(|chain| chain.table != FIREWALLD) {
         let sees_us = matches!(chain.family, Family::Ipv4 | Family::Inet) && chain.table != own_table;
         let at_forward = chain.hook == Some(HookPoint::Forward as u32);
         if sees_us && at_forward && chain.drops && !is_host_forward(&chain) {
-            let family = if chain.family == Family::Ipv4 { "ip" } else { "inet" };
+            let family = chain.family.word();
             warnings.push(format!(
                 "the nftables chain \"{}\" of the table \"{family} {}\" drops what it doesn't accept: \
                  accept the bridge there, or containers reach nothing outside of the host",
@@ -109,7 +121,12 @@ pub(crate) fn docker_bridges<'a>(names: impl Iterator<Item = &'a str>) -> Vec<St
 }
 
 fn is_host_forward(chain: &ChainInfo) -> bool {
-    chain.family == Family::Ipv4 && chain.table == TABLE && chain.name == FORWARD
+    matches!(chain.family, Family::Ipv4 | Family::Ipv6) && chain.table == TABLE && chain.name == FORWARD
+}
+
+/// Rules of ours for other bridges don't end a chain either, though they accept.
+fn is_ours(rule: &RuleInfo) -> bool {
+    rule.comment.starts_with(TAG)
 }
 
 fn is_in_place(rules: &[RuleInfo], tag: &str) -> bool {
@@ -125,7 +142,7 @@ fn remove(change: &mut Transaction, chain: &str, rules: &[RuleInfo], tag: &str) 
 
 /// By this comment our rules are known again, also to `iptables -S`.
 fn tag(bridge: &str) -> String {
-    format!("palan: {bridge}")
+    format!("{TAG}{bridge}")
 }
 
 /// An accept rule in the very form iptables-nft writes, as it refuses to list a chain with anything else in it.

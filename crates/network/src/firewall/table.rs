@@ -1,30 +1,34 @@
-//! Our nftables table, `ip palan` by default.
+//! Our nftables tables, `ip palan` by default, and `ip6 palan` while a network has IPv6.
 //!
 //! ```text
-//! prerouting -300  guard        127.0.0.0/8 never comes or goes over the bridge
+//! prerouting -300  guard        127.0.0.0/8 never comes or goes over a bridge
 //! prerouting -100  prerouting   to a local address, not 127.0.0.0/8 → publish
 //! output     -100  output       to a local address                  → publish
 //!                  publish      map (address, protocol, port) or (protocol, port) → container address and port
-//! forward       0  forward      PALAN-USER; then into the bridge: replies, other containers (icc), published ports;
-//!                               nothing else. Out of it: everything but other engines' bridges
-//! postrouting 100  postrouting  masquerade what leaves the subnet, what came from 127.0.0.1, and what a container
-//!                               sends to a container by way of a published port (the answer must come back here)
+//! forward       0  forward      PALAN-USER; containers of one bridge (icc); nothing else into or out of an internal one;
+//!                               then into a bridge: replies, published ports; nothing else. Out of it: everything but
+//!                               our other bridges and other engines' ones
+//! postrouting 100  postrouting  masquerade what leaves our bridges, what came from the host's loopback, and what a
+//!                               container sends to one of the same bridge by way of a published port (the answer must
+//!                               come back here): → hairpin. A container of another bridge is seen by its own address
+//!                  hairpin      one rule for each network
 //! ```
 //!
-//! One published port is one element of a map. `PALAN-USER` belongs to the administrator: it is made, and never
-//! flushed or removed except with the whole table.
+//! A network is some elements of sets, a published port one element of a map; so the number of either costs a packet
+//! nothing. `PALAN-USER` belongs to the administrator: it is made, and never flushed or removed except with its table.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use palan_linux::netlink::nftables::{
-    self, Comparison, Conntrack, DataType, Element, Header, Hook, HookPoint, Meta, Position, Register, Rule,
-    Set, Transaction, Verdict, state, status,
+    self, Comparison, Conntrack, DataType, Element, Family, Header, Hook, HookPoint, Meta, Position,
+    Register, Rule, Set, Transaction, Verdict, state, status,
 };
 use palan_linux::netlink::{self, Socket};
 use rustix::io::Errno;
 
+use crate::config::{Driver, GatewayMode, NetworkConfig};
 use crate::record::PublishedPort;
-use crate::{NetworkConfig, Subnet};
+use crate::{HostConfig, Subnet};
 
 /// The administrator's chain.
 const USER_CHAIN: &str = "PALAN-USER";
@@ -34,10 +38,12 @@ const OUTPUT: &str = "output";
 const PUBLISH: &str = "publish";
 const FORWARD: &str = "forward";
 const POSTROUTING: &str = "postrouting";
+const HAIRPIN: &str = "hairpin";
 
-const CHAINS: [(&str, Option<Hook>); 7] = [
+const CHAINS: [(&str, Option<Hook>); 8] = [
     (USER_CHAIN, None),
     (PUBLISH, None),
+    (HAIRPIN, None),
     (GUARD, Some(Hook { kind: "filter", point: HookPoint::Prerouting, priority: -300 })),
     (PREROUTING, Some(Hook { kind: "nat", point: HookPoint::Prerouting, priority: -100 })),
     (OUTPUT, Some(Hook { kind: "nat", point: HookPoint::Output, priority: -100 })),
@@ -45,60 +51,106 @@ const CHAINS: [(&str, Option<Hook>); 7] = [
     (POSTROUTING, Some(Hook { kind: "nat", point: HookPoint::Postrouting, priority: 100 })),
 ];
 
-const TARGET: &[DataType] = &[DataType::Ipv4Address, DataType::Port];
-/// Ports published on every address.
-const ANY_ADDRESS: Set<'_> =
-    Set { name: "published", key: &[DataType::Protocol, DataType::Port], data: TARGET };
-/// Ports published on one address.
-const ONE_ADDRESS: Set<'_> = Set {
-    name: "published-on",
-    key: &[DataType::Ipv4Address, DataType::Protocol, DataType::Port],
-    data: TARGET,
-};
-/// Bridges of other engines.
-const OTHER_BRIDGES: Set<'_> = Set { name: "other-bridges", key: &[DataType::InterfaceName], data: &[] };
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
-const LOOPBACK: Subnet = Subnet::constant(Ipv4Addr::new(127, 0, 0, 0), 8);
+// Sets of interface names.
+const BRIDGES: &str = "bridges";
+const INTERNAL: &str = "internal";
+const MASQUERADED: &str = "masqueraded";
+const UNPROTECTED: &str = "unprotected";
+const OTHER_BRIDGES: &str = "other-bridges";
+/// Pairs of a bridge's name with itself: what goes from one port to another of a bridge whose containers may talk.
+const TALKING: &str = "talking";
+/// Ports published on every address, and those on one.
+const ANY_ADDRESS: &str = "published";
+const ONE_ADDRESS: &str = "published-on";
+/// Published ports that are reached without NAT: (container address, protocol, port).
+const OPENED: &str = "opened";
+
 /// The space of an interface name in registers.
 const INTERFACE_NAME: usize = 16;
+const IPV4_LOOPBACK: Subnet = Subnet::constant(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
 
-// Registers by what they hold; a rule that looks a port up needs the first three in a row.
+// Registers, four bytes each; keys and data of lookups begin at the first.
 const R0: Register = Register(0);
 const R1: Register = Register(1);
 const R2: Register = Register(2);
+const R4: Register = Register(4);
+const R5: Register = Register(5);
 
-/// The table of one network.
+/// What the tables must know of a network.
+#[derive(Debug, Clone)]
+pub(crate) struct TableNetwork {
+    bridge: String,
+    subnets: Vec<Subnet>,
+    internal: bool,
+    inter_container: bool,
+    masquerade: bool,
+    modes: [GatewayMode; 2],
+}
+
+impl TableNetwork {
+    /// `None` for a network that has no bridge: its packets don't pass the host's firewall.
+    pub(crate) fn new(config: &NetworkConfig) -> Option<Self> {
+        let plans = config.ipv4.iter().chain(&config.ipv6);
+        (config.driver == Driver::Bridge).then(|| Self {
+            bridge: config.bridge.clone(),
+            subnets: plans.map(|plan| plan.subnet.network()).collect(),
+            internal: config.internal,
+            inter_container: config.inter_container,
+            masquerade: config.masquerade,
+            modes: [config.gateway_mode, config.gateway_mode_ipv6],
+        })
+    }
+
+    pub(crate) fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    fn mode(&self, family: Family) -> GatewayMode {
+        self.modes[usize::from(family == Family::Ipv6)]
+    }
+
+    fn subnet(&self, family: Family) -> Option<Subnet> {
+        self.subnets.iter().copied().find(|subnet| subnet.is_ipv6() == (family == Family::Ipv6))
+    }
+}
+
+/// A published port and the container it leads to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publication {
+    pub(crate) port: PublishedPort,
+    pub(crate) container: IpAddr,
+    /// Reached by the container's own address.
+    pub(crate) routed: bool,
+}
+
+impl Publication {
+    fn family(&self) -> Family {
+        if self.container.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+    }
+}
+
+/// The tables of one daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     name: String,
-    bridge: String,
-    subnet: Subnet,
-    inter_container: bool,
-    masquerade: bool,
+    owner: String,
 }
 
 /// The bridge for which the kernel has rules under the configured table name, if it isn't ours.
 pub(crate) fn other_owner(
     socket: &mut Socket,
-    config: &NetworkConfig,
+    config: &HostConfig,
 ) -> Result<Option<String>, netlink::NetlinkError> {
-    let rules = nftables::rules(socket, &config.table, Some(GUARD))?;
+    let rules = nftables::rules(socket, Family::Ipv4, &config.table, Some(GUARD))?;
     let owner = rules.into_iter().map(|rule| rule.comment).find(|comment| !comment.is_empty());
-    Ok(owner.filter(|bridge| *bridge != config.bridge))
+    Ok(owner.filter(|bridge| *bridge != config.owner))
 }
 
-/// A published port and the container it leads to.
-pub(crate) type Publication = (PublishedPort, Ipv4Addr);
-
 impl Table {
-    pub(crate) fn new(config: &NetworkConfig, gateway: Subnet) -> Self {
-        Self {
-            name: config.table.clone(),
-            bridge: config.bridge.clone(),
-            subnet: gateway.network(),
-            inter_container: config.inter_container,
-            masquerade: config.masquerade,
-        }
+    pub(crate) fn new(config: &HostConfig) -> Self {
+        Self { name: config.table.clone(), owner: config.owner.clone() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -109,30 +161,72 @@ impl Table {
     pub(crate) fn write(
         &self,
         socket: &mut Socket,
+        networks: &[TableNetwork],
         published: &[Publication],
         other_bridges: &[String],
     ) -> Result<(), netlink::NetlinkError> {
+        let mut change = Transaction::new(Family::Ipv4);
+        for family in FAMILIES {
+            change.turn_to(family);
+            change.add_table(&self.name);
+            if is_needed(family, networks) {
+                self.write_family(&mut change, family, networks, published, other_bridges);
+            } else {
+                change.delete_table(&self.name);
+            }
+        }
+        change.commit(socket)
+    }
+
+    fn write_family(
+        &self,
+        change: &mut Transaction,
+        family: Family,
+        networks: &[TableNetwork],
+        published: &[Publication],
+        other_bridges: &[String],
+    ) {
         let table = self.name.as_str();
-        let mut change = Transaction::new();
-        change.add_table(table);
         for (chain, hook) in CHAINS {
             change.add_chain(table, chain, hook);
             if chain != USER_CHAIN {
                 change.flush_chain(table, chain);
             }
         }
-        for set in [ANY_ADDRESS, ONE_ADDRESS, OTHER_BRIDGES] {
-            change.add_set(table, &set);
+        let sets = sets(family);
+        for set in &sets {
+            change.add_set(table, set);
             change.flush_set(table, set.name);
         }
-        add(&mut change, table, published);
-        let names: Vec<Element> =
+        let of_family = |network: &&TableNetwork| network.subnet(family).is_some();
+        let named = |wanted: &dyn Fn(&TableNetwork) -> bool| -> Vec<Element> {
+            let names = networks.iter().filter(|network| wanted(network));
+            names.map(|network| Element { key: interface(&network.bridge), data: Vec::new() }).collect()
+        };
+        change.add_elements(table, BRIDGES, &named(&|_| true));
+        change.add_elements(table, INTERNAL, &named(&|network| network.internal));
+        let masqueraded = |network: &TableNetwork| {
+            network.masquerade && !network.internal && network.mode(family) != GatewayMode::Routed
+        };
+        change.add_elements(table, MASQUERADED, &named(&masqueraded));
+        let unprotected = |network: &TableNetwork| network.mode(family) == GatewayMode::NatUnprotected;
+        change.add_elements(table, UNPROTECTED, &named(&unprotected));
+        let talking: Vec<Element> = networks
+            .iter()
+            .filter(|network| network.inter_container)
+            .map(|network| Element {
+                key: [interface(&network.bridge), interface(&network.bridge)].concat(),
+                data: Vec::new(),
+            })
+            .collect();
+        change.add_elements(table, TALKING, &talking);
+        let others: Vec<Element> =
             other_bridges.iter().map(|name| Element { key: interface(name), data: Vec::new() }).collect();
-        change.add_elements(table, OTHER_BRIDGES.name, &names);
-        for (chain, rule) in self.rules() {
+        change.add_elements(table, OTHER_BRIDGES, &others);
+        self.add(change, family, published);
+        for (chain, rule) in self.rules(family, networks.iter().filter(of_family)) {
             change.add_rule(table, chain, Position::End, &rule);
         }
-        change.commit(socket)
     }
 
     /// Adds the ports of one endpoint.
@@ -141,9 +235,18 @@ impl Table {
         socket: &mut Socket,
         published: &[Publication],
     ) -> Result<(), netlink::NetlinkError> {
-        let mut change = Transaction::new();
-        add(&mut change, &self.name, published);
+        let mut change = Transaction::new(Family::Ipv4);
+        for family in FAMILIES {
+            change.turn_to(family);
+            self.add(&mut change, family, published);
+        }
         change.commit(socket)
+    }
+
+    fn add(&self, change: &mut Transaction, family: Family, published: &[Publication]) {
+        for (set, elements) in elements(family, published) {
+            change.add_elements(&self.name, set, &elements);
+        }
     }
 
     /// Removes the ports of one endpoint.
@@ -152,135 +255,212 @@ impl Table {
         socket: &mut Socket,
         published: &[Publication],
     ) -> Result<(), netlink::NetlinkError> {
-        let (any, one) = elements(published);
-        let mut change = Transaction::new();
-        change.delete_elements(&self.name, ANY_ADDRESS.name, &any);
-        change.delete_elements(&self.name, ONE_ADDRESS.name, &one);
+        let mut change = Transaction::new(Family::Ipv4);
+        for family in FAMILIES {
+            change.turn_to(family);
+            for (set, elements) in elements(family, published) {
+                change.delete_elements(&self.name, set, &elements);
+            }
+        }
         change.commit(socket)
     }
 
     /// Whether the rules are all there. Their content isn't compared: whoever edits a rule of ours in place means it.
-    pub(crate) fn is_intact(&self, socket: &mut Socket) -> Result<bool, netlink::NetlinkError> {
-        let present = nftables::rules(socket, &self.name, None)?;
-        let count = |name: &str| present.iter().filter(|rule| rule.chain == name).count();
-        let rules = self.rules();
-        let wanted = |name: &str| rules.iter().filter(|(chain, _)| *chain == name).count();
-        Ok(CHAINS.iter().all(|(name, _)| *name == USER_CHAIN || count(name) == wanted(name)))
+    pub(crate) fn is_intact(
+        &self,
+        socket: &mut Socket,
+        networks: &[TableNetwork],
+    ) -> Result<bool, netlink::NetlinkError> {
+        for family in FAMILIES.into_iter().filter(|family| is_needed(*family, networks)) {
+            let present = nftables::rules(socket, family, &self.name, None)?;
+            let of_family = |network: &&TableNetwork| network.subnet(family).is_some();
+            let rules = self.rules(family, networks.iter().filter(of_family));
+            let count = |name: &str| present.iter().filter(|rule| rule.chain == name).count();
+            let wanted = |name: &str| rules.iter().filter(|(chain, _)| *chain == name).count();
+            if !CHAINS.iter().all(|(name, _)| *name == USER_CHAIN || count(name) == wanted(name)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Removes the table with all it holds.
+    /// Whether packets to the host's loopback are kept out.
+    pub(crate) fn has_guard(&self, socket: &mut Socket) -> Result<bool, netlink::NetlinkError> {
+        const GUARD_RULES: usize = 2;
+        Ok(nftables::rules(socket, Family::Ipv4, &self.name, Some(GUARD))?.len() == GUARD_RULES)
+    }
+
+    /// Removes the tables with all they hold.
     pub(crate) fn remove(&self, socket: &mut Socket) -> Result<(), netlink::NetlinkError> {
-        let mut change = Transaction::new();
-        change.delete_table(&self.name);
-        match change.commit(socket) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => Ok(()),
-            other => other,
+        for family in FAMILIES {
+            let mut change = Transaction::new(family);
+            change.delete_table(&self.name);
+            match change.commit(socket) {
+                Err(error) if error.errno() != Some(Errno::NOENT) => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// The rules, each with its chain, in order.
-    fn rules(&self) -> Vec<(&'static str, Rule)> {
+    fn rules<'a>(
+        &self,
+        family: Family,
+        networks: impl Iterator<Item = &'a TableNetwork>,
+    ) -> Vec<(&'static str, Rule)> {
         let mut rules = Vec::new();
-        self.guard_rules(&mut rules);
-        publish_rules(&mut rules);
-        self.forward_rules(&mut rules);
-        self.postrouting_rules(&mut rules);
+        if family == Family::Ipv4 {
+            self.guard_rules(&mut rules);
+        }
+        publish_rules(family, &mut rules);
+        forward_rules(family, &mut rules);
+        postrouting_rules(family, &mut rules);
+        for network in networks {
+            let Some(subnet) = network.subnet(family) else { continue };
+            let same = interface_is(Rule::new(), Meta::OutputInterfaceName, &network.bridge);
+            rules.push((HAIRPIN, source_in(same, subnet, true).masquerade()));
+        }
         rules
     }
 
-    /// The bridge has `route_localnet`, so the kernel itself no longer refuses these. The comment tells whose table it is.
+    /// The bridges may have `route_localnet`, so the kernel itself no longer refuses these. The comment tells whose table it
+    /// is.
     fn guard_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
-        let mut guard = |rule: Rule| rules.push((GUARD, rule.verdict(Verdict::Drop).comment(&self.bridge)));
-        guard(destination_in(self.leaving(), LOOPBACK, true));
-        guard(source_in(self.leaving(), LOOPBACK, true));
+        let mut guard = |rule: Rule| rules.push((GUARD, rule.verdict(Verdict::Drop).comment(&self.owner)));
+        guard(destination_in(leaving(Rule::new(), BRIDGES), IPV4_LOOPBACK, true));
+        guard(source_in(leaving(Rule::new(), BRIDGES), IPV4_LOOPBACK, true));
     }
+}
 
-    fn forward_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
-        let mut forward = |rule: Rule, verdict| rules.push((FORWARD, rule.verdict(verdict)));
-        forward(self.leaving(), Verdict::Jump(USER_CHAIN));
-        forward(
-            interface_is(self.entering(), Meta::InputInterfaceName, &self.bridge, false),
-            Verdict::Jump(USER_CHAIN),
-        );
-        forward(is_reply(self.entering()), Verdict::Accept);
-        if self.inter_container {
-            let between = interface_is(self.entering(), Meta::InputInterfaceName, &self.bridge, true);
-            forward(between, Verdict::Accept);
-        }
-        forward(is_published(self.entering(), true), Verdict::Accept);
-        forward(self.entering(), Verdict::Drop);
-        let to_other_bridge =
-            self.leaving().meta(Meta::OutputInterfaceName, R0).lookup(OTHER_BRIDGES.name, R0, None);
-        forward(is_published(to_other_bridge, false), Verdict::Drop);
-    }
+/// The IPv4 table is always there: its guard says whose the name is.
+fn is_needed(family: Family, networks: &[TableNetwork]) -> bool {
+    family == Family::Ipv4 || networks.iter().any(|network| network.subnet(family).is_some())
+}
 
-    fn postrouting_rules(&self, rules: &mut Vec<(&'static str, Rule)>) {
-        let mut masquerade = |rule: Rule| rules.push((POSTROUTING, rule.masquerade()));
-        if self.masquerade {
-            let leaving = source_in(Rule::new(), self.subnet, true);
-            masquerade(interface_is(leaving, Meta::OutputInterfaceName, &self.bridge, false));
-        }
-        masquerade(source_in(self.entering(), LOOPBACK, true));
-        masquerade(is_published(source_in(self.entering(), self.subnet, true), true));
-    }
-
-    fn leaving(&self) -> Rule {
-        interface_is(Rule::new(), Meta::InputInterfaceName, &self.bridge, true)
-    }
-
-    fn entering(&self) -> Rule {
-        interface_is(Rule::new(), Meta::OutputInterfaceName, &self.bridge, true)
-    }
+fn sets(family: Family) -> [Set<'static>; 9] {
+    const NAME: &[DataType] = &[DataType::InterfaceName];
+    const PAIR: &[DataType] = &[DataType::InterfaceName, DataType::InterfaceName];
+    const PORT: &[DataType] = &[DataType::Protocol, DataType::Port];
+    let (address_and_port, target): (&[DataType], &[DataType]) = match family {
+        Family::Ipv6 => (
+            &[DataType::Ipv6Address, DataType::Protocol, DataType::Port],
+            &[DataType::Ipv6Address, DataType::Port],
+        ),
+        _ => (
+            &[DataType::Ipv4Address, DataType::Protocol, DataType::Port],
+            &[DataType::Ipv4Address, DataType::Port],
+        ),
+    };
+    [
+        Set { name: BRIDGES, key: NAME, data: &[] },
+        Set { name: INTERNAL, key: NAME, data: &[] },
+        Set { name: MASQUERADED, key: NAME, data: &[] },
+        Set { name: UNPROTECTED, key: NAME, data: &[] },
+        Set { name: OTHER_BRIDGES, key: NAME, data: &[] },
+        Set { name: TALKING, key: PAIR, data: &[] },
+        Set { name: ANY_ADDRESS, key: PORT, data: target },
+        Set { name: ONE_ADDRESS, key: address_and_port, data: target },
+        Set { name: OPENED, key: address_and_port, data: &[] },
+    ]
 }
 
 /// A packet from outside that claims to go to 127.0.0.0/8 is translated before routing could refuse it; so the way in
 /// must not lead to ports that are published on a loopback address.
-fn publish_rules(rules: &mut Vec<(&'static str, Rule)>) {
-    let from_outside = destination_in(Rule::new(), LOOPBACK, false);
+fn publish_rules(family: Family, rules: &mut Vec<(&'static str, Rule)>) {
+    let from_outside = match family {
+        Family::Ipv6 => Rule::new(),
+        _ => destination_in(Rule::new(), IPV4_LOOPBACK, false),
+    };
     rules.push((PREROUTING, to_local(from_outside).verdict(Verdict::Jump(PUBLISH))));
     rules.push((OUTPUT, to_local(Rule::new()).verdict(Verdict::Jump(PUBLISH))));
-    let on_address = Rule::new()
-        .payload(Header::Network, 16, 4, R0)
-        .meta(Meta::TransportProtocol, R1)
-        .payload(Header::Transport, 2, 2, R2)
-        .lookup(ONE_ADDRESS.name, R0, Some(R0))
-        .destination_nat(R0, R1);
+    let port_of_target = if family == Family::Ipv6 { R4 } else { R1 };
+    let on_address = address_and_port(family, Rule::new()).lookup(ONE_ADDRESS, R0, Some(R0)).destination_nat(
+        family,
+        R0,
+        port_of_target,
+    );
     let on_any = Rule::new()
         .meta(Meta::TransportProtocol, R0)
         .payload(Header::Transport, 2, 2, R1)
-        .lookup(ANY_ADDRESS.name, R0, Some(R0))
-        .destination_nat(R0, R1);
+        .lookup(ANY_ADDRESS, R0, Some(R0))
+        .destination_nat(family, R0, port_of_target);
     rules.push((PUBLISH, on_address));
     rules.push((PUBLISH, on_any));
 }
 
-fn add(change: &mut Transaction, table: &str, published: &[Publication]) {
-    let (any, one) = elements(published);
-    change.add_elements(table, ANY_ADDRESS.name, &any);
-    change.add_elements(table, ONE_ADDRESS.name, &one);
+fn forward_rules(family: Family, rules: &mut Vec<(&'static str, Rule)>) {
+    let mut forward = |rule: Rule, verdict| rules.push((FORWARD, rule.verdict(verdict)));
+    forward(leaving(Rule::new(), BRIDGES), Verdict::Jump(USER_CHAIN));
+    let from_elsewhere =
+        entering(Rule::new(), BRIDGES).meta(Meta::InputInterfaceName, R0).lookup_absent(BRIDGES, R0);
+    forward(from_elsewhere, Verdict::Jump(USER_CHAIN));
+    let between = Rule::new()
+        .meta(Meta::InputInterfaceName, R0)
+        .meta(Meta::OutputInterfaceName, R4)
+        .lookup(TALKING, R0, None);
+    forward(between, Verdict::Accept);
+    forward(leaving(Rule::new(), INTERNAL), Verdict::Drop);
+    forward(entering(Rule::new(), INTERNAL), Verdict::Drop);
+    forward(is_reply(entering(Rule::new(), BRIDGES)), Verdict::Accept);
+    forward(is_published(entering(Rule::new(), BRIDGES), true), Verdict::Accept);
+    forward(entering(Rule::new(), UNPROTECTED), Verdict::Accept);
+    let opened = address_and_port(family, entering(Rule::new(), BRIDGES)).lookup(OPENED, R0, None);
+    forward(opened, Verdict::Accept);
+    forward(entering(Rule::new(), BRIDGES), Verdict::Drop);
+    let to_other_bridge = entering(leaving(Rule::new(), BRIDGES), OTHER_BRIDGES);
+    forward(is_published(to_other_bridge, false), Verdict::Drop);
 }
 
-/// The elements for ports on every address, and those for ports on one.
-fn elements(published: &[Publication]) -> (Vec<Element>, Vec<Element>) {
-    let mut any = Vec::new();
-    let mut one = Vec::new();
-    for (port, container) in published {
-        let protocol_and_port = [[port.protocol.number(), 0, 0, 0], padded(port.host_port)].concat();
-        let data = [container.octets(), padded(port.container_port)].concat();
+fn postrouting_rules(family: Family, rules: &mut Vec<(&'static str, Rule)>) {
+    let mut push = |rule: Rule| rules.push((POSTROUTING, rule));
+    let outside =
+        leaving(Rule::new(), MASQUERADED).meta(Meta::OutputInterfaceName, R0).lookup_absent(BRIDGES, R0);
+    push(outside.masquerade());
+    let loopback = match family {
+        Family::Ipv6 => Subnet::new(std::net::Ipv6Addr::LOCALHOST, 128),
+        _ => IPV4_LOOPBACK,
+    };
+    push(source_in(entering(Rule::new(), BRIDGES), loopback, true).masquerade());
+    push(is_published(entering(Rule::new(), BRIDGES), true).verdict(Verdict::Jump(HAIRPIN)));
+}
+
+/// The elements of the published ports, by set.
+fn elements(family: Family, published: &[Publication]) -> [(&'static str, Vec<Element>); 3] {
+    let (mut any, mut one, mut opened) = (Vec::new(), Vec::new(), Vec::new());
+    for publication in published.iter().filter(|publication| publication.family() == family) {
+        let Publication { port, container, routed } = publication;
+        let key = |port_number: u16| [[port.protocol.number(), 0, 0, 0], padded(port_number)].concat();
+        if *routed {
+            let key = [octets(*container), key(port.container_port)].concat();
+            opened.push(Element { key, data: Vec::new() });
+            continue;
+        }
+        let data = [octets(*container), padded(port.container_port).to_vec()].concat();
         if port.host_address.is_unspecified() {
-            any.push(Element { key: protocol_and_port, data });
+            any.push(Element { key: key(port.host_port), data });
         } else {
-            let key = [&port.host_address.octets()[..], &protocol_and_port].concat();
+            let key = [octets(port.host_address), key(port.host_port)].concat();
             one.push(Element { key, data });
         }
     }
-    (any, one)
+    // Two ports on the host may lead to one of the container, which then is opened once.
+    opened.sort_by(|a, b| a.key.cmp(&b.key));
+    opened.dedup();
+    [(ANY_ADDRESS, any), (ONE_ADDRESS, one), (OPENED, opened)]
 }
 
 /// A port as it stands in a register.
 fn padded(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 fn interface(name: &str) -> Vec<u8> {
@@ -293,23 +473,46 @@ fn comparison(equal: bool) -> Comparison {
     if equal { Comparison::Equal } else { Comparison::Different }
 }
 
-fn interface_is(rule: Rule, which: Meta, name: &str, equal: bool) -> Rule {
-    rule.meta(which, R0).compare(R0, comparison(equal), &interface(name))
+/// Came from a bridge of the set.
+fn leaving(rule: Rule, set: &str) -> Rule {
+    rule.meta(Meta::InputInterfaceName, R0).lookup(set, R0, None)
+}
+
+/// Goes to a bridge of the set.
+fn entering(rule: Rule, set: &str) -> Rule {
+    rule.meta(Meta::OutputInterfaceName, R0).lookup(set, R0, None)
+}
+
+fn interface_is(rule: Rule, which: Meta, name: &str) -> Rule {
+    rule.meta(which, R0).compare(R0, Comparison::Equal, &interface(name))
+}
+
+/// Loads destination address, protocol and destination port as the keys of sets have them.
+fn address_and_port(family: Family, rule: Rule) -> Rule {
+    let (offset, length, protocol, port) =
+        if family == Family::Ipv6 { (24, 16, R4, R5) } else { (16, 4, R1, R2) };
+    rule.payload(Header::Network, offset, length, R0).meta(Meta::TransportProtocol, protocol).payload(
+        Header::Transport,
+        2,
+        2,
+        port,
+    )
 }
 
 fn source_in(rule: Rule, subnet: Subnet, inside: bool) -> Rule {
-    address_in(rule, 12, subnet, inside)
+    address_in(rule, if subnet.is_ipv6() { 8 } else { 12 }, subnet, inside)
 }
 
 fn destination_in(rule: Rule, subnet: Subnet, inside: bool) -> Rule {
-    address_in(rule, 16, subnet, inside)
+    address_in(rule, if subnet.is_ipv6() { 24 } else { 16 }, subnet, inside)
 }
 
 fn address_in(rule: Rule, offset: u32, subnet: Subnet, inside: bool) -> Rule {
-    rule.payload(Header::Network, offset, 4, R0).mask(R0, subnet.mask().octets()).compare(
+    let length = if subnet.is_ipv6() { 16 } else { 4 };
+    rule.payload(Header::Network, offset, length, R0).mask(R0, &octets(subnet.mask())).compare(
         R0,
         comparison(inside),
-        &subnet.network().address().octets(),
+        &octets(subnet.network().address()),
     )
 }
 
@@ -327,5 +530,5 @@ fn is_published(rule: Rule, yes: bool) -> Rule {
 }
 
 fn has_bits(rule: Rule, bits: u32, yes: bool) -> Rule {
-    rule.mask(R0, bits.to_ne_bytes()).compare(R0, comparison(!yes), &[0; 4])
+    rule.mask(R0, &bits.to_ne_bytes()).compare(R0, comparison(!yes), &[0; 4])
 }

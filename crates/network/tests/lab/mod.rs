@@ -9,7 +9,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,10 @@ use palan_linux::namespace::{self, Kind, Kinds};
 use palan_linux::netlink::link::{self, Filter, Link, Target, VethPair};
 use palan_linux::netlink::route::{self, Address};
 use palan_linux::netlink::{Batch, Protocol, Socket};
-pub(crate) use palan_network::AttachRequest;
 use palan_network::{
-    Attachment, EndpointId, Mode, Network, NetworkConfig, PortBinding, Protocol as Transport,
+    AddressPlan, AttachError, Container as Owner, EndpointId, EndpointRecord, EndpointRequest,
+    FirewallIntegration, HostConfig, Leave, MacAddress, Manager, NetworkError, PortBinding,
+    Protocol as Transport, Restored, Subnet,
 };
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -74,16 +75,16 @@ impl Lab {
         socket.execute(&mut batch).unwrap();
         let index = link::get(&mut socket, Target::Name("eth0")).unwrap().unwrap().index;
         let mut batch = Batch::new();
-        route::add_address(&mut batch, Address { index, address: HOST, prefix: 24 });
+        route::add_address(&mut batch, Address { index, address: HOST.into(), prefix: 24 });
         socket.execute(&mut batch).unwrap();
         inside(&lan, || {
             let mut batch = Batch::new();
             link::set_up(&mut batch, Target::Index(2));
-            route::add_address(&mut batch, Address { index: 2, address: LAN, prefix: 24 });
+            route::add_address(&mut batch, Address { index: 2, address: LAN.into(), prefix: 24 });
             Socket::open(Protocol::Route).unwrap().execute(&mut batch).unwrap();
         });
         let mut batch = Batch::new();
-        route::add_default_route(&mut batch, LAN, index);
+        route::set_default_route(&mut batch, LAN.into(), index);
         socket.execute(&mut batch).unwrap();
         Self { lan, links: link_names() }
     }
@@ -97,8 +98,134 @@ impl Lab {
     }
 }
 
-/// The bridge is named as by default: each test has its own host.
-pub(crate) fn open(config: NetworkConfig) -> Arc<Network> {
+/// The settings of a daemon that has the default bridge and no other network. The bridge is named as by default: each
+/// test has its own host.
+#[derive(Debug, Clone)]
+pub(crate) struct NetworkConfig {
+    pub(crate) bridge: String,
+    pub(crate) table: String,
+    pub(crate) address: Option<Subnet>,
+    pub(crate) ipv6: Option<Subnet>,
+    pub(crate) inter_container: bool,
+    pub(crate) firewall_integration: FirewallIntegration,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self::for_bridge("palan0")
+    }
+}
+
+impl NetworkConfig {
+    pub(crate) fn for_bridge(bridge: &str) -> Self {
+        Self {
+            bridge: bridge.to_owned(),
+            table: HostConfig::for_bridge(bridge).table,
+            address: None,
+            ipv6: None,
+            inter_container: true,
+            firewall_integration: FirewallIntegration::Automatic,
+        }
+    }
+}
+
+/// The default bridge of a daemon.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) manager: Arc<Manager>,
+    pub(crate) made: palan_network::NetworkConfig,
+}
+
+impl Network {
+    pub(crate) fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let host = HostConfig {
+            table: config.table,
+            owner: config.bridge.clone(),
+            firewall_integration: config.firewall_integration,
+            ..HostConfig::default()
+        };
+        let manager = Manager::open(host)?;
+        let mut bridge = palan_network::NetworkConfig::bridge("default", "bridge", &config.bridge);
+        bridge.adopt = true;
+        let plan = |subnet: Subnet| {
+            let gateway = Some(subnet.address());
+            AddressPlan { gateway, ..AddressPlan::new(subnet.network()) }
+        };
+        bridge.ipv4 = config.address.map(plan);
+        bridge.ipv6 = config.ipv6.map(plan);
+        bridge.inter_container = config.inter_container;
+        let made = manager.create(bridge)?;
+        Ok(Self { manager, made })
+    }
+
+    pub(crate) fn restore(&self, live: &[EndpointRecord]) -> Result<Restored, NetworkError> {
+        self.manager.restore(live)
+    }
+
+    pub(crate) fn attach(&self, request: &AttachRequest) -> Result<Attachment, AttachError> {
+        let endpoint = EndpointRequest {
+            addresses: [request.address.map(Into::into), None],
+            mac: request.mac,
+            ports: request.ports.clone(),
+            ..EndpointRequest::new("default", request.endpoint_id.clone())
+        };
+        let owner = Owner { id: "0123456789ab", name: "web" };
+        let requests = if request.is_isolated { Vec::new() } else { vec![endpoint] };
+        let mut attachment = self.manager.attach(owner, &requests)?;
+        let record = attachment.records.pop();
+        Ok(Attachment { netns: attachment.into_descriptor(), record })
+    }
+
+    pub(crate) fn detach(&self, record: &EndpointRecord) -> Result<(), NetworkError> {
+        self.manager.detach(record, Leave::Free)
+    }
+
+    pub(crate) fn remove_all(&self) -> Result<(), NetworkError> {
+        self.manager.remove_all()
+    }
+
+    pub(crate) fn on_ruleset_change(&self) -> Result<(), NetworkError> {
+        self.manager.on_ruleset_change()
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.manager.warnings()
+    }
+
+    pub(crate) fn gateway(&self) -> Subnet {
+        let plan = self.made.ipv4.as_ref().unwrap();
+        Subnet::new(plan.gateway.unwrap(), plan.subnet.prefix())
+    }
+
+    pub(crate) fn mtu(&self) -> u32 {
+        self.made.mtu.unwrap()
+    }
+}
+
+/// What a container wants of the default bridge.
+#[derive(Debug, Clone)]
+pub(crate) struct AttachRequest {
+    /// No network but its loopback.
+    pub(crate) is_isolated: bool,
+    pub(crate) endpoint_id: EndpointId,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) mac: Option<MacAddress>,
+    pub(crate) ports: Vec<PortBinding>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub(crate) netns: OwnedFd,
+    record: Option<EndpointRecord>,
+}
+
+impl Attachment {
+    pub(crate) fn record(&self) -> &EndpointRecord {
+        self.record.as_ref().unwrap()
+    }
+}
+
+pub(crate) fn open(config: NetworkConfig) -> Network {
     let network = Network::open(config).unwrap();
     let restored = network.restore(&[]).unwrap();
     assert!(restored.lost.is_empty() && restored.orphans.is_empty());
@@ -112,15 +239,18 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn address(&self) -> Ipv4Addr {
-        self.attachment.record.bridge.as_ref().unwrap().address
+        match self.attachment.record().ipv4.unwrap().address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => panic!("not IPv4: {address}"),
+        }
     }
 
     pub(crate) fn host_port(&self, index: usize) -> u16 {
-        self.attachment.record.bridge.as_ref().unwrap().ports[index].host_port
+        self.attachment.record().ports[index].host_port
     }
 
     pub(crate) fn inside<T: Send + 'static>(&self, action: impl FnOnce() -> T + Send + 'static) -> T {
-        inside(self.attachment.netns.as_ref().unwrap(), action)
+        inside(&self.attachment.netns, action)
     }
 
     /// Answers every TCP connection to `port` with `greeting` and the peer's address.
@@ -145,15 +275,13 @@ impl Container {
     }
 }
 
-pub(crate) fn request<'a>(id: u8, ports: &'a [PortBinding]) -> AttachRequest<'a> {
+pub(crate) fn request(id: u8, ports: &[PortBinding]) -> AttachRequest {
     AttachRequest {
-        mode: Mode::Bridge,
-        container_id: "0123456789ab",
-        container_name: "web",
+        is_isolated: false,
         endpoint_id: EndpointId::from([id; 32]),
         address: None,
         mac: None,
-        ports,
+        ports: ports.to_vec(),
     }
 }
 

@@ -85,29 +85,33 @@ fn mount_point(mount: &MountPoint) -> wire::MountPoint {
 }
 
 fn endpoints(details: &Details) -> std::collections::BTreeMap<String, wire::EndpointSettings> {
-    details.endpoints.iter().map(|(name, value)| (name.clone(), endpoint(value))).collect()
+    details.endpoints.iter().map(|(name, value)| (name.clone(), endpoint(details, name, value))).collect()
 }
 
-fn endpoint(endpoint: &Endpoint) -> wire::EndpointSettings {
+fn endpoint(details: &Details, network: &str, endpoint: &Endpoint) -> wire::EndpointSettings {
     let asked = &endpoint.settings;
-    let has_address = !asked.ipv4_address.is_empty() || !asked.ipv6_address.is_empty();
+    let has_address =
+        !asked.ipv4_address.is_empty() || !asked.ipv6_address.is_empty() || !asked.link_local_ips.is_empty();
     wire::EndpointSettings {
         ipam_config: has_address.then(|| wire::EndpointIpamConfig {
             ipv4_address: asked.ipv4_address.clone(),
             ipv6_address: asked.ipv6_address.clone(),
-            link_local_ips: Vec::new(),
+            link_local_ips: asked.link_local_ips.clone(),
         }),
         links: asked.links.clone(),
         aliases: asked.aliases.clone(),
         mac_address: endpoint.mac_address.clone(),
         driver_opts: asked.driver_options.clone(),
-        gw_priority: 0,
+        gw_priority: asked.gateway_priority,
         network_id: endpoint.network_id.clone(),
         endpoint_id: endpoint.endpoint_id.clone(),
         gateway: endpoint.gateway.clone(),
         ip_address: endpoint.ip_address.clone(),
         ip_prefix_len: endpoint.ip_prefix_len.into(),
-        ..wire::EndpointSettings::default()
+        ipv6_gateway: endpoint.ipv6_gateway.clone(),
+        global_ipv6_address: endpoint.ipv6_address.clone(),
+        global_ipv6_prefix_len: endpoint.ipv6_prefix_len.into(),
+        dns_names: details.dns_names(network),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn spec(request: wire::CreateContainerRequest) -> ApiResult<spec::Con
         name: None,
         platform: None,
         config: container_config(config),
-        endpoints: endpoints.collect::<ApiResult<_>>()?,
+        endpoints: endpoints.collect(),
         host: host_config(host)?,
     })
 }
@@ -243,26 +243,22 @@ fn mount(mount: wire::Mount) -> ApiResult<spec::Mount> {
 }
 
 /// The fields that only an answer has (`NetworkID`, `Gateway`, …) are ignored, since clients send back what they read.
-fn endpoint(
+pub(crate) fn endpoint(
     network: String,
     settings: wire::EndpointSettings,
-) -> ApiResult<(String, spec::EndpointSettings)> {
-    if settings.gw_priority != 0 {
-        return Err(unsupported_option(&format!("EndpointsConfig[{network:?}].GwPriority")));
-    }
+) -> (String, spec::EndpointSettings) {
     let ipam = settings.ipam_config.unwrap_or_default();
-    if !ipam.link_local_ips.is_empty() {
-        return Err(unsupported_option(&format!("EndpointsConfig[{network:?}].IPAMConfig.LinkLocalIPs")));
-    }
     let settings = spec::EndpointSettings {
         ipv4_address: ipam.ipv4_address,
         ipv6_address: ipam.ipv6_address,
         aliases: settings.aliases,
         links: settings.links,
+        link_local_ips: ipam.link_local_ips,
+        gateway_priority: settings.gw_priority,
         mac_address: settings.mac_address,
         driver_options: settings.driver_opts,
     };
-    Ok((network, settings))
+    (network, settings)
 }
 
 #[cfg(test)]

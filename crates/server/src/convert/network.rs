@@ -1,37 +1,82 @@
 //! Networks.
 
 use palan_docker_api::types as wire;
-use palan_engine::network::{NetworkDetails, NetworkMember};
+use palan_engine::network::{IpamConfig, NetworkDetails, NetworkMember, NetworkSpec};
+
+use crate::error::{ApiError, ApiResult};
+
+/// `POST /networks/create`.
+pub(crate) fn spec(request: wire::NetworkCreateRequest) -> ApiResult<NetworkSpec> {
+    let from = request.config_from.is_some_and(|from| !from.network.is_empty());
+    let unsupported = [
+        (
+            "a network that is only a configuration for others (ConfigOnly, ConfigFrom)",
+            request.config_only || from,
+        ),
+        ("the routing mesh (Ingress), which needs a swarm", request.ingress),
+    ];
+    if let Some((what, _)) = unsupported.iter().find(|(_, is_asked)| *is_asked) {
+        return Err(ApiError::unsupported(what));
+    }
+    if !matches!(request.scope.as_str(), "" | "local") {
+        return Err(ApiError::unsupported(&format!("the scope {:?} of a network", request.scope)));
+    }
+    let ipam = request.ipam.unwrap_or_default();
+    let config = |config: wire::IpamConfig| IpamConfig {
+        subnet: config.subnet,
+        range: config.ip_range,
+        gateway: config.gateway,
+        auxiliary: config.auxiliary_addresses,
+    };
+    Ok(NetworkSpec {
+        name: request.name,
+        driver: request.driver,
+        ipam_driver: ipam.driver,
+        ipam_options: ipam.options,
+        ipam: ipam.config.into_iter().map(config).collect(),
+        enable_ipv4: request.enable_ipv4,
+        enable_ipv6: request.enable_ipv6,
+        internal: request.internal,
+        attachable: request.attachable,
+        options: request.options,
+        labels: request.labels,
+    })
+}
 
 /// One entry of `GET /networks`.
-pub(crate) fn listed(network: &NetworkDetails) -> wire::Network {
-    let config = wire::IpamConfig {
-        subnet: network.subnet.clone(),
-        gateway: network.gateway.clone(),
-        ..wire::IpamConfig::default()
+pub(crate) fn listed(details: &NetworkDetails) -> wire::Network {
+    let network = &details.network;
+    let config = |config: &IpamConfig| wire::IpamConfig {
+        subnet: config.subnet.clone(),
+        ip_range: config.range.clone(),
+        gateway: config.gateway.clone(),
+        auxiliary_addresses: config.auxiliary.clone(),
     };
-    let has_subnet = !network.subnet.is_empty();
     wire::Network {
         name: network.name.clone(),
         id: network.id.clone(),
         created: network.created.to_string(),
         scope: "local".to_owned(),
         driver: network.driver.clone(),
-        enable_ipv4: true,
+        enable_ipv4: network.enable_ipv4,
+        enable_ipv6: network.enable_ipv6,
+        internal: network.internal,
+        attachable: network.attachable,
         ipam: wire::Ipam {
             driver: "default".to_owned(),
             options: wire::StringMap::new(),
-            config: if has_subnet { vec![config] } else { Vec::new() },
+            config: network.ipam.iter().map(config).collect(),
         },
         options: network.options.clone(),
+        labels: network.labels.clone(),
         ..wire::Network::default()
     }
 }
 
 /// `GET /networks/{id}`.
-pub(crate) fn inspected(network: &NetworkDetails) -> wire::Network {
-    let members = network.containers.iter().map(|(id, member)| (id.clone(), endpoint(member)));
-    wire::Network { containers: Some(members.collect()), ..listed(network) }
+pub(crate) fn inspected(details: &NetworkDetails) -> wire::Network {
+    let members = details.containers.iter().map(|(id, member)| (id.clone(), endpoint(member)));
+    wire::Network { containers: Some(members.collect()), ..listed(details) }
 }
 
 fn endpoint(member: &NetworkMember) -> wire::EndpointResource {
@@ -40,6 +85,6 @@ fn endpoint(member: &NetworkMember) -> wire::EndpointResource {
         endpoint_id: member.endpoint_id.clone(),
         mac_address: member.mac_address.clone(),
         ipv4_address: member.ipv4_address.clone(),
-        ipv6_address: String::new(),
+        ipv6_address: member.ipv6_address.clone(),
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
         driver_status: vec![["Backing Filesystem".to_owned(), info.backing_filesystem]],
         plugins: wire::PluginsInfo {
             volume: list(&["local"]),
-            network: list(&["bridge", "host", "null"]),
+            network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             authorization: Vec::new(),
             log: list(&["json-file", "none"]),
         },

@@ -285,7 +285,10 @@ impl Container {
         let mut descriptors = vec![client::config_file(&self.config).unwrap()];
         descriptors.extend(clients);
         descriptors.extend(connections);
-        self.request(Request::Start { seccomp: false, network_namespace: false, attach, waits }, descriptors)
+        self.request(
+            Request::Start { seccomp: false, network_namespace: false, resolver: false, attach, waits },
+            descriptors,
+        )
     }
 
     /// The next journal entry that `wanted` accepts.

@@ -1,0 +1,104 @@
+//! What a container's resolver must know: a text that the daemon replaces as a whole when the container's networks
+//! change.
+//!
+//! ```text
+//! palan-resolver 1
+//! names /run/palan/networks/5f…
+//! link database db
+//! server 192.0.2.53
+//! forward
+//! ```
+//!
+//! Without a `server` the host's own are asked, as its `resolv.conf` names them at that moment; without `forward` (when all
+//! networks are internal) nobody is.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+const MARK: &str = "palan-resolver 1";
+
+/// The configuration of one container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The files with the names of its networks, in the order in which they are looked at.
+    pub names: Vec<String>,
+    /// Names that mean another one for this container alone: `--link`.
+    pub links: Vec<(String, String)>,
+    /// The servers to forward to; empty: the host's.
+    pub servers: Vec<IpAddr>,
+    /// Whether anything is forwarded.
+    pub forward: bool,
+}
+
+impl Config {
+    /// The text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = format!("{MARK}\n");
+        // Writing to a text can't fail.
+        for path in &self.names {
+            let _ = writeln!(text, "names {path}");
+        }
+        for (alias, name) in &self.links {
+            let _ = writeln!(text, "link {alias} {name}");
+        }
+        for server in &self.servers {
+            let _ = writeln!(text, "server {server}");
+        }
+        if self.forward {
+            text.push_str("forward\n");
+        }
+        text
+    }
+
+    /// Reads the text. What is not understood is left out, so that a later version may add to it; a text of another version
+    /// answers nothing.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut config = Self::default();
+        let mut lines = text.lines();
+        if lines.next() != Some(MARK) {
+            return config;
+        }
+        for line in lines {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match word {
+                "names" => config.names.push(rest.to_owned()),
+                "link" => config.links.extend(
+                    rest.split_once(' ').map(|(alias, name)| (alias.to_ascii_lowercase(), name.to_owned())),
+                ),
+                "server" => config.servers.extend(rest.parse::<IpAddr>().ok()),
+                "forward" => config.forward = true,
+                _ => {}
+            }
+        }
+        config
+    }
+
+    /// What a name means for this container.
+    #[must_use]
+    pub fn linked<'a>(&'a self, name: &'a str) -> &'a str {
+        self.links.iter().find(|(alias, _)| alias == name).map_or(name, |(_, target)| target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let config = Config {
+            names: vec!["/run/palan/networks/a b".into()],
+            links: vec![("database".into(), "db".into())],
+            servers: vec!["192.0.2.53".parse().unwrap(), "fd00::53".parse().unwrap()],
+            forward: true,
+        };
+        assert_eq!(Config::parse(&config.render()), config);
+        assert_eq!(Config::parse(&Config::default().render()), Config::default());
+        assert_eq!(config.linked("database"), "db");
+        assert_eq!(config.linked("other"), "other");
+        assert_eq!(Config::parse("palan-resolver 2\nforward\n"), Config::default());
+        assert!(Config::parse("palan-resolver 1\nnew thing\nserver x\nforward\n").forward);
+    }
+}
