@@ -144,6 +144,10 @@ impl Sources {
 /// What a bind mount shows; `None` for other mounts.
 pub(super) fn open_source(entry: &MountPlan) -> Result<Option<BindCopy>, Error> {
     let MountKind::Bind { source, recursive } = &entry.kind else { return Ok(None) };
+    if let Some(given) = &entry.given {
+        let copy = given.try_clone().context(|| "duplicate a descriptor".to_owned())?;
+        return Ok(Some(BindCopy { copy, cgroups: Vec::new() }));
+    }
     let file =
         rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| {
             format!("open the source of mount {}: {}", entry.destination.display(), source.display())
@@ -184,7 +188,11 @@ fn open_bind(plan: &Plan, entry: &MountPlan) -> Result<Option<BindCopy>, Error> 
 /// Where in the root the source of a bind lies that an earlier entry mounts or covers. The specification has its mounts
 /// made in order, so it is what that mount shows.
 fn source_in_root(plan: &Plan, index: usize) -> Option<PathBuf> {
-    let MountKind::Bind { source, .. } = &plan.mounts[index].kind else { return None };
+    let entry = &plan.mounts[index];
+    let MountKind::Bind { source, .. } = &entry.kind else { return None };
+    if entry.given.is_some() {
+        return None;
+    }
     let RootSource::Directory(root) = &plan.root.source else { return None };
     let inside = lexical(source).strip_prefix(lexical(root)).ok()?.to_owned();
     let covers = |earlier: &MountPlan| inside.starts_with(lexical(&earlier.destination));
