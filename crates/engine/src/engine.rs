@@ -41,7 +41,7 @@ pub struct Engine {
     pub(crate) seccomp: SeccompPrograms,
     pub(crate) index: Index,
     pub(crate) sessions: Sessions,
-    pub(crate) volumes: Volumes,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) watcher: DirectoryWatcher,
     /// Data root and run root are this daemon's alone.
     _locks: [DirectoryLock; 2],

@@ -16,6 +16,7 @@ use crate::container::start::{detach_network, end_events, forget_endpoint};
 use crate::container::{Details, RemoveOptions, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
+use crate::volume::Claim;
 use crate::{Error, Result};
 
 /// Exit code of a run whose supervisor died.
@@ -53,12 +54,13 @@ impl Driver {
         next.state.finished_at = Some(time);
         self.engine.sessions.container_ended(&self.handle.id);
         // Ports must be free when a waiting client hears of the end.
-        let engine = self.engine.clone();
+        let (engine, details) = (self.engine.clone(), self.details());
         let detach = async {
             let record: Option<EndpointRecord> = record;
             if let Some(record) = record {
                 detach_network(&engine, &record).await;
             }
+            detach_volumes(&engine, &details).await;
         };
         let commit = self.record(next, change);
         tokio::join!(detach, commit);
@@ -147,10 +149,10 @@ impl Driver {
     /// next start of the daemon at the latest.
     pub(super) async fn remove_now(&mut self, options: RemoveOptions, reply: Option<Reply<()>>) -> Flow {
         let details = self.details();
-        let volumes = if options.volumes { self.engine.anonymous_volumes_of(&details) } else { Vec::new() };
+        let volumes = if options.volumes { self.claim_own_volumes().await } else { Vec::new() };
         let mut change =
             Change::new().delete_container(&details.id).event(container_event(&details, "destroy", []));
-        for name in &volumes {
+        for (name, _) in &volumes {
             change = change.delete_volume(name).event(crate::volume::event(name, "destroy"));
         }
         self.handle.life.send_modify(|life| life.status = Status::Removing);
@@ -166,7 +168,7 @@ impl Driver {
         }
         self.engine.sessions.container_removed(&details.id);
         self.engine.index.remove(&details.id);
-        self.engine.forget_volumes(&volumes);
+        self.engine.volumes.forget(&volumes.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
         discard(&self.engine, &details, volumes).await;
         self.handle.life.send_modify(|life| life.removed = true);
         if let Some(reply) = reply {
@@ -177,16 +179,49 @@ impl Driver {
     }
 }
 
+impl Driver {
+    async fn claim_own_volumes(&self) -> Vec<(String, Claim)> {
+        let (engine, details) = (self.engine.clone(), self.details());
+        if !details.mounts.iter().any(|mount| mount.anonymous) {
+            return Vec::new();
+        }
+        blocking(move || Ok(engine.claim_anonymous_volumes(&details))).await.unwrap_or_default()
+    }
+
+    /// Takes off the file systems of volumes that were mounted for this container alone.
+    pub(super) async fn detach_volumes(&self) {
+        detach_volumes(&self.engine, &self.details()).await;
+    }
+}
+
+/// See [`Driver::detach_volumes`].
+pub(super) async fn detach_volumes(engine: &std::sync::Arc<Engine>, details: &Details) {
+    if details.volume_names().next().is_none() {
+        return;
+    }
+    let (engine, id) = (engine.clone(), details.id.clone());
+    let detached = blocking(move || {
+        engine.detach_volumes(&id);
+        Ok(())
+    });
+    if let Err(error) = detached.await {
+        tracing::warn!(error = error.report(), "the file systems of volumes stay mounted");
+    }
+}
+
 /// Takes a container's files out of sight at once, and deletes them in the background.
-async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, volumes: Vec<String>) {
+async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, volumes: Vec<(String, Claim)>) {
     let id = details.id.clone();
+    let images = details.mounts.iter().filter(|mount| mount.kind == "image").count();
     let moving = engine.clone();
     let outcome = blocking(move || {
         let mut trash = vec![moving.trash_name()];
         let mut outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &trash[0]);
-        for volume in &volumes {
-            let target = moving.trash_name();
-            outcome = outcome.and(palan_stdx::fs::rename(&moving.volume_dir(volume), &target));
+        for (volume, claim) in volumes {
+            let target = moving.volume_trash();
+            outcome = outcome.and(palan_stdx::fs::rename(&moving.volume_dir(&volume), &target));
+            // Its name is free from here on.
+            drop(claim);
             trash.push(target);
         }
         if let Err(error) = outcome {
@@ -195,9 +230,11 @@ async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, volumes: Ve
                 "files of a container were left behind"
             );
         }
-        if let Err(error) = moving.store.release(&id) {
-            let error = palan_stdx::error_chain::to_string(&error);
-            tracing::warn!(error, "the layers of a removed container are still held");
+        for owner in std::iter::once(id.clone()).chain((0..images).map(|number| format!("{id}/{number}"))) {
+            if let Err(error) = moving.store.release(&owner) {
+                let error = palan_stdx::error_chain::to_string(&error);
+                tracing::warn!(error, "the layers of a removed container are still held");
+            }
         }
         Ok((trash, moving.run_dir(&id)))
     });

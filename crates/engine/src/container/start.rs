@@ -9,11 +9,14 @@ use std::time::Duration;
 use palan_network::files::{self, Hosts};
 use palan_network::{AttachRequest, Attachment, EndpointId, EndpointRecord, Mode};
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
-use palan_supervisor::protocol::{self, Failure, FailureKind, Request, RootfsConfig};
+use palan_oci::runtime_spec::Spec;
+use palan_supervisor::protocol::{
+    self, Failure, FailureKind, MountSource, MountWhole, Request, RootfsConfig,
+};
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, Endpoint, Status, logging, oci, security, validate};
+use crate::container::{Details, Endpoint, MountPoint, Status, logging, oci, security, validate};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
@@ -86,6 +89,20 @@ impl Driver {
     async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
         let ours = |error: Error| (FAILED_TO_START, error);
         let prepared = Prepared::new(&self.engine, details).map_err(ours)?;
+        attach_volumes(&self.engine, details).await.map_err(ours)?;
+        let started = self.attempt_with_volumes(details, prepared).await;
+        if started.is_err() {
+            self.detach_volumes().await;
+        }
+        started
+    }
+
+    async fn attempt_with_volumes(
+        &mut self,
+        details: &Arc<Details>,
+        prepared: Prepared,
+    ) -> Result<(), (i32, Error)> {
+        let ours = |error: Error| (FAILED_TO_START, error);
         let attaching = attach_network(&self.engine, details);
         let spawning = spawn_supervisor(&self.engine, details);
         let (attachment, spawned) = tokio::join!(attaching, spawning);
@@ -201,6 +218,7 @@ impl Prepared {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
         let mut spec = oci::spec(details, &options)?;
+        let sources = sources(engine, details, &spec)?;
         let mut seccomp = None;
         if runtime.is_some() {
             // Another runtime compiles the profile itself.
@@ -234,10 +252,30 @@ impl Prepared {
                 .map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             journal_after: details.journal_seq,
             runtime,
+            sources,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
         Ok(Self { config, seccomp })
     }
+}
+
+/// What mounts show that is no path of the host: parts of volumes, and images.
+fn sources(engine: &Engine, details: &Details, spec: &Spec) -> Result<Vec<MountSource>> {
+    let special = details.mounts.iter().filter(|mount| mount.kind == "image" || !mount.subpath.is_empty());
+    let source = |mount: &MountPoint| {
+        // The specification has the mounts of the container last.
+        let index = spec.mounts.iter().rposition(|entry| entry.destination == mount.destination);
+        let whole = if mount.kind == "image" {
+            // An overlay has two layers at least; these are empty.
+            let empty = ["proc", "sys"].map(|name| crate::engine::base_layer(&engine.config).join(name));
+            MountWhole::Layers(mount.layers.iter().map(Into::into).chain(empty).collect())
+        } else {
+            MountWhole::Directory(Path::new(&mount.source).into())
+        };
+        let mount_index = index.ok_or_else(|| Error::system("a mount is missing in the specification"))?;
+        Ok(MountSource { mount: mount_index, whole, subpath: Path::new(&mount.subpath).into() })
+    };
+    special.map(source).collect()
 }
 
 /// The signal of `stop`.
@@ -322,6 +360,15 @@ fn write_hosts(engine: &Engine, details: &Details, record: &EndpointRecord) -> R
     };
     palan_stdx::fs::write(Path::new(&details.hosts_path), text)
         .context(|| "cannot write the hosts file".into())
+}
+
+/// Mounts what the container's volumes need; for most, nothing.
+async fn attach_volumes(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<()> {
+    if details.volume_names().next().is_none() {
+        return Ok(());
+    }
+    let (engine, details) = (engine.clone(), details.clone());
+    blocking(move || engine.attach_volumes(&details.id, details.volume_names())).await
 }
 
 async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {
