@@ -103,9 +103,10 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
 }
 
 async fn restore_volumes(engine: &Arc<Engine>, found: &[Found]) -> Result<()> {
-    let live = found.iter().filter(|found| found.link.is_some()).map(|found| {
-        (found.details.id.clone(), found.details.volume_names().map(str::to_owned).collect())
-    });
+    let live = found
+        .iter()
+        .filter(|found| found.link.is_some())
+        .map(|found| (found.details.id.clone(), found.details.volume_names().map(str::to_owned).collect()));
     let (engine, live): (_, Vec<(String, Vec<String>)>) = (engine.clone(), live.collect());
     blocking(move || {
         engine.restore_attached(&live);

@@ -176,7 +176,8 @@ impl Engine {
         let _claim = self.volumes.claim(&[&volume.name]);
         {
             let mut table = self.volumes.lock();
-            let is_wanted = table.pins.iter().any(|(name, pinned_by)| *name == volume.name && pinned_by != owner);
+            let is_wanted =
+                table.pins.iter().any(|(name, pinned_by)| *name == volume.name && pinned_by != owner);
             if is_wanted || !table.unrecorded.contains(&volume.name) {
                 return Ok(());
             }
@@ -350,9 +351,7 @@ pub(crate) fn check_driver(driver: &str) -> Result<()> {
     if matches!(driver, "" | "local") {
         return Ok(());
     }
-    Err(Error::not_found(format!(
-        "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
-    )))
+    Err(Error::not_found(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found")))
 }
 
 /// The request with a name and checked options.

@@ -172,7 +172,8 @@ pub fn mounted_at_or_below(directory: impl AsFd) -> io::Result<Vec<PathBuf>> {
     use std::os::unix::ffi::OsStringExt;
     let own = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))?;
     let table = std::fs::read("/proc/self/mountinfo")?;
-    let places = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let places =
+        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
     let paths = places.map(|place| PathBuf::from(std::ffi::OsString::from_vec(unescape_octal(place))));
     Ok(paths.filter(|path| path.starts_with(&own)).collect())
 }
@@ -507,7 +508,8 @@ mod tests {
         assert!(found.iter().all(|path| path.starts_with("/proc")), "{found:?}");
         let below = mounted_at_or_below(std::fs::File::open("/proc/sys/kernel").unwrap()).unwrap();
         assert!(!below.contains(&PathBuf::from("/proc")));
-        for (text, plain) in [("a\\040b", "a b"), ("\\134", "\\"), ("\\", "\\"), ("\\09x", "\\09x"), ("", "")] {
+        for (text, plain) in [("a\\040b", "a b"), ("\\134", "\\"), ("\\", "\\"), ("\\09x", "\\09x"), ("", "")]
+        {
             assert_eq!(unescape_octal(text.as_bytes()), plain.as_bytes());
         }
     }

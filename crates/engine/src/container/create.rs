@@ -106,8 +106,7 @@ impl<'a> Making<'a> {
         match self.steps(spec, name) {
             Ok(details) => Ok(Made { details, volumes: self.volumes, warnings: self.warnings }),
             Err(error) => {
-                Undo { engine: self.engine, id: &self.id, volumes: &self.volumes, images: self.images }
-                    .all();
+                Undo { engine: self.engine, id: &self.id, volumes: &self.volumes, images: self.images }.all();
                 Err(error)
             }
         }

@@ -544,7 +544,9 @@ mod tests {
         let list = planned(image("debian", "etc"), &[]).expect("fine");
         assert_eq!((list[0].point.name.as_str(), list[0].point.writable), ("debian", false));
         let outside = |kind: &str| {
-            format!("invalid mount config for type \"{kind}\": subpath must be a relative path within the volume")
+            format!(
+                "invalid mount config for type \"{kind}\": subpath must be a relative path within the volume"
+            )
         };
         for subpath in ["/etc", "..", "a/../../b", "../../../../../../etc/passwd"] {
             refused(volume("data", subpath), &outside("volume"));
@@ -593,7 +595,8 @@ mod tests {
             bind(true, BindOptions { propagation: "rslave".into(), ..force }),
             "ReadOnlyForceRecursive needs the propagation rprivate",
         );
-        let old = HostConfig { read_only_binds_non_recursive: true, ..binds(&["/a:/x:ro", "/b:/y", "v1:/z:ro"]) };
+        let old =
+            HostConfig { read_only_binds_non_recursive: true, ..binds(&["/a:/x:ro", "/b:/y", "v1:/z:ro"]) };
         let list = planned(old, &[]).expect("fine");
         let non_recursive: Vec<bool> = list.iter().map(|item| item.point.read_only_non_recursive).collect();
         assert_eq!(non_recursive, [true, false, false]);
@@ -601,7 +604,10 @@ mod tests {
 
     #[test]
     fn no_text_makes_the_parser_panic() {
-        let pieces = ["", "/", "a1", ":", "ro", ",", "..", "\0", "rshared", "nocopy", "é", "/x", ":/y:", "z,Z", "=", "-"];
+        let pieces = [
+            "", "/", "a1", ":", "ro", ",", "..", "\0", "rshared", "nocopy", "é", "/x", ":/y:", "z,Z", "=",
+            "-",
+        ];
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         for _ in 0..20_000 {
             let mut text = String::new();

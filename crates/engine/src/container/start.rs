@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use palan_network::files::{self, Hosts};
 use palan_network::{AttachRequest, Attachment, EndpointId, EndpointRecord, Mode};
-use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_oci::runtime_spec::Spec;
+use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_supervisor::protocol::{
     self, Failure, FailureKind, MountSource, MountWhole, Request, RootfsConfig,
 };

@@ -26,11 +26,7 @@ use crate::{Error, Result};
 
 impl Engine {
     /// Mounts for `owner` the volumes among `names` that have something to mount. When one can't be, none is. Blocking.
-    pub(crate) fn attach_volumes<'a>(
-        &self,
-        owner: &str,
-        names: impl Iterator<Item = &'a str>,
-    ) -> Result<()> {
+    pub(crate) fn attach_volumes<'a>(&self, owner: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {
         let names: BTreeSet<&str> = names.collect();
         let attached = names.into_iter().try_for_each(|name| self.attach_volume(owner, name));
         if attached.is_err() {

@@ -112,7 +112,8 @@ impl Engine {
         self.volumes.forget(&[name.to_owned()]);
         self.volumes.lock().by_name.insert(new_name.to_owned(), renamed.clone());
         let done = Volume { renamed_from: String::new(), ..renamed };
-        blocking(move || palan_stdx::fs::rename(&from, &to).context(|| "cannot rename the volume".into())).await?;
+        blocking(move || palan_stdx::fs::rename(&from, &to).context(|| "cannot rename the volume".into()))
+            .await?;
         self.volumes.lock().by_name.insert(done.name.clone(), done.clone());
         self.db.commit(Change::new().put_volume(done)).await
     }
@@ -195,9 +196,17 @@ impl Engine {
             }
             // What a mounted file system has of it waits for the next user of the volume.
             let data = Path::new(&volume.mountpoint);
-            let ended = if data.exists() { fill::Fill::open(data, false).and_then(|fill| fill.settle()) } else { Ok(()) };
+            let ended = if data.exists() {
+                fill::Fill::open(data, false).and_then(|fill| fill.settle())
+            } else {
+                Ok(())
+            };
             if let Err(error) = ended {
-                tracing::warn!(volume = volume.name, error = error.report(), "a volume was not filled to its end");
+                tracing::warn!(
+                    volume = volume.name,
+                    error = error.report(),
+                    "a volume was not filled to its end"
+                );
             }
         }
         Ok(settled)

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use palan_linux::copy::{copy_directory_attributes, copy_tree};
 use palan_linux::path::{Directory, PathError, RootDir};
 
-use crate::error::Context;
 use crate::Result;
+use crate::error::Context;
 
 const COPYING: &str = ".palan-copy";
 const COPIED: &str = ".palan-copied";
@@ -73,7 +73,8 @@ impl Fill {
         self.workshop.create_dir(COPYING, 0o700)?;
         let copying = self.workshop.open_root(COPYING)?;
         copying.create_dir(CONTENT, 0o700)?;
-        copying.create_symlink(if subpath.as_os_str().is_empty() { Path::new(".") } else { subpath }, TARGET)?;
+        copying
+            .create_symlink(if subpath.as_os_str().is_empty() { Path::new(".") } else { subpath }, TARGET)?;
         copy_tree(image, inside, &copying, Path::new(CONTENT))?;
         self.workshop.rename(COPYING, COPIED)
     }
@@ -89,7 +90,8 @@ impl Fill {
         let copied = self.workshop.open_root(COPIED)?;
         let subpath = copied.read_link(TARGET)?;
         if let Ok(target) = self.target(&subpath) {
-            let failed = |source| PathError { action: "move into the volume", path: PathBuf::from(CONTENT), source };
+            let failed =
+                |source| PathError { action: "move into the volume", path: PathBuf::from(CONTENT), source };
             let content = copied.open_dir(CONTENT)?;
             for entry in content.entries().map_err(failed)? {
                 match content.rename_new(&entry.name, &target, &entry.name) {

@@ -319,14 +319,16 @@ mod tests {
             ("device", "//nas/x"),
             ("o", "ro,user=me,password=secret"),
         ]);
-        let error = mount.expect("fine").expect("a mount").mount(Path::new("/tmp")).expect_err("fails").report();
+        let error =
+            mount.expect("fine").expect("a mount").mount(Path::new("/tmp")).expect_err("fails").report();
         assert_eq!(
             error,
             "failed to mount local volume: mount //nas/x:/tmp, flags: 0x1, data: user=me,password=********: no such \
              device (the kernel has no file system of type \"palan-no-such-type\")"
         );
         let bind = parse(&[("type", "none"), ("device", "/palan/missing"), ("o", "bind")]);
-        let error = bind.expect("fine").expect("a mount").mount(Path::new("/tmp")).expect_err("fails").report();
+        let error =
+            bind.expect("fine").expect("a mount").mount(Path::new("/tmp")).expect_err("fails").report();
         assert_eq!(
             error,
             "failed to mount local volume: mount /palan/missing:/tmp, flags: 0x1000: no such file or directory"

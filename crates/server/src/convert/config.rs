@@ -154,7 +154,10 @@ fn mount(mount: &spec::Mount) -> wire::Mount {
             read_only_force_recursive: options.read_only_force_recursive,
         }),
         volume_options: mount.volume.as_ref().map(volume_options),
-        image_options: mount.image.as_ref().map(|options| wire::ImageOptions { subpath: options.subpath.clone() }),
+        image_options: mount
+            .image
+            .as_ref()
+            .map(|options| wire::ImageOptions { subpath: options.subpath.clone() }),
         tmpfs_options: mount.tmpfs.as_ref().map(|options| wire::TmpfsOptions {
             size_bytes: options.size_bytes,
             mode: options.mode,

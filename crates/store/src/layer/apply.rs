@@ -145,7 +145,9 @@ impl<'a> Applier<'a> {
             Kind::Regular => self.regular(entry, &name, reader)?,
             Kind::HardLink => self.hard_link(entry, &name)?,
             Kind::Symlink => self.symlink(entry, &name)?,
-            Kind::CharacterDevice if entry.device == (0, 0) && self.form != Form::Plain => return self.whiteout(entry, parent, last),
+            Kind::CharacterDevice if entry.device == (0, 0) && self.form != Form::Plain => {
+                return self.whiteout(entry, parent, last);
+            }
             Kind::CharacterDevice => self.node(entry, &name, FileKind::CharacterDevice)?,
             Kind::BlockDevice => self.node(entry, &name, FileKind::BlockDevice)?,
             Kind::Fifo => self.node(entry, &name, FileKind::Fifo)?,
@@ -239,7 +241,9 @@ impl<'a> Applier<'a> {
         let path = Path::new(OsStr::from_bytes(target.as_bytes()));
         let source = match self.root.parent_of(path) {
             Ok((directory, last)) => match directory.metadata_if_exists(&last) {
-                Ok(found) => found.filter(|found| self.form == Form::Plain || !found.is_whiteout()).map(|found| (directory, last, found)),
+                Ok(found) => found
+                    .filter(|found| self.form == Form::Plain || !found.is_whiteout())
+                    .map(|found| (directory, last, found)),
                 Err(error) => return Err(failed(entry, "inspect the target of")(error)),
             },
             Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => None,

@@ -17,5 +17,5 @@ static FLAGS: &[Flag] =
 /// What it changes only a volume of a swarm has, and there is no swarm: in Docker's words.
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     app.client()?.inspect_volume(&flags.args[0])?;
-    Err(CliError::new("Can only update cluster volumes"))
+    Err(CliError::new("can only update cluster volumes"))
 }

@@ -214,10 +214,11 @@ impl Bundle {
     /// mount's source.
     fn add_sources(&mut self, spec: &mut Spec, config: &Config) -> Result<(), Failure> {
         for (index, source) in sources::open(&config.sources, &self.path)? {
-            let failed = |error: std::io::Error| Failure::cannot("provide a part of a volume or image", &error);
+            let failed =
+                |error: std::io::Error| Failure::cannot("provide a part of a volume or image", &error);
             let wanted = spec.mounts.get_mut(index);
-            let wanted = wanted
-                .ok_or_else(|| Failure::new(FailureKind::Invalid, "a source is given for no mount"))?;
+            let wanted =
+                wanted.ok_or_else(|| Failure::new(FailureKind::Invalid, "a source is given for no mount"))?;
             let place = self.path.join(format!("source-{index}"));
             let kind = Metadata::of(&source).map_err(failed)?.kind;
             if kind == FileKind::Directory {
@@ -243,8 +244,7 @@ impl Bundle {
         self.root = None;
         for place in std::mem::take(&mut self.sources) {
             // The removal of the bundle must not find it mounted.
-            detach(&place)
-                .map_err(|error| Failure::cannot("unmount a part of a volume or image", &error))?;
+            detach(&place).map_err(|error| Failure::cannot("unmount a part of a volume or image", &error))?;
         }
         let Some(place) = self.place.take() else { return Ok(()) };
         let failed = |error: std::io::Error| Failure::cannot("unmount the root file system", &error);
