@@ -221,6 +221,13 @@ fn what_is_mounted_on_the_host_later_comes_in_where_it_is_asked_for() {
     std::fs::create_dir(&host).unwrap();
     rustix::mount::mount_bind(&host, &host).unwrap();
     let outcome = std::panic::catch_unwind(|| {
+        rustix::mount::mount_change(&host, rustix::mount::MountPropagationFlags::PRIVATE).unwrap();
+        for (mode, kinds) in [("rshared", "shared"), ("slave", "shared or slave")] {
+            let volume = format!("{}:/h:{mode}", host.display());
+            let text = format!("path {0} is mounted on {0} but it is not a {kinds} mount", host.display());
+            let refused = run(&daemon, &["-v", &volume], "true");
+            assert!(refused.code != 0 && refused.stderr.contains(&text), "{refused}");
+        }
         rustix::mount::mount_change(&host, rustix::mount::MountPropagationFlags::SHARED).unwrap();
         std::fs::create_dir(host.join("later")).unwrap();
         let source = host.display().to_string();

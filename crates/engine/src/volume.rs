@@ -30,7 +30,6 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -236,37 +235,33 @@ impl Engine {
 
     /// Removes a volume; with `force` it may be missing.
     pub async fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
-        let claim = self.claim_volumes(vec![name.to_owned()]).await?;
+        let (engine, name) = (self.shared(), name.to_owned());
+        blocking(move || engine.remove_volume_now(&name, force)).await
+    }
+
+    fn remove_volume_now(&self, name: &str, force: bool) -> Result<()> {
+        let claim = self.volumes.claim(&[name]);
         let Some(volume) = self.volumes.get(name) else {
             return if force { Ok(()) } else { Err(no_such_volume(name)) };
         };
         self.check_unused(name, "remove")?;
         let directory = self.volume_dir(name);
-        blocking(move || {
-            attached::take_off(Path::new(&volume.mountpoint))?;
-            check_nothing_mounted(&directory)
-        })
-        .await?;
-        self.db.commit(Change::new().delete_volume(name).event(event(name, "destroy"))).await?;
+        attached::take_off(Path::new(&volume.mountpoint))?;
+        check_nothing_mounted(&directory)?;
+        self.commit_now(Change::new().delete_volume(name).event(event(name, "destroy")))?;
         self.volumes.forget(&[name.to_owned()]);
-        let (directory, trash) = (self.volume_dir(name), self.volume_trash());
-        blocking(move || {
-            let what = || "the volume's files could not be removed".into();
-            palan_stdx::fs::rename(&directory, &trash).context(what)?;
-            // The name is free from here on.
-            drop(claim);
-            palan_stdx::fs::remove_dir_all(&trash).context(what)
-        })
-        .await
+        let (trash, what) = (self.volume_trash(), || "the volume's files could not be removed".into());
+        palan_stdx::fs::rename(&directory, &trash).context(what)?;
+        // The name is free from here on.
+        drop(claim);
+        palan_stdx::fs::remove_dir_all(&trash).context(what)
     }
 
-    async fn claim_volumes(&self, names: Vec<String>) -> Result<Claim> {
-        let volumes = Arc::clone(&self.volumes);
-        blocking(move || {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            Ok(volumes.claim(&names))
-        })
-        .await
+    /// Commits from blocking code. Who holds a claim must not wait for another blocking thread: all of them may be waiting for that
+    /// claim.
+    pub(crate) fn commit_now(&self, change: Change) -> Result<()> {
+        let runtime = tokio::runtime::Handle::try_current().context(|| "cannot reach the database".into())?;
+        runtime.block_on(self.db.commit(change))
     }
 
     /// Docker's refusal of a volume that somebody uses; the caller has a claim on it.
@@ -310,6 +305,9 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
+        let mut told = event("", "prune");
+        told.attributes = [("reclaimed".to_owned(), pruned.space_reclaimed.to_string())].into();
+        self.db.commit(Change::new().event(told)).await?;
         Ok(pruned)
     }
 
@@ -320,8 +318,31 @@ impl Engine {
         handles.iter().filter(|handle| uses(&handle.details())).map(|handle| handle.id.clone()).collect()
     }
 
-    /// The volumes that go with a container, made for it without a name and used by nobody else, with the claims on them. Blocking.
-    pub(crate) fn claim_anonymous_volumes(&self, details: &Details) -> Vec<(String, Claim)> {
+    /// Deletes the rows of a container and of the volumes that go with it: those that were made for it without a name and are used by
+    /// nobody else. Their directories are in the trash afterwards, at the places returned. Blocking.
+    pub(crate) fn remove_with_volumes(&self, details: &Details, change: Change) -> Result<Vec<PathBuf>> {
+        let claimed = self.claim_anonymous_volumes(details);
+        let remove = |change: Change, (name, _): &(String, Claim)| {
+            change.delete_volume(name).event(event(name, "destroy"))
+        };
+        self.commit_now(claimed.iter().fold(change, remove))?;
+        let mut trash = Vec::with_capacity(claimed.len());
+        for (name, claim) in claimed {
+            let target = self.volume_trash();
+            self.volumes.forget(std::slice::from_ref(&name));
+            match palan_stdx::fs::rename(&self.volume_dir(&name), &target) {
+                Ok(()) => trash.push(target),
+                Err(error) => tracing::warn!(
+                    error = palan_stdx::error_chain::to_string(&error),
+                    "files of a volume were left behind"
+                ),
+            }
+            drop(claim);
+        }
+        Ok(trash)
+    }
+
+    fn claim_anonymous_volumes(&self, details: &Details) -> Vec<(String, Claim)> {
         let own = details.mounts.iter().filter(|mount| mount.anonymous && mount.kind == "volume");
         let claimed = own.map(|mount| (mount.name.clone(), self.volumes.claim(&[&mount.name])));
         let is_free = |name: &str| {

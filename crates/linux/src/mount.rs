@@ -178,6 +178,37 @@ pub fn mounted_at_or_below(directory: impl AsFd) -> io::Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.starts_with(&own)).collect())
 }
 
+/// The mount that an open file or directory is on, as the kernel's table has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it is mounted, in the caller's mount namespace.
+    pub place: PathBuf,
+    /// Mounts on it spread to others.
+    pub is_shared: bool,
+    /// Mounts on others spread to it.
+    pub is_slave: bool,
+}
+
+/// Finds the mount that `file` is on; none if it is not in the caller's mount namespace.
+pub fn placed(file: impl AsFd) -> io::Result<Option<Placed>> {
+    use std::os::unix::ffi::OsStringExt;
+    let id = id_of(file)?.to_string();
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut lines = table.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b' '));
+    let Some(mut fields) = lines.find(|fields| fields.clone().next() == Some(id.as_bytes())) else {
+        return Ok(None);
+    };
+    let place = fields.nth(4).map(unescape_octal).unwrap_or_default();
+    // After the options come what is optional, up to a hyphen.
+    let optional: Vec<&[u8]> = fields.skip(1).take_while(|field| *field != b"-").collect();
+    let has = |kind: &[u8]| optional.iter().any(|field| field.starts_with(kind));
+    Ok(Some(Placed {
+        place: std::ffi::OsString::from_vec(place).into(),
+        is_shared: has(b"shared:"),
+        is_slave: has(b"master:"),
+    }))
+}
+
 /// Undoes the escapes of the kernel's tables: space, tab, line break and backslash are `\` and three octal digits.
 fn unescape_octal(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
@@ -499,6 +530,15 @@ mod tests {
             assert_eq!(id_of(&found).unwrap(), id_of(open(inside)).unwrap());
         }
         assert_ne!(id_of(open("/proc")).unwrap(), id_of(open("/")).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_found_on_its_mount() {
+        let found = placed(std::fs::File::open("/proc/sys/kernel").unwrap()).unwrap().unwrap();
+        assert!(found.place.starts_with("/proc"), "{found:?}");
+        // What is detached is in no table.
+        let Ok(detached) = private_proc() else { return };
+        assert_eq!(placed(detached).unwrap(), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::container::{
     Created, Details, Endpoint, MountPoint, OverlayDirs, driver, logging, merge, oci, security, validate,
 };
 use crate::db::Change;
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
 use crate::spec::{ContainerSpec, HostConfig};
 use crate::volume::{Fill, Volume};
@@ -37,7 +37,13 @@ impl Engine {
         let name = self.index.reserve_name(spec.name.as_deref(), &id)?;
         let engine = self.shared();
         let (own_id, own_name) = (id.clone(), name.clone());
-        let made = blocking(move || Making::new(&engine, own_id).make(spec, own_name)).await;
+        // A volume that must be mounted to be filled may have a server that does not answer.
+        let asks_for_options = |mount: &crate::spec::Mount| {
+            mount.volume.as_ref().is_some_and(|volume| !volume.driver_options.is_empty())
+        };
+        let may_take_long = self.volumes.have_options() || spec.host.mounts.iter().any(asks_for_options);
+        let make = move || Making::new(&engine, own_id).make(spec, own_name);
+        let made = if may_take_long { waiting_for_client(make).await } else { blocking(make).await };
         let outcome = match made {
             Ok(made) => self.record(made).await,
             Err(error) => Err(error),

@@ -16,7 +16,6 @@ use crate::container::start::{detach_network, end_events, forget_endpoint};
 use crate::container::{Details, RemoveOptions, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
-use crate::volume::Claim;
 use crate::{Error, Result};
 
 /// Exit code of a run whose supervisor died.
@@ -149,27 +148,32 @@ impl Driver {
     /// next start of the daemon at the latest.
     pub(super) async fn remove_now(&mut self, options: RemoveOptions, reply: Option<Reply<()>>) -> Flow {
         let details = self.details();
-        let volumes = if options.volumes { self.claim_own_volumes().await } else { Vec::new() };
-        let mut change =
+        let change =
             Change::new().delete_container(&details.id).event(container_event(&details, "destroy", []));
-        for (name, _) in &volumes {
-            change = change.delete_volume(name).event(crate::volume::event(name, "destroy"));
-        }
         self.handle.life.send_modify(|life| life.status = Status::Removing);
-        if let Err(error) = self.engine.db.commit(change).await {
-            self.handle.life.send_modify(|life| {
-                life.status = details.state.status;
-                life.removal_error = Some(error.report());
-            });
-            if let Some(reply) = reply {
-                drop(reply.send(Err(error)));
+        let has_volumes = options.volumes && details.mounts.iter().any(|mount| mount.anonymous);
+        let removed = if has_volumes {
+            let (engine, details) = (self.engine.clone(), details.clone());
+            blocking(move || engine.remove_with_volumes(&details, change)).await
+        } else {
+            self.engine.db.commit(change).await.map(|()| Vec::new())
+        };
+        let trash = match removed {
+            Ok(trash) => trash,
+            Err(error) => {
+                self.handle.life.send_modify(|life| {
+                    life.status = details.state.status;
+                    life.removal_error = Some(error.report());
+                });
+                if let Some(reply) = reply {
+                    drop(reply.send(Err(error)));
+                }
+                return Flow::Continue;
             }
-            return Flow::Continue;
-        }
+        };
         self.engine.sessions.container_removed(&details.id);
         self.engine.index.remove(&details.id);
-        self.engine.volumes.forget(&volumes.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
-        discard(&self.engine, &details, volumes).await;
+        discard(&self.engine, &details, trash).await;
         self.handle.life.send_modify(|life| life.removed = true);
         if let Some(reply) = reply {
             // The caller may have gone.
@@ -180,14 +184,6 @@ impl Driver {
 }
 
 impl Driver {
-    async fn claim_own_volumes(&self) -> Vec<(String, Claim)> {
-        let (engine, details) = (self.engine.clone(), self.details());
-        if !details.mounts.iter().any(|mount| mount.anonymous) {
-            return Vec::new();
-        }
-        blocking(move || Ok(engine.claim_anonymous_volumes(&details))).await.unwrap_or_default()
-    }
-
     /// Takes off the file systems of volumes that were mounted for this container alone.
     pub(super) async fn detach_volumes(&self) {
         detach_volumes(&self.engine, &self.details()).await;
@@ -209,21 +205,15 @@ pub(super) async fn detach_volumes(engine: &std::sync::Arc<Engine>, details: &De
     }
 }
 
-/// Takes a container's files out of sight at once, and deletes them in the background.
-async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, volumes: Vec<(String, Claim)>) {
+/// Takes a container's files out of sight at once, and deletes them in the background, with what is in the trash already.
+async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, mut trash: Vec<PathBuf>) {
     let id = details.id.clone();
     let images = details.mounts.iter().filter(|mount| mount.kind == "image").count();
     let moving = engine.clone();
     let outcome = blocking(move || {
-        let mut trash = vec![moving.trash_name()];
-        let mut outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &trash[0]);
-        for (volume, claim) in volumes {
-            let target = moving.volume_trash();
-            outcome = outcome.and(palan_stdx::fs::rename(&moving.volume_dir(&volume), &target));
-            // Its name is free from here on.
-            drop(claim);
-            trash.push(target);
-        }
+        let target = moving.trash_name();
+        let outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &target);
+        trash.push(target);
         if let Err(error) = outcome {
             tracing::warn!(
                 error = palan_stdx::error_chain::to_string(&error),

@@ -56,6 +56,13 @@ pub(crate) fn plan(
         })?;
         by_destination.entry(destination.clone()).or_insert_with(|| anonymous_volume(destination));
     }
+    // What is made by `--mount` names its driver itself.
+    let makes_volume = |planned: &Planned| {
+        planned.point.kind == "volume" && !planned.point.from_mounts && planned.point.source.is_empty()
+    };
+    if by_destination.values().any(makes_volume) {
+        crate::volume::check_driver(&spec.host.volume_driver)?;
+    }
     let mut list: Vec<Planned> = by_destination.into_values().collect();
     // A mount must come after those it lies in.
     list.sort_by_key(|planned| planned.point.destination.matches('/').count());

@@ -18,7 +18,7 @@ use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_
 use crate::container::link::Link;
 use crate::container::{Details, Endpoint, MountPoint, Status, logging, oci, security, validate};
 use crate::db::Change;
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
 use crate::events::{Event, ObjectKind};
 use crate::spec::PortBinding;
@@ -364,11 +364,38 @@ fn write_hosts(engine: &Engine, details: &Details, record: &EndpointRecord) -> R
 
 /// Mounts what the container's volumes need; for most, nothing.
 async fn attach_volumes(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<()> {
-    if details.volume_names().next().is_none() {
+    let spreads =
+        |mount: &&MountPoint| mount.propagation.ends_with("shared") || mount.propagation.ends_with("slave");
+    if details.volume_names().next().is_none() && !details.mounts.iter().any(|mount| spreads(&mount)) {
         return Ok(());
     }
     let (engine, details) = (engine.clone(), details.clone());
-    blocking(move || engine.attach_volumes(&details.id, details.volume_names())).await
+    let has_options = |name| engine.volumes.get(name).is_some_and(|volume| !volume.options.is_empty());
+    let may_take_long = details.volume_names().any(has_options);
+    let attach = move || {
+        details.mounts.iter().filter(spreads).try_for_each(check_propagation)?;
+        engine.attach_volumes(&details.id, details.volume_names())
+    };
+    // A server that does not answer is waited for.
+    if may_take_long { waiting_for_client(attach).await } else { blocking(attach).await }
+}
+
+/// Docker's refusal of a bind that shall share with the host what the host shares with nobody.
+fn check_propagation(mount: &MountPoint) -> Result<()> {
+    let what = || format!("cannot look at the mount of {}", mount.source);
+    // One that is missing is the start's to complain about.
+    let Ok(source) = palan_stdx::fs::open(Path::new(&mount.source)) else { return Ok(()) };
+    let Some(placed) = palan_linux::mount::placed(&source).context(what)? else { return Ok(()) };
+    let wants_shared = mount.propagation.ends_with("shared");
+    if placed.is_shared || (placed.is_slave && !wants_shared) {
+        return Ok(());
+    }
+    let kinds = if wants_shared { "shared" } else { "shared or slave" };
+    Err(Error::system(format!(
+        "path {} is mounted on {} but it is not a {kinds} mount",
+        mount.source,
+        placed.place.display()
+    )))
 }
 
 async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {

@@ -36,31 +36,34 @@ impl Engine {
         labels.remove(ANONYMOUS_LABEL);
         labels.extend(spec.labels);
         let (engine, source) = (self.shared(), source.to_owned());
-        let made = blocking(move || {
-            engine.make_copy(|target| {
+        // It takes its time, for which nobody else shall lack a thread.
+        waiting_for_client(move || {
+            let made = engine.make_copy(|target| {
                 engine.reading(&source, |content| {
                     let copied = copy_tree(content, Path::new("."), target, Path::new("."));
                     copied.context(|| format!("cannot copy the volume {source}")).map(drop)
                 })
-            })
-        });
-        self.place_copy(made.await?, spec.name, labels).await
+            })?;
+            engine.place_copy(made, spec.name, labels)
+        })
+        .await
     }
 
     /// Makes a volume of a tar archive, which may be compressed.
     pub async fn import_volume(&self, spec: CopySpec, mut archive: BodyReader) -> Result<Volume> {
         let spec = self.named(spec)?;
         let engine = self.shared();
-        let made = waiting_for_client(move || {
-            engine.make_copy(|target| {
+        waiting_for_client(move || {
+            let made = engine.make_copy(|target| {
                 let unpacked = tree::unpack(&mut archive, target, &palan_store::Limits::default());
                 unpacked.map_err(|error| {
                     let class = if error.is_bad_archive() { Class::InvalidParameter } else { Class::System };
                     Error::new(class, "cannot import the volume").with_source(error)
                 })
-            })
-        });
-        self.place_copy(made.await?, spec.name, spec.labels).await
+            })?;
+            engine.place_copy(made, spec.name, spec.labels)
+        })
+        .await
     }
 
     /// A volume's content as a tar.
@@ -81,24 +84,21 @@ impl Engine {
     /// Gives a volume that nobody uses another name.
     pub async fn rename_volume(&self, name: &str, new_name: &str) -> Result<()> {
         mounts::check_volume_name(new_name)?;
-        let _claim = self.claim_volumes(vec![name.to_owned(), new_name.to_owned()]).await?;
+        let (engine, name, new_name) = (self.shared(), name.to_owned(), new_name.to_owned());
+        blocking(move || engine.rename_volume_now(&name, &new_name)).await
+    }
+
+    fn rename_volume_now(&self, name: &str, new_name: &str) -> Result<()> {
+        let _claim = self.volumes.claim(&[name, new_name]);
         let Some(volume) = self.volumes.get(name) else { return Err(no_such_volume(name)) };
-        if name == new_name {
-            return Err(Error::invalid(format!("rename {name}: this is its name already")));
-        }
         if self.volumes.get(new_name).is_some() {
             return Err(in_the_way(new_name));
         }
         self.check_unused(name, "rename")?;
         let (from, to) = (self.volume_dir(name), self.volume_dir(new_name));
-        let (engine, old, new) = (self.shared(), from.clone(), new_name.to_owned());
-        let mountpoint = volume.mountpoint.clone();
-        blocking(move || {
-            super::attached::take_off(Path::new(&mountpoint))?;
-            check_nothing_mounted(&old)?;
-            engine.clear_place(&new)
-        })
-        .await?;
+        super::attached::take_off(Path::new(&volume.mountpoint))?;
+        check_nothing_mounted(&from)?;
+        self.clear_place(new_name)?;
         let renamed = Volume {
             name: new_name.to_owned(),
             mountpoint: to.join("_data").to_string_lossy().into_owned(),
@@ -108,14 +108,13 @@ impl Engine {
         let mut renaming = event(new_name, "rename");
         renaming.attributes.insert("oldName".to_owned(), name.to_owned());
         let change = Change::new().delete_volume(name).put_volume(renamed.clone()).event(renaming);
-        self.db.commit(change).await?;
+        self.commit_now(change)?;
         self.volumes.forget(&[name.to_owned()]);
-        self.volumes.lock().by_name.insert(new_name.to_owned(), renamed.clone());
+        self.volumes.insert(renamed.clone());
+        palan_stdx::fs::rename(&from, &to).context(|| "cannot rename the volume".into())?;
         let done = Volume { renamed_from: String::new(), ..renamed };
-        blocking(move || palan_stdx::fs::rename(&from, &to).context(|| "cannot rename the volume".into()))
-            .await?;
-        self.volumes.lock().by_name.insert(done.name.clone(), done.clone());
-        self.db.commit(Change::new().put_volume(done)).await
+        self.volumes.insert(done.clone());
+        self.commit_now(Change::new().put_volume(done))
     }
 
     fn named(&self, mut spec: CopySpec) -> Result<CopySpec> {
@@ -155,28 +154,18 @@ impl Engine {
         result
     }
 
-    /// Gives what was filled its name.
-    async fn place_copy(
-        &self,
-        made: Unplaced,
-        name: String,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Volume> {
-        let _claim = self.claim_volumes(vec![name.clone()]).await?;
+    /// Gives what was filled its name. Blocking.
+    fn place_copy(&self, made: Unplaced, name: String, labels: BTreeMap<String, String>) -> Result<Volume> {
+        let _claim = self.volumes.claim(&[&name]);
         if self.volumes.get(&name).is_some() {
             return Err(in_the_way(&name));
         }
         let volume = self.new_volume(name, labels, BTreeMap::new());
-        let (engine, name, target) = (self.shared(), volume.name.clone(), self.volume_dir(&volume.name));
-        blocking(move || {
-            engine.clear_place(&name)?;
-            made.place(&target)
-        })
-        .await?;
-        let change = Change::new().put_volume(volume.clone()).event(event(&volume.name, "create"));
+        self.clear_place(&volume.name)?;
+        made.place(&self.volume_dir(&volume.name))?;
         // Without its row the directory is deleted by the next start of the daemon, or by whoever wants its name.
-        self.db.commit(change).await?;
-        self.volumes.lock().by_name.insert(volume.name.clone(), volume.clone());
+        self.commit_now(Change::new().put_volume(volume.clone()).event(event(&volume.name, "create")))?;
+        self.volumes.insert(volume.clone());
         Ok(volume)
     }
 
@@ -191,7 +180,7 @@ impl Engine {
                     palan_stdx::fs::rename(&from, &to).context(|| "cannot end a volume's renaming".into())?;
                 }
                 volume.renamed_from.clear();
-                self.volumes.lock().by_name.insert(volume.name.clone(), volume.clone());
+                self.volumes.insert(volume.clone());
                 settled.push(volume.clone());
             }
             // What a mounted file system has of it waits for the next user of the volume.

@@ -1,7 +1,8 @@
 //! All volumes in memory, and who may do what to which.
 //!
 //! - A **claim** is the right to change what a name means: to make, remove, rename, mount or take off the volume. One at a time for
-//!   each name; whoever wants it waits, so claims are held for short steps only, never while data is copied.
+//!   each name; whoever wants it waits, so claims are held for short steps only, never while data is copied. Who waits keeps a
+//!   blocking thread from others: so whoever holds a claim needs no second thread, or all would wait for each other.
 //! - A **pin** keeps a volume from being removed: by a container in the making, whose mounts nobody sees yet, or by an export or
 //!   a clone that reads it.
 
@@ -83,6 +84,16 @@ impl Volumes {
     /// All of them.
     pub(crate) fn all(&self) -> Vec<Volume> {
         self.lock().by_name.values().cloned().collect()
+    }
+
+    /// Whether there is a volume that is mounted when it is used.
+    pub(crate) fn have_options(&self) -> bool {
+        self.lock().by_name.values().any(|volume| !volume.options.is_empty())
+    }
+
+    /// Puts a volume in, or replaces it.
+    pub(super) fn insert(&self, volume: Volume) {
+        self.lock().by_name.insert(volume.name.clone(), volume);
     }
 
     /// Takes volumes out, after the database.
