@@ -30,6 +30,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         start_fifo: None,
         no_pivot: false,
         keep_keyring: false,
+        sources: &[],
     });
     if let Err(error) = checked {
         assert!(!error.report().is_empty());

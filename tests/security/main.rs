@@ -3,7 +3,7 @@
 //!
 //! One file for each class: [`paths`] lead elsewhere, or change while they are used; [`procfs`] is replaced, or is to be
 //! covered; [`terminals`] and their console; [`descriptors`] of the host leak; [`identity`] is more than was asked for;
-//! [`cgroups`] can be written to; [`kernel`] interfaces are open; [`hooks`] load an image's code; [`specification`]s are
+//! [`volumes`] change while parts of them are used; [`cgroups`] can be written to; [`kernel`] interfaces are open; [`hooks`] load an image's code; [`specification`]s are
 //! absurd; [`daemon`] is everything that an image does to the engine.
 //!
 //! What concerns the runtime runs without a daemon, and `PALAN_TEST_RUNTIME=/path/to/runc` runs it with another runtime. A
@@ -22,3 +22,4 @@ mod paths;
 mod procfs;
 mod specification;
 mod terminals;
+mod volumes;

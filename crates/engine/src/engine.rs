@@ -43,7 +43,7 @@ pub struct Engine {
     pub(crate) seccomp: SeccompPrograms,
     pub(crate) index: Index,
     pub(crate) sessions: Sessions,
-    pub(crate) volumes: Volumes,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) watcher: DirectoryWatcher,
     /// Data root and run root are this daemon's alone.
     _locks: [DirectoryLock; 2],
@@ -211,12 +211,15 @@ pub(crate) async fn waiting_for_client<T: Send + 'static>(
     const STACK: usize = 512 * 1024;
     let failed = || "an internal task failed".to_owned();
     let slot = PATIENCE.acquire().await.context(failed)?;
+    let runtime = tokio::runtime::Handle::current();
     let (sender, outcome) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("client".to_owned())
         .stack_size(STACK)
         .spawn(move || {
             let _slot = slot;
+            // For what it must ask of async code.
+            let _runtime = runtime.enter();
             // Who asked may have gone.
             let _ = sender.send(work());
         })

@@ -5,7 +5,7 @@
 //!    lacks are applied by the driver (from the connection where there is one, else from the file);
 //! 3. a container that should run and has neither supervisor nor entry has ended: 255 when the host was restarted since,
 //!    137 when the supervisor was killed;
-//! 4. the network gets the endpoints that are alive, and drops all others.
+//! 4. the network gets the endpoints that are alive, and drops all others; so it goes with the file systems of volumes.
 //!
 //! Containers run on meanwhile and notice nothing.
 
@@ -48,6 +48,11 @@ struct Found {
 /// Restores all containers. `rows` is what the database has.
 pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<()> {
     let working = engine.clone();
+    let settled = blocking(move || working.settle_volumes()).await?;
+    for volume in settled {
+        engine.db.commit(Change::new().put_volume(volume)).await?;
+    }
+    let working = engine.clone();
     let (found, live) = blocking(move || {
         clean(&working, &rows.iter().map(|row| row.id.as_str()).collect())?;
         let found: Vec<Found> = rows.into_iter().map(|row| look(&working, row)).collect();
@@ -61,6 +66,7 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
     })
     .await?;
     restore_network(engine, live).await?;
+    restore_volumes(engine, &found).await?;
     let mut over = Vec::new();
     for found in found {
         let id = found.details.id.clone();
@@ -106,6 +112,19 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
 
 fn live_endpoints(found: &Found) -> Vec<EndpointRecord> {
     if found.link.is_some() { endpoints::records(&found.details) } else { Vec::new() }
+}
+
+async fn restore_volumes(engine: &Arc<Engine>, found: &[Found]) -> Result<()> {
+    let live = found
+        .iter()
+        .filter(|found| found.link.is_some())
+        .map(|found| (found.details.id.clone(), found.details.volume_names().map(str::to_owned).collect()));
+    let (engine, live): (_, Vec<(String, Vec<String>)>) = (engine.clone(), live.collect());
+    blocking(move || {
+        engine.restore_attached(&live);
+        Ok(())
+    })
+    .await
 }
 
 async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>) -> Result<()> {
@@ -212,15 +231,23 @@ pub(crate) fn clean(engine: &Engine, known: &HashSet<&str>) -> Result<()> {
         );
     };
     for (owner, _) in engine.store.holds().map_err(crate::image::store_error)? {
-        if !known.contains(owner.as_str()) {
+        // A container holds the images that it mounts by its id with a number.
+        let container = owner.split('/').next().unwrap_or(&owner);
+        if !known.contains(container) {
             engine.store.release(&owner).unwrap_or_else(|error| report(&error));
         }
     }
     let data_root = &engine.config.data_root;
     let mut orphans = list(&data_root.join("containers/.trash"), |_| true)?;
     orphans.extend(list(&data_root.join("containers"), |name| name != ".trash" && !known.contains(name))?);
-    let volumes = engine.volumes.names();
-    orphans.extend(list(&data_root.join("volumes"), |name| !volumes.iter().any(|volume| volume == name))?);
+    let is_orphan = |name: &str| engine.volumes.get(name).is_none();
+    for path in list(&data_root.join("volumes"), is_orphan)? {
+        // What is mounted there is not ours to delete.
+        match crate::volume::remove_orphan(&path) {
+            Ok(()) => {}
+            Err(error) => report(&error),
+        }
+    }
     let run_dirs = list(&engine.config.run_root.join("containers"), |name| !known.contains(name))?;
     for run_dir in &run_dirs {
         end_orphan(run_dir);

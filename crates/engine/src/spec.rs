@@ -101,6 +101,8 @@ pub struct Healthcheck {
 pub struct HostConfig {
     /// `source:destination[:options]` as given with `-v`.
     pub binds: Vec<String>,
+    /// What is mounted below the source of a read-only bind stays writable: so for clients of before API 1.44.
+    pub read_only_binds_non_recursive: bool,
     /// File of the client that holds the id (kept for `inspect`).
     pub container_id_file: String,
     /// Log driver.
@@ -287,7 +289,7 @@ pub struct RestartPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mount {
-    /// `bind`, `volume` or `tmpfs` (others are refused with their name).
+    /// `bind`, `volume`, `tmpfs` or `image` (others are refused with their name).
     pub kind: String,
     /// Path on the host or name of the volume.
     pub source: String,
@@ -303,6 +305,16 @@ pub struct Mount {
     pub volume: Option<VolumeOptions>,
     /// Options of a tmpfs mount.
     pub tmpfs: Option<TmpfsOptions>,
+    /// Options of an image mount.
+    pub image: Option<ImageOptions>,
+}
+
+/// Options of an image mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageOptions {
+    /// Directory or file inside the image.
+    pub subpath: String,
 }
 
 /// Options of a bind mount.

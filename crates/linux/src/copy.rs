@@ -37,6 +37,11 @@ pub fn copy_tree(
     copy.tree(source, target, to_path.to_owned())
 }
 
+/// Gives directory `to` the owner, mode, times and extended attributes of directory `from`.
+pub fn copy_directory_attributes(from: &Directory, to: &Directory) -> io::Result<()> {
+    dress(from, to)
+}
+
 struct Copy<'a> {
     /// Device and inode of files with several names, and where the first copy is.
     first_names: HashMap<(u64, u64), PathBuf>,
@@ -185,16 +190,20 @@ fn dress_entry(level: &Level, name: &OsStr, metadata: &Metadata) -> io::Result<(
 }
 
 fn dress_directory(level: &Level) -> io::Result<()> {
-    let metadata = Metadata::of(&level.source)?;
+    dress(&level.source, &level.target)
+}
+
+fn dress(from: &Directory, to: &Directory) -> io::Result<()> {
+    let metadata = Metadata::of(from)?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
-    rustix::fs::fchown(&level.target, Some(uid), Some(gid))?;
-    for attribute in xattr::list(&level.source)?.iter().filter(|name| is_copied(name)) {
+    rustix::fs::fchown(to, Some(uid), Some(gid))?;
+    for attribute in xattr::list(from)?.iter().filter(|name| is_copied(name)) {
         let Some(name) = attribute.to_str() else { continue };
-        if let Some(value) = xattr::get(&level.source, name)? {
-            tolerate(xattr::set(&level.target, name, &value))?;
+        if let Some(value) = xattr::get(from, name)? {
+            tolerate(xattr::set(to, name, &value))?;
         }
     }
-    rustix::fs::fchmod(&level.target, Mode::from_raw_mode(metadata.mode))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(metadata.mode))?;
     let times = |time: crate::path::Time| rustix::fs::Timespec {
         tv_sec: time.seconds,
         tv_nsec: time.nanoseconds.into(),
@@ -203,7 +212,7 @@ fn dress_directory(level: &Level) -> io::Result<()> {
         last_access: times(metadata.accessed),
         last_modification: times(metadata.modified),
     };
-    Ok(rustix::fs::futimens(&level.target, &times)?)
+    Ok(rustix::fs::futimens(to, &times)?)
 }
 
 /// Overlay's own marks say something about a layer, not about the file.

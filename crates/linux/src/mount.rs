@@ -166,6 +166,69 @@ pub fn root_of(directory: impl AsFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// Where something is mounted on the open `directory` or below it, in the caller's mount namespace: absolute paths in the order
+/// of mounting.
+pub fn mounted_at_or_below(directory: impl AsFd) -> io::Result<Vec<PathBuf>> {
+    use std::os::unix::ffi::OsStringExt;
+    let own = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))?;
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let places =
+        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let paths = places.map(|place| PathBuf::from(std::ffi::OsString::from_vec(unescape_octal(place))));
+    Ok(paths.filter(|path| path.starts_with(&own)).collect())
+}
+
+/// The mount that an open file or directory is on, as the kernel's table has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Where it is mounted, in the caller's mount namespace.
+    pub place: PathBuf,
+    /// Mounts on it spread to others.
+    pub is_shared: bool,
+    /// Mounts on others spread to it.
+    pub is_slave: bool,
+}
+
+/// Finds the mount that `file` is on; none if it is not in the caller's mount namespace.
+pub fn placed(file: impl AsFd) -> io::Result<Option<Placed>> {
+    use std::os::unix::ffi::OsStringExt;
+    let id = id_of(file)?.to_string();
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut lines = table.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b' '));
+    let Some(mut fields) = lines.find(|fields| fields.clone().next() == Some(id.as_bytes())) else {
+        return Ok(None);
+    };
+    let place = fields.nth(4).map(unescape_octal).unwrap_or_default();
+    // After the options come what is optional, up to a hyphen.
+    let optional: Vec<&[u8]> = fields.skip(1).take_while(|field| *field != b"-").collect();
+    let has = |kind: &[u8]| optional.iter().any(|field| field.starts_with(kind));
+    Ok(Some(Placed {
+        place: std::ffi::OsString::from_vec(place).into(),
+        is_shared: has(b"shared:"),
+        is_slave: has(b"master:"),
+    }))
+}
+
+/// Undoes the escapes of the kernel's tables: space, tab, line break and backslash are `\` and three octal digits.
+fn unescape_octal(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|digits| digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        match (byte, digits) {
+            (b'\\', Some(digits)) => {
+                plain.push(digits.iter().fold(0_u8, |value, digit| value.wrapping_mul(8) + (digit - b'0')));
+                rest = &after[3..];
+            }
+            _ => {
+                plain.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
 /// Attaches the detached `mount` on `target`, an open (O_PATH) file or directory of the caller's mount namespace.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -467,5 +530,27 @@ mod tests {
             assert_eq!(id_of(&found).unwrap(), id_of(open(inside)).unwrap());
         }
         assert_ne!(id_of(open("/proc")).unwrap(), id_of(open("/")).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_found_on_its_mount() {
+        let found = placed(std::fs::File::open("/proc/sys/kernel").unwrap()).unwrap().unwrap();
+        assert!(found.place.starts_with("/proc"), "{found:?}");
+        // What is detached is in no table.
+        let Ok(detached) = private_proc() else { return };
+        assert_eq!(placed(detached).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_mounted_where_is_read_from_the_kernels_table() {
+        let found = mounted_at_or_below(std::fs::File::open("/proc").unwrap()).unwrap();
+        assert!(found.contains(&PathBuf::from("/proc")), "{found:?}");
+        assert!(found.iter().all(|path| path.starts_with("/proc")), "{found:?}");
+        let below = mounted_at_or_below(std::fs::File::open("/proc/sys/kernel").unwrap()).unwrap();
+        assert!(!below.contains(&PathBuf::from("/proc")));
+        for (text, plain) in [("a\\040b", "a b"), ("\\134", "\\"), ("\\", "\\"), ("\\09x", "\\09x"), ("", "")]
+        {
+            assert_eq!(unescape_octal(text.as_bytes()), plain.as_bytes());
+        }
     }
 }

@@ -265,6 +265,14 @@ impl RootDir {
         self.open_with(path, OFlags::PATH)
     }
 
+    /// Pins whatever the path leads to, as [`Self::open_path`], but refuses what would lead out (`EXDEV`) instead of taking the
+    /// root for `/`: a symlink to `/etc`, or `..` above the root. An absolute path leads out, too.
+    pub fn open_path_beneath(&self, path: impl AsRef<Path>) -> Result<OwnedFd, PathError> {
+        let path = path.as_ref();
+        self.resolve_within(path, OFlags::PATH, ResolveFlags::BENEATH)
+            .map_err(|error| failed("open", path, error))
+    }
+
     /// Opens a directory for reading and single-name calls.
     pub fn open_dir(&self, path: impl AsRef<Path>) -> Result<Directory, PathError> {
         let path = path.as_ref();
@@ -549,7 +557,11 @@ impl RootDir {
 
     fn resolve(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let path = if is_root(path) { Path::new(".") } else { path };
-        let scope = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        self.resolve_within(path, flags, ResolveFlags::IN_ROOT)
+    }
+
+    fn resolve_within(&self, path: &Path, flags: OFlags, bounds: ResolveFlags) -> io::Result<OwnedFd> {
+        let scope = bounds | ResolveFlags::NO_MAGICLINKS;
         // EAGAIN: a rename anywhere on the system raced with `..`; the kernel asks to try again.
         for _ in 0..MAX_RESOLVE_ATTEMPTS {
             match rustix::fs::openat2(&self.directory, path, flags | OFlags::CLOEXEC, Mode::empty(), scope) {

@@ -70,3 +70,8 @@ pub use progress::{LayerStatus, ProgressEvent, UploadStatus};
 pub use pull::{PullOutcome, PullRequest, PullStatus};
 pub use push::{PushOutcome, PushRequest};
 pub use search::SearchResult;
+
+/// The addresses of a host name by this host's configuration, for others who may not use the C library's resolver either.
+pub async fn lookup_host(name: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+    resolver::SystemResolver::default().lookup(name).await.map_err(std::io::Error::other)
+}

@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             id: "example",
             no_pivot: false,
             keep_keyring: false,
+            sources: &[],
             spec: &spec,
             bundle: &bundle,
             rootfs: &rootfs,

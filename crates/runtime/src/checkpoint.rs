@@ -387,6 +387,7 @@ fn plan(request: &RestoreRequest<'_>) -> Result<Plan, Error> {
         start_fifo: None,
         no_pivot: false,
         keep_keyring: false,
+        sources: &[],
     })
 }
 

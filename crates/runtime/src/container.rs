@@ -63,6 +63,9 @@ pub struct CreateRequest<'a> {
     pub no_pivot: bool,
     /// Keep the session keyring of the calling process.
     pub keep_keyring: bool,
+    /// Detached mounts of the calling process that bind mounts show, by their index in `spec.mounts`, in place of what is at
+    /// their sources' paths: for what no path of the host leads to, or none that could be trusted until it is opened.
+    pub sources: &'a [(usize, OwnedFd)],
 }
 
 /// A root file system.

@@ -141,12 +141,16 @@ impl Plan {
         let nothing = Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&nothing);
         let process = spec.process.as_ref().ok_or_else(|| invalid("process is missing"))?;
-        let mounts = spec
+        let mut mounts = spec
             .mounts
             .iter()
             .enumerate()
             .map(|(index, mount)| MountPlan::new(index, mount, request.bundle))
             .collect::<Result<Vec<_>, _>>()?;
+        for (index, source) in request.sources {
+            let plan = mounts.get_mut(*index).ok_or_else(|| invalid("a source is given for no mount"))?;
+            plan.give_source(source)?;
+        }
         let mounts = match request.rootfs {
             Rootfs::Directory(root) => mounts.into_iter().map(|mount| mount.without_root(root)).collect(),
             Rootfs::Overlay { .. } => mounts,

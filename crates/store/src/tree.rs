@@ -22,8 +22,10 @@ use crate::layer::tar::lossy;
 
 mod changes;
 mod pack;
+mod plain;
 
 pub use changes::{Change, ChangeKind};
+pub use plain::{UnpackError, pack, unpack};
 
 /// Directories within directories, as many as a layer may have.
 const MAX_DEPTH: usize = 1024;

@@ -12,6 +12,7 @@
 
 mod external;
 mod own;
+mod sources;
 mod stdio;
 
 use std::fmt;

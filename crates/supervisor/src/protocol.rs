@@ -279,6 +279,33 @@ pub struct Config {
     /// Who makes the processes; `None`: Palan's own runtime, inside of the supervisor.
     #[serde(default)]
     pub runtime: Option<ExternalRuntime>,
+    /// What bind mounts of the specification show in place of what is at their sources' paths.
+    #[serde(default)]
+    pub sources: Vec<MountSource>,
+}
+
+/// What a bind mount shows that no path of the host can be trusted to lead to: a part of a volume, in which containers may
+/// exchange directories for symlinks at any moment, or an image. The supervisor opens it at the start, once, and hands the open
+/// mount on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSource {
+    /// Index of the mount in the specification.
+    pub mount: usize,
+    /// What it is a part of.
+    pub whole: MountWhole,
+    /// The part, relative; nothing that leads out of the whole is followed. Empty: all of it.
+    #[serde(default)]
+    pub subpath: PathBuf,
+}
+
+/// See [`MountSource`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountWhole {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// An image's layers, topmost first; they can't be written to.
+    Layers(Vec<PathBuf>),
 }
 
 /// An OCI runtime that is another program, driven by runc's command line.

@@ -121,8 +121,8 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::string("userns", None, "User namespace to use").not_yet(),
     Flag::string("uts", None, "UTS namespace to use").not_yet(),
     Flag::list("volume", Some('v'), "Bind mount a volume"),
-    Flag::string("volume-driver", None, "Optional volume driver for the container").not_yet(),
-    Flag::list("volumes-from", None, "Mount volumes from the specified container(s)").not_yet(),
+    Flag::string("volume-driver", None, "Optional volume driver for the container"),
+    Flag::list("volumes-from", None, "Mount volumes from the specified container(s)"),
     Flag::string("workdir", Some('w'), "Working directory inside the container"),
 ];
 

@@ -314,4 +314,53 @@ mod tests {
         check("/a:/b:ro:zz", Err("invalid spec: /a:/b:ro:zz: too many colons"));
         check("/a:/b:c:d", bind("/a:/b:c:d"));
     }
+
+    #[test]
+    fn no_text_makes_the_parsers_panic() {
+        let pieces = [
+            "",
+            ",",
+            "\"",
+            "\"\"",
+            "=",
+            ":",
+            "type=",
+            "bind",
+            "volume",
+            "image",
+            "tmpfs",
+            "src=",
+            "dst=/",
+            "ro",
+            "é",
+            "volume-opt=o=",
+            "tmpfs-size=",
+            "99999999999999999999g",
+            "tmpfs-mode=",
+            "8",
+            "bind-recursive=",
+            "readonly",
+            "C:",
+            "/",
+            "..",
+            "\u{0}",
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..50_000 {
+            let mut text = String::new();
+            for _ in 0..8 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let index = usize::try_from(state % pieces.len() as u64).expect("small");
+                text.push_str(pieces[index]);
+            }
+            if let Ok(mount) = parse_mount(&text) {
+                assert!(!mount.target.is_empty() && !mount.kind.is_empty(), "{text:?}");
+            }
+            if let Ok(Volume::Bind(bind)) = parse_volume(&text, Path::new("/home")) {
+                assert!(bind.contains(':'), "{text:?}");
+            }
+        }
+    }
 }

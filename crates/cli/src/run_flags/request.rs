@@ -152,6 +152,8 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
         readonly_rootfs: flags.bool("read-only"),
         runtime: flags.string("runtime").to_owned(),
         security_opt,
+        volume_driver: flags.string("volume-driver").to_owned(),
+        volumes_from: flags.list("volumes-from").into_iter().map(str::to_owned).collect(),
         tmpfs: flags
             .list("tmpfs")
             .iter()

@@ -75,6 +75,9 @@ pub struct HealthConfig {
 pub struct HostConfig {
     #[serde(serialize_with = "null_when_empty")]
     pub binds: Vec<String>,
+    /// Not on the wire: set for clients of an old API (see `versions`).
+    #[serde(skip)]
+    pub read_only_binds_non_recursive: bool,
     #[serde(rename = "ContainerIDFile")]
     pub container_id_file: String,
     pub log_config: LogConfig,

@@ -14,9 +14,11 @@ pub(super) fn create_container(request: &mut CreateContainerRequest) -> Result<(
                 "BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer".to_owned(),
             ));
         }
-        // Mounts below a read-only one stayed writable.
-        options.read_only_non_recursive |= mount.read_only;
+        // A field of a later version, which Docker takes out.
+        options.read_only_non_recursive = false;
     }
+    // Mounts below a read-only one stayed writable.
+    request.host_config.read_only_binds_non_recursive = true;
     let endpoints = &mut request.networking_config.endpoints_config;
     if endpoints.len() > 1 {
         let names: Vec<_> = endpoints.keys().map(String::as_str).collect();

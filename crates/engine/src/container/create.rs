@@ -17,11 +17,11 @@ use crate::container::{
     Created, Details, MountPoint, OverlayDirs, driver, logging, merge, oci, security, validate,
 };
 use crate::db::Change;
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
 use crate::network::{endpoints, ports};
 use crate::spec::{ContainerSpec, HostConfig};
-use crate::volume::{ANONYMOUS_LABEL, Volume};
+use crate::volume::{Fill, Volume};
 use crate::{Error, Result, identifier, image, volume};
 
 /// Version of [`Details`] as stored.
@@ -38,7 +38,13 @@ impl Engine {
         let name = self.index.reserve_name(spec.name.as_deref(), &id)?;
         let engine = self.shared();
         let (own_id, own_name) = (id.clone(), name.clone());
-        let made = blocking(move || Making::new(&engine, own_id).make(spec, own_name)).await;
+        // A volume that must be mounted to be filled may have a server that does not answer.
+        let asks_for_options = |mount: &crate::spec::Mount| {
+            mount.volume.as_ref().is_some_and(|volume| !volume.driver_options.is_empty())
+        };
+        let may_take_long = self.volumes.have_options() || spec.host.mounts.iter().any(asks_for_options);
+        let make = move || Making::new(&engine, own_id).make(spec, own_name);
+        let made = if may_take_long { waiting_for_client(make).await } else { blocking(make).await };
         let outcome = match made {
             Ok(made) => self.record(made).await,
             Err(error) => Err(error),
@@ -54,20 +60,26 @@ impl Engine {
         let Made { details, volumes, warnings } = made;
         let id = details.id.clone();
         let mut change = Change::new();
-        for volume in &volumes {
-            change = change.put_volume(volume.clone()).event(volume::event(&volume.name, "create"));
+        for (volume, is_new) in &volumes {
+            change = change.put_volume(volume.clone());
+            if *is_new {
+                change = change.event(volume::event(&volume.name, "create"));
+            }
         }
+        let images = details.mounts.iter().filter(|mount| mount.kind == "image").count();
+        let names: Vec<String> = volumes.iter().map(|(volume, _)| volume.name.clone()).collect();
         let change =
             change.put_container(Arc::new(details.clone())).event(container_event(&details, "create", []));
         if let Err(error) = self.db.commit(change).await {
             let engine = self.shared();
             let undo = blocking(move || {
-                Undo { engine: &engine, id: &id, volumes: &volumes }.all();
+                Undo { engine: &engine, id: &id, volumes: &volumes, images }.all();
                 Ok(())
             });
             undo.await?;
             return Err(error);
         }
+        self.volumes.recorded(names.iter().map(String::as_str));
         let (handle, inbox) = Handle::new(details);
         self.index.insert(handle.clone());
         driver::spawn(self.shared(), handle, inbox, None);
@@ -77,7 +89,8 @@ impl Engine {
 
 struct Made {
     details: Details,
-    volumes: Vec<Volume>,
+    /// Volumes that the database does not have yet, and whether they were made for this container.
+    volumes: Vec<(Volume, bool)>,
     warnings: Vec<String>,
 }
 
@@ -85,20 +98,22 @@ struct Made {
 struct Making<'a> {
     engine: &'a Engine,
     id: String,
-    volumes: Vec<Volume>,
+    volumes: Vec<(Volume, bool)>,
+    /// How many images are held for its mounts.
+    images: usize,
     warnings: Vec<String>,
 }
 
 impl<'a> Making<'a> {
     fn new(engine: &'a Engine, id: String) -> Self {
-        Self { engine, id, volumes: Vec::new(), warnings: Vec::new() }
+        Self { engine, id, volumes: Vec::new(), images: 0, warnings: Vec::new() }
     }
 
     fn make(mut self, spec: ContainerSpec, name: String) -> Result<Made> {
         match self.steps(spec, name) {
             Ok(details) => Ok(Made { details, volumes: self.volumes, warnings: self.warnings }),
             Err(error) => {
-                Undo { engine: self.engine, id: &self.id, volumes: &self.volumes }.all();
+                Undo { engine: self.engine, id: &self.id, volumes: &self.volumes, images: self.images }.all();
                 Err(error)
             }
         }
@@ -346,26 +361,54 @@ impl<'a> Making<'a> {
                 }
             }
             "volume" => {
-                let labels = if point.anonymous && point.name.is_empty() {
-                    point.name = identifier::new_id();
-                    [(ANONYMOUS_LABEL.to_owned(), String::new())].into_iter().chain(planned.labels).collect()
-                } else {
-                    planned.labels
-                };
-                let spec =
-                    volume::VolumeSpec { name: point.name.clone(), labels, ..volume::VolumeSpec::default() };
-                let (volume, is_new) = self.engine.ensure_volume(spec, Some(&self.id))?;
-                point.source.clone_from(&volume.mountpoint);
-                if is_new {
-                    self.volumes.push(volume);
+                let spec = volume::checked(volume::VolumeSpec {
+                    name: point.name.clone(),
+                    labels: planned.labels,
+                    options: planned.driver_options,
+                    driver: String::new(),
+                })?;
+                let made = self.engine.ensure_volume(spec, &self.id)?;
+                point.name.clone_from(&made.volume.name);
+                point.source.clone_from(&made.volume.mountpoint);
+                if made.is_unrecorded {
+                    self.volumes.push((made.volume.clone(), made.is_new));
                 }
                 if planned.copy_up {
-                    copy_up(self.engine, image, &point)?;
+                    self.copy_up(image, &point, &made.volume)?;
                 }
+            }
+            "image" => {
+                let store = &self.engine.store;
+                let shown = if point.image_id.is_empty() { &point.name } else { &point.image_id };
+                let shown = store.resolve(shown).map_err(image::store_error)?;
+                // The same as for the container's own image: the layers stay, whatever becomes of the image.
+                store.hold(&format!("{}/{}", self.id, self.images), &shown.id).map_err(image::store_error)?;
+                self.images += 1;
+                let layers = store.lower_dirs(&shown.id).map_err(image::store_error)?;
+                point.image_id = shown.id.to_string();
+                point.layers = layers.iter().map(|path| path.to_string_lossy().into_owned()).collect();
             }
             _ => {}
         }
         Ok(point)
+    }
+
+    /// Copies what the image has at a volume's place into the volume, if the volume is empty.
+    fn copy_up(&self, image: &Image, point: &MountPoint, volume: &Volume) -> Result<()> {
+        let view = self.engine.store.view(&image.id).map_err(image::store_error)?;
+        let inside = Path::new(point.destination.trim_start_matches('/'));
+        // Nothing, or no directory, at that place in the image: the volume stays empty.
+        if !view.metadata(inside).is_ok_and(|metadata| metadata.is_dir()) {
+            return Ok(());
+        }
+        self.engine.attach_volumes(&self.id, [volume.name.as_str()].into_iter())?;
+        let is_mounted = !volume.options.is_empty();
+        let filled = Fill::open(Path::new(&volume.mountpoint), is_mounted)
+            .and_then(|fill| fill.copy_up(&view, inside, Path::new(&point.subpath)));
+        self.engine.detach_volumes(&self.id);
+        filled.map_err(|source| {
+            Error::new(source.class(), format!("cannot fill the volume {}", volume.name)).with_source(source)
+        })
     }
 }
 
@@ -376,36 +419,24 @@ pub(crate) fn parse_platform(text: &str) -> Result<Platform> {
     })
 }
 
-/// Copies what the image has at a volume's place into the volume, if the volume is empty.
-fn copy_up(engine: &Engine, image: &Image, point: &MountPoint) -> Result<()> {
-    let what = || format!("cannot fill the volume {} from the image", point.name);
-    let source = Path::new(&point.source);
-    if !palan_stdx::fs::read_dir(source).context(what)?.is_empty() {
-        return Ok(());
-    }
-    let view = engine.store.view(&image.id).map_err(image::store_error)?;
-    let inside = Path::new(point.destination.trim_start_matches('/'));
-    // Nothing, or no directory, at that place in the image: the volume stays empty.
-    if !view.metadata(inside).is_ok_and(|metadata| metadata.is_dir()) {
-        return Ok(());
-    }
-    let target = palan_linux::path::RootDir::open(source).context(what)?;
-    palan_linux::copy::copy_tree(&view, inside, &target, Path::new(".")).context(what)?;
-    Ok(())
-}
-
 /// The mounts of other containers, without those whose destination the caller names anew.
 fn inherited_mounts(engine: &Engine, host: &HostConfig) -> Result<Vec<MountPoint>> {
     let mut inherited = Vec::new();
     for text in &host.volumes_from {
         let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
-        if name.is_empty() || !matches!(mode, "ro" | "rw" | "z" | "Z") {
-            return Err(Error::invalid(format!("invalid volumes-from specification: '{text}'")));
+        if text.is_empty() {
+            return Err(Error::invalid("volumes-from specification cannot be an empty string"));
         }
+        let writes = mode.split(',').filter(|option| matches!(*option, "ro" | "rw")).count();
+        let labels = mode.split(',').filter(|option| matches!(*option, "z" | "Z")).count();
+        if name.is_empty() || writes > 1 || labels > 1 || writes + labels != mode.split(',').count() {
+            return Err(Error::invalid(format!("invalid mode: {mode}")));
+        }
+        let is_read_only = mode.split(',').any(|option| option == "ro");
         let other = engine.index.find(name)?.details();
         for mount in other.mounts.iter().filter(|mount| mount.kind != "tmpfs") {
-            let writable = mount.writable && mode != "ro";
-            inherited.push(MountPoint { writable, anonymous: false, ..mount.clone() });
+            let writable = mount.writable && !is_read_only;
+            inherited.push(MountPoint { writable, anonymous: false, mode: String::new(), ..mount.clone() });
         }
     }
     Ok(inherited)
@@ -457,7 +488,8 @@ fn write(path: &str, text: String) -> Result<()> {
 struct Undo<'a> {
     engine: &'a Engine,
     id: &'a str,
-    volumes: &'a [Volume],
+    volumes: &'a [(Volume, bool)],
+    images: usize,
 }
 
 impl Undo<'_> {
@@ -467,13 +499,14 @@ impl Undo<'_> {
         if let Err(error) = outcome {
             report(&error);
         }
-        if let Err(error) = self.engine.store.release(self.id) {
-            report(&error);
+        let images = (0..self.images).map(|number| format!("{}/{number}", self.id));
+        for owner in std::iter::once(self.id.to_owned()).chain(images) {
+            if let Err(error) = self.engine.store.release(&owner) {
+                report(&error);
+            }
         }
-        let names: Vec<String> = self.volumes.iter().map(|volume| volume.name.clone()).collect();
-        self.engine.forget_volumes(&names);
-        for name in &names {
-            if let Err(error) = palan_stdx::fs::remove_dir_all(&self.engine.volume_dir(name)) {
+        for (volume, _) in self.volumes.iter().filter(|(_, is_new)| *is_new) {
+            if let Err(error) = self.engine.unmake_volume(volume, self.id) {
                 report(&error);
             }
         }

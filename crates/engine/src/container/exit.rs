@@ -53,8 +53,11 @@ impl Driver {
         next.state.finished_at = Some(time);
         self.engine.sessions.container_ended(&self.handle.id);
         // Ports must be free when a waiting client hears of the end.
-        let engine = self.engine.clone();
-        let detach = detach_network(&engine, &attached);
+        let (engine, details) = (self.engine.clone(), self.details());
+        let detach = async {
+            detach_network(&engine, &attached).await;
+            detach_volumes(&engine, &details).await;
+        };
         let commit = self.record(next, change);
         tokio::join!(detach, commit);
         self.engine.publish_names(endpoints::network_ids(&attached)).await;
@@ -143,30 +146,35 @@ impl Driver {
     /// next start of the daemon at the latest.
     pub(super) async fn remove_now(&mut self, options: RemoveOptions, reply: Option<Reply<()>>) -> Flow {
         let details = self.details();
-        let volumes = if options.volumes { self.engine.anonymous_volumes_of(&details) } else { Vec::new() };
-        let mut change =
+        let change =
             Change::new().delete_container(&details.id).event(container_event(&details, "destroy", []));
-        for name in &volumes {
-            change = change.delete_volume(name).event(crate::volume::event(name, "destroy"));
-        }
         self.handle.life.send_modify(|life| life.status = Status::Removing);
-        if let Err(error) = self.engine.db.commit(change).await {
-            self.handle.life.send_modify(|life| {
-                life.status = details.state.status;
-                life.removal_error = Some(error.report());
-            });
-            if let Some(reply) = reply {
-                drop(reply.send(Err(error)));
+        let has_volumes = options.volumes && details.mounts.iter().any(|mount| mount.anonymous);
+        let removed = if has_volumes {
+            let (engine, details) = (self.engine.clone(), details.clone());
+            blocking(move || engine.remove_with_volumes(&details, change)).await
+        } else {
+            self.engine.db.commit(change).await.map(|()| Vec::new())
+        };
+        let trash = match removed {
+            Ok(trash) => trash,
+            Err(error) => {
+                self.handle.life.send_modify(|life| {
+                    life.status = details.state.status;
+                    life.removal_error = Some(error.report());
+                });
+                if let Some(reply) = reply {
+                    drop(reply.send(Err(error)));
+                }
+                return Flow::Continue;
             }
-            return Flow::Continue;
-        }
+        };
         self.engine.sessions.container_removed(&details.id);
         self.engine.index.remove(&details.id);
-        self.engine.forget_volumes(&volumes);
         for endpoint in details.endpoints.values() {
             self.engine.network.forget(&endpoint.network_id, &endpoint.lease);
         }
-        discard(&self.engine, &details, volumes).await;
+        discard(&self.engine, &details, trash).await;
         self.handle.life.send_modify(|life| life.removed = true);
         if let Some(reply) = reply {
             // The caller may have gone.
@@ -176,27 +184,48 @@ impl Driver {
     }
 }
 
-/// Takes a container's files out of sight at once, and deletes them in the background.
-async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, volumes: Vec<String>) {
+impl Driver {
+    /// Takes off the file systems of volumes that were mounted for this container alone.
+    pub(super) async fn detach_volumes(&self) {
+        detach_volumes(&self.engine, &self.details()).await;
+    }
+}
+
+/// See [`Driver::detach_volumes`].
+pub(super) async fn detach_volumes(engine: &std::sync::Arc<Engine>, details: &Details) {
+    if details.volume_names().next().is_none() {
+        return;
+    }
+    let (engine, id) = (engine.clone(), details.id.clone());
+    let detached = blocking(move || {
+        engine.detach_volumes(&id);
+        Ok(())
+    });
+    if let Err(error) = detached.await {
+        tracing::warn!(error = error.report(), "the file systems of volumes stay mounted");
+    }
+}
+
+/// Takes a container's files out of sight at once, and deletes them in the background, with what is in the trash already.
+async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, mut trash: Vec<PathBuf>) {
     let id = details.id.clone();
+    let images = details.mounts.iter().filter(|mount| mount.kind == "image").count();
     let moving = engine.clone();
     let outcome = blocking(move || {
-        let mut trash = vec![moving.trash_name()];
-        let mut outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &trash[0]);
-        for volume in &volumes {
-            let target = moving.trash_name();
-            outcome = outcome.and(palan_stdx::fs::rename(&moving.volume_dir(volume), &target));
-            trash.push(target);
-        }
+        let target = moving.trash_name();
+        let outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &target);
+        trash.push(target);
         if let Err(error) = outcome {
             tracing::warn!(
                 error = palan_stdx::error_chain::to_string(&error),
                 "files of a container were left behind"
             );
         }
-        if let Err(error) = moving.store.release(&id) {
-            let error = palan_stdx::error_chain::to_string(&error);
-            tracing::warn!(error, "the layers of a removed container are still held");
+        for owner in std::iter::once(id.clone()).chain((0..images).map(|number| format!("{id}/{number}"))) {
+            if let Err(error) = moving.store.release(&owner) {
+                let error = palan_stdx::error_chain::to_string(&error);
+                tracing::warn!(error, "the layers of a removed container are still held");
+            }
         }
         Ok((trash, moving.run_dir(&id)))
     });

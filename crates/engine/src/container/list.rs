@@ -180,7 +180,8 @@ impl<'a> Selection<'a> {
             && any("network", &|network| network_fits(details, network))
             && any("volume", &|volume| {
                 details.mounts.iter().any(|mount| {
-                    mount.name == volume || mount.destination == volume || mount.source == volume
+                    let is_volume = mount.kind == "volume" && mount.name == volume;
+                    is_volume || mount.destination == volume || mount.source == volume
                 })
             })
             && any("publish", &|port| {

@@ -101,11 +101,11 @@ pub struct State {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MountPoint {
-    /// `bind`, `volume` or `tmpfs`.
+    /// `bind`, `volume`, `tmpfs` or `image`.
     pub kind: String,
-    /// Name of the volume; empty otherwise.
+    /// Name of the volume, or the image as written; empty otherwise.
     pub name: String,
-    /// Path on the host; empty for tmpfs.
+    /// Path on the host; empty for a tmpfs or image.
     pub source: String,
     /// Path inside.
     pub destination: String,
@@ -121,8 +121,14 @@ pub struct MountPoint {
     pub anonymous: bool,
     /// Leave out the mounts below a bind's source.
     pub non_recursive: bool,
-    /// Directory inside the volume.
+    /// What is mounted below a read-only bind's source stays writable.
+    pub read_only_non_recursive: bool,
+    /// Directory or file inside the volume or image.
     pub subpath: String,
+    /// Id of the image; empty otherwise.
+    pub image_id: String,
+    /// Layers of the image, topmost first.
+    pub layers: Vec<String>,
     /// Options of a tmpfs.
     pub options: String,
     /// Comes from the long form (`HostConfig.Mounts`).
@@ -230,6 +236,11 @@ impl Details {
             Some(endpoint) => crate::network::names::names_of(self, &endpoint.settings.aliases),
             None => Vec::new(),
         }
+    }
+
+    /// Names of the volumes that it mounts.
+    pub(crate) fn volume_names(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter(|mount| mount.kind == "volume").map(|mount| mount.name.as_str())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::container::MountPoint;
 use crate::container::validate::{NAME_CHARACTERS, is_name, unsupported};
-use crate::spec::{ContainerSpec, Mount};
+use crate::spec::{BindOptions, ContainerSpec, Mount};
 use crate::{Error, Result};
 
 /// One mount with what its making needs.
@@ -19,6 +19,8 @@ pub(crate) struct Planned {
     pub(crate) copy_up: bool,
     /// Labels for a volume that is created.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Options of the driver for a volume that is created.
+    pub(crate) driver_options: BTreeMap<String, String>,
 }
 
 /// The list, without duplicates, in the order in which they must be mounted. `inherited` are the mounts of
@@ -43,12 +45,23 @@ pub(crate) fn plan(
             return Err(Error::invalid(format!("Duplicate mount point: {destination}")));
         }
     }
+    if spec.host.read_only_binds_non_recursive {
+        let read_only = asked.values_mut().filter(|planned| !planned.point.writable);
+        read_only.for_each(|planned| planned.point.read_only_non_recursive = planned.point.kind == "bind");
+    }
     by_destination.extend(asked);
     for path in image_volumes {
         let destination = clean_destination(&path).map_err(|error| {
             Error::invalid(format!("invalid volume specification: '{path}'")).with_source(error)
         })?;
         by_destination.entry(destination.clone()).or_insert_with(|| anonymous_volume(destination));
+    }
+    // What is made by `--mount` names its driver itself.
+    let makes_volume = |planned: &Planned| {
+        planned.point.kind == "volume" && !planned.point.from_mounts && planned.point.source.is_empty()
+    };
+    if by_destination.values().any(makes_volume) {
+        crate::volume::check_driver(&spec.host.volume_driver)?;
     }
     let mut list: Vec<Planned> = by_destination.into_values().collect();
     // A mount must come after those it lies in.
@@ -96,7 +109,8 @@ fn parse_bind(text: &str) -> Result<Planned> {
     } else {
         plan_source(kind, source, destination)?
     };
-    planned.point.mode = mode.into();
+    // A volume of this driver may be relabelled, says Docker, whether or not there is SELinux.
+    planned.point.mode = if mode.is_empty() && kind == "volume" { "z" } else { mode }.into();
     planned.point.writable = !parsed.read_only;
     planned.copy_up = kind == "volume" && !parsed.no_copy;
     planned.create_source = kind == "bind";
@@ -189,6 +203,7 @@ fn parse_mount(mount: &Mount) -> Result<Planned> {
         "volume" => {
             only(mount.bind.is_some(), "BindOptions")?;
             only(mount.tmpfs.is_some(), "TmpfsOptions")?;
+            check_volume_mount(mount).map_err(|error| invalid(error.report()))?;
             plan_volume_mount(mount, destination)?
         }
         "tmpfs" => {
@@ -197,12 +212,21 @@ fn parse_mount(mount: &Mount) -> Result<Planned> {
             only(!mount.source.is_empty(), "Source")?;
             plan_tmpfs_mount(mount, destination)?
         }
-        "npipe" | "cluster" | "image" => {
+        "image" => {
+            only(mount.bind.is_some(), "BindOptions")?;
+            only(mount.volume.is_some(), "VolumeOptions")?;
+            only(mount.tmpfs.is_some(), "TmpfsOptions")?;
+            if mount.source.is_empty() {
+                return Err(invalid("field Source must not be empty".into()));
+            }
+            plan_image_mount(mount, destination).map_err(|error| invalid(error.report()))?
+        }
+        "npipe" | "cluster" => {
             return Err(unsupported(format!("a mount of type \"{}\"", mount.kind)));
         }
         _ => return Err(invalid("mount type unknown".into())),
     };
-    planned.point.writable = !mount.read_only;
+    planned.point.writable = !mount.read_only && mount.kind != "image";
     planned.point.from_mounts = true;
     Ok(planned)
 }
@@ -222,28 +246,36 @@ fn plan_bind_mount(mount: &Mount, destination: String) -> Result<Planned> {
         }
         planned.point.propagation = options.propagation;
     }
-    if options.read_only_force_recursive || (options.read_only_non_recursive && mount.read_only) {
-        return Err(unsupported("bind-recursive other than enabled and disabled"));
+    let conflict = |what: &str| Err(Error::invalid(format!("mount options conflict: {what}")));
+    let force = options.read_only_force_recursive;
+    match options {
+        BindOptions { read_only_non_recursive: true, .. } if !mount.read_only => {
+            return conflict("!ReadOnly && BindOptions.ReadOnlyNonRecursive");
+        }
+        BindOptions { read_only_force_recursive: true, .. } if !mount.read_only => {
+            return conflict("!ReadOnly && BindOptions.ReadOnlyForceRecursive");
+        }
+        BindOptions { read_only_non_recursive: true, read_only_force_recursive: true, .. } => {
+            return conflict("ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive");
+        }
+        BindOptions { read_only_force_recursive: true, non_recursive: true, .. } => {
+            return conflict("NonRecursive && BindOptions.ReadOnlyForceRecursive");
+        }
+        _ => {}
+    }
+    // What is mounted on the host later would come in writable.
+    if force && !planned.point.propagation.ends_with("private") {
+        return conflict("ReadOnlyForceRecursive needs the propagation rprivate");
     }
     planned.point.non_recursive = options.non_recursive;
+    planned.point.read_only_non_recursive = options.read_only_non_recursive;
     planned.create_source = options.create_mountpoint;
     Ok(planned)
 }
 
 fn plan_volume_mount(mount: &Mount, destination: String) -> Result<Planned> {
     let options = mount.volume.clone().unwrap_or_default();
-    if !matches!(options.driver.as_str(), "" | "local") {
-        let driver = options.driver;
-        return Err(Error::not_found(format!(
-            "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
-        )));
-    }
-    if !options.driver_options.is_empty() {
-        return Err(unsupported("an option of the volume driver local"));
-    }
-    if !options.subpath.is_empty() {
-        return Err(unsupported("volume-subpath"));
-    }
+    crate::volume::check_driver(&options.driver)?;
     let mut planned = if mount.source.is_empty() {
         anonymous_volume(destination)
     } else {
@@ -252,7 +284,56 @@ fn plan_volume_mount(mount: &Mount, destination: String) -> Result<Planned> {
     };
     planned.copy_up = !options.no_copy;
     planned.labels = options.labels;
+    planned.driver_options = options.driver_options;
+    planned.point.subpath = options.subpath;
+    planned.point.mode = "z".into();
     Ok(planned)
+}
+
+fn check_volume_mount(mount: &Mount) -> Result<()> {
+    if mount.source.is_empty() && mount.read_only {
+        return Err(Error::invalid("must not set ReadOnly mode when using anonymous volumes"));
+    }
+    let Some(options) = mount.volume.as_ref().filter(|options| !options.subpath.is_empty()) else {
+        return Ok(());
+    };
+    if mount.source.is_empty() {
+        return Err(Error::invalid("must not set Subpath when using anonymous volumes"));
+    }
+    check_subpath(&options.subpath)
+}
+
+/// A subpath is relative and does not lead out by its letters; whether it does by a symlink, the kernel says at the start.
+fn check_subpath(path: &str) -> Result<()> {
+    let mut depth = 0_usize;
+    let is_inside = path.split('/').all(|name| match name {
+        "" | "." => true,
+        ".." => depth.checked_sub(1).is_some_and(|above| {
+            depth = above;
+            true
+        }),
+        _ => {
+            depth += 1;
+            true
+        }
+    });
+    if path.starts_with('/') || !is_inside || path.contains('\0') {
+        return Err(Error::invalid("subpath must be a relative path within the volume"));
+    }
+    Ok(())
+}
+
+fn plan_image_mount(mount: &Mount, destination: String) -> Result<Planned> {
+    let subpath = mount.image.as_ref().map(|options| options.subpath.clone()).unwrap_or_default();
+    check_subpath(&subpath)?;
+    let point = MountPoint {
+        kind: "image".into(),
+        name: mount.source.clone(),
+        destination,
+        subpath,
+        ..MountPoint::default()
+    };
+    Ok(Planned { point, ..Planned::default() })
 }
 
 fn plan_tmpfs_mount(mount: &Mount, destination: String) -> Result<Planned> {
@@ -441,6 +522,115 @@ mod tests {
             mount("bind", "srv", "/d"),
             "invalid mount config for type \"bind\": invalid mount path: 'srv' mount path must be absolute",
         );
+    }
+
+    #[test]
+    fn volume_and_image_mounts() {
+        use crate::spec::{ImageOptions, VolumeOptions};
+        let mount = |mount: Mount| HostConfig { mounts: vec![mount], ..HostConfig::default() };
+        let volume = |source: &str, subpath: &str| {
+            mount(Mount {
+                kind: "volume".into(),
+                source: source.into(),
+                target: "/d".into(),
+                volume: Some(VolumeOptions { subpath: subpath.into(), ..VolumeOptions::default() }),
+                ..Mount::default()
+            })
+        };
+        let image = |source: &str, subpath: &str| {
+            mount(Mount {
+                kind: "image".into(),
+                source: source.into(),
+                target: "/d".into(),
+                image: Some(ImageOptions { subpath: subpath.into() }),
+                ..Mount::default()
+            })
+        };
+        let list = planned(volume("data", "a/../b/."), &[]).expect("fine");
+        assert_eq!((list[0].point.subpath.as_str(), list[0].point.mode.as_str()), ("a/../b/.", "z"));
+        let list = planned(image("debian", "etc"), &[]).expect("fine");
+        assert_eq!((list[0].point.name.as_str(), list[0].point.writable), ("debian", false));
+        let outside = |kind: &str| {
+            format!(
+                "invalid mount config for type \"{kind}\": subpath must be a relative path within the volume"
+            )
+        };
+        for subpath in ["/etc", "..", "a/../../b", "../../../../../../etc/passwd"] {
+            refused(volume("data", subpath), &outside("volume"));
+            refused(image("debian", subpath), &outside("image"));
+        }
+        refused(
+            volume("", "a"),
+            "invalid mount config for type \"volume\": must not set Subpath when using anonymous volumes",
+        );
+        refused(image("", ""), "invalid mount config for type \"image\": field Source must not be empty");
+        let anonymous =
+            Mount { kind: "volume".into(), target: "/d".into(), read_only: true, ..Mount::default() };
+        refused(
+            mount(anonymous),
+            "invalid mount config for type \"volume\": must not set ReadOnly mode when using anonymous volumes",
+        );
+    }
+
+    #[test]
+    fn how_far_read_only_goes() {
+        let bind = |read_only: bool, options: BindOptions| HostConfig {
+            mounts: vec![Mount {
+                kind: "bind".into(),
+                source: "/srv".into(),
+                target: "/d".into(),
+                read_only,
+                bind: Some(options),
+                ..Mount::default()
+            }],
+            ..HostConfig::default()
+        };
+        let non = BindOptions { read_only_non_recursive: true, ..BindOptions::default() };
+        let force = BindOptions { read_only_force_recursive: true, ..BindOptions::default() };
+        assert!(planned(bind(true, non.clone()), &[]).expect("fine")[0].point.read_only_non_recursive);
+        assert!(!planned(bind(true, force.clone()), &[]).expect("fine")[0].point.read_only_non_recursive);
+        let conflict = |host: HostConfig, what: &str| {
+            refused(host, &format!("invalid mount config for type \"bind\": mount options conflict: {what}"));
+        };
+        conflict(bind(false, non.clone()), "!ReadOnly && BindOptions.ReadOnlyNonRecursive");
+        conflict(bind(false, force.clone()), "!ReadOnly && BindOptions.ReadOnlyForceRecursive");
+        conflict(
+            bind(true, BindOptions { read_only_non_recursive: true, ..force.clone() }),
+            "ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive",
+        );
+        conflict(
+            bind(true, BindOptions { propagation: "rslave".into(), ..force }),
+            "ReadOnlyForceRecursive needs the propagation rprivate",
+        );
+        let old =
+            HostConfig { read_only_binds_non_recursive: true, ..binds(&["/a:/x:ro", "/b:/y", "v1:/z:ro"]) };
+        let list = planned(old, &[]).expect("fine");
+        let non_recursive: Vec<bool> = list.iter().map(|item| item.point.read_only_non_recursive).collect();
+        assert_eq!(non_recursive, [true, false, false]);
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic() {
+        let pieces = [
+            "", "/", "a1", ":", "ro", ",", "..", "\0", "rshared", "nocopy", "é", "/x", ":/y:", "z,Z", "=",
+            "-",
+        ];
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..6 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let index = usize::try_from(state % pieces.len() as u64).expect("small");
+                text.push_str(pieces[index]);
+            }
+            for point in planned(binds(&[&text]), &[&text]).into_iter().flatten().map(|item| item.point) {
+                assert!(point.destination.starts_with('/') && point.destination != "/", "{text:?}");
+                assert!(!point.destination.contains('\0') && !point.source.contains('\0'), "{text:?}");
+                assert!(!point.destination.split('/').any(|name| name == ".." || name == "."), "{text:?}");
+            }
+        }
     }
 
     #[test]

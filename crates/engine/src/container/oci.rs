@@ -249,11 +249,16 @@ fn user_mount(mount: &MountPoint) -> Result<Mount> {
             options.push(propagation.into());
             ("bind", mount.source.clone())
         }
+        // What it shows is made by the supervisor; the source is for messages.
+        "image" => {
+            options.extend(["rbind", "rprivate", "nosuid", "nodev"].map(String::from));
+            ("bind", mount.name.clone())
+        }
         other => return Err(Error::system(format!("a stored mount has the unknown type \"{other}\""))),
     };
     if !mount.writable {
-        // As in Docker since 25.0: what comes along from below is as read-only as the rest.
-        let recursive = kind == "bind" && !mount.non_recursive;
+        // As in Docker since 25.0: what comes along from below is as read-only as the rest, unless that is asked for.
+        let recursive = kind == "bind" && !mount.non_recursive && !mount.read_only_non_recursive;
         for option in ["ro", "rro"].into_iter().take(1 + usize::from(recursive)) {
             if !options.iter().any(|present| present == option) {
                 options.push(option.into());

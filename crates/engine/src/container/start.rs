@@ -8,14 +8,17 @@ use std::time::Duration;
 use palan_network::Container;
 use palan_network::files::{self, Hosts};
 use palan_network::resolver::ResolverSockets;
+use palan_oci::runtime_spec::Spec;
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
-use palan_supervisor::protocol::{self, Failure, FailureKind, Request, RootfsConfig};
+use palan_supervisor::protocol::{
+    self, Failure, FailureKind, MountSource, MountWhole, Request, RootfsConfig,
+};
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, Status, logging, oci, security, validate};
+use crate::container::{Details, MountPoint, Status, logging, oci, security, validate};
 use crate::db::Change;
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
 use crate::events::{Event, ObjectKind};
 use crate::network::endpoints;
@@ -86,6 +89,20 @@ impl Driver {
     async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
         let ours = |error: Error| (FAILED_TO_START, error);
         let prepared = Prepared::new(&self.engine, details).map_err(ours)?;
+        attach_volumes(&self.engine, details).await.map_err(ours)?;
+        let started = self.attempt_with_volumes(details, prepared).await;
+        if started.is_err() {
+            self.detach_volumes().await;
+        }
+        started
+    }
+
+    async fn attempt_with_volumes(
+        &mut self,
+        details: &Arc<Details>,
+        prepared: Prepared,
+    ) -> Result<(), (i32, Error)> {
+        let ours = |error: Error| (FAILED_TO_START, error);
         let attaching = attach_network(&self.engine, details);
         let spawning = spawn_supervisor(&self.engine, details);
         let (attachment, spawned) = tokio::join!(attaching, spawning);
@@ -213,6 +230,7 @@ impl Prepared {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
         let mut spec = oci::spec(details, &options)?;
+        let sources = sources(engine, details, &spec)?;
         let mut seccomp = None;
         if runtime.is_some() {
             // Another runtime compiles the profile itself.
@@ -246,10 +264,30 @@ impl Prepared {
                 .map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             journal_after: details.journal_seq,
             runtime,
+            sources,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
         Ok(Self { config, seccomp })
     }
+}
+
+/// What mounts show that is no path of the host: parts of volumes, and images.
+fn sources(engine: &Engine, details: &Details, spec: &Spec) -> Result<Vec<MountSource>> {
+    let special = details.mounts.iter().filter(|mount| mount.kind == "image" || !mount.subpath.is_empty());
+    let source = |mount: &MountPoint| {
+        // The specification has the mounts of the container last.
+        let index = spec.mounts.iter().rposition(|entry| entry.destination == mount.destination);
+        let whole = if mount.kind == "image" {
+            // An overlay has two layers at least; these are empty.
+            let empty = ["proc", "sys"].map(|name| crate::engine::base_layer(&engine.config).join(name));
+            MountWhole::Layers(mount.layers.iter().map(Into::into).chain(empty).collect())
+        } else {
+            MountWhole::Directory(Path::new(&mount.source).into())
+        };
+        let mount_index = index.ok_or_else(|| Error::system("a mount is missing in the specification"))?;
+        Ok(MountSource { mount: mount_index, whole, subpath: Path::new(&mount.subpath).into() })
+    };
+    special.map(source).collect()
 }
 
 /// The signal of `stop`.
@@ -367,6 +405,42 @@ fn write_hosts(engine: &Engine, details: &Details) -> Result<()> {
     };
     palan_stdx::fs::write(Path::new(&details.hosts_path), text)
         .context(|| "cannot write the hosts file".into())
+}
+
+/// Mounts what the container's volumes need; for most, nothing.
+async fn attach_volumes(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<()> {
+    let spreads =
+        |mount: &&MountPoint| mount.propagation.ends_with("shared") || mount.propagation.ends_with("slave");
+    if details.volume_names().next().is_none() && !details.mounts.iter().any(|mount| spreads(&mount)) {
+        return Ok(());
+    }
+    let (engine, details) = (engine.clone(), details.clone());
+    let has_options = |name| engine.volumes.get(name).is_some_and(|volume| !volume.options.is_empty());
+    let may_take_long = details.volume_names().any(has_options);
+    let attach = move || {
+        details.mounts.iter().filter(spreads).try_for_each(check_propagation)?;
+        engine.attach_volumes(&details.id, details.volume_names())
+    };
+    // A server that does not answer is waited for.
+    if may_take_long { waiting_for_client(attach).await } else { blocking(attach).await }
+}
+
+/// Docker's refusal of a bind that shall share with the host what the host shares with nobody.
+fn check_propagation(mount: &MountPoint) -> Result<()> {
+    let what = || format!("cannot look at the mount of {}", mount.source);
+    // One that is missing is the start's to complain about.
+    let Ok(source) = palan_stdx::fs::open(Path::new(&mount.source)) else { return Ok(()) };
+    let Some(placed) = palan_linux::mount::placed(&source).context(what)? else { return Ok(()) };
+    let wants_shared = mount.propagation.ends_with("shared");
+    if placed.is_shared || (placed.is_slave && !wants_shared) {
+        return Ok(());
+    }
+    let kinds = if wants_shared { "shared" } else { "shared or slave" };
+    Err(Error::system(format!(
+        "path {} is mounted on {} but it is not a {kinds} mount",
+        mount.source,
+        placed.place.display()
+    )))
 }
 
 async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {

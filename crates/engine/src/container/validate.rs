@@ -119,12 +119,6 @@ fn host_config(host: &HostConfig) -> Result<()> {
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
     }
-    if !matches!(host.volume_driver.as_str(), "" | "local") {
-        return Err(Error::not_found(format!(
-            "error looking up volume plugin {0}: plugin \"{0}\" not found",
-            host.volume_driver
-        )));
-    }
     let refused = [
         ("a cgroup of another container", !host.cgroup.is_empty()),
         ("a storage option", !host.storage_opt.is_empty()),

@@ -80,7 +80,10 @@ impl Engine {
     pub(crate) fn containers_of(&self, id: &ImageId) -> Vec<ImageUser> {
         let id = id.to_string();
         let all = self.index.all();
-        let details = all.iter().map(|handle| handle.details()).filter(|details| details.image_id == id);
+        let uses = |details: &std::sync::Arc<crate::container::Details>| {
+            details.image_id == id || details.mounts.iter().any(|mount| mount.image_id == id)
+        };
+        let details = all.iter().map(|handle| handle.details()).filter(uses);
         details
             .map(|details| ImageUser {
                 container: details.id.clone(),

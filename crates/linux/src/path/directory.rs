@@ -96,6 +96,13 @@ impl Directory {
         Ok(rustix::fs::renameat(&self.fd, checked(name)?, &target.fd, checked(target_name)?)?)
     }
 
+    /// Moves an entry, which must not replace anything (`EEXIST`).
+    pub fn rename_new(&self, name: &OsStr, target: &Self, target_name: &OsStr) -> io::Result<()> {
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        let (name, target_name) = (checked(name)?, checked(target_name)?);
+        Ok(rustix::fs::renameat_with(&self.fd, name, &target.fd, target_name, flags)?)
+    }
+
     /// Where the symlink `name` points to.
     pub fn read_link(&self, name: &OsStr) -> io::Result<PathBuf> {
         let target = rustix::fs::readlinkat(&self.fd, checked(name)?, Vec::new())?;

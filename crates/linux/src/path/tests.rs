@@ -174,3 +174,20 @@ fn attributes_of_every_kind_of_file() {
     let names = crate::xattr::list_at(root, OsStr::new("link")).expect("lists");
     assert!(names.contains(&OsString::from("trusted.palan")));
 }
+
+#[test]
+fn beneath_means_that_leading_out_is_an_error() {
+    let scene = Scene::new();
+    let root = &scene.root;
+    root.create_dir_all("a/b", 0o755).expect("creates");
+    for (target, link) in [("/etc", "absolute"), ("../..", "above"), ("b/../b", "a/inside")] {
+        root.create_symlink(target, link).expect("links");
+    }
+    let errno = |path: &str| root.open_path_beneath(path).err().and_then(|error| error.errno());
+    assert_eq!(errno("a/inside"), None);
+    assert_eq!(errno("a/../a/b"), None);
+    for path in ["absolute", "above", "a/../../x", "/a"] {
+        assert_eq!(errno(path), Some(Errno::XDEV), "{path}");
+    }
+    assert_eq!(errno("missing"), Some(Errno::NOENT));
+}

@@ -167,6 +167,7 @@ fn set_up(
         start_fifo: fifo,
         no_pivot: arguments.has("no-pivot"),
         keep_keyring: arguments.has("no-new-keyring"),
+        sources: &[],
     };
     let plan = Plan::new(&request).map_err(|error| Abandoned::Refused(error.into()))?;
     let created = crate::container::create_planned(&request, plan)?;

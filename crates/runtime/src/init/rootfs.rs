@@ -244,8 +244,17 @@ fn cgroups_below(directory: &OwnedFd) -> std::io::Result<Vec<PathBuf>> {
 
 /// The source of a bind, copied `at_once`, or as soon as nothing of the container would be in the copy.
 fn open_bind(plan: &Plan, entry: &MountPlan, at_once: bool) -> Result<Option<BindSource>, Error> {
+    let mapping = || entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose();
+    if let Some(given) = &entry.given {
+        // It is a copy already, and kernels before 6.15 make none of a detached mount.
+        let copy = given.try_clone().context(|| "duplicate a descriptor".to_owned())?;
+        mapping()?.map_or(Ok(()), |mapping| map_ids(entry, &copy, &mapping))?;
+        make_as_container_sees(plan, entry, &copy)?;
+        let kind = kind_of(entry, &copy)?;
+        return Ok(Some(BindSource::Copy(BindCopy { copy, kind, cgroups: Vec::new() })));
+    }
     let Some(mut found) = find_source(entry)? else { return Ok(None) };
-    found.id_map = entry.id_map.as_ref().map(|id_map| mapping_of(plan, id_map)).transpose()?;
+    found.id_map = mapping()?;
     let recursive = matches!(entry.kind, MountKind::Bind { recursive: true, .. });
     let holds_root =
         || found.holds(&plan.root.place).context(|| "find out what the source of a mount shows".to_owned());
@@ -258,7 +267,11 @@ fn open_bind(plan: &Plan, entry: &MountPlan, at_once: bool) -> Result<Option<Bin
 /// Where in the root the source of a bind lies that an earlier entry mounts or covers. The specification has its mounts
 /// made in order, so it is what that mount shows.
 fn source_in_root(plan: &Plan, index: usize) -> Option<PathBuf> {
-    let MountKind::Bind { source, .. } = &plan.mounts[index].kind else { return None };
+    let entry = &plan.mounts[index];
+    let MountKind::Bind { source, .. } = &entry.kind else { return None };
+    if entry.given.is_some() {
+        return None;
+    }
     let RootSource::Directory(root) = &plan.root.source else { return None };
     let inside = lexical(source).strip_prefix(lexical(root)).ok()?.to_owned();
     let covers = |earlier: &MountPlan| inside.starts_with(lexical(&earlier.destination));

@@ -1,5 +1,6 @@
 //! One entry of `mounts`, with its options sorted into what they mean.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use palan_linux::mount::{Attributes, Propagation};
@@ -7,7 +8,7 @@ use palan_oci::runtime_spec::{IdMapping, Mount};
 
 use super::container_path;
 use super::user_namespace::check_mappings;
-use crate::error::{Error, InField};
+use crate::error::{Context, Error, InField};
 
 /// A mount to make.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct MountPlan {
     pub(crate) field: String,
     pub(crate) destination: PathBuf,
     pub(crate) kind: MountKind,
+    /// What a bind shows, if the caller has opened it; the path of its source is for messages only then.
+    pub(crate) given: Option<OwnedFd>,
     /// Attributes of the mount itself.
     pub(crate) set: Attributes,
     pub(crate) clear: Attributes,
@@ -152,6 +155,7 @@ impl MountPlan {
             field: format!("{place} ({})", mount.destination),
             destination,
             kind: MountKind::Cgroup,
+            given: None,
             set: Attributes::empty(),
             clear: Attributes::empty(),
             relative_access_times: false,
@@ -231,6 +235,15 @@ impl MountPlan {
             };
         }
         Ok(plan)
+    }
+
+    /// Makes it show the detached mount `source`.
+    pub(crate) fn give_source(&mut self, source: &OwnedFd) -> Result<(), Error> {
+        if !matches!(self.kind, MountKind::Bind { .. }) {
+            return Err(Error::Invalid(format!("{}: only a bind mount can be given a source", self.field)));
+        }
+        self.given = Some(source.try_clone().context(|| "duplicate a descriptor".to_owned())?);
+        Ok(())
     }
 
     /// With a destination that starts with the host's path of the root taken for one inside of it, as runc does.

@@ -83,6 +83,7 @@ fn check(sandbox: &Sandbox, json: &str) -> Result<(), String> {
         start_fifo: None,
         no_pivot: false,
         keep_keyring: false,
+        sources: &[],
     })
     .map_err(|error| error.report())
 }

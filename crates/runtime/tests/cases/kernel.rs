@@ -102,7 +102,7 @@ pub(crate) fn an_interface_of_the_host_moves_in() {
     host.execute(&mut batch).unwrap();
     let index = link::get(&mut host, link::Target::Name("palantest0")).unwrap().unwrap().index;
     let mut batch = Batch::new();
-    route::add_address(&mut batch, route::Address { index, address, prefix: 32 });
+    route::add_address(&mut batch, route::Address { index, address: address.into(), prefix: 32 });
     let made = host.execute(&mut batch);
     sandbox.linux().net_devices.clear();
     sandbox.linux().net_devices.insert("palantest0".into(), NetDevice { name: "inside0".into() });

@@ -143,6 +143,7 @@ impl Sandbox {
             id: "test",
             no_pivot: false,
             keep_keyring: false,
+            sources: &[],
             spec: &self.spec,
             bundle: self.directory.path(),
             rootfs: &root,

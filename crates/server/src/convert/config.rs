@@ -48,6 +48,7 @@ pub(super) fn host_config(host: &spec::HostConfig) -> wire::HostConfig {
     let limits = &host.resources;
     wire::HostConfig {
         binds: host.binds.clone(),
+        read_only_binds_non_recursive: false,
         container_id_file: host.container_id_file.clone(),
         log_config: wire::LogConfig { kind: host.log.driver.clone(), config: host.log.options.clone() },
         network_mode: host.network_mode.clone(),
@@ -153,7 +154,10 @@ fn mount(mount: &spec::Mount) -> wire::Mount {
             read_only_force_recursive: options.read_only_force_recursive,
         }),
         volume_options: mount.volume.as_ref().map(volume_options),
-        image_options: None,
+        image_options: mount
+            .image
+            .as_ref()
+            .map(|options| wire::ImageOptions { subpath: options.subpath.clone() }),
         tmpfs_options: mount.tmpfs.as_ref().map(|options| wire::TmpfsOptions {
             size_bytes: options.size_bytes,
             mode: options.mode,

@@ -32,7 +32,7 @@ pub(crate) fn summary(summary: &Summary) -> wire::ContainerSummary {
         },
         health: Some(wire::HealthSummary { status: "none".to_owned(), failing_streak: 0 }),
         network_settings: wire::NetworkSettingsSummary { networks: endpoints(details) },
-        mounts: details.mounts.iter().map(mount_point).collect(),
+        mounts: mount_points(details),
     }
 }
 
@@ -69,6 +69,12 @@ fn ports(published: &PublishedPorts) -> Vec<wire::PortSummary> {
         }
     }
     list
+}
+
+/// What `--tmpfs` asks for is no mount point to Docker, what `--mount type=tmpfs` does is one.
+fn mount_points(details: &Details) -> Vec<wire::MountPoint> {
+    let shown = details.mounts.iter().filter(|mount| mount.kind != "tmpfs" || mount.from_mounts);
+    shown.map(mount_point).collect()
 }
 
 fn mount_point(mount: &MountPoint) -> wire::MountPoint {
@@ -141,7 +147,7 @@ pub(crate) fn inspect(details: &Details) -> wire::ContainerInspect {
         storage: None,
         size_rw: None,
         size_root_fs: None,
-        mounts: details.mounts.iter().map(mount_point).collect(),
+        mounts: mount_points(details),
         config: config::container_config(&details.config),
         network_settings: network_settings(details),
         image_manifest_descriptor: None,

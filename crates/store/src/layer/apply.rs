@@ -1,6 +1,6 @@
 //! Applies a layer's entries to a directory, which nothing in the layer can leave.
 //!
-//! Two forms of the same thing:
+//! Three forms of the same thing:
 //!
 //! - **Alone:** the directory holds this layer only. Whiteouts become overlay's marks (character device 0/0,
 //!   `trusted.overlay.opaque`). An entry whose parent directory the layer does not contain gets a plain one (0755,
@@ -8,6 +8,7 @@
 //!   incomplete.
 //! - **Merged:** the directory is an overlay mount of the parents with this layer on top. Whiteouts remove, and the
 //!   kernel writes the marks.
+//! - **Plain:** the directory is no layer, a volume say. Every name means itself.
 //!
 //! Where an entry meets an earlier one, Docker's rule holds: a directory over a directory keeps the content, all else
 //! replaces. What was whited out or replaced before it becomes a directory again is opaque: the lower layers' content is gone.
@@ -39,6 +40,7 @@ mod attributes;
 pub(crate) enum Form {
     Alone,
     Merged,
+    Plain,
 }
 
 /// What a layer turned out to be.
@@ -130,7 +132,8 @@ impl<'a> Applier<'a> {
             return self.root_entry(entry);
         }
         let (parent, last) = name.split();
-        match meaning(parent, last) {
+        let meaning = if self.form == Form::Plain { Meaning::Plain } else { meaning(parent, last) };
+        match meaning {
             Meaning::Bookkeeping => return Ok(()),
             Meaning::Invalid => return Err(LayerError::InvalidWhiteout { entry: lossy(&entry.path) }),
             Meaning::Opaque => return self.opaque(entry, parent),
@@ -142,7 +145,9 @@ impl<'a> Applier<'a> {
             Kind::Regular => self.regular(entry, &name, reader)?,
             Kind::HardLink => self.hard_link(entry, &name)?,
             Kind::Symlink => self.symlink(entry, &name)?,
-            Kind::CharacterDevice if entry.device == (0, 0) => return self.whiteout(entry, parent, last),
+            Kind::CharacterDevice if entry.device == (0, 0) && self.form != Form::Plain => {
+                return self.whiteout(entry, parent, last);
+            }
             Kind::CharacterDevice => self.node(entry, &name, FileKind::CharacterDevice)?,
             Kind::BlockDevice => self.node(entry, &name, FileKind::BlockDevice)?,
             Kind::Fifo => self.node(entry, &name, FileKind::Fifo)?,
@@ -236,7 +241,9 @@ impl<'a> Applier<'a> {
         let path = Path::new(OsStr::from_bytes(target.as_bytes()));
         let source = match self.root.parent_of(path) {
             Ok((directory, last)) => match directory.metadata_if_exists(&last) {
-                Ok(found) => found.filter(|found| !found.is_whiteout()).map(|found| (directory, last, found)),
+                Ok(found) => found
+                    .filter(|found| self.form == Form::Plain || !found.is_whiteout())
+                    .map(|found| (directory, last, found)),
                 Err(error) => return Err(failed(entry, "inspect the target of")(error)),
             },
             Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => None,
@@ -248,7 +255,7 @@ impl<'a> Applier<'a> {
                     self.applied.incomplete = Some(missing());
                     Ok(())
                 }
-                Form::Merged => {
+                Form::Merged | Form::Plain => {
                     Err(LayerError::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) })
                 }
             };
@@ -332,6 +339,8 @@ impl<'a> Applier<'a> {
                 xattr::set(directory, OPAQUE, b"y").map_err(failed(entry, "make opaque"))?;
             }
             Form::Merged => self.remove_unwritten(entry, path)?,
+            // Its names mean themselves.
+            Form::Plain => {}
         }
         self.remember(path.len())?;
         self.opaque.insert(path.to_vec());

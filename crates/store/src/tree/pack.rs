@@ -45,18 +45,33 @@ impl Overlaid {
     }
 }
 
-struct Packer<'w> {
+/// The root of a tree as an entry of its own.
+pub(super) fn root_entry(root: &Directory) -> Result<Entry, TreeError> {
+    let metadata = Metadata::of(root).map_err(failed("inspect", b"/"))?;
+    let mut entry = Entry::plain(b"./".to_vec(), Kind::Directory);
+    (entry.mode, entry.uid, entry.gid) = (metadata.mode, metadata.uid, metadata.gid);
+    entry.modified = metadata.modified;
+    entry.xattrs = attributes(root, OsStr::new(".")).map_err(failed("read the attributes of", b"/"))?;
+    Ok(entry)
+}
+
+pub(super) struct Packer<'w> {
     writer: Writer<&'w mut dyn Write>,
     /// Where each file with several names was first.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
 impl<'w> Packer<'w> {
-    fn new(sink: &'w mut dyn Write) -> Self {
+    pub(super) fn new(sink: &'w mut dyn Write) -> Self {
         Self { writer: Writer::new(sink), links: HashMap::new() }
     }
 
-    fn finish(self) -> Result<bool, TreeError> {
+    /// An entry without content.
+    pub(super) fn bare(&mut self, entry: &Entry) -> Result<(), TreeError> {
+        self.writer.entry(entry).map_err(TreeError::Write)
+    }
+
+    pub(super) fn finish(self) -> Result<bool, TreeError> {
         let any = self.writer.entries() > 0;
         self.writer.finish().map_err(TreeError::Write)?;
         Ok(any)
@@ -92,7 +107,7 @@ impl<'w> Packer<'w> {
         self.writer.entry(&entry).map_err(TreeError::Write)
     }
 
-    fn add(
+    pub(super) fn add(
         &mut self,
         path: &[u8],
         directory: &Directory,

@@ -12,7 +12,7 @@ use palan_runtime::seccomp::Program;
 use palan_runtime::{CreateRequest, ExecRequest, Stdio};
 
 use super::stdio::{Pipes, terminal_size};
-use super::{Container, Created, Execed};
+use super::{Container, Created, Execed, sources};
 use crate::protocol::{Config, ExecOptions, Failure, FailureKind};
 use crate::session::Ends;
 
@@ -29,6 +29,7 @@ pub(super) fn create(
     if cgroup.is_empty() {
         return Err(Failure::new(FailureKind::Invalid, "the specification has no linux.cgroupsPath"));
     }
+    let sources = sources::open(&config.sources, run_dir)?;
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
     let created = palan_runtime::create(&CreateRequest {
         // The directory bears the container's name.
@@ -48,6 +49,7 @@ pub(super) fn create(
         start_fifo: None,
         no_pivot: false,
         keep_keyring: false,
+        sources: &sources,
     })?;
     let ends = pipes.ends(created.container().console_master.as_ref())?;
     Ok((Box::new(created), ends))

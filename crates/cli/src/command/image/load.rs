@@ -39,7 +39,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
 }
 
 /// Opens a file to send, with Go's error text.
-pub(super) fn open(path: &str) -> Result<File> {
+pub(crate) fn open(path: &str) -> Result<File> {
     let file = File::open(path).map_err(|error| CliError::new(go_open_error(path, error.kind(), &error)))?;
     match file.metadata() {
         Ok(metadata) if metadata.is_dir() => Err(CliError::new(format!("read {path}: is a directory"))),

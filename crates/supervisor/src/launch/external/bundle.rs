@@ -1,7 +1,7 @@
 //! The bundle that a runtime is given: `config.json` and the root file system, in the container's run directory.
 //!
 //! ```text
-//! <run directory>/bundle/   config.json  rootfs/  pid  runtime.log  exec.json  palan-init
+//! <run directory>/bundle/   config.json  rootfs/  source-<n>  pid  runtime.log  exec.json  palan-init
 //!                 state/    what the runtime keeps (--root)
 //! ```
 //!
@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 
 use palan_linux::mount::{self, Attributes, Change, OverlayOptions, Propagation};
 use palan_linux::namespace::{self, Kind};
-use palan_linux::path::RootDir;
+use palan_linux::path::{FileKind, Metadata, RootDir};
 use palan_oci::runtime_spec::{Mount, Namespace, NamespaceKind, Process, Spec};
 use palan_runtime::user::{self, ResolvedUser};
 use palan_stdx::fs;
 use rustix::fs::{CWD, Mode, OFlags};
 
+use super::super::sources;
 use crate::protocol::{Config, Failure, FailureKind, RootfsConfig};
 
 /// The directory in the run directory.
@@ -73,6 +74,8 @@ pub(super) struct Bundle {
     root: Option<RootDir>,
     /// Where it is mounted.
     place: Option<PathBuf>,
+    /// Where parts of volumes and images are mounted.
+    sources: Vec<PathBuf>,
     /// Named by its path in `config.json`.
     network_namespace: Option<OwnedFd>,
 }
@@ -107,15 +110,17 @@ impl Bundle {
             }
         };
         // From here on there is something to take off.
-        let mut bundle = Self { path, directory, root: None, place, network_namespace };
+        let sources = Vec::new();
+        let mut bundle = Self { path, directory, root: None, place, sources, network_namespace };
         let root = RootDir::open(&rootfs);
         bundle.root = Some(root.map_err(|error| Failure::cannot("open the root file system", &error))?);
         bundle.fill(paths, config, rootfs)?;
         Ok(bundle)
     }
 
-    fn fill(&self, paths: &Paths, config: &Config, rootfs: PathBuf) -> Result<(), Failure> {
+    fn fill(&mut self, paths: &Paths, config: &Config, rootfs: PathBuf) -> Result<(), Failure> {
         let mut spec = config.spec.clone();
+        self.add_sources(&mut spec, config)?;
         OCI_VERSION.clone_into(&mut spec.oci_version);
         refuse_sharing_into_run_directory(&spec, &paths.run_dir)?;
         let root = spec.root.get_or_insert_default();
@@ -205,6 +210,29 @@ impl Bundle {
         Ok(())
     }
 
+    /// Mounts what has no path of the host that could be trusted, where only this namespace sees it, and names that place as the
+    /// mount's source.
+    fn add_sources(&mut self, spec: &mut Spec, config: &Config) -> Result<(), Failure> {
+        for (index, source) in sources::open(&config.sources, &self.path)? {
+            let failed =
+                |error: std::io::Error| Failure::cannot("provide a part of a volume or image", &error);
+            let wanted = spec.mounts.get_mut(index);
+            let wanted =
+                wanted.ok_or_else(|| Failure::new(FailureKind::Invalid, "a source is given for no mount"))?;
+            let place = self.path.join(format!("source-{index}"));
+            let kind = Metadata::of(&source).map_err(failed)?.kind;
+            if kind == FileKind::Directory {
+                fs::create_dir(&place, 0o700).map_err(|error| failed(std::io::Error::other(error)))?;
+            } else {
+                fs::create_new(&place, 0o600).map_err(|error| failed(std::io::Error::other(error)))?;
+            }
+            mount::attach(&source, open_path(&place).map_err(failed)?).map_err(failed)?;
+            wanted.source = place.to_string_lossy().into_owned();
+            self.sources.push(place);
+        }
+        Ok(())
+    }
+
     fn root(&self) -> Result<&RootDir, Failure> {
         self.root.as_ref().ok_or_else(|| Failure::new(FailureKind::WrongState, "the container has ended"))
     }
@@ -214,11 +242,13 @@ impl Bundle {
     pub(super) fn unmount(&mut self) -> Result<(), Failure> {
         // An open directory would keep the file system alive.
         self.root = None;
+        for place in std::mem::take(&mut self.sources) {
+            // The removal of the bundle must not find it mounted.
+            detach(&place).map_err(|error| Failure::cannot("unmount a part of a volume or image", &error))?;
+        }
         let Some(place) = self.place.take() else { return Ok(()) };
         let failed = |error: std::io::Error| Failure::cannot("unmount the root file system", &error);
-        let path =
-            std::ffi::CString::new(place.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
-        mount::detach(&path).map_err(failed)?;
+        detach(&place).map_err(failed)?;
         rustix::fs::rmdir(&place).map_err(|errno| failed(errno.into()))
     }
 }
@@ -228,6 +258,11 @@ impl Drop for Bundle {
         // What can't be taken off goes with this process.
         let _ = self.unmount();
     }
+}
+
+fn detach(place: &Path) -> std::io::Result<()> {
+    let path = std::ffi::CString::new(place.as_os_str().as_bytes())?;
+    mount::detach(&path)
 }
 
 fn enter_own_namespace(run_dir: &Path) -> Result<(), Failure> {

@@ -1,0 +1,128 @@
+//! A directory that is no layer, a volume say, as a tar and back: every name means itself, and the directory's own owner, mode
+//! and attributes are part of it.
+
+use std::io::{Read, Write};
+
+use palan_linux::path::{Directory, RootDir};
+
+use super::pack::{Packer, root_entry};
+use super::{MAX_DEPTH, TreeError, absolute, failed, is_gone};
+use crate::Limits;
+use crate::layer::LayerError;
+use crate::layer::apply::{Form, apply};
+use crate::layer::decode::Decoder;
+
+/// Why an archive can't be unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error("the archive can't be unpacked")]
+pub struct UnpackError(#[from] LayerError);
+
+impl UnpackError {
+    /// Whether it is the archive's fault and not this host's.
+    pub fn is_bad_archive(&self) -> bool {
+        !matches!(self.0, LayerError::Entry { .. })
+    }
+}
+
+/// Writes all that is in `root` as a tar, in the order of the names: the same tree gives the same bytes.
+pub fn pack(root: &RootDir, sink: &mut dyn Write) -> Result<(), TreeError> {
+    let top = root.open_dir(".").map_err(|error| failed("open", b"/")(error.source))?;
+    let mut packer = Packer::new(sink);
+    packer.bare(&root_entry(&top)?)?;
+    let mut levels = vec![Level::open(top, Vec::new())?];
+    while let Some(level) = levels.last_mut() {
+        let Some(name) = level.names.pop() else {
+            levels.pop();
+            continue;
+        };
+        let mut path = level.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.as_encoded_bytes());
+        let metadata = match level.directory.metadata(&name) {
+            Err(error) if is_gone(&error) => continue,
+            other => other.map_err(failed("inspect", &path))?,
+        };
+        packer.add(&path, &level.directory, &name, &metadata)?;
+        if !metadata.is_dir() {
+            continue;
+        }
+        let below = match level.directory.open_dir(&name) {
+            Err(error) if is_gone(&error) => continue,
+            other => other.map_err(failed("open", &path))?,
+        };
+        if levels.len() >= MAX_DEPTH {
+            return Err(TreeError::Depth { path: absolute(&path) });
+        }
+        levels.push(Level::open(below, path)?);
+    }
+    packer.finish().map(drop)
+}
+
+/// A directory in progress.
+struct Level {
+    directory: Directory,
+    path: Vec<u8>,
+    /// What is left, last first.
+    names: Vec<std::ffi::OsString>,
+}
+
+impl Level {
+    fn open(directory: Directory, path: Vec<u8>) -> Result<Self, TreeError> {
+        let entries = directory.entries().map_err(failed("list", &path))?;
+        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(Self { directory, path, names })
+    }
+}
+
+/// Unpacks a tar, which may be compressed, into the empty directory `root`, which nothing in it can leave.
+pub fn unpack(source: &mut dyn Read, root: &RootDir, limits: &Limits) -> Result<(), UnpackError> {
+    apply(Decoder::new(source), root, Form::Plain, limits)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::Path;
+
+    use palan_linux::path::FileKind;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_survives_the_way_there_and_back() {
+        let (from, to) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
+        let root = RootDir::open(from.path()).expect("opens");
+        root.create_dir("data", 0o750).expect("creates");
+        root.write("data/.wh.file", b"means itself", 0o640).expect("writes");
+        root.create_hard_link("data/.wh.file", "link").expect("links");
+        root.create_symlink("/etc/passwd", "symlink").expect("links");
+        root.create_node("zero", FileKind::CharacterDevice, 0o600, (0, 0)).expect("creates");
+        root.create_node("fifo", FileKind::Fifo, 0o622, (0, 0)).expect("creates");
+        root.set_xattr("data", OsStr::new("user.x"), b"1").expect("sets");
+        root.set_owner("data", 12, 34).expect("owns");
+        root.set_owner(".", 999, 998).expect("owns");
+        root.set_mode(".", 0o3700).expect("sets");
+        let mut archive = Vec::new();
+        pack(&root, &mut archive).expect("packs");
+
+        let target = RootDir::open(to.path()).expect("opens");
+        unpack(&mut archive.as_slice(), &target, &Limits::default()).expect("unpacks");
+        let top = target.metadata("/").expect("there");
+        assert_eq!((top.uid, top.gid, top.mode), (999, 998, 0o3700));
+        let data = target.metadata("data").expect("there");
+        assert_eq!((data.uid, data.gid, data.mode), (12, 34, 0o750));
+        assert_eq!(target.xattr("data", OsStr::new("user.x")).expect("reads").as_deref(), Some(&b"1"[..]));
+        assert_eq!(target.read("data/.wh.file", 100).expect("there"), b"means itself");
+        assert_eq!(target.metadata("link").expect("there").links, 2);
+        assert_eq!(target.read_link("symlink").expect("there"), Path::new("/etc/passwd"));
+        assert!(target.symlink_metadata("zero").expect("there").is_whiteout());
+        assert_eq!(target.symlink_metadata("fifo").expect("there").kind, FileKind::Fifo);
+        let mut again = Vec::new();
+        pack(&target, &mut again).expect("packs");
+        assert!(again == archive, "the same tree gives the same bytes");
+    }
+}
