@@ -92,7 +92,7 @@ fn pushes_are_killed_and_the_registry_has_whole_images() {
     daemon.palan(["pull", "-q", &from]).ok();
     daemon.palan(["tag", &from, &name]).ok();
     daemon.palan(["rmi", &from]).ok();
-    let usual = timed(|| drop(daemon.palan(["push", &name]).ok()));
+    let mut usual = timed(|| drop(daemon.palan(["push", &name]).ok()));
     let (mut cut, mut finished) = (0, 0);
     for number in 0..kills {
         let when = format!("kill {number}, PALAN_CRASH_SEED={}", moments.seed);
@@ -115,7 +115,8 @@ fn pushes_are_killed_and_the_registry_has_whole_images() {
         if number % 10 == 9 || number + 1 == kills {
             assert_whole(&daemon, &when);
         }
-        daemon.palan(["push", "-q", &name]).ok();
+        // The quickest, when the host is busy.
+        usual = usual.min(timed(|| drop(daemon.palan(["push", "-q", &name]).ok())));
         assert_eq!(
             registry.manifest("team/app", "1").map(|(_, body)| body),
             Some(image.manifest.clone()),
