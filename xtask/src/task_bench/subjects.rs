@@ -16,7 +16,13 @@ pub(crate) const ALL: &[(&str, Subject)] = &[
     ("runtime", super::runtime::measure),
     ("run", run),
     ("commands", commands),
-    ("images", super::images::measure),
+    ("images-pull", super::images::pull),
+    ("images-small", super::images::small),
+    ("images-disk", super::images::disk),
+    ("images-push", super::images::push),
+    ("images-archive", super::images::archive),
+    ("images-remove", super::images::remove),
+    ("images-many", super::images::many),
     ("memory", memory),
 ];
 
