@@ -21,6 +21,8 @@ type Call<'a> = dyn Fn(&[&str]) -> Command + 'a;
 struct Keeper<'a> {
     name: &'static str,
     command: Box<Call<'a>>,
+    /// Where it keeps layers, if it removes them in the background.
+    layers: Option<PathBuf>,
 }
 
 impl Keeper<'_> {
@@ -28,17 +30,35 @@ impl Keeper<'_> {
         quietly((self.command)(arguments))
     }
 
+    /// Removes the image. What the keeper removes behind the caller's back must not be in the next sample.
     fn forget(&self, image: &str) {
         // It may not be there.
         quietly((self.command)(&["rmi", "-f", image])).ok();
+        if let Some(layers) = &self.layers {
+            let is_trash =
+                |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".trash-");
+            let is_clean = || {
+                std::fs::read_dir(layers)
+                    .is_ok_and(|mut entries| !entries.any(|entry| entry.is_ok_and(is_trash)))
+            };
+            wait_until(Duration::from_secs(60), is_clean);
+        }
     }
 }
 
 /// The keepers that can pull from the loopback.
 fn keepers<'a>(bench: &'a Bench, docker: Option<&'a PullDocker>) -> Vec<Keeper<'a>> {
-    let mut keepers = vec![Keeper { name: "palan", command: Box::new(|arguments| bench.ours(arguments)) }];
+    let mut keepers = vec![Keeper {
+        name: "palan",
+        command: Box::new(|arguments| bench.ours(arguments)),
+        layers: Some(bench.directory.join("data/layers")),
+    }];
     if let Some(docker) = docker {
-        keepers.push(Keeper { name: "docker", command: Box::new(|arguments| docker.command(arguments)) });
+        keepers.push(Keeper {
+            name: "docker",
+            command: Box::new(|arguments| docker.command(arguments)),
+            layers: None,
+        });
     }
     if find("podman").is_some() {
         let insecure = |arguments: &[&str]| {
@@ -48,7 +68,7 @@ fn keepers<'a>(bench: &'a Bench, docker: Option<&'a PullDocker>) -> Vec<Keeper<'
             }
             podman
         };
-        keepers.push(Keeper { name: "podman", command: Box::new(insecure) });
+        keepers.push(Keeper { name: "podman", command: Box::new(insecure), layers: None });
     }
     keepers
 }
