@@ -5,6 +5,7 @@ use palan_test_support::image::{Compression, ImageBuilder, TarBuilder, TarHeader
 use palan_test_support::requires;
 
 use crate::images::{BUSYBOX, busybox, daemon, load};
+use crate::small_disk::SmallDisk;
 
 fn refuses(daemon: &Daemon, flags: &[&str], code: i32, text: &str) {
     let arguments = ["run", "--rm"].iter().chain(flags);
@@ -87,43 +88,6 @@ fn a_full_disk_is_said_and_everything_can_still_be_removed() {
     daemon.palan(["run", "--rm", "--network", "none", BUSYBOX, "echo", "again"]).ok();
     daemon.palan(["rmi", BUSYBOX]).ok();
     drop(daemon);
-}
-
-/// A small ext4 file system in a file.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    #[expect(clippy::disallowed_methods, reason = "the test prepares the host with its own tools")]
-    fn mount(directory: &std::path::Path, megabytes: u32) -> Option<Self> {
-        let (image, target) = (directory.join("disk.img"), directory.join("disk"));
-        std::fs::create_dir(&target).ok()?;
-        let file = std::fs::File::create(&image).ok()?;
-        file.set_len(u64::from(megabytes) << 20).ok()?;
-        let done = |program: &str, arguments: &[&std::ffi::OsStr]| {
-            std::process::Command::new(program)
-                .args(arguments)
-                .output()
-                .is_ok_and(|output| output.status.success())
-        };
-        let made = done("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), "0".as_ref(), image.as_ref()])
-            && done("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), target.as_ref()]);
-        std::fs::remove_dir(target.join("lost+found")).ok();
-        made.then_some(Self(target))
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.0.clone()
-    }
-
-    fn free(&self) -> u64 {
-        rustix::fs::statvfs(&self.0).map_or(u64::MAX, |facts| facts.f_bavail)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).ok();
-    }
 }
 
 /// Loads a one-layer image with this tar as its layer.

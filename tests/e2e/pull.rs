@@ -260,7 +260,9 @@ impl DebianRegistry {
             root.display()
         );
         std::fs::write(&config, text).unwrap();
-        let child = std::process::Command::new("docker-registry")
+        // Another version of it may be tried: `PALAN_TEST_REGISTRY` is its program.
+        let program = std::env::var_os("PALAN_TEST_REGISTRY").unwrap_or_else(|| "docker-registry".into());
+        let child = std::process::Command::new(program)
             .arg("serve")
             .arg(&config)
             .stdout(std::process::Stdio::null())

@@ -44,6 +44,8 @@ use std::process::ExitCode;
 
 use rustix::fs::FlockOperation;
 
+pub(crate) use self::guest::DISK;
+pub(crate) use self::host::{Said, Session};
 use self::options::Options;
 use crate::Failure;
 use crate::packages::Package;

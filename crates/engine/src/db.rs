@@ -6,7 +6,8 @@
 //! sync, run on a second thread with a connection of its own.
 //!
 //! Space is reserved in the file `reserve`: when a commit finds the disk full, the reserve is given up and the commit tried
-//! again, so that containers can be stopped and removed with 0 bytes free. It is made again after a later checkpoint.
+//! again, so that containers can be stopped and removed with 0 bytes free. It is made again as soon as a
+//! commit finds room for it.
 //!
 //! Bodies are JSON with a version of their own; columns exist only for what SQL must look at.
 
@@ -158,7 +159,14 @@ impl Database {
         let checkpoints =
             spawn("palan-checkpoint", move || checkpoint_loop(&checkpointer, &woken, &reserve))?;
         let reserve = Reserve { path: data_root.join("reserve") };
-        let mut writer = Writer { connection, reserve, subscribers: subscribers.clone(), wake, commits: 0 };
+        let mut writer = Writer {
+            connection,
+            reserve,
+            subscribers: subscribers.clone(),
+            wake,
+            commits: 0,
+            without_reserve: false,
+        };
         let writes = spawn("palan-database", move || writer.run(&queue))?;
         let threads = std::sync::Mutex::new(vec![writes, checkpoints]);
         Ok((Self { jobs, subscribers, threads }, contents))
@@ -316,6 +324,8 @@ struct Writer {
     subscribers: broadcast::Sender<Numbered>,
     wake: mpsc::SyncSender<()>,
     commits: u32,
+    /// The reserve was given up and is not there again yet.
+    without_reserve: bool,
 }
 
 impl Writer {
@@ -340,6 +350,7 @@ impl Writer {
         let mut outcome = carry_out(&mut self.connection, &change);
         if outcome.as_ref().is_err_and(is_disk_full) && self.reserve.give_up() {
             tracing::warn!("the disk is full, the database uses its reserve");
+            self.without_reserve = true;
             outcome = carry_out(&mut self.connection, &change);
         }
         let numbers = outcome.context(|| "cannot write to the database".into())?;
@@ -348,7 +359,8 @@ impl Writer {
             let _ = self.subscribers.send((number, Arc::new(event)));
         }
         self.commits += 1;
-        if self.commits >= CHECKPOINT_INTERVAL {
+        self.without_reserve &= !self.reserve.path.exists();
+        if self.commits >= CHECKPOINT_INTERVAL || self.without_reserve {
             self.commits = 0;
             // Full means that a checkpoint is on its way already.
             let _ = self.wake.try_send(());

@@ -1,20 +1,31 @@
-//! The store is killed at every step that changes the disk, and at random moments, and has nothing broken afterwards.
+//! The store is killed at every step that changes the disk, before every system call that does, and at random moments; and it
+//! runs on disks of many sizes that are too small. It has nothing broken afterwards, and the disk is free again.
 //!
 //! The tests start their own program again as a child that runs [`child`], in a directory on a file system in memory
 //! where there is one: what a kill leaves is the same there, and waiting for a disk would take most of the time.
 
 #![allow(clippy::disallowed_methods, reason = "the tests start themselves, and mount")]
 
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use palan_linux::path::RootDir;
+use palan_oci::{Digest, Reference};
+
+use crate::archive::{CommitOptions, ImportOptions, SaveItem};
 use crate::testing::{Tar, TestStore, gzip, image_of};
-use crate::{Limits, Store};
+use crate::tree::Overlaid;
+use crate::{Limits, Result, Store};
 
+mod full_disk;
+mod kills;
+
+/// Where the child works; without it the child is no child.
 const ROOT: &str = "PALAN_CRASH_ROOT";
+/// A file that the child makes as large as it can before it removes images.
+const FILLER: &str = "PALAN_CRASH_FILLER";
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
@@ -27,68 +38,192 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// Layers of three images: one alone, two that share it, one of them over its parents.
-fn layers() -> [Vec<u8>; 3] {
-    let one = Tar::new().directory("d").file("d/one", &noise(1, 20_000)).symlink("d/link", "one").finish();
-    let two = Tar::new().directory("e").file("e/two", &noise(2, 5_000)).file(".wh.gone", b"").finish();
-    let three = Tar::new().file("d/three", &noise(3, 5_000)).hard_link("d/hard", "d/one").finish();
-    [one, two, three].map(|tar| gzip(&tar))
+fn one() -> Vec<u8> {
+    Tar::new().directory("d").file("d/one", &noise(1, 20_000)).symlink("d/link", "one").finish()
 }
 
-/// A pull, a load, a name, a compaction, a removal, a collection: all that changes the disk, one after the other.
-fn everything(store: &TestStore) -> crate::Result<()> {
+/// Layers of three images: one alone, two that share it, one of them over its parents.
+fn layers() -> [Vec<u8>; 3] {
+    let two = Tar::new().directory("e").file("e/two", &noise(2, 5_000)).file(".wh.gone", b"").finish();
+    let three = Tar::new().file("d/three", &noise(3, 5_000)).hard_link("d/hard", "d/one").finish();
+    [one(), two, three].map(|tar| gzip(&tar))
+}
+
+fn reference(name: &str) -> Reference {
+    name.parse().expect("a name")
+}
+
+/// Something that changes the disk. What it needs from an earlier one may not be there.
+type Step = fn(&TestStore) -> Result<()>;
+
+/// All that changes the disk, one after the other.
+const EVERYTHING: &[Step] = &[pull, compact, load, import, commit, save, push, remove, collect];
+
+/// Three images by the registry's way, one of them compacted.
+fn pull(store: &TestStore) -> Result<()> {
     let [one, two, three] = layers();
-    let make = |tag: &str, blobs: &[&Vec<u8>]| -> crate::Result<_> {
+    for (tag, blobs) in [("first", &[&one][..]), ("second", &[&one, &two]), ("third", &[&one, &three])] {
         let lease = store.lease();
-        let layers: Vec<_> = blobs.iter().map(|blob| store.layer(&lease, blob)).collect::<Result<_, _>>()?;
+        let layers: Vec<_> = blobs.iter().map(|blob| store.layer(&lease, blob)).collect::<Result<_>>()?;
         let image = store.commit_image(&image_of(tag, &layers), &lease)?;
-        Ok((image, layers))
-    };
-    let (first, layers) = make("first", &[&one])?;
-    let (second, _) = make("second", &[&one, &two])?;
-    make("third", &[&one, &three])?;
-    store.tag(&first.id, &"other:name".parse().expect("a name"))?;
+        store.tag(&image.id, &reference(&format!("{tag}:again")))?;
+    }
     store.settle();
+    Ok(())
+}
+
+fn compact(store: &TestStore) -> Result<()> {
     // A full disk may refuse this; the blob stays then.
-    let compacted = store.compact(&layers[0].0.digest, &layers[0].1.diff_id.hex());
-    store.hold("container", &second.id)?;
-    store.remove_image("second", true, &|_| Vec::new())?;
-    store.remove_image(&first.id.to_string(), true, &|_| Vec::new())?;
+    let _ = store.compact(&Digest::of(&layers()[0]), &Digest::of(one()).hex());
+    Ok(())
+}
+
+/// An archive of two images. One layer is in the store already, one comes twice.
+fn load(store: &TestStore) -> Result<()> {
+    let own = Tar::new().directory("f").file("f/own", &noise(5, 70_000)).finish();
+    let other = Tar::new().file("g", &noise(6, 3_000)).finish();
+    let config = |layers: &[&[u8]]| {
+        let diff_ids: Vec<Digest> = layers.iter().map(Digest::of).collect();
+        let diff_ids = serde_json::to_string(&diff_ids).expect("serializes");
+        format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
+        )
+    };
+    let manifest = r#"[{"Config":"x","RepoTags":["loaded:1"],"Layers":["1","2","3"]},
+        {"Config":"y","RepoTags":["loaded:2"],"Layers":["2"]}]"#;
+    let archive = Tar::new()
+        .file("1", &one())
+        .file("2", &gzip(&own))
+        .file("3", &other)
+        .file("x", config(&[&one(), &own, &other]).as_bytes())
+        .file("y", config(&[&own]).as_bytes())
+        .file("manifest.json", manifest.as_bytes())
+        .finish();
+    store.load(&mut &*archive, &mut |_| {}).map(drop)
+}
+
+fn import(store: &TestStore) -> Result<()> {
+    let options = ImportOptions { name: Some(reference("imported:1")), ..ImportOptions::default() };
+    let tar = gzip(&Tar::new().file("root", &noise(7, 9_000)).finish());
+    store.import(&mut &*tar, &options).map(drop)
+}
+
+/// A container of the third image wrote a file and removed another.
+fn commit(store: &TestStore) -> Result<()> {
+    let Some(parent) = store.find(&reference("third"))? else { return Ok(()) };
+    let upper = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(upper.path().join("d")).expect("made");
+    std::fs::write(upper.path().join("d/new"), noise(8, 4_000)).expect("written");
+    let root = RootDir::open(upper.path()).expect("opens");
+    let directory = root.open_dir("d").expect("opens");
+    directory
+        .create_node("link".as_ref(), palan_linux::path::FileKind::CharacterDevice, 0, (0, 0))
+        .expect("made");
+    let changes = Overlaid::new(root, store.view(&parent)?, ".mark");
+    let options = CommitOptions { name: Some(reference("committed:1")), ..CommitOptions::default() };
+    store.commit_container(&parent, &changes, options).map(drop)
+}
+
+/// Changes nothing, and makes blobs from recipes.
+fn save(store: &TestStore) -> Result<()> {
+    let images = store.images()?.into_iter().map(|image| SaveItem { image: image.id, names: image.tags });
+    store.begin_save(&images.collect::<Vec<_>>())?.write(&mut std::io::sink())
+}
+
+/// What a push does to the store.
+fn push(store: &TestStore) -> Result<()> {
+    let Some(id) = store.find(&reference("second"))? else { return Ok(()) };
+    let Some(image) = store.image(&id)? else { return Ok(()) };
+    store.name_by_digest(&id, &reference(&format!("second@{}", image.manifest)))
+}
+
+fn remove(store: &TestStore) -> Result<()> {
+    if let Some(filler) = std::env::var_os(FILLER) {
+        fill(Path::new(&filler));
+    }
+    if let Some(second) = store.find(&reference("second"))? {
+        store.hold("container", &second)?;
+        store.remove_image(&second.to_string(), true, &|_| Vec::new())?;
+    }
+    for name in ["loaded:1", "first"] {
+        if let Some(image) = store.find(&reference(name))? {
+            store.remove_image(&image.to_string(), true, &|_| Vec::new())?;
+        }
+    }
+    store.release("container")
+}
+
+fn collect(store: &TestStore) -> Result<()> {
     {
         let lease = store.lease();
         store.layer(&lease, &gzip(&Tar::new().file("nobody", &noise(4, 90_000)).finish()))?;
     }
     store.collect()?;
-    store.release("container")?;
     store.settle();
-    drop(compacted);
     Ok(())
+}
+
+/// Takes every byte that the disk has left.
+fn fill(path: &Path) {
+    let file = std::fs::File::create(path).expect("made");
+    let mut length = 0;
+    for size in [1 << 16, 1 << 12, 512, 1] {
+        while file.write_all_at(&vec![1; size], length).is_ok() {
+            length += size as u64;
+        }
+    }
 }
 
 /// Not a test: what the others start. Without its variable it does nothing.
 #[test]
 fn child() {
     let Some(root) = std::env::var_os(ROOT) else { return };
-    let root = Path::new(&root);
-    let store = TestStore::at(root).expect("opens");
-    let outcome = everything(&store);
-    if let Err(error) = &outcome {
-        assert!(error.is_disk_full(), "{}", palan_stdx::error_chain::to_string(error));
+    let store = match TestStore::at(Path::new(&root)) {
+        Err(error) if error.is_disk_full() => return,
+        opened => opened.expect("opens"),
+    };
+    for step in EVERYTHING {
+        // Whoever goes on after one refusal meets the next one.
+        if let Err(error) = step(&store) {
+            let text = palan_stdx::error_chain::to_string(&error);
+            assert!(error.is_disk_full(), "{text}");
+            println!("refused: {text}");
+        }
     }
+    store.settle();
     println!("points passed: {}", crate::fault::count());
 }
 
-fn start(root: &Path, fault: u64) -> std::process::Child {
+/// Not a test: checks what a child left where only its mount namespace sees it.
+#[test]
+fn checker() {
+    let Some(root) = std::env::var_os(ROOT) else { return };
+    check(Path::new(&root), "afterwards");
+    println!("checked");
+}
+
+/// The child, to be run with other programs around it.
+fn command(wrapper: &[&str], root: &Path) -> Command {
     let program = std::env::current_exe().expect("this program");
-    Command::new(program)
+    let mut command = match wrapper {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
+    command
         .args(["--exact", "crash::child", "--nocapture"])
         .env(ROOT, root)
-        .env("PALAN_STORE_FAULT", fault.to_string())
         .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts")
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start(root: &Path, fault: u64) -> std::process::Child {
+    command(&[], root).env("PALAN_STORE_FAULT", fault.to_string()).spawn().expect("starts")
 }
 
 fn run(root: &Path, fault: u64) -> Output {
@@ -101,7 +236,8 @@ fn directory() -> tempfile::TempDir {
     directory.expect("a directory")
 }
 
-/// Opens what was left: nothing is broken, nothing lies around, and after the last image nothing is left.
+/// Opens what was left: nothing is broken, nothing lies around, and after the last image nothing is left but transfers that may
+/// be resumed, which go after a week.
 #[track_caller]
 fn check(root: &Path, when: &str) {
     let store = open(root);
@@ -112,7 +248,13 @@ fn check(root: &Path, when: &str) {
         store.view(&image.id).expect(when);
     }
     store.release("container").expect(when);
-    for image in store.images().expect(when) {
+    loop {
+        let images = store.images().expect(when);
+        let is_leaf = |image: &&crate::image::Image| store.children(&image.id).expect(when).is_empty();
+        let Some(image) = images.iter().find(is_leaf) else {
+            assert_eq!(images.len(), 0, "{when}");
+            break;
+        };
         store.remove_image(&image.id.to_string(), true, &|_| Vec::new()).expect(when);
     }
     store.collect().expect(when);
@@ -121,6 +263,25 @@ fn check(root: &Path, when: &str) {
     assert_eq!((usage.layers.count, usage.recipes.count, usage.blobs.count), (0, 0, 0), "{when}: {usage:?}");
     let left = palan_stdx::fs::read_dir(&root.join("layers")).expect(when);
     assert_eq!(left.len(), 1, "{when}: only the empty layer stays: {left:?}");
+    drop(store);
+
+    let parts = parts(root);
+    let long_ago = SystemTime::now() - Duration::from_secs(8 * 24 * 3600);
+    for part in &parts {
+        let file = std::fs::File::open(part).expect(when);
+        file.set_modified(long_ago).expect(when);
+    }
+    let store = open(root);
+    store.settle();
+    let usage = store.usage().expect(when);
+    assert_eq!(usage.total(), usage.overhead + usage.unfinished.bytes, "{when}: {usage:?}");
+    assert_eq!(usage.unfinished.count, 0, "{when}: {parts:?}");
+}
+
+/// Transfers that did not finish.
+fn parts(root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root.join("blobs/sha256/.ingest")).expect("lists");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
 /// A child that was killed may take a moment to free its lock.
@@ -133,104 +294,5 @@ fn open(root: &Path) -> Store {
             }
             opened => return opened.expect("opens"),
         }
-    }
-}
-
-#[test]
-fn killed_at_every_step() {
-    let whole = directory();
-    let output = run(whole.path(), 0);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let points = text.split("points passed: ").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let points: u64 = points.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{output:?}"));
-    assert!(points > 80, "{points} steps");
-    check(whole.path(), "without a kill");
-    let (next, killed) = (AtomicU64::new(1), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number > points {
-                        break;
-                    }
-                    let directory = directory();
-                    let output = run(directory.path(), number);
-                    killed.fetch_add(u64::from(output.status.signal().is_some()), Ordering::Relaxed);
-                    check(directory.path(), &format!("killed at step {number} of {points}"));
-                }
-            });
-        }
-    });
-    // The background's steps come in between, so the last numbers may not be reached.
-    let killed = killed.into_inner();
-    assert!(killed + 10 > points, "{killed} kills of {points}");
-}
-
-#[test]
-fn killed_at_random_moments() {
-    let kills =
-        std::env::var("PALAN_CRASH_KILLS").ok().and_then(|number| number.parse().ok()).unwrap_or(40u32);
-    let seed = std::env::var("PALAN_CRASH_SEED").ok().and_then(|number| number.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| {
-        std::time::UNIX_EPOCH.elapsed().map_or(1, |elapsed| elapsed.subsec_nanos().into())
-    });
-    let begun = Instant::now();
-    let whole = directory();
-    run(whole.path(), 0);
-    let usual = begun.elapsed();
-    let mut random = noise(seed | 1, 4 * kills as usize).into_iter();
-    // The same directory again and again: what one kill left is what the next one finds.
-    let directory = directory();
-    for number in 0..kills {
-        let mut child = start(directory.path(), 0);
-        let share =
-            u32::from(random.next().unwrap_or_default()) * 256 + u32::from(random.next().unwrap_or_default());
-        std::thread::sleep(usual * share / 65_536);
-        // It may have ended by itself.
-        let _ = child.kill();
-        child.wait().expect("ends");
-        if number % 8 == 7 || number + 1 == kills {
-            check(directory.path(), &format!("kill {number}, PALAN_CRASH_SEED={seed}"));
-        }
-    }
-}
-
-/// A file system in memory of a given size, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(kilobytes: u64) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let disk = Self(directory);
-        disk.mount(&format!("size={kilobytes}k"));
-        disk
-    }
-
-    fn mount(&self, options: &str) {
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path()).status();
-        assert!(status.expect("mount").success(), "mounts");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // What is still open in there goes with it.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-#[test]
-fn a_full_disk_breaks_nothing() {
-    for kilobytes in (140..420).step_by(40) {
-        let disk = SmallDisk::new(kilobytes);
-        let output = run(disk.0.path(), 0);
-        let when = format!("{kilobytes} KiB: {}", String::from_utf8_lossy(&output.stdout));
-        if !disk.0.path().join("images.db").exists() {
-            continue;
-        }
-        disk.mount("remount,size=8m");
-        check(disk.0.path(), &when);
     }
 }

@@ -14,6 +14,7 @@ use crate::layer::{LayerRecord, Standing};
 use crate::{Error, Result};
 
 pub(crate) mod recipe;
+pub(crate) mod reserve;
 
 const VERSION: i64 = 2;
 
@@ -101,25 +102,43 @@ pub(crate) fn write<T>(
     action: &'static str,
     change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
 ) -> Result<T> {
-    let run = || {
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let changed = change(&transaction)?;
-        crate::fault::point("commit a transaction");
-        transaction.commit()?;
-        crate::fault::point("go on after a transaction");
-        Ok(changed)
-    };
-    run().map_err(failed(action))
+    commit(db, change).map_err(failed(action))
+}
+
+/// As [`write()`], for what makes room or leads there: a full disk is no obstacle as long as there is the reserve.
+pub(crate) fn write_freeing<T>(
+    db: &mut Connection,
+    action: &'static str,
+    change: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> Result<T> {
+    let mut outcome = commit(db, &change);
+    let is_full = |error: &rusqlite::Error| error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+    if outcome.as_ref().is_err_and(is_full) && reserve::give_up(db) {
+        outcome = commit(db, &change);
+    }
+    outcome.map_err(failed(action))
+}
+
+fn commit<T>(
+    db: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let changed = change(&transaction)?;
+    crate::fault::point("commit a transaction");
+    transaction.commit()?;
+    crate::fault::point("go on after a transaction");
+    Ok(changed)
 }
 
 /// One transaction that is on the disk when this returns: files are deleted on the strength of it.
 pub(crate) fn write_durably<T>(
     db: &mut Connection,
     action: &'static str,
-    change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    change: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>,
 ) -> Result<T> {
     db.pragma_update(None, "synchronous", "FULL").map_err(failed(action))?;
-    let changed = write(db, action, change);
+    let changed = write_freeing(db, action, change);
     db.pragma_update(None, "synchronous", "NORMAL").map_err(failed(action))?;
     changed
 }
@@ -181,7 +200,7 @@ pub(crate) fn drop_layer_and_its_images(db: &mut Connection, key: &str) -> Resul
         .filter(|image| image.layers.iter().any(|own| own == key))
         .map(|image| image.id)
         .collect();
-    write(db, "drop a layer that is gone", |transaction| {
+    write_freeing(db, "drop a layer that is gone", |transaction| {
         for image in &needing {
             transaction.execute("DELETE FROM images WHERE id = ?1", [image.to_string()])?;
         }
@@ -322,7 +341,7 @@ pub(crate) fn set_last_tagged(
 }
 
 pub(crate) fn delete_names(db: &mut Connection, names: &[String]) -> Result<()> {
-    write(db, "remove names", |transaction| {
+    write_freeing(db, "remove names", |transaction| {
         for name in names {
             transaction.execute("DELETE FROM names WHERE name = ?1", [name])?;
         }
@@ -343,7 +362,7 @@ pub(crate) fn set_hold(db: &mut Connection, owner: &str, image: &ImageId, layers
 
 /// Whether there was one.
 pub(crate) fn delete_hold(db: &mut Connection, owner: &str) -> Result<bool> {
-    write(db, "release an image", |transaction| {
+    write_freeing(db, "release an image", |transaction| {
         Ok(transaction.prepare_cached("DELETE FROM holds WHERE owner = ?1")?.execute([owner])? > 0)
     })
 }
@@ -375,7 +394,7 @@ pub(crate) fn forget_unsynced_of_another_boot(db: &mut Connection, boot: &str) -
     for key in &lost {
         drop_layer_and_its_images(db, key)?;
     }
-    write(db, "note the boot id", |transaction| {
+    write_freeing(db, "note the boot id", |transaction| {
         let images = transaction.execute("DELETE FROM images WHERE synced = 0", [])?;
         transaction.execute("INSERT OR REPLACE INTO facts VALUES ('boot', ?1)", [boot])?;
         Ok(images > 0 || !lost.is_empty())

@@ -88,6 +88,7 @@ impl Background {
             }
             if trash {
                 report("empty the trash", inner.empty_trash());
+                database::reserve::make(&inner.root);
             }
             if sync {
                 report("write images to the disk", inner.sync());
@@ -123,6 +124,7 @@ impl Inner {
 
     fn empty_trash(&self) -> Result<()> {
         for name in self.names_in(&self.layers)?.iter().filter(|name| name.starts_with(".trash-")) {
+            crate::fault::point("delete a directory in the trash");
             remove_tree(&self.layers.join(name))?;
         }
         Ok(())

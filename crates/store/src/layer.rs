@@ -165,9 +165,8 @@ impl Store {
         let Some(claim) = Busy::claim(&self.inner, digest) else { return Ok(busy()) };
         // Looked up after the claim: whoever had it before is done, and what it brought is seen.
         let known = self.inner.lock().layer_by(request.diff_id.as_ref(), &digest)?;
-        let usable =
-            |record: &LayerRecord| record.standing == Standing::SelfContained || self.has_blob(&record.blob);
-        if let Some(record) = known.filter(usable) {
+        // Without its blob a layer can be used, but no image of it could be pushed or saved.
+        if let Some(record) = known.filter(|record| self.has_blob(&record.blob)) {
             lease.protect(record.diff_id);
             lease.protect(record.blob);
             return Ok(BeginLayer::Present(record.info()));

@@ -129,8 +129,12 @@ impl Store {
         let needed = database::blobs(&state.db)?;
         inner.recover_recipes(&mut state, &needed)?;
         inner.recover_blobs(&needed)?;
+        // Layers whose last image was removed, by somebody who was killed then.
+        let recorded: Vec<String> = recorded.into_iter().collect();
+        state.remove_unneeded(inner, &recorded, &[])?;
         let unsynced = database::has_unsynced(&state.db)?;
         drop(state);
+        database::reserve::make(&inner.root);
         inner.background.schedule(inner, Work { sync: unsynced, ..Work::TRASH });
         Ok(())
     }
@@ -163,6 +167,7 @@ impl Inner {
 
     /// Deletes a directory that was never part of the store, now.
     pub(crate) fn discard(&self, directory: &Path) {
+        crate::fault::point("remove a directory");
         if let Err(error) = remove_tree(directory) {
             tracing::warn!(directory = %directory.display(), %error, "cannot remove; the next start tries again");
         }
@@ -181,6 +186,7 @@ impl Inner {
             let is_there = fs::metadata(&self.recipe_path(&row.blob)).is_ok()
                 && fs::metadata(&self.layers.join(&row.layer)).is_ok();
             if needed.contains(&row.blob) && is_there {
+                crate::fault::point("remove a blob that has a recipe");
                 fs::if_exists(fs::remove_file(&self.blob_path(&row.blob)))?;
                 recorded.insert(row.blob);
             } else {
@@ -199,6 +205,7 @@ impl Inner {
                 tracing::warn!(blob = %row.blob, "the record of a recipe was lost and is made again");
                 database::recipe::insert_recipe(&mut state.db, &row)?;
             } else {
+                crate::fault::point("remove a recipe without a row");
                 fs::if_exists(fs::remove_file(&path))?;
             }
         }
@@ -231,6 +238,7 @@ impl Inner {
         for name in self.names_in(&self.blobs)? {
             let Ok(digest) = Digest::from_hex(&name) else { continue };
             if !recorded.contains(&digest) {
+                crate::fault::point("make a blob without a record a part");
                 fs::rename(&self.blobs.join(&name), &self.part_path(&digest))?;
             }
         }
@@ -240,6 +248,7 @@ impl Inner {
             let age = fs::metadata(&path).ok().and_then(|metadata| metadata.modified().ok());
             let age = age.and_then(|modified| SystemTime::now().duration_since(modified).ok());
             if !is_part || age.is_some_and(|age| age > PART_LIFETIME) {
+                crate::fault::point("remove what was put aside");
                 fs::if_exists(fs::remove_file(&path))?;
             }
         }

@@ -230,9 +230,21 @@ impl TestStore {
 
     /// Brings a layer as a pull would.
     pub(crate) fn layer(&self, lease: &crate::Lease, blob: &[u8]) -> Result<(Descriptor, LayerInfo)> {
-        self.layer_from(lease, blob, &mut &*blob)
+        let descriptor = Descriptor::of(media_type::OCI_LAYER_GZIP, blob);
+        let request = LayerRequest { descriptor: descriptor.clone(), diff_id: None };
+        let info = match self.begin_layer(&request, lease)? {
+            BeginLayer::Present(info) => info,
+            BeginLayer::Ready(writer) => {
+                // An earlier one may have been killed on its way.
+                let kept = usize::try_from(writer.offset()).unwrap_or(usize::MAX);
+                writer.run(&mut &blob[kept..])?
+            }
+            BeginLayer::Busy(_) => panic!("nobody else is at it"),
+        };
+        Ok((descriptor, info))
     }
 
+    /// The same from a source that may break; nothing is kept of an earlier attempt.
     pub(crate) fn layer_from(
         &self,
         lease: &crate::Lease,

@@ -18,7 +18,7 @@ pub struct Taken {
 }
 
 /// What `system df` shows of images. All bytes are those of the disk, each inode counted once, directories included, so that
-/// [`Usage::total`] is what `du` says of `blobs`, `recipes`, `layers` and `images.db` together.
+/// [`Usage::total`] is what `du` says of `blobs`, `recipes`, `layers` and `images.db*` together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Content kept as it was transferred: manifests, configurations, layers that have no recipe (yet).
@@ -77,7 +77,7 @@ impl Store {
                 }
             }
         }
-        for name in ["images.db", "images.db-wal", "images.db-shm"] {
+        for name in ["images.db", "images.db-wal", "images.db-shm", "images.db-reserve"] {
             usage.overhead += take(&inner.root.join(name))?;
         }
         for directory in [&inner.root.join("blobs"), &inner.blobs, &inner.recipes, &inner.layers] {
@@ -150,7 +150,15 @@ mod tests {
         store.settle();
         let du = |store: &TestStore| {
             let mut total = 0;
-            for name in ["blobs", "recipes", "layers", "images.db", "images.db-wal", "images.db-shm"] {
+            for name in [
+                "blobs",
+                "recipes",
+                "layers",
+                "images.db",
+                "images.db-wal",
+                "images.db-shm",
+                "images.db-reserve",
+            ] {
                 let path = store.directory.path().join(name);
                 if path.exists() {
                     let output = std::process::Command::new("du").args(["-s", "-B1"]).arg(path).output();

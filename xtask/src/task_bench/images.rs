@@ -21,6 +21,8 @@ type Call<'a> = dyn Fn(&[&str]) -> Command + 'a;
 struct Keeper<'a> {
     name: &'static str,
     command: Box<Call<'a>>,
+    /// Where it keeps layers, if it removes them in the background.
+    layers: Option<PathBuf>,
 }
 
 impl Keeper<'_> {
@@ -28,17 +30,35 @@ impl Keeper<'_> {
         quietly((self.command)(arguments))
     }
 
+    /// Removes the image. What the keeper removes behind the caller's back must not be in the next sample.
     fn forget(&self, image: &str) {
         // It may not be there.
         quietly((self.command)(&["rmi", "-f", image])).ok();
+        if let Some(layers) = &self.layers {
+            let is_trash =
+                |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(".trash-");
+            let is_clean = || {
+                std::fs::read_dir(layers)
+                    .is_ok_and(|mut entries| !entries.any(|entry| entry.is_ok_and(is_trash)))
+            };
+            wait_until(Duration::from_secs(60), is_clean);
+        }
     }
 }
 
 /// The keepers that can pull from the loopback.
 fn keepers<'a>(bench: &'a Bench, docker: Option<&'a PullDocker>) -> Vec<Keeper<'a>> {
-    let mut keepers = vec![Keeper { name: "palan", command: Box::new(|arguments| bench.ours(arguments)) }];
+    let mut keepers = vec![Keeper {
+        name: "palan",
+        command: Box::new(|arguments| bench.ours(arguments)),
+        layers: Some(bench.directory.join("data/layers")),
+    }];
     if let Some(docker) = docker {
-        keepers.push(Keeper { name: "docker", command: Box::new(|arguments| docker.command(arguments)) });
+        keepers.push(Keeper {
+            name: "docker",
+            command: Box::new(|arguments| docker.command(arguments)),
+            layers: None,
+        });
     }
     if find("podman").is_some() {
         let insecure = |arguments: &[&str]| {
@@ -48,40 +68,100 @@ fn keepers<'a>(bench: &'a Bench, docker: Option<&'a PullDocker>) -> Vec<Keeper<'
             }
             podman
         };
-        keepers.push(Keeper { name: "podman", command: Box::new(insecure) });
+        keepers.push(Keeper { name: "podman", command: Box::new(insecure), layers: None });
     }
     keepers
 }
 
-/// All of it.
-pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
-    let registry = Registry::start();
-    let docker = PullDocker::start(bench)?;
-    let keepers = keepers(bench, docker.as_ref());
-    let six = (0..6u64).fold(ImageBuilder::new(), |image, number| image.layer(layer(number)));
-    registry.push("bench/six", "latest", &six.build());
-    registry.push("bench/small", "latest", &ImageBuilder::new().layer(small_files()).build());
-    let host = registry.host();
-    let (six, small) = (format!("{host}/bench/six:latest"), format!("{host}/bench/small:latest"));
+/// A registry, those who pull from it, and what is pulled.
+struct Field {
+    registry: Registry,
+    docker: Option<PullDocker>,
+    six: String,
+}
 
-    for (title, image, rounds) in [
-        ("pull, six layers, 524 MB unpacked, loopback", &six, 5),
-        // One round and its warm-up: removing 100,000 files takes the others minutes.
-        ("pull, one layer with 100,000 files, loopback", &small, 1),
-    ] {
-        pulls(&keepers, report, title, image, rounds)?;
-        daemon_figures(bench, &keepers[0], report, title, image)?;
+impl Field {
+    fn prepare(bench: &Bench) -> Result<Self, Failure> {
+        let registry = Registry::start();
+        registry.push("bench/six", "latest", &six());
+        let six = format!("{}/bench/six:latest", registry.host());
+        Ok(Self { docker: PullDocker::start(bench)?, registry, six })
     }
-    disk(bench, &keepers, report, &six, &small)?;
-    compare(&keepers, report, "pull again, up to date", 10, |keeper| keeper.call(&["pull", "-q", &six]))?;
-    pushes(bench, &keepers, report, &host, &six)?;
-    archives(bench, &keepers, report, &six)?;
+
+    fn keepers<'a>(&'a self, bench: &'a Bench) -> Vec<Keeper<'a>> {
+        keepers(bench, self.docker.as_ref())
+    }
+}
+
+const SIX: &str = "pull, six layers, 524 MB unpacked, loopback";
+const SMALL: &str = "pull, one layer with 100,000 files, loopback";
+
+/// The pull that everybody waits for, and what it costs.
+pub(super) fn pull(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field::prepare(bench)?;
+    let keepers = field.keepers(bench);
     let contenders = keepers.iter().map(|keeper| {
-        Contender::new(keeper.name, || keeper.call(&["rmi", "-f", &six]))
-            .before(|| keeper.call(&["pull", "-q", &six]))
+        Contender::new(keeper.name, || keeper.call(&["pull", "-q", &field.six])).before(|| {
+            keeper.forget(&field.six);
+            Ok(())
+        })
     });
-    report.compare("rmi of the six-layer image", 3, contenders.collect())?;
-    many(&keepers, report)
+    report.compare(SIX, 5, contenders.collect())?;
+    daemon_figures(bench, &keepers[0], report, SIX, &field.six)?;
+    compare(&keepers, report, "pull again, up to date", 10, |keeper| keeper.call(&["pull", "-q", &field.six]))
+}
+
+/// One sample each and nothing before it: removing 100,000 files takes the others minutes.
+pub(super) fn small(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field::prepare(bench)?;
+    field.registry.push("bench/small", "latest", &ImageBuilder::new().layer(small_files()).build());
+    let image = format!("{}/bench/small:latest", field.registry.host());
+    let keepers = field.keepers(bench);
+    let contenders =
+        keepers.iter().map(|keeper| Contender::new(keeper.name, || keeper.call(&["pull", "-q", &image])));
+    report.once(SMALL, contenders.collect())?;
+    let contenders =
+        keepers.iter().map(|keeper| Contender::new(keeper.name, || keeper.call(&["rmi", "-f", &image])));
+    report.once("rmi of the image with 100,000 files", contenders.collect())?;
+    daemon_figures(bench, &keepers[0], report, SMALL, &image)
+}
+
+/// What the six-layer image takes on the disk when nobody is at work on it any more.
+pub(super) fn disk(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field::prepare(bench)?;
+    let keepers = field.keepers(bench);
+    measure_disk(bench, &keepers, report, &field.six)
+}
+
+/// Out to an empty registry.
+pub(super) fn push(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field::prepare(bench)?;
+    let keepers = field.keepers(bench);
+    for keeper in &keepers {
+        keeper.call(&["pull", "-q", &field.six])?;
+    }
+    pushes(bench, &keepers, report, &field.registry.host(), &field.six)
+}
+
+/// Out to a file and in from it, and removed.
+pub(super) fn archive(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field::prepare(bench)?;
+    let keepers = field.keepers(bench);
+    for keeper in &keepers {
+        keeper.call(&["pull", "-q", &field.six])?;
+    }
+    archives(bench, &keepers, report, &field.six)
+}
+
+/// Removed.
+pub(super) fn remove(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field::prepare(bench)?;
+    let keepers = field.keepers(bench);
+    let contenders = keepers.iter().map(|keeper| {
+        Contender::new(keeper.name, || keeper.call(&["rmi", "-f", &field.six]))
+            .before(|| keeper.call(&["pull", "-q", &field.six]))
+    });
+    report.compare("rmi of the six-layer image", 3, contenders.collect())
 }
 
 fn compare(
@@ -93,22 +173,6 @@ fn compare(
 ) -> Result<(), Failure> {
     let action = &action;
     let contenders = keepers.iter().map(|keeper| Contender::new(keeper.name, move || action(keeper)));
-    report.compare(title, rounds, contenders.collect())
-}
-
-fn pulls(
-    keepers: &[Keeper<'_>],
-    report: &mut Report,
-    title: &str,
-    image: &str,
-    rounds: usize,
-) -> Result<(), Failure> {
-    let contenders = keepers.iter().map(|keeper| {
-        Contender::new(keeper.name, || keeper.call(&["pull", "-q", image])).before(|| {
-            keeper.forget(image);
-            Ok(())
-        })
-    });
     report.compare(title, rounds, contenders.collect())
 }
 
@@ -145,22 +209,15 @@ fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
-/// What the two images take on the disk, each keeper's whole data root with nothing else in it but `bb`.
-fn disk(
+/// Each keeper's whole data root with nothing else in it but `bb`, beside what the image is: compressed and unpacked bytes.
+fn measure_disk(
     bench: &Bench,
     keepers: &[Keeper<'_>],
     report: &mut Report,
-    six: &str,
-    small: &str,
+    name: &str,
 ) -> Result<(), Failure> {
     let roots = [("palan", "data"), ("docker", "docker-pull/data"), ("podman", "podman")];
     let mut empty = Vec::new();
-    for keeper in keepers {
-        keeper.forget(six);
-        keeper.forget(small);
-    }
-    // Removed content goes in the background.
-    std::thread::sleep(Duration::from_secs(5));
     for keeper in keepers {
         let root =
             roots.iter().find(|(name, _)| *name == keeper.name).map(|(_, root)| bench.directory.join(root));
@@ -168,20 +225,27 @@ fn disk(
         empty.push((keeper, disk_usage(&root)?, root));
     }
     for keeper in keepers {
-        keeper.call(&["pull", "-q", six])?;
+        keeper.call(&["pull", "-q", name])?;
     }
-    // Our store replaces compressed layers in the background.
-    let settled = wait_until(Duration::from_secs(120), || {
-        let before = disk_usage(&bench.directory.join("data"));
-        std::thread::sleep(Duration::from_secs(5));
-        matches!((before, disk_usage(&bench.directory.join("data"))), (Ok(before), Ok(after)) if before == after)
-    });
-    if !settled {
-        say("the store is still at work after two minutes")?;
+    // Our store replaces compressed layers in the background, a minute later.
+    let image = six();
+    let recipes = bench.directory.join("data/recipes");
+    let is_done =
+        || std::fs::read_dir(&recipes).is_ok_and(|entries| entries.flatten().count() >= image.layers.len());
+    if !wait_until(Duration::from_secs(240), is_done) {
+        say("the store is still at work after four minutes")?;
     }
+    std::thread::sleep(Duration::from_secs(3));
+    #[expect(clippy::cast_precision_loss, reason = "printed with two digits")]
+    let whole =
+        image.layers.iter().map(|layer| layer.blob.len() + layer.tar.len()).sum::<usize>() as f64 / 1e6;
+    report.figure("compressed and unpacked bytes of the six-layer image", whole, "MB", "none")?;
     for (keeper, before, root) in empty {
         let megabytes = (disk_usage(&root)? - before) / 1e6;
         report.figure(&format!("disk for the six-layer image, {}", keeper.name), megabytes, "MB", "none")?;
+        let budget = if keeper.name == "palan" { "78" } else { "none" };
+        let title = format!("{}'s share of compressed and unpacked bytes", keeper.name);
+        report.figure(&title, megabytes / whole * 100.0, "%", budget)?;
     }
     Ok(())
 }
@@ -225,7 +289,7 @@ fn pushes(
         };
         contenders.push(Contender::new("skopeo", move || skopeo(&local, &to)).before(before));
     }
-    report.compare("push of the six-layer image to an empty registry", 3, contenders)?;
+    report.compare("push of the six-layer image to an empty registry", 2, contenders)?;
     // It is not there if skopeo is not.
     std::fs::remove_dir_all(layout).ok();
     Ok(())
@@ -240,7 +304,7 @@ fn skopeo(from: &str, to: &str) -> Result<(), Failure> {
 fn archives(bench: &Bench, keepers: &[Keeper<'_>], report: &mut Report, six: &str) -> Result<(), Failure> {
     let file =
         |keeper: &Keeper<'_>| bench.directory.join(format!("{}.tar", keeper.name)).display().to_string();
-    compare(keepers, report, "save of the six-layer image", 3, |keeper| {
+    compare(keepers, report, "save of the six-layer image", 2, |keeper| {
         // Podman refuses to write over an archive.
         std::fs::remove_file(file(keeper)).ok();
         keeper.call(&["save", "-o", &file(keeper), six])
@@ -252,27 +316,43 @@ fn archives(bench: &Bench, keepers: &[Keeper<'_>], report: &mut Report, six: &st
             Ok(())
         })
     });
-    report.compare("load of the six-layer image", 3, contenders.collect())?;
+    report.compare("load of the six-layer image", 2, contenders.collect())?;
     for keeper in keepers {
         std::fs::remove_file(file(keeper))?;
     }
     Ok(())
 }
 
-/// `images` with a thousand.
-fn many(keepers: &[Keeper<'_>], report: &mut Report) -> Result<(), Failure> {
-    let archive = std::env::temp_dir().join(format!("palan-bench-{}-many.tar", std::process::id()));
+/// `images` with a thousand, which come in one archive.
+pub(super) fn many(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let field = Field { docker: PullDocker::start(bench)?, registry: Registry::start(), six: String::new() };
+    let keepers = field.keepers(bench);
+    let layer = TarBuilder::new().file("same", 0o644, "same").finish();
+    let mut archive = TarBuilder::new().file("layer.tar", 0o644, &layer);
+    let mut items = Vec::new();
     for number in 0..1000 {
-        let image = ImageBuilder::new()
-            .layer(TarBuilder::new().file("same", 0o644, "same").finish())
-            .config("Labels", serde_json::json!({"number": number.to_string()}));
-        std::fs::write(&archive, image.build().docker_archive(&[&format!("bench/many:{number}")]))?;
-        for keeper in keepers {
-            keeper.call(&["load", "-q", "-i", &archive.to_string_lossy()])?;
-        }
+        let labels = serde_json::json!({"number": number.to_string()});
+        let image = ImageBuilder::new().layer(layer.clone()).config("Labels", labels).build();
+        let name = format!("{}.json", image.config_digest.trim_start_matches("sha256:"));
+        archive = archive.file(&name, 0o644, &image.config);
+        let tags = [format!("bench/many:{number}")];
+        items.push(serde_json::json!({"Config": name, "RepoTags": tags, "Layers": ["layer.tar"]}));
     }
-    std::fs::remove_file(&archive)?;
-    compare(keepers, report, "images, with 1,000 of them", 10, |keeper| keeper.call(&["images"]))
+    let path = bench.directory.join("many.tar");
+    let manifest = serde_json::Value::from(items).to_string();
+    std::fs::write(&path, archive.file("manifest.json", 0o644, manifest).finish())?;
+    let contenders = keepers.iter().map(|keeper| {
+        let path = path.display().to_string();
+        Contender::new(keeper.name, move || keeper.call(&["load", "-q", "-i", &path]))
+    });
+    report.once("load of 1,000 images that share a layer", contenders.collect())?;
+    std::fs::remove_file(&path)?;
+    compare(&keepers, report, "images, with 1,000 of them", 10, |keeper| keeper.call(&["images"]))
+}
+
+/// The six-layer image.
+fn six() -> palan_test_support::image::Image {
+    (0..6u64).fold(ImageBuilder::new(), |image, number| image.layer(layer(number))).build()
 }
 
 /// About 87 MB in 2,000 files that compress to a bit less than half.

@@ -48,11 +48,26 @@ impl Report {
         &mut self,
         title: &str,
         rounds: usize,
+        contenders: Vec<Contender<'_>>,
+    ) -> Result<(), Failure> {
+        self.measure(title, 1, rounds, contenders)
+    }
+
+    /// One sample of each, the first: for what takes minutes to be undone.
+    pub(crate) fn once(&mut self, title: &str, contenders: Vec<Contender<'_>>) -> Result<(), Failure> {
+        self.measure(title, 0, 1, contenders)
+    }
+
+    fn measure(
+        &mut self,
+        title: &str,
+        warm_up: usize,
+        rounds: usize,
         mut contenders: Vec<Contender<'_>>,
     ) -> Result<(), Failure> {
         let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
         let mut cpu = samples.clone();
-        for round in 0..=rounds {
+        for round in 0..warm_up + rounds {
             for ((contender, samples), cpu) in contenders.iter_mut().zip(&mut samples).zip(&mut cpu) {
                 if let Some(before) = &mut contender.before {
                     before()?;
@@ -60,7 +75,7 @@ impl Report {
                 std::thread::sleep(SETTLE);
                 let (used, begun) = (usage_of_children()?.cpu, Instant::now());
                 (contender.action)().map_err(|failure| format!("{title}, {}: {failure}", contender.name))?;
-                if round > 0 {
+                if round >= warm_up {
                     samples.push(begun.elapsed());
                     cpu.push(usage_of_children()?.cpu.saturating_sub(used));
                 }

@@ -26,7 +26,7 @@ use crate::Failure;
 use crate::process::{check, command, find};
 
 /// Where the machine's own disk is mounted.
-pub(super) const DISK: &str = "/var/lib/palan-vm";
+pub(crate) const DISK: &str = "/var/lib/palan-vm";
 /// Where the request and this program lie for the service of systemd that runs the command.
 const SERVICE: &str = "/run/palan-vm";
 
@@ -189,7 +189,8 @@ fn mount_disk() -> Result<(), Failure> {
     std::fs::create_dir_all(DISK)?;
     // Nothing of its tables will ever need to be initialised in the background.
     mount("/dev/vda", DISK, "ext4", MountFlags::empty(), c"noinit_itable")?;
-    std::fs::remove_dir(Path::new(DISK).join("lost+found"))?;
+    // A disk that was here before has none any more.
+    std::fs::remove_dir(Path::new(DISK).join("lost+found")).ok();
     std::fs::set_permissions(DISK, std::fs::Permissions::from_mode(0o1777))?;
     Ok(())
 }

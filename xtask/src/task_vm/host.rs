@@ -41,6 +41,14 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     if options.systemd {
         packages::install(SYSTEMD_PACKAGES)?;
     }
+    let terminal = Terminal::of_caller()?;
+    let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::WINCH].map(Signal::as_raw);
+    let signals = SignalFd::new(&signals)?;
+    let machine = start(options, terminal.as_ref().map(|_| size()))?;
+    follow(machine, &signals, terminal.is_some(), options.timeout)
+}
+
+fn start(options: &Options, terminal: Option<(u16, u16)>) -> Result<Machine, Failure> {
     let home = root().join("target/vm");
     let out = home.join("out");
     std::fs::create_dir_all(&out)?;
@@ -48,21 +56,75 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
         let _everybody = super::lock(&home)?;
         Kernel::prepare(&home)?
     };
-    let terminal = Terminal::of_caller()?;
     let request = Request {
         command: options.command.clone(),
         environment: environment(&options.environment)?,
         directory: std::env::current_dir()?,
-        terminal: terminal.as_ref().map(|_| size()),
+        terminal,
         modules: kernel.modules.clone(),
         out,
         network: options.network,
         systemd: options.systemd,
     };
-    let signals = [Signal::INT, Signal::TERM, Signal::HUP, Signal::WINCH].map(Signal::as_raw);
-    let signals = SignalFd::new(&signals)?;
-    let machine = Machine::start(&home, &kernel, options, &request)?;
-    follow(machine, &signals, terminal.is_some(), options.timeout)
+    Machine::start(&home, &kernel, options, &request)
+}
+
+/// What a machine says to another task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A line of the command's output.
+    Line(String),
+    /// The command ended with this code.
+    Ended(u8),
+}
+
+/// A machine on a given disk, for another task. Dropped, it is off in that moment.
+#[derive(Debug)]
+pub(crate) struct Session {
+    talk: Talk,
+    epoll: Epoll,
+    text: String,
+    ended: Option<u8>,
+}
+
+impl Session {
+    /// Boots a machine whose disk is served at this socket.
+    pub(crate) fn start(
+        command: Vec<String>,
+        environment: Vec<String>,
+        disk: std::path::PathBuf,
+    ) -> Result<Self, Failure> {
+        packages::install(PACKAGES)?;
+        let options = Options { disk: Some(disk), environment, ..Options::parse(&command)? };
+        let machine = start(&options, None)?;
+        let epoll = Epoll::new()?;
+        epoll.add(&machine.output, PORT, Interest::READ)?;
+        let talk = Talk { machine, decoder: Decoder::default(), booted: false };
+        Ok(Self { talk, epoll, text: String::new(), ended: None })
+    }
+
+    /// The next thing that it says until then. Its errors are passed on.
+    pub(crate) fn next(&mut self, until: Instant) -> Result<Option<Said>, Failure> {
+        loop {
+            if let Some(end) = self.text.find('\n') {
+                let line = self.text.drain(..=end).collect::<String>();
+                return Ok(Some(Said::Line(line.trim_end().to_owned())));
+            }
+            if let Some(code) = self.ended {
+                return Ok(Some(Said::Ended(code)));
+            }
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return Ok(None) };
+            let mut ready = Vec::new();
+            self.epoll.wait(&mut ready, Some(left))?;
+            if !ready.is_empty() {
+                let text = &mut self.text;
+                self.ended = self.talk.listen(|bytes| {
+                    text.push_str(&String::from_utf8_lossy(bytes));
+                    Ok(())
+                })?;
+            }
+        }
+    }
 }
 
 const PORT: u64 = 0;
@@ -95,7 +157,7 @@ fn follow(machine: Machine, signals: &SignalFd, terminal: bool, timeout: Duratio
         for event in &ready {
             match event.token {
                 PORT => {
-                    if let Some(code) = talk.listen()? {
+                    if let Some(code) = talk.listen(|bytes| print(std::io::stdout(), bytes))? {
                         return Ok(code);
                     }
                 }
@@ -124,6 +186,7 @@ fn follow(machine: Machine, signals: &SignalFd, terminal: bool, timeout: Duratio
 }
 
 /// The exchange of messages with a machine.
+#[derive(Debug)]
 struct Talk {
     machine: Machine,
     decoder: Decoder,
@@ -137,7 +200,10 @@ impl Talk {
     }
 
     /// Takes in what has come, and returns the command's exit code if that is part of it.
-    fn listen(&mut self) -> Result<Option<u8>, Failure> {
+    fn listen(
+        &mut self,
+        mut output: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<Option<u8>, Failure> {
         let mut buffer = [0; 32 << 10];
         let length = self.machine.output.read(&mut buffer)?;
         if length == 0 {
@@ -147,7 +213,7 @@ impl Talk {
         for message in self.decoder.push(&buffer[..length])? {
             match message {
                 Message::Started => self.booted = true,
-                Message::Stdout(bytes) => print(std::io::stdout(), &bytes)?,
+                Message::Stdout(bytes) => output(&bytes)?,
                 Message::Stderr(bytes) => print(std::io::stderr(), &bytes)?,
                 Message::Ended(code) => return Ok(Some(code)),
                 Message::Failed(text) => {

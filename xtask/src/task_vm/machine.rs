@@ -41,7 +41,9 @@ impl Machine {
         request: &Request,
     ) -> Result<Self, Failure> {
         let directory = RunDirectory::create(home)?;
-        make_disk(&directory.path.join("disk.img"))?;
+        if options.disk.is_none() {
+            make_disk(&directory.path.join("disk.img"))?;
+        }
         std::fs::write(directory.path.join("initramfs"), initramfs(kernel, request)?)?;
 
         let (input, to_machine) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -128,7 +130,6 @@ fn emulator_command(kernel: &Kernel, options: &Options, request: &Request) -> Re
          -initrd initramfs \
          -chardev file,id=console,path=console.log -serial chardev:console \
          -device virtio-rng-pci \
-         -drive if=none,id=disk,file=disk.img,format=raw,cache=unsafe,discard=unmap \
          -device virtio-blk-pci,drive=disk \
          -device virtio-9p-pci,fsdev=host,mount_tag=host -device virtio-9p-pci,fsdev=out,mount_tag=out \
          -device virtio-serial-pci -chardev stdio,id=port,signal=off \
@@ -139,6 +140,7 @@ fn emulator_command(kernel: &Kernel, options: &Options, request: &Request) -> Re
     );
     let mut command = vec![path_text(&emulator)?];
     command.extend(words.split_whitespace().map(str::to_owned));
+    command.extend(["-drive".to_owned(), drive(options)?]);
     command.extend(["-kernel".to_owned(), path_text(&kernel.image)?, "-append".to_owned(), line]);
     // Files of several file systems of the host may have equal numbers; the machine sees one file system.
     let host = "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap".to_owned();
@@ -151,6 +153,17 @@ fn emulator_command(kernel: &Kernel, options: &Options, request: &Request) -> Re
         command.extend(words.split_whitespace().map(str::to_owned));
     }
     Ok(command)
+}
+
+/// The disk: a file that nobody needs afterwards, or one whose server decides what a flush means.
+fn drive(options: &Options) -> Result<String, Failure> {
+    Ok(match &options.disk {
+        None => "if=none,id=disk,file=disk.img,format=raw,cache=unsafe,discard=unmap".to_owned(),
+        Some(socket) => {
+            let socket = path_text(socket)?.replace(',', ",,");
+            format!("if=none,id=disk,file=nbd:unix:{socket},format=raw,cache=writeback")
+        }
+    })
 }
 
 fn path_text(path: &Path) -> Result<String, Failure> {

@@ -33,6 +33,8 @@ pub(super) struct Options {
     pub(super) network: bool,
     /// Whether systemd is its init.
     pub(super) systemd: bool,
+    /// The socket of a disk by NBD, in place of an empty one. Not for the command line.
+    pub(super) disk: Option<std::path::PathBuf>,
     /// What runs in it.
     pub(super) command: Vec<String>,
 }
@@ -48,6 +50,7 @@ impl Options {
             environment: Vec::new(),
             network: false,
             systemd: false,
+            disk: None,
             command: Vec::new(),
         };
         let mut rest = arguments.iter();

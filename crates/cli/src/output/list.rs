@@ -101,6 +101,24 @@ pub(crate) fn render(format: &Format, columns: &[Column], rows: &[impl Row]) -> 
     Ok(if format.table { table::align(&text, table::LIST) } else { text })
 }
 
+/// Rows as a value within another one, with all their fields.
+pub(crate) fn records(columns: &[Column], rows: &[impl Row]) -> Value {
+    let record = |row: &_| {
+        let fields = columns.iter().map(|(name, _)| ((*name).to_owned(), value(name, Row::field(row, name))));
+        Value::from(fields.collect::<BTreeMap<String, Value>>())
+    };
+    Value::from(rows.iter().map(record).collect::<Vec<Value>>())
+}
+
+/// Applies a template to one value, as it is: without a line end.
+pub(crate) fn render_value(format: &Format, value: &Value) -> Result<String> {
+    let failed = |error: &gotmpl::TemplateError| {
+        CliError::of(Kind::General, template::describe(&format.source, error))
+    };
+    let parsed = template::parse(&format.source, MissingKey::Error, Arc::new(Order::default()));
+    parsed.and_then(|parsed| parsed.execute(value)).map_err(|error| failed(&error))
+}
+
 /// All fields are texts, but for a platform that isn't known.
 fn value(name: &str, text: String) -> Value {
     if name == "Platform" && text.is_empty() { Value::Nil } else { Value::from(text) }

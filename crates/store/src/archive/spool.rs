@@ -219,8 +219,10 @@ impl<'s> Parts<'s> {
         lease.protect(actual);
         // A part that somebody is filling at this moment is left to them: they bring the same bytes.
         if inner.has_blob(&actual) || inner.busy.contains(&actual) {
+            crate::fault::point("remove a copy");
             return Ok(fs::remove_file(temporary)?);
         }
+        crate::fault::point("name a part");
         fs::rename(temporary, &inner.part_path(&actual))?;
         self.digests.push(actual);
         Ok(())
@@ -232,12 +234,14 @@ impl Drop for Parts<'_> {
         let inner = &self.store.inner;
         for digest in self.digests.iter().filter(|digest| !inner.busy.contains(digest)) {
             // Most are blobs by now, and the rest goes when it is a week old.
+            crate::fault::point("remove a part");
             let _ = fs::remove_file(&inner.part_path(digest));
         }
     }
 }
 
 fn write_down(source: &mut dyn Read, path: &Path, limits: &Limits) -> Result<Spooled> {
+    crate::fault::point("put an entry aside");
     let mut file = fs::create_new(path, 0o600)?;
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 256 * 1024];
@@ -256,6 +260,7 @@ fn write_down(source: &mut dyn Read, path: &Path, limits: &Limits) -> Result<Spo
         if hasher.length() > limits.unpacked_bytes {
             return Err(ArchiveError::Limit { what: "an entry", limit: limits.unpacked_bytes }.into());
         }
+        crate::fault::point("write to an entry");
         file.write_all(&buffer[..length]).path_context("write", path)?;
     }
     let size = hasher.length();
@@ -268,6 +273,7 @@ fn fill_file<T>(
     compression: Compression,
     fill: impl FnOnce(&mut dyn Write) -> Result<T>,
 ) -> Result<(Spooled, T)> {
+    crate::fault::point("create a layer's part");
     let mut part = Hashing { file: fs::create_new(path, 0o600)?, hasher: Hasher::new() };
     let outcome = fill(&mut part)?;
     let size = part.hasher.length();
@@ -282,6 +288,7 @@ struct Hashing {
 
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        crate::fault::point("write to a layer's part");
         let length = self.file.write(bytes)?;
         self.hasher.update(&bytes[..length]);
         Ok(length)

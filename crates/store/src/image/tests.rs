@@ -11,6 +11,21 @@ fn hello(text: &str) -> Vec<u8> {
     Tar::new().directory("etc/").file("etc/hello", text.as_bytes()).finish()
 }
 
+/// What a removal leaves that is killed when the image's record is gone and those of its layers are not.
+#[test]
+fn an_image_that_was_removed_by_half_comes_back_whole() {
+    let mut store = TestStore::new();
+    let tar = Tar::new().file("a", b"content").finish();
+    for _ in 0..2 {
+        let image = store.make("app:1", std::slice::from_ref(&tar)).expect("makes");
+        assert_eq!(store.check(false).expect("looks").problems, []);
+        assert!(store.has_blob(&Digest::of(gzip(&tar))));
+        crate::database::delete_image(&mut store.inner.lock().db, &image.id).expect("removes");
+        store.reopen();
+    }
+    assert_eq!(store.names("layers"), [""; 0], "nobody needs it any more");
+}
+
 #[test]
 fn an_image_from_two_layers() {
     let store = TestStore::new();

@@ -101,6 +101,13 @@ pub(crate) fn usage_table(containers: &[ContainerSummary], now: SystemTime) -> R
     list::render(&Format::new("table", template), COLUMNS, &lines)
 }
 
+/// What the table of `system df -v` is made of, uncut.
+pub(crate) fn usage_records(containers: &[ContainerSummary], now: SystemTime) -> gotmpl::Value {
+    let lines: Vec<Line<'_>> =
+        containers.iter().map(|container| Line { container, truncate: false, now }).collect();
+    list::records(COLUMNS, &lines)
+}
+
 struct Line<'a> {
     container: &'a ContainerSummary,
     truncate: bool,

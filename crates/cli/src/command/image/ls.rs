@@ -116,6 +116,13 @@ pub(crate) fn usage_table(images: &[ImageSummary], now: SystemTime) -> Result<St
     list::render(&Format::new("table", &template), COLUMNS, &lines)
 }
 
+/// What the table of `system df -v` is made of, uncut.
+pub(crate) fn usage_records(images: &[ImageSummary], now: SystemTime) -> gotmpl::Value {
+    let lines: Vec<Line<'_>> =
+        images.iter().flat_map(|image| lines(image, false, false, false, now)).collect();
+    list::records(COLUMNS, &lines)
+}
+
 /// A row of the table: an image under one of its names.
 struct Line<'a> {
     image: &'a ImageSummary,

@@ -1,14 +1,15 @@
 //! `palan system df`.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use palan_docker_api::types::{BuildCache, ContainerSummary, DiskUsage, ImageSummary, KindUsage, Volume};
+use palan_docker_api::types::{BuildCache, ContainerSummary, DiskUsage, KindUsage};
 use palan_stdx::size;
 
 use super::super::common::FORMAT_HELP;
 use super::super::{Arity, Command, container, image, volume};
 use crate::app::App;
-use crate::error::{CliError, Result};
+use crate::error::Result;
 use crate::flags::{Flag, Parsed};
 use crate::output::list::{self, Column, Format, Row};
 
@@ -40,12 +41,13 @@ const BUILD_CACHE: &[Column] = &[
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let (asked, verbose) = (flags.string("format"), flags.bool("verbose"));
-    if verbose && !matches!(asked, "" | "table") {
-        return Err(CliError::new("--verbose shows tables: it can't be used together with --format"));
-    }
     let usage = app.client()?.disk_usage(verbose)?;
     if verbose {
-        return app.streams.print(&in_detail(&usage)?);
+        let text = match asked {
+            "" | "table" => in_detail(&usage)?,
+            _ => list::render_value(&detail_format(asked), &details(&usage))?,
+        };
+        return app.streams.print(&text);
     }
     let default = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
     app.streams.print(&list::render(&Format::new(asked, default), COLUMNS, &lines(&usage))?)
@@ -102,17 +104,20 @@ impl Row for Line {
     }
 }
 
+fn items<T>(usage: Option<&KindUsage<T>>) -> &[T] {
+    usage.map_or(&[], |usage| &usage.items)
+}
+
+/// What belongs to the image is shown there.
+fn containers(usage: &DiskUsage) -> Vec<ContainerSummary> {
+    let mut containers = items(usage.container_usage.as_ref()).to_vec();
+    containers.iter_mut().for_each(|container: &mut ContainerSummary| container.size_root_fs = 0);
+    containers
+}
+
 /// `-v`: every object, a table for each kind.
 fn in_detail(usage: &DiskUsage) -> Result<String> {
-    fn items<T>(usage: Option<&KindUsage<T>>) -> &[T] {
-        usage.map_or(&[], |usage| &usage.items)
-    }
     let now = SystemTime::now();
-    let images: &[ImageSummary] = items(usage.image_usage.as_ref());
-    let mut containers: Vec<ContainerSummary> = items(usage.container_usage.as_ref()).to_vec();
-    // What belongs to the image is shown there.
-    containers.iter_mut().for_each(|container| container.size_root_fs = 0);
-    let volumes: &[Volume] = items(usage.volume_usage.as_ref());
     let cache = usage.build_cache_usage.as_ref().map_or(0, |cache| cache.total_size);
     let records: Vec<Record<'_>> = items(usage.build_cache_usage.as_ref()).iter().map(Record).collect();
     let records = list::render(
@@ -125,11 +130,33 @@ fn in_detail(usage: &DiskUsage) -> Result<String> {
     )?;
     Ok(format!(
         "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: {}\n\n{records}",
-        image::ls::usage_table(images, now)?,
-        container::ls::usage_table(&containers, now)?,
-        volume::ls::usage_table(volumes)?,
+        image::ls::usage_table(items(usage.image_usage.as_ref()), now)?,
+        container::ls::usage_table(&containers(usage), now)?,
+        volume::ls::usage_table(items(usage.volume_usage.as_ref()))?,
         bytes(cache),
     ))
+}
+
+/// `-v` with a template, which is applied to all of it at once.
+fn detail_format(asked: &str) -> Format {
+    if asked != "json" {
+        return Format::plain(&crate::output::template::unescape(asked));
+    }
+    // In Docker's order.
+    let fields = ["Images", "Containers", "Volumes", "BuildCache"];
+    let fields = fields.map(|name| format!("\"{name}\":{{{{json .{name}}}}}"));
+    Format::plain(&format!("{{{{print \"{{\"}}}}{}}}\n", fields.join(",")))
+}
+
+fn details(usage: &DiskUsage) -> gotmpl::Value {
+    let now = SystemTime::now();
+    let cache: Vec<Record<'_>> = items(usage.build_cache_usage.as_ref()).iter().map(Record).collect();
+    gotmpl::Value::from(BTreeMap::from([
+        ("Images".to_owned(), image::ls::usage_records(items(usage.image_usage.as_ref()), now)),
+        ("Containers".to_owned(), container::ls::usage_records(&containers(usage), now)),
+        ("Volumes".to_owned(), volume::ls::usage_records(items(usage.volume_usage.as_ref()))),
+        ("BuildCache".to_owned(), list::records(BUILD_CACHE, &cache)),
+    ]))
 }
 
 struct Record<'a>(&'a BuildCache);

@@ -59,6 +59,11 @@ pub(crate) fn usage_table(volumes: &[Volume]) -> Result<String> {
     list::render(&Format::new("table", "{{.Name}}\t{{.Links}}\t{{.Size}}"), COLUMNS, &lines)
 }
 
+/// What the table of `system df -v` is made of.
+pub(crate) fn usage_records(volumes: &[Volume]) -> gotmpl::Value {
+    list::records(COLUMNS, &volumes.iter().map(Line).collect::<Vec<_>>())
+}
+
 struct Line<'a>(&'a Volume);
 
 impl Row for Line<'_> {
