@@ -522,3 +522,63 @@ fn ipv6_with_addresses_names_and_ports() {
     let refused = daemon.palan(["run", "--rm", "--network", "own", "--ip6", "fd99::1", BUSYBOX, "true"]);
     refused.fails(125, "no configured subnet or ip-range contain the IP address fd99::1");
 }
+
+/// A program of the test's, ended with it.
+struct Helper(std::process::Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A DNS server beside the daemon that answers with this address, or fails.
+fn dns_server(daemon: &Daemon, listen: &str, answer: &str) -> Helper {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/dns_server.py");
+    let log = daemon.scratch().join(format!("dns-{listen}")).display().to_string();
+    let pid = daemon.pid().to_string();
+    let mut server = command("nsenter", &["-t", &pid, "-n", "python3", script, listen, answer, &log]);
+    let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    Helper(server)
+}
+
+#[test]
+fn other_names_are_asked_of_servers_one_after_the_other() {
+    requires!(root);
+    requires!(program "python3");
+    let daemon = daemon_on_own_host();
+    daemon.palan(["network", "create", "front"]).ok();
+    daemon.palan(["network", "create", "--internal", "vault"]).ok();
+    let (_failing, _good) =
+        (dns_server(&daemon, "127.0.0.3", "servfail"), dns_server(&daemon, "127.0.0.4", "192.0.2.53"));
+    // Nobody listens on the first, the second fails, the third knows.
+    let servers = ["--dns", "127.0.0.2", "--dns", "127.0.0.3", "--dns", "127.0.0.4"];
+    sleeper(&daemon, "app", &[&servers[..], &["--network", "front", "--dns-search", "corp.test"]].concat());
+    assert_eq!(look_up(&daemon, "app", "example.org"), ["192.0.2.53"]);
+    assert!(within(&daemon, "app", "cat /etc/resolv.conf").contains("search corp.test\n"));
+    let asked = |server: &str| {
+        std::fs::read_to_string(daemon.scratch().join(format!("dns-{server}"))).unwrap_or_default()
+    };
+    assert!(asked("127.0.0.3").contains("example.org"));
+    let before = asked("127.0.0.4").lines().count();
+    assert_eq!(look_up(&daemon, "app", "EXAMPLE.org"), ["192.0.2.53"], "once more, from memory");
+    // Only the question for an IPv6 address, which had no answer, was asked again.
+    assert!(asked("127.0.0.4").lines().count() <= before + 1, "{}", asked("127.0.0.4"));
+    // By TCP, several questions on one connection, ours and others'.
+    let pid = inspect(&daemon, "app", "{{.State.Pid}}");
+    let own = inspect(&daemon, "app", "{{.NetworkSettings.Networks.front.IPAddress}}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/dns_by_tcp.py");
+    let mut ask = command("nsenter", &["-t", &pid, "-n", "python3", script, "app", "example.net"]);
+    let said = palan_test_support::daemon::finish(&mut ask, None).ok();
+    assert_eq!(said.stdout, format!("{own}\n192.0.2.53\n"));
+    // What an internal network's containers ask reaches nobody, nor do the names of containers.
+    sleeper(&daemon, "spy", &[&servers[..], &["--network", "vault"]].concat());
+    assert!(look_up(&daemon, "spy", "secret.attacker.test").is_empty());
+    look_up(&daemon, "app", "app");
+    for server in ["127.0.0.3", "127.0.0.4"] {
+        assert!(!asked(server).contains("secret") && !asked(server).lines().any(|name| name == "app"));
+    }
+}
