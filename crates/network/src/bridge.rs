@@ -18,6 +18,11 @@ const MAIN_TABLE: u32 = 254;
 /// By this text we know that an interface of the host was made by us.
 pub(crate) const ALIAS: &str = "palan";
 
+/// The text on a bridge that was made for one network of the daemon whose default bridge is `owner`, and goes with it.
+pub(crate) fn alias_of(owner: &str) -> String {
+    format!("{ALIAS}:{owner}")
+}
+
 /// The bridge as it is in the kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Bridge {
@@ -28,7 +33,11 @@ pub(crate) struct Bridge {
 }
 
 /// Makes sure that the bridge is there, has its addresses and is up.
-pub(crate) fn ensure(socket: &mut Socket, config: &NetworkConfig) -> Result<Bridge, NetworkError> {
+pub(crate) fn ensure(
+    socket: &mut Socket,
+    config: &NetworkConfig,
+    owner: &str,
+) -> Result<Bridge, NetworkError> {
     check_name("bridge", &config.bridge)?;
     let plans: Vec<&AddressPlan> = config.ipv4.iter().chain(&config.ipv6).collect();
     for plan in &plans {
@@ -51,7 +60,8 @@ pub(crate) fn ensure(socket: &mut Socket, config: &NetworkConfig) -> Result<Brid
                 .unwrap_or_else(|| MacAddress::from_text(&config.id));
             let mut batch = Batch::new();
             link::add_bridge(&mut batch, name, mac.0, mtu);
-            link::set_alias(&mut batch, Target::Name(name), ALIAS);
+            let alias = if config.adopt { ALIAS.to_owned() } else { alias_of(owner) };
+            link::set_alias(&mut batch, Target::Name(name), &alias);
             socket.execute(&mut batch).map_err(netlink(operation()))?;
             get(socket, name)?.ok_or_else(|| NetworkError::InterfaceInUse { name: name.clone() })?
         }
@@ -166,7 +176,8 @@ pub(crate) fn set_route_localnet(bridge: &str, on: bool) -> Result<(), KernelErr
 pub(crate) fn remove(socket: &mut Socket, name: &str) -> Result<(), KernelError> {
     let operation = || format!("remove the interface {name}");
     let link = link::get(socket, Target::Name(name)).map_err(netlink(operation()))?;
-    let Some(link) = link.filter(|link| link.alias == ALIAS) else { return Ok(()) };
+    let is_ours = |link: &Link| link.alias == ALIAS || link.alias.starts_with("palan:");
+    let Some(link) = link.filter(is_ours) else { return Ok(()) };
     let mut batch = Batch::new();
     link::delete(&mut batch, Target::Index(link.index));
     match socket.execute(&mut batch) {

@@ -190,6 +190,7 @@ impl Manager {
                 restored.orphans.push(name);
             }
         }
+        restored.orphans.extend(self.remove_orphaned_bridges(&state)?);
         state.restored = true;
         self.write_firewall(&mut state)?;
         self.namespaces.fill();
@@ -337,7 +338,7 @@ impl Manager {
         loop {
             let (mut config, is_chosen) = self.with_addresses(state, wanted.clone(), &avoided)?;
             let mut links = lock(&self.links);
-            let bridge = bridge::ensure(&mut links, &config)?;
+            let bridge = bridge::ensure(&mut links, &config, &self.config.owner)?;
             if let Some(AddressPlan { subnet, gateway: Some(gateway), .. }) = &config.ipv4
                 && is_chosen
                 && let Some(rival) = bridge::rival(&mut links, bridge.index, *subnet)?
@@ -376,6 +377,22 @@ impl Manager {
             );
         }
         Ok(own)
+    }
+
+    /// Bridges of networks that nobody knows any more: the daemon ended after it made one and before it was recorded.
+    fn remove_orphaned_bridges(&self, state: &State) -> Result<Vec<String>, KernelError> {
+        let mut links = lock(&self.links);
+        let bridges =
+            link::list(&mut links, Filter::Kind("bridge")).map_err(netlink("list the host's bridges"))?;
+        let (alias, known) = (bridge::alias_of(&self.config.owner), state.bridges());
+        let mut orphans = Vec::new();
+        for link in bridges {
+            if link.alias == alias && !known.contains(&link.name) {
+                bridge::remove(&mut links, &link.name)?;
+                orphans.push(link.name);
+            }
+        }
+        Ok(orphans)
     }
 
     /// The table and our rules in other tables.

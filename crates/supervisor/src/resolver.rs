@@ -207,7 +207,9 @@ impl Resolver {
 
     /// When [`Self::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let clients = self.clients.iter().map(|client| client.last_heard + IDLE);
+        // One that waits for a reply is not idle; the reply has a deadline of its own.
+        let idle = self.clients.iter().filter(|client| client.in_flight == 0);
+        let clients = idle.map(|client| client.last_heard + IDLE);
         self.pending.iter().map(|pending| pending.until).chain(clients).min()
     }
 

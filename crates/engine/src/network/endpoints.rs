@@ -56,18 +56,11 @@ pub(crate) fn of_new_container(
     for (name, settings) in wanted {
         let network = if name == "default" { main.clone() } else { engine.networks.find(&name)? };
         check(&network, &settings)?;
-        if (network.is_predefined() || main.is_predefined()) && network.id != main.id {
-            let text =
-                "conflicting options: cannot attach both user-defined and non-user-defined network-modes";
-            let user_defined = !main.is_predefined() || !network.is_predefined();
-            if user_defined
-                && (main.name == "host"
-                    || network.name == "host"
-                    || main.name == "none"
-                    || network.name == "none")
-            {
-                return Err(Error::invalid(text));
-            }
+        let excludes_others = |network: &Network| matches!(network.name.as_str(), "host" | "none");
+        if network.id != main.id && (excludes_others(&main) || excludes_others(&network)) {
+            return Err(Error::invalid(
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+            ));
         }
         endpoints.insert(
             network.name.clone(),

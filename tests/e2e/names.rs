@@ -1,0 +1,129 @@
+//! Names on networks of the user's own: whom the resolver asks, that it leaves port 53 alone, and that it answers whatever the
+//! daemon does.
+
+use std::time::Duration;
+
+use palan_test_support::daemon::{Daemon, finish};
+use palan_test_support::requires;
+
+use crate::images::{BUSYBOX, daemon};
+use crate::networks::{command, daemon_on_own_host, inspect, look_up, sleeper, within};
+
+#[test]
+fn a_dns_server_in_a_container() {
+    requires!(root);
+    requires!(program "python3");
+    let daemon = daemon();
+    daemon.palan(["network", "create", "front"]).ok();
+    sleeper(&daemon, "web", &["--network", "front"]);
+    sleeper(&daemon, "dns", &["--network", "front"]);
+    let address = |name: &str| inspect(&daemon, name, "{{.NetworkSettings.Networks.front.IPAddress}}");
+    // On port 53 of every address, by UDP and TCP: 127.0.0.11 is among them.
+    let pid = inspect(&daemon, "dns", "{{.State.Pid}}");
+    let _server = dns_server(&daemon, &pid, "0.0.0.0", "192.0.2.1");
+    assert_eq!(look_up(&daemon, "dns", "web"), [address("web")], "its own resolver answers all the same");
+    let asked = within(&daemon, "web", &format!("nslookup anything.test {}", address("dns")));
+    assert!(asked.contains("192.0.2.1"), "{asked}");
+}
+
+/// Names resolve and connections stay up across ten restarts of the daemon, by signal and by SIGKILL in turn.
+#[test]
+fn ten_restarts_under_load() {
+    requires!(root);
+    requires!(program "nsenter");
+    let python = std::env::var("PALAN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let mut daemon = daemon();
+    daemon.palan(["network", "create", "front"]).ok();
+    let serve = ["-p", "7007", BUSYBOX, "nc", "-ll", "-p", "7007", "-e", "cat"];
+    daemon.palan(["run", "-d", "--name", "echo", "--network", "front"].into_iter().chain(serve)).ok();
+    sleeper(&daemon, "app", &["--network", "front"]);
+    let address = inspect(&daemon, "echo", "{{.NetworkSettings.Networks.front.IPAddress}}");
+    let published = daemon.palan(["port", "echo", "7007"]).ok();
+    let published = published.line().rsplit(':').next().unwrap().to_owned();
+    let places = [format!("{address}:7007"), format!("{}:{published}", daemon.gateway())];
+    let pid = inspect(&daemon, "app", "{{.State.Pid}}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/network_load.py");
+    let mut load =
+        command("nsenter", &["-t", &pid, "-n", &python, script, "echo", &address, &places[0], &places[1]]);
+    load.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut load = load.spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    for round in 0..10 {
+        if round % 2 == 0 {
+            daemon.kill()
+        } else {
+            daemon.terminate()
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        daemon.restart();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    drop(load.stdin.take());
+    let said = load.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let numbers: Vec<u64> =
+        said.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    let [asked, failed, echoed, broken] = numbers[..] else { panic!("the load said {said:?}") };
+    assert!(asked > 300 && echoed > 1000, "{said}");
+    assert_eq!((failed, broken), (0, 0), "{said}");
+}
+
+/// A program of the test's, ended with it.
+struct Helper(std::process::Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A DNS server in the network namespace of a process that answers with this address, or fails.
+fn dns_server(daemon: &Daemon, pid: &str, listen: &str, answer: &str) -> Helper {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/dns_server.py");
+    let log = daemon.scratch().join(format!("dns-{listen}")).display().to_string();
+    let mut server = command("nsenter", &["-t", pid, "-n", "python3", script, listen, answer, &log]);
+    let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    Helper(server)
+}
+
+#[test]
+fn other_names_are_asked_of_servers_one_after_the_other() {
+    requires!(root);
+    requires!(program "python3");
+    let daemon = daemon_on_own_host();
+    daemon.palan(["network", "create", "front"]).ok();
+    daemon.palan(["network", "create", "--internal", "vault"]).ok();
+    let host = daemon.pid().to_string();
+    let _failing = dns_server(&daemon, &host, "127.0.0.3", "servfail");
+    let _good = dns_server(&daemon, &host, "127.0.0.4", "192.0.2.53");
+    // Nobody listens on the first, the second fails, the third knows.
+    let servers = ["--dns", "127.0.0.2", "--dns", "127.0.0.3", "--dns", "127.0.0.4"];
+    sleeper(&daemon, "app", &[&servers[..], &["--network", "front", "--dns-search", "corp.test"]].concat());
+    assert_eq!(look_up(&daemon, "app", "example.org"), ["192.0.2.53"]);
+    assert!(within(&daemon, "app", "cat /etc/resolv.conf").contains("search corp.test\n"));
+    let asked = |server: &str| {
+        std::fs::read_to_string(daemon.scratch().join(format!("dns-{server}"))).unwrap_or_default()
+    };
+    assert!(asked("127.0.0.3").contains("example.org"));
+    let before = asked("127.0.0.4").lines().count();
+    assert_eq!(look_up(&daemon, "app", "EXAMPLE.org"), ["192.0.2.53"], "once more, from memory");
+    // Only the question for an IPv6 address, which had no answer, was asked again.
+    assert!(asked("127.0.0.4").lines().count() <= before + 1, "{}", asked("127.0.0.4"));
+    // By TCP, several questions on one connection, ours and others'.
+    let pid = inspect(&daemon, "app", "{{.State.Pid}}");
+    let own = inspect(&daemon, "app", "{{.NetworkSettings.Networks.front.IPAddress}}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/dns_by_tcp.py");
+    let mut ask = command("nsenter", &["-t", &pid, "-n", "python3", script, "app", "example.net"]);
+    let said = finish(&mut ask, None).ok();
+    assert_eq!(said.stdout, format!("{own}\n192.0.2.53\n"));
+    // What an internal network's containers ask reaches nobody, nor do the names of containers.
+    sleeper(&daemon, "spy", &[&servers[..], &["--network", "vault"]].concat());
+    assert!(look_up(&daemon, "spy", "secret.attacker.test").is_empty());
+    look_up(&daemon, "app", "app");
+    for server in ["127.0.0.3", "127.0.0.4"] {
+        assert!(!asked(server).contains("secret") && !asked(server).lines().any(|name| name == "app"));
+    }
+}
