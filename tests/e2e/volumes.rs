@@ -504,3 +504,59 @@ fn clones_archives_and_new_names() {
     daemon.restart();
     assert_eq!(sh(&daemon, &["-v", "new:/d:ro"], look), expected);
 }
+
+#[test]
+fn killed_at_any_moment_no_volume_is_half() {
+    requires!(root);
+    const FILES: usize = 300;
+    let mut daemon = daemon();
+    let mut tar = TarBuilder::new().directory("data/", 0o755);
+    for number in 0..FILES {
+        tar = tar.file(&format!("data/{number}"), 0o644, vec![b'x'; 2000]);
+    }
+    load(&daemon, busybox().layer(tar.finish()), "full");
+    daemon.palan(["run", "--rm", "--network", "none", "-v", "base:/data", "full", "true"]).ok();
+    daemon.palan(["volume", "create", "empty"]).ok();
+    daemon.palan(["volume", "clone", "base", "stable"]).ok();
+    let archive = daemon.scratch().join("base.tar");
+    daemon.palan(["volume", "export", "-o", archive.to_str().unwrap(), "base"]).ok();
+    let mut name = "base".to_owned();
+    for round in 0..12_u64 {
+        let (new, copy, read) = (format!("base{round}"), format!("copy{round}"), format!("read{round}"));
+        let filled = format!("filled{round}:/data");
+        let archive = archive.display().to_string();
+        let commands: [&[&str]; 5] = [
+            &["volume", "rename", &name, &new],
+            &["volume", "clone", "stable", &copy],
+            &["volume", "import", &read, &archive],
+            &["create", "--name", &copy, "-v", &filled, "full"],
+            &["create", "-v", "empty:/data", "full"],
+        ];
+        let started = commands.map(|words| {
+            let mut command = daemon.command();
+            command.args(words).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            command.spawn().unwrap()
+        });
+        std::thread::sleep(Duration::from_millis(3 + round * round));
+        daemon.kill();
+        for mut child in started {
+            child.wait().unwrap();
+        }
+        daemon.restart();
+        let listed = daemon.palan(["volume", "ls", "-q"]).ok().stdout;
+        let names: Vec<&str> = listed.lines().collect();
+        assert_eq!(directories(&daemon), names, "rows and directories are the same");
+        for volume in &names {
+            let files = std::fs::read_dir(data(&daemon, volume)).unwrap().count();
+            assert!(files == 0 || files == FILES, "{volume} has {files} files in round {round}");
+            let beside = std::fs::read_dir(daemon.data_root().join("volumes").join(volume)).unwrap().count();
+            assert_eq!(beside, 1, "nothing but _data in {volume}");
+        }
+        let is_new = names.contains(&new.as_str());
+        assert!(is_new != names.contains(&name.as_str()), "it has one name: {names:?}");
+        if is_new {
+            name = new;
+        }
+        assert_eq!(std::fs::read_dir(data(&daemon, &name)).unwrap().count(), FILES);
+    }
+}

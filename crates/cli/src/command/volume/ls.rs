@@ -17,6 +17,8 @@ pub(crate) static COMMAND: Command = Command {
 };
 
 static FLAGS: &[Flag] = &[
+    Flag::bool("cluster", None, "Display only cluster volumes, and use cluster volume list formatting")
+        .not_yet(),
     common::filter_flag(Some('f'), "Provide filter values (e.g. \"dangling=true\")"),
     Flag::string("format", None, FORMAT_HELP),
     Flag::bool("quiet", Some('q'), "Only display volume names"),
