@@ -44,7 +44,10 @@ impl Moments {
         let seed = seed.unwrap_or_else(|| {
             std::time::UNIX_EPOCH.elapsed().map_or(1, |elapsed| elapsed.subsec_nanos().into())
         });
-        println!("PALAN_CRASH_SEED={seed}");
+        #[expect(clippy::print_stdout, reason = "whoever sees it fail repeats it with this seed")]
+        {
+            println!("PALAN_CRASH_SEED={seed}");
+        }
         Self { seed, random: noise(2 * count as usize, seed | 1).into_iter() }
     }
 
@@ -264,6 +267,7 @@ fn a_full_disk_refuses_images_and_keeps_those_that_are_there() {
     // Logs of the databases stay as long as they have become.
     let blocks = || empty.saturating_sub(disk.free());
     let free = wait_until(Duration::from_secs(10), || blocks() < 512);
+    #[expect(clippy::disallowed_methods, reason = "the test looks from outside of the product")]
     let mut list = std::process::Command::new("du");
     assert!(
         free,
@@ -276,7 +280,7 @@ fn a_full_disk_refuses_images_and_keeps_those_that_are_there() {
 
 /// A file that takes what there is beyond `left` bytes.
 fn take_all_but(disk: &SmallDisk, ballast: &std::path::Path, left: u64) {
-    let facts = rustix::fs::statvfs(&disk.path()).unwrap();
+    let facts = rustix::fs::statvfs(disk.path()).unwrap();
     let length = (facts.f_bavail * facts.f_frsize).saturating_sub(left);
     let file = std::fs::File::create(ballast).unwrap();
     let flags = rustix::fs::FallocateFlags::empty();

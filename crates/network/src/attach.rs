@@ -205,7 +205,7 @@ impl Manager {
         let failed = |source| AttachError::Publish {
             container_name: container.name.to_owned(),
             endpoint_id: record.endpoint_id.clone(),
-            source,
+            source: Box::new(source),
         };
         let ports = state.ports.reserve(publisher, bindings).map_err(failed)?;
         let Some(endpoint) = state.endpoints.get_mut(&record.endpoint_id) else {
@@ -358,7 +358,7 @@ impl Manager {
         let publish_error = |source| AttachError::Publish {
             container_name: container.name.to_owned(),
             endpoint_id: request.endpoint_id.clone(),
-            source,
+            source: Box::new(source),
         };
         let mut guard = lock(&self.state);
         let state = &mut *guard;

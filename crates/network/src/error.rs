@@ -266,7 +266,7 @@ pub enum AttachError {
         /// The endpoint.
         endpoint_id: EndpointId,
         /// Why.
-        source: PublishError,
+        source: Box<PublishError>,
     },
     /// The bridge has as many ports as Linux allows.
     #[error("the bridge {bridge} is full: Linux allows 1023 interfaces on one")]
