@@ -202,10 +202,10 @@ impl Manager {
             return Err(AttachError::UnknownNetwork { id: record.network_id.clone() });
         };
         let Some(publisher) = network.publisher(container.name) else { return Ok(()) };
-        let failed = |source| AttachError::Publish {
+        let failed = |source: PublishError| AttachError::Publish {
             container_name: container.name.to_owned(),
             endpoint_id: record.endpoint_id.clone(),
-            source,
+            source: Box::new(source),
         };
         let ports = state.ports.reserve(publisher, bindings).map_err(failed)?;
         let Some(endpoint) = state.endpoints.get_mut(&record.endpoint_id) else {
@@ -355,10 +355,10 @@ impl Manager {
 
     /// Takes addresses and ports for an endpoint, and lets the ports' traffic through.
     fn lease(&self, container: Container<'_>, request: &EndpointRequest) -> Result<Leased, AttachError> {
-        let publish_error = |source| AttachError::Publish {
+        let publish_error = |source: PublishError| AttachError::Publish {
             container_name: container.name.to_owned(),
             endpoint_id: request.endpoint_id.clone(),
-            source,
+            source: Box::new(source),
         };
         let mut guard = lock(&self.state);
         let state = &mut *guard;

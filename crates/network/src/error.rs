@@ -265,8 +265,8 @@ pub enum AttachError {
         container_name: String,
         /// The endpoint.
         endpoint_id: EndpointId,
-        /// Why.
-        source: PublishError,
+        /// Why; boxed, since it is much larger than all other reasons.
+        source: Box<PublishError>,
     },
     /// The bridge has as many ports as Linux allows.
     #[error("the bridge {bridge} is full: Linux allows 1023 interfaces on one")]
