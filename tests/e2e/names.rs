@@ -6,7 +6,7 @@ use std::time::Duration;
 use palan_test_support::daemon::{Daemon, finish};
 use palan_test_support::requires;
 
-use crate::images::{BUSYBOX, daemon};
+use crate::images::daemon;
 use crate::networks::{command, daemon_on_own_host, inspect, look_up, sleeper, within};
 
 #[test]
