@@ -6,7 +6,7 @@ use std::time::Duration;
 use palan_test_support::daemon::{Daemon, finish};
 use palan_test_support::requires;
 
-use crate::images::{BUSYBOX, daemon};
+use crate::images::daemon;
 use crate::networks::{command, daemon_on_own_host, inspect, look_up, sleeper, within};
 
 #[test]
@@ -34,20 +34,22 @@ fn ten_restarts_under_load() {
     let python = std::env::var("PALAN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut daemon = daemon();
     daemon.palan(["network", "create", "front"]).ok();
-    let serve = ["-p", "7007", BUSYBOX, "nc", "-ll", "-p", "7007", "-e", "cat"];
-    daemon.palan(["run", "-d", "--name", "echo", "--network", "front"].into_iter().chain(serve)).ok();
+    sleeper(&daemon, "echo", &["--network", "front", "-p", "7007"]);
     sleeper(&daemon, "app", &["--network", "front"]);
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts");
+    let pid = inspect(&daemon, "echo", "{{.State.Pid}}");
+    let server = format!("{scripts}/echo_server.py");
+    let mut server = command("nsenter", &["-t", &pid, "-n", &python, &server, "7007"]);
+    let _server = Helper::when_ready(&mut server);
     let address = inspect(&daemon, "echo", "{{.NetworkSettings.Networks.front.IPAddress}}");
     let published = daemon.palan(["port", "echo", "7007"]).ok();
     let published = published.line().rsplit(':').next().unwrap().to_owned();
     let places = [format!("{address}:7007"), format!("{}:{published}", daemon.gateway())];
     let pid = inspect(&daemon, "app", "{{.State.Pid}}");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/network_load.py");
+    let script = format!("{scripts}/network_load.py");
     let mut load =
-        command("nsenter", &["-t", &pid, "-n", &python, script, "echo", &address, &places[0], &places[1]]);
-    load.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-    let mut load = load.spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+        command("nsenter", &["-t", &pid, "-n", &python, &script, "echo", &address, &places[0], &places[1]]);
+    let mut load = Helper::when_ready(load.stdin(std::process::Stdio::piped()));
     for round in 0..10 {
         if round % 2 == 0 {
             daemon.kill()
@@ -58,9 +60,9 @@ fn ten_restarts_under_load() {
         daemon.restart();
         std::thread::sleep(Duration::from_millis(300));
     }
-    drop(load.stdin.take());
-    let said = load.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    drop(load.0.stdin.take());
+    let mut said = String::new();
+    std::io::Read::read_to_string(load.0.stdout.as_mut().unwrap(), &mut said).unwrap();
     let numbers: Vec<u64> =
         said.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
     let [asked, failed, echoed, broken] = numbers[..] else { panic!("the load said {said:?}") };
@@ -70,6 +72,17 @@ fn ten_restarts_under_load() {
 
 /// A program of the test's, ended with it.
 struct Helper(std::process::Child);
+
+impl Helper {
+    /// Starts it and waits for its first line, "ready".
+    fn when_ready(command: &mut std::process::Command) -> Self {
+        let mut helper = Self(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
+        let mut line = [0; 6];
+        std::io::Read::read_exact(helper.0.stdout.as_mut().unwrap(), &mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+        helper
+    }
+}
 
 impl Drop for Helper {
     fn drop(&mut self) {
@@ -82,11 +95,7 @@ impl Drop for Helper {
 fn dns_server(daemon: &Daemon, pid: &str, listen: &str, answer: &str) -> Helper {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/dns_server.py");
     let log = daemon.scratch().join(format!("dns-{listen}")).display().to_string();
-    let mut server = command("nsenter", &["-t", pid, "-n", "python3", script, listen, answer, &log]);
-    let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut ready = [0; 6];
-    std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut ready).unwrap();
-    Helper(server)
+    Helper::when_ready(&mut command("nsenter", &["-t", pid, "-n", "python3", script, listen, answer, &log]))
 }
 
 #[test]

@@ -119,11 +119,11 @@ fn networks_are_apart_and_names_are_known() {
     assert!(!reaches(&daemon, "db", &web), "across networks");
 
     assert!(within(&daemon, "app", "cat /etc/resolv.conf").contains("nameserver 127.0.0.11\n"));
-    assert_eq!(look_up(&daemon, "app", "web"), std::slice::from_ref(&web));
-    assert_eq!(look_up(&daemon, "app", "WWW"), std::slice::from_ref(&web));
-    assert_eq!(look_up(&daemon, "app", "web.front"), std::slice::from_ref(&web));
+    assert_eq!(look_up(&daemon, "app", "web"), [web.as_str()]);
+    assert_eq!(look_up(&daemon, "app", "WWW"), [web.as_str()]);
+    assert_eq!(look_up(&daemon, "app", "web.front"), [web.as_str()]);
     let id = inspect(&daemon, "web", "{{.Id}}");
-    assert_eq!(look_up(&daemon, "app", &id[..12]), std::slice::from_ref(&web));
+    assert_eq!(look_up(&daemon, "app", &id[..12]), [web.as_str()]);
     let mut both = vec![web.clone(), app.clone()];
     both.sort();
     assert_eq!(look_up(&daemon, "app", "all"), both);
@@ -131,7 +131,7 @@ fn networks_are_apart_and_names_are_known() {
     assert!(within(&daemon, "app", &format!("nslookup {web} 127.0.0.11")).contains("web.front"), "backwards");
 
     daemon.palan(["rename", "web", "site"]).ok();
-    assert_eq!(look_up(&daemon, "app", "site"), std::slice::from_ref(&web));
+    assert_eq!(look_up(&daemon, "app", "site"), [web.as_str()]);
     assert!(look_up(&daemon, "app", "web").is_empty());
     daemon.palan(["stop", "-t", "0", "site"]).ok();
     assert!(look_up(&daemon, "app", "site").is_empty());
@@ -235,8 +235,8 @@ fn a_running_container_joins_and_leaves() {
     assert!(look_up(&daemon, "web", "db").is_empty());
     daemon.docker(["network", "connect", "--alias", "site", "--link", "db:store", "back", "web"]).ok();
     let db = inspect(&daemon, "db", "{{.NetworkSettings.Networks.back.IPAddress}}");
-    assert_eq!(look_up(&daemon, "web", "db"), std::slice::from_ref(&db));
-    assert_eq!(look_up(&daemon, "web", "store"), std::slice::from_ref(&db), "a link");
+    assert_eq!(look_up(&daemon, "web", "db"), [db.as_str()]);
+    assert_eq!(look_up(&daemon, "web", "store"), [db.as_str()], "a link");
     assert!(look_up(&daemon, "db", "store").is_empty(), "for one container alone");
     let second = inspect(&daemon, "web", "{{.NetworkSettings.Networks.back.IPAddress}}");
     assert_eq!(look_up(&daemon, "db", "site"), [second]);
@@ -368,7 +368,7 @@ fn names_and_networks_outlive_the_daemon() {
     assert!(query.stdout.contains(&web), "{query}");
     daemon.restart();
     assert_eq!(daemon.palan(["network", "inspect", "front"]).ok().stdout, before);
-    assert_eq!(look_up(&daemon, "app", "web"), std::slice::from_ref(&web));
+    assert_eq!(look_up(&daemon, "app", "web"), [web.as_str()]);
     sleeper(&daemon, "new", &["--network", "front"]);
     assert!(reaches(&daemon, "new", &web));
     assert_eq!(look_up(&daemon, "app", "new").len(), 1);

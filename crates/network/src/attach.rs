@@ -202,7 +202,7 @@ impl Manager {
             return Err(AttachError::UnknownNetwork { id: record.network_id.clone() });
         };
         let Some(publisher) = network.publisher(container.name) else { return Ok(()) };
-        let failed = |source| AttachError::Publish {
+        let failed = |source: PublishError| AttachError::Publish {
             container_name: container.name.to_owned(),
             endpoint_id: record.endpoint_id.clone(),
             source: Box::new(source),
@@ -355,7 +355,7 @@ impl Manager {
 
     /// Takes addresses and ports for an endpoint, and lets the ports' traffic through.
     fn lease(&self, container: Container<'_>, request: &EndpointRequest) -> Result<Leased, AttachError> {
-        let publish_error = |source| AttachError::Publish {
+        let publish_error = |source: PublishError| AttachError::Publish {
             container_name: container.name.to_owned(),
             endpoint_id: request.endpoint_id.clone(),
             source: Box::new(source),

@@ -265,7 +265,7 @@ pub enum AttachError {
         container_name: String,
         /// The endpoint.
         endpoint_id: EndpointId,
-        /// Why.
+        /// Why; boxed, since it is much larger than all other reasons.
         source: Box<PublishError>,
     },
     /// The bridge has as many ports as Linux allows.

@@ -1,4 +1,4 @@
-"""Asks a resolver and keeps connections busy until stdin ends; prints what was asked and what failed.
+"""Asks a resolver and keeps connections busy until stdin ends; says when all are up, and in the end what failed.
 
 usage: network_load.py NAME ADDRESS ECHO_HOST:PORT...
 """
@@ -11,6 +11,8 @@ import time
 
 name, address, *echoes = sys.argv[1:]
 stop = threading.Event()
+STREAMS = 50
+working = threading.Barrier(STREAMS + 1)
 asked = failed = echoed = broken = 0
 
 
@@ -59,6 +61,8 @@ def stream(place):
             if heard != text:
                 raise OSError("another text")
             echoed += 1
+            if count == 1:
+                working.wait(10)
             time.sleep(0.02)
     except OSError as error:
         broken += 1
@@ -66,9 +70,11 @@ def stream(place):
 
 
 threads = [threading.Thread(target=ask)]
-threads += [threading.Thread(target=stream, args=(echoes[number % len(echoes)],)) for number in range(50)]
+threads += [threading.Thread(target=stream, args=(echoes[number % len(echoes)],)) for number in range(STREAMS)]
 for thread in threads:
     thread.start()
+working.wait(10)
+print("ready", flush=True)
 sys.stdin.read()
 stop.set()
 for thread in threads:

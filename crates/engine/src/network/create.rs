@@ -167,7 +167,8 @@ fn network_of(spec: NetworkSpec) -> Result<Network> {
         let text = format!("operation is not permitted on predefined {} network", spec.name);
         return Err(Error::new(Class::Forbidden, text));
     }
-    if !is_name(&spec.name) || spec.name.starts_with("container:") {
+    let is_one_character = spec.name.len() == 1 && spec.name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_name(&spec.name) && !is_one_character {
         return Err(Error::invalid(format!(
             "invalid network config:\ninvalid network name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
             spec.name

@@ -24,6 +24,12 @@ const ELEMENTS_PER_MESSAGE: usize = 500;
 /// `NFTNL_UDATA_RULE_COMMENT`, the tag under which nft and iptables-nft keep a rule's comment.
 const COMMENT_TAG: u8 = 0;
 
+/// `NFTNL_UDATA_SET_KEYBYTEORDER` with the machine's own order, by which `nft list` prints names of interfaces.
+const HOST_BYTE_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1_u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
+
 // From linux/netfilter/nfnetlink.h and nf_tables.h, in the width they have on the wire.
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
@@ -61,6 +67,7 @@ const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -279,6 +286,9 @@ impl Transaction {
                 .be32(NFTA_SET_KEY_TYPE, kind(set.key))
                 .be32(NFTA_SET_KEY_LEN, length(set.key))
                 .be32(NFTA_SET_ID, id);
+            if set.key == [DataType::InterfaceName] {
+                attributes.bytes(NFTA_SET_USERDATA, &HOST_BYTE_ORDER);
+            }
             if map != 0 {
                 attributes.be32(NFTA_SET_DATA_TYPE, kind(set.data)).be32(NFTA_SET_DATA_LEN, length(set.data));
             }
