@@ -232,9 +232,9 @@ fn start_network(card: bool) -> Result<(), Failure> {
         check(command(modprobe).arg("virtio_net"))?;
         let index = card_index()?.ok_or("the network card has no driver")?;
         let address = Ipv4Addr::new(10, 0, 2, 15);
-        route::add_address(&mut batch, Address { index, address, prefix: 24 });
+        route::add_address(&mut batch, Address { index, address: address.into(), prefix: 24 });
         link::set_up(&mut batch, Target::Index(index));
-        route::add_default_route(&mut batch, Ipv4Addr::new(10, 0, 2, 2), index);
+        route::set_default_route(&mut batch, Ipv4Addr::new(10, 0, 2, 2).into(), index);
         std::fs::remove_file("/etc/resolv.conf").ok();
         std::fs::write("/etc/resolv.conf", "nameserver 10.0.2.3\n")?;
     }
