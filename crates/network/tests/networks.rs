@@ -188,7 +188,7 @@ fn both_families() {
         assert_eq!(inside(&lab.lan, move || ask(host, 8080)), lan.to_string(), "by its own address");
         assert_eq!(two.inside(move || ask(host, 8080)), two.ipv6().to_string(), "by its own address");
         assert_eq!(three.inside(move || ask(host, 8080)), gateway, "a hairpin");
-        // FIXME: the kernel routes no answer back to ::1 from another interface than lo, so this needs a relay.
+        // The kernel routes no answer back to ::1 from another interface than lo: docs/networks.md says so.
         assert_eq!(ask(Ipv6Addr::LOCALHOST, 8080), "");
         // NAT66: the way out shows the host's address.
         let listener = inside(&lab.lan, move || TcpListener::bind((lan, 80)).unwrap());
