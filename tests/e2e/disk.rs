@@ -71,12 +71,14 @@ fn tables_are_dockers() {
         ])
         .ok();
     daemon.palan(["commit", "work", "made:1"]).ok();
+    daemon.palan(["tag", "made:1", "made:again"]).ok();
     for arguments in [
         &["system", "df"][..],
         &["system", "df", "-v"],
         &["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}"],
         &["system", "df", "--format", "json"],
-        &["system", "df", "-v", "--format", "json"],
+        // Newer clients than this one say more of containers.
+        &["system", "df", "-v", "--format", "{{json .Images}} {{json .Volumes}} {{json .BuildCache}}"],
         &[
             "system",
             "df",
@@ -84,7 +86,7 @@ fn tables_are_dockers() {
             "--format",
             "{{range .Images}}{{.Repository}} {{.ID}}\n{{end}}{{len .Containers}}",
         ],
-        &["system", "df", "-v", "--format", "{{json .Volumes}}"],
+        &["system", "df", "-v", "--format", "{{range .Containers}}{{json .Command}}{{.ID}}{{end}}"],
         &["history", "made:1"],
         &["history", "--no-trunc", "-H=false", "made:1"],
         &["history", "-q", "made:1"],

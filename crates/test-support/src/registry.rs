@@ -431,6 +431,12 @@ fn read_body(
     state: &State,
     request: &mut Request,
 ) -> io::Result<Option<Vec<u8>>> {
+    if request.header("transfer-encoding") == Some("chunked") {
+        // As Docker and podman send layers.
+        let body = read_chunks(reader)?;
+        request.length = body.len();
+        return Ok(Some(body));
+    }
     let length = request.header("content-length").and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     let fault = state.take_body_fault(request);
     let wanted = match fault {
@@ -452,6 +458,25 @@ fn read_body(
         state.wait_for_stop();
     }
     read.map(|_| None)
+}
+
+/// A body in chunks: RFC 9112, section 7.1.
+fn read_chunks(reader: &mut BufReader<Box<dyn Duplex>>) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let digits = line.trim_end().split(';').next().unwrap_or_default();
+        let length = u64::from_str_radix(digits, 16).map_err(|_| io::ErrorKind::InvalidData)?;
+        if reader.by_ref().take(length).read_to_end(&mut body)? as u64 != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // The line end after the chunk, and after the last one that of no trailers.
+        reader.read_line(&mut String::new())?;
+        if length == 0 {
+            return Ok(body);
+        }
+    }
 }
 
 /// A regular answer before faults are applied to it.

@@ -105,7 +105,8 @@ pub(crate) fn render(format: &Format, columns: &[Column], rows: &[impl Row]) -> 
 pub(crate) fn records(columns: &[Column], rows: &[impl Row]) -> Value {
     let record = |row: &_| {
         let fields = columns.iter().map(|(name, _)| ((*name).to_owned(), value(name, Row::field(row, name))));
-        Value::from(fields.collect::<BTreeMap<String, Value>>())
+        let mark = (ROW.to_owned(), Value::Nil);
+        Value::from(fields.chain([mark]).collect::<BTreeMap<String, Value>>())
     };
     Value::from(rows.iter().map(record).collect::<Vec<Value>>())
 }

@@ -49,7 +49,9 @@ pub(crate) fn parse(source: &str, missing: MissingKey, order: Arc<Order>) -> Res
     let template = text_functions(template)
         .func("json", move |args| {
             let value = args.first().cloned().unwrap_or(Value::Nil);
-            let row = matches!(&value, Value::Map(map) if map.contains_key(ROW));
+            let is_row = |value: &Value| matches!(value, Value::Map(map) if map.contains_key(ROW));
+            let row =
+                is_row(&value) || matches!(&value, Value::List(list) if list.first().is_some_and(is_row));
             let mut text = String::new();
             order.restore(&value).write(&mut text, row);
             Ok(Value::from(text))

@@ -111,16 +111,18 @@ pub(crate) fn usage_table(images: &[ImageSummary], now: SystemTime) -> Result<St
     let template = format!(
         "{{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.ID}}}}\t{CREATED}\t{{{{.Size}}}}\t{{{{.SharedSize}}}}\t{{{{.UniqueSize}}}}\t{{{{.Containers}}}}"
     );
-    let lines: Vec<Line<'_>> =
-        images.iter().flat_map(|image| lines(image, false, false, true, now)).collect();
-    list::render(&Format::new("table", &template), COLUMNS, &lines)
+    list::render(&Format::new("table", &template), COLUMNS, &usage_lines(images, true, now))
 }
 
 /// What the table of `system df -v` is made of, uncut.
 pub(crate) fn usage_records(images: &[ImageSummary], now: SystemTime) -> gotmpl::Value {
-    let lines: Vec<Line<'_>> =
-        images.iter().flat_map(|image| lines(image, false, false, false, now)).collect();
-    list::records(COLUMNS, &lines)
+    list::records(COLUMNS, &usage_lines(images, false, now))
+}
+
+/// One for each image, under its first name.
+fn usage_lines(images: &[ImageSummary], truncate: bool, now: SystemTime) -> Vec<Line<'_>> {
+    let first = |image| lines(image, false, false, truncate, now).into_iter().next();
+    images.iter().filter_map(first).map(|line| Line { digest: String::new(), ..line }).collect()
 }
 
 /// A row of the table: an image under one of its names.
