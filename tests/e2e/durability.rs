@@ -1,6 +1,9 @@
 //! Images survive what happens to hosts: the daemon killed at any moment of whatever it does with them, and a full disk.
 //! (`palan_store`'s own tests kill it at every system call; `cargo xtask powercut` cuts the power.)
 
+#![expect(clippy::print_stdout, reason = "seeds and counts, for whoever runs it with --nocapture")]
+#![expect(clippy::disallowed_methods, reason = "a list for the message of a failure")]
+
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -276,7 +279,7 @@ fn a_full_disk_refuses_images_and_keeps_those_that_are_there() {
 
 /// A file that takes what there is beyond `left` bytes.
 fn take_all_but(disk: &SmallDisk, ballast: &std::path::Path, left: u64) {
-    let facts = rustix::fs::statvfs(&disk.path()).unwrap();
+    let facts = rustix::fs::statvfs(disk.path()).unwrap();
     let length = (facts.f_bavail * facts.f_frsize).saturating_sub(left);
     let file = std::fs::File::create(ballast).unwrap();
     let flags = rustix::fs::FallocateFlags::empty();
