@@ -1,6 +1,9 @@
 //! Images survive what happens to hosts: the daemon killed at any moment of whatever it does with them, and a full disk.
 //! (`palan_store`'s own tests kill it at every system call; `cargo xtask powercut` cuts the power.)
 
+#![expect(clippy::print_stdout, reason = "seeds and counts, for whoever runs it with --nocapture")]
+#![expect(clippy::disallowed_methods, reason = "a list for the message of a failure")]
+
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 

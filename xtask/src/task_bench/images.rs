@@ -347,7 +347,7 @@ pub(super) fn many(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     });
     report.once("load of 1,000 images that share a layer", contenders.collect())?;
     std::fs::remove_file(&path)?;
-    compare(&keepers, report, "images, with 1,000 of them", 10, |keeper| keeper.call(&["images"]))
+    compare(&keepers, report, "images, with 1,000 of them", 3, |keeper| keeper.call(&["images"]))
 }
 
 /// The six-layer image.
