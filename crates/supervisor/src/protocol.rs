@@ -30,6 +30,7 @@
 //! that mean what was before. A supervisor answers a request that it does not know with [`FailureKind::Unsupported`].
 
 pub(crate) mod frame;
+mod health;
 
 use std::path::PathBuf;
 
@@ -37,12 +38,13 @@ use palan_oci::runtime_spec::{Process, Spec};
 pub use palan_runtime::Rootfs as RootfsConfig;
 use serde::{Deserialize, Serialize};
 
+pub use self::health::{HealthAction, HealthConfig, HealthStatus, ProbeOutcome, ProbeResult};
 use crate::journal::Entry;
 
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 ///
-/// 2 added [`Config::runtime`].
-pub const VERSION: u32 = 2;
+/// 2 added [`Config::runtime`], 3 [`Config::health`].
+pub const VERSION: u32 = 3;
 
 /// The name of the listening socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -267,6 +269,9 @@ pub struct Config {
     /// Who makes the processes; `None`: Palan's own runtime, inside of the supervisor.
     #[serde(default)]
     pub runtime: Option<ExternalRuntime>,
+    /// How its health is looked after; `None`: not at all.
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
 }
 
 /// An OCI runtime that is another program, driven by runc's command line.

@@ -82,6 +82,7 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
         stop_timeout_ms: 10_000,
         journal_after: 0,
         runtime: None,
+        health: None,
     };
     let spawned = spawn(&directory.path().join("run"), &cgroup_parent);
     let mut container = Container {
