@@ -13,7 +13,7 @@ use palan_supervisor::protocol::{self, Failure, FailureKind, Request, RootfsConf
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, Endpoint, Status, logging, oci, security, validate};
+use crate::container::{Details, Endpoint, Status, health, logging, oci, security, validate};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
@@ -234,6 +234,7 @@ impl Prepared {
                 .map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             journal_after: details.journal_seq,
             runtime,
+            health: health::supervisor_config(details, &options)?,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
         Ok(Self { config, seccomp })
