@@ -3,8 +3,8 @@
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
-//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`runtimes`]
-//! are other OCI
+//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
+//! looks after containers; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
@@ -22,6 +22,7 @@ mod docker_daemon;
 mod docker_py;
 mod durability;
 mod exec;
+mod health;
 mod layers;
 mod lifecycle;
 mod logs;

@@ -257,13 +257,3 @@ fn container_id_file_labels_and_names() {
     let again = daemon.palan(["run", "-d", "--cidfile", &cidfile, "--network", "none", BUSYBOX, "true"]);
     again.fails(125, "container ID file found, make sure the other container isn't running or delete");
 }
-
-#[test]
-fn a_health_check_that_is_not_run_is_said() {
-    requires!(root);
-    let daemon = daemon();
-    let check = json!({"Test": ["CMD-SHELL", "true"]});
-    load(&daemon, busybox().config("Healthcheck", check), "checked");
-    let run = daemon.palan(["run", "--rm", "--network", "none", "checked", "true"]).ok();
-    assert!(run.stderr.contains("The image's HEALTHCHECK is not run"), "{run}");
-}

@@ -443,3 +443,22 @@ fn an_attached_session() {
     assert_eq!(output.next().unwrap().unwrap(), "got end");
     assert_eq!(session.wait().unwrap().code(), Some(17));
 }
+
+#[test]
+fn health_checks_are_run_by_other_runtimes_too() {
+    requires!(root);
+    let (_directory, daemon) = runtimes();
+    for runtime in [RUNC, SCRIPT] {
+        let check =
+            ["--health-cmd", "test -e /tmp/ok", "--health-interval", "200ms", "--health-retries", "1"];
+        run(&daemon, runtime, &[&["-d", "--name", "hh"][..], &check].concat(), &["sleep", "1000"]).ok();
+        let becomes = |status: &str| {
+            let inspect = ["inspect", "-f", "{{.State.Health.Status}}", "hh"];
+            wait_until(Duration::from_secs(20), || daemon.palan(inspect).ok().line() == status)
+        };
+        assert!(becomes("unhealthy"), "{runtime}");
+        daemon.palan(["exec", "hh", "touch", "/tmp/ok"]).ok();
+        assert!(becomes("healthy"), "{runtime}");
+        daemon.palan(["rm", "-f", "hh"]).ok();
+    }
+}

@@ -22,10 +22,11 @@ use crate::container::driver::{self, container_event, timestamp};
 use crate::container::exit::kill_cgroup;
 use crate::container::index::Handle;
 use crate::container::link::Link;
-use crate::container::{Details, Status};
+use crate::container::{Details, Status, health};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
+use crate::events::Event;
 use crate::network::endpoints;
 use crate::{Error, Result};
 
@@ -43,6 +44,8 @@ struct Found {
     is_changed: bool,
     /// It was to be removed at its end, which has come.
     is_over: bool,
+    /// What the journal has told.
+    events: Vec<Event>,
 }
 
 /// Restores all containers. `rows` is what the database has.
@@ -84,7 +87,10 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
                 "die",
                 [("exitCode", found.details.state.exit_code.to_string())],
             );
-            let change = Change::new().put_container(Arc::new(found.details.clone())).event(event);
+            let change = Change::new()
+                .put_container(Arc::new(found.details.clone()))
+                .events(found.events)
+                .event(event);
             engine.db.commit(change).await?;
         }
         let (handle, inbox) = Handle::new(found.details);
@@ -152,7 +158,15 @@ fn look(engine: &Engine, mut details: Details) -> Found {
     let was_live = details.state.status.is_live() || details.is_attached;
     if run_dir.exists() {
         match connect(&run_dir, details.journal_seq) {
-            Ok(link) => return Found { details, link: Some(link), is_changed: false, is_over: false },
+            Ok(link) => {
+                return Found {
+                    details,
+                    link: Some(link),
+                    is_changed: false,
+                    is_over: false,
+                    events: Vec::new(),
+                };
+            }
             Err(error) if was_live => {
                 tracing::info!(container = details.id, error = error.report(), "no supervisor answers");
             }
@@ -161,7 +175,7 @@ fn look(engine: &Engine, mut details: Details) -> Found {
     }
     if !was_live {
         let is_over = details.host.auto_remove && details.state.status == Status::Exited;
-        return Found { details, link: None, is_changed: false, is_over };
+        return Found { details, link: None, is_changed: false, is_over, events: Vec::new() };
     }
     // A missing run directory means that the host was restarted: the run root does not survive that.
     let killed = run_dir.exists();
@@ -173,9 +187,9 @@ fn look(engine: &Engine, mut details: Details) -> Found {
     if killed {
         kill_cgroup(&details.cgroup_path);
     }
-    settle(&mut details, &entries, killed);
+    let events = settle(&mut details, &entries, killed);
     let is_over = details.host.auto_remove;
-    Found { details, link: None, is_changed: true, is_over }
+    Found { details, link: None, is_changed: true, is_over, events }
 }
 
 fn connect(run_dir: &std::path::Path, after_seq: u64) -> Result<Link> {
@@ -187,11 +201,14 @@ fn connect(run_dir: &std::path::Path, after_seq: u64) -> Result<Link> {
 }
 
 /// Brings the row of a container that is over to its end, by the journal or, where that is silent, by what must have
-/// happened.
-fn settle(details: &mut Details, entries: &[Entry], killed: bool) {
-    let state = &mut details.state;
+/// happened. Returns the events that the health checks made.
+fn settle(details: &mut Details, entries: &[Entry], killed: bool) -> Vec<Event> {
     let mut end = None;
-    for entry in entries.iter().filter(|entry| entry.seq > details.journal_seq) {
+    let mut events = Vec::new();
+    let known = details.journal_seq;
+    for entry in entries.iter().filter(|entry| entry.seq > known) {
+        events.extend(health::apply(details, entry).unwrap_or_default());
+        let state = &mut details.state;
         match &entry.event {
             JournalEvent::Start { .. } => state.started_at = Some(timestamp(entry.time_ns)),
             JournalEvent::Oom => state.oom_killed = true,
@@ -206,6 +223,7 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) {
         }
     }
     details.journal_seq = entries.iter().map(|entry| entry.seq).fold(details.journal_seq, u64::max);
+    let state = &mut details.state;
     let (code, time, error) = end.unwrap_or_else(|| {
         let now = Timestamp::now();
         if killed {
@@ -219,7 +237,9 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) {
     state.exit_code = code;
     state.finished_at = Some(time);
     state.error = error;
+    health::end(state);
     endpoints::forget(details);
+    events
 }
 
 /// Removes what no row speaks of; `known` are the containers that have one.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use palan_oci::image_config;
 use serde::{Deserialize, Serialize};
 
 /// A request for a new container.
@@ -51,7 +52,7 @@ pub struct Config {
     pub env: Vec<String>,
     /// Arguments; the image's when absent.
     pub cmd: Option<Vec<String>>,
-    /// Health check; not run in this version, so only absent or `NONE` is accepted from a caller.
+    /// Health check.
     pub healthcheck: Option<Healthcheck>,
     /// On Windows only; kept for `inspect`.
     pub args_escaped: bool,
@@ -81,7 +82,7 @@ pub struct Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Healthcheck {
-    /// `NONE`, or `CMD …`, or `CMD-SHELL …`; empty inherits.
+    /// `NONE`, or `CMD …`, or `CMD-SHELL …`; empty inherits the image's.
     pub test: Vec<String>,
     /// Nanoseconds between checks.
     pub interval: i64,
@@ -93,6 +94,35 @@ pub struct Healthcheck {
     pub start_interval: i64,
     /// Failures in a row until unhealthy.
     pub retries: i64,
+    /// What is done with an unhealthy container: `kill`, `stop`, or `none`; empty is `none`. An image does not have it.
+    pub on_failure: String,
+}
+
+impl From<&image_config::Healthcheck> for Healthcheck {
+    fn from(check: &image_config::Healthcheck) -> Self {
+        Self {
+            test: check.test.clone(),
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+            on_failure: String::new(),
+        }
+    }
+}
+
+impl From<&Healthcheck> for image_config::Healthcheck {
+    fn from(check: &Healthcheck) -> Self {
+        Self {
+            test: check.test.clone(),
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        }
+    }
 }
 
 /// How the container is tied to its host.

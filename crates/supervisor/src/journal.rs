@@ -21,7 +21,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use serde::{Deserialize, Serialize};
 
 use crate::log::timestamp;
-use crate::protocol::FailureKind;
+use crate::protocol::{FailureKind, HealthStatus, ProbeResult};
 
 /// The journal's name in the run directory.
 pub const FILE_NAME: &str = "journal";
@@ -92,6 +92,42 @@ pub enum Event {
         code: i32,
         /// The signal that ended it, if one did.
         signal: Option<i32>,
+    },
+    /// A health check's probe is being executed.
+    ProbeStart {
+        /// Its name, as an exec session's.
+        exec: String,
+        /// Its process id on the host.
+        pid: i32,
+    },
+    /// A probe has a result.
+    Probe {
+        /// Its name.
+        exec: String,
+        /// Its process's exit code, 128 + n where signal n ended it; `None`: there was no process.
+        code: Option<i32>,
+        /// What came of it.
+        result: ProbeResult,
+        /// How the container does from now on.
+        status: HealthStatus,
+        /// Failures in a row that count.
+        failing_streak: u32,
+    },
+    /// A probe was ended by the container's end or pause: no result.
+    ProbeAborted {
+        /// Its name.
+        exec: String,
+        /// Its process's exit code.
+        code: i32,
+    },
+    /// The last results, which were not journaled when they came, since nobody read the journal.
+    Health {
+        /// How the container does.
+        status: HealthStatus,
+        /// Failures in a row that count.
+        failing_streak: u32,
+        /// The results, oldest first.
+        results: Vec<ProbeResult>,
     },
     /// A client detached itself by its keys.
     Detach {
@@ -211,6 +247,11 @@ impl Journal {
         self.unwritten.push(entry.clone());
         self.write_unwritten();
         entry
+    }
+
+    /// How large the file is.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Whether every entry is in the file.

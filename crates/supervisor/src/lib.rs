@@ -51,6 +51,9 @@ mod serve;
 /// The daemon's requests, carried out.
 mod requests;
 
+/// Health checks.
+mod health;
+
 /// The daemon's connection.
 mod control;
 

@@ -30,6 +30,7 @@
 //! that mean what was before. A supervisor answers a request that it does not know with [`FailureKind::Unsupported`].
 
 pub(crate) mod frame;
+mod health;
 
 use std::path::PathBuf;
 
@@ -37,11 +38,13 @@ use palan_oci::runtime_spec::{Process, Spec};
 pub use palan_runtime::Rootfs as RootfsConfig;
 use serde::{Deserialize, Serialize};
 
+pub use self::health::{HealthAction, HealthConfig, HealthStatus, ProbeOutcome, ProbeResult};
 use crate::journal::Entry;
 
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 ///
-/// 2 added [`Config::runtime`], 3 [`Request::Resolve`] and the resolver of [`Request::Start`].
+/// 2 added [`Config::runtime`], 3 [`Request::Resolve`], the resolver of [`Request::Start`], [`Config::sources`] and
+/// [`Config::health`].
 pub const VERSION: u32 = 3;
 
 /// The name of the listening socket in the run directory.
@@ -282,6 +285,9 @@ pub struct Config {
     /// What bind mounts of the specification show in place of what is at their sources' paths.
     #[serde(default)]
     pub sources: Vec<MountSource>,
+    /// How its health is looked after; `None`: not at all.
+    #[serde(default)]
+    pub health: Option<HealthConfig>,
 }
 
 /// What a bind mount shows that no path of the host can be trusted to lead to: a part of a volume, in which containers may

@@ -13,6 +13,7 @@ use palan_runtime::seccomp::Program;
 use serde::Deserialize;
 
 use crate::attach::Typed;
+use crate::health::Health;
 use crate::journal::Event;
 use crate::launch::{self, Execed};
 use crate::log::Log;
@@ -83,9 +84,12 @@ impl Supervisor {
     /// Tells how things stand, and what the daemon has missed.
     fn hello(&mut self, after_seq: u64) {
         let running = |exec: &Exec| match exec.phase {
-            ExecPhase::Running { .. } => Some(ExecState { exec: exec.name.clone(), pid: exec.pid }),
-            ExecPhase::Draining { .. } | ExecPhase::Ended => None,
+            ExecPhase::Running { .. } if !exec.probe => {
+                Some(ExecState { exec: exec.name.clone(), pid: exec.pid })
+            }
+            ExecPhase::Running { .. } | ExecPhase::Draining { .. } | ExecPhase::Ended => None,
         };
+        self.record_unrecorded_health();
         let welcome = Welcome {
             version: VERSION,
             supervisor_pid: rustix::process::getpid().as_raw_nonzero().get(),
@@ -194,7 +198,7 @@ impl Supervisor {
         waits: Vec<WaitOptions>,
         mut descriptors: Descriptors,
     ) -> Result<Reply, Failure> {
-        let config = read_config(&descriptors.take("the configuration")?.into())?;
+        let mut config = read_config(&descriptors.take("the configuration")?.into())?;
         self.journal.continue_after(config.journal_after);
         let seccomp =
             if flags.seccomp { Some(read_program(descriptors.take("the seccomp program")?)?) } else { None };
@@ -244,6 +248,8 @@ impl Supervisor {
             stop_timeout: Duration::from_millis(config.stop_timeout_ms),
             oom: OomWatch::new(Instant::now()),
         }));
+        let health = config.health.take();
+        self.health = health.map(|health| Box::new(Health::new(health, seccomp, Instant::now())));
         self.idle_work = true;
         Ok(reply)
     }
@@ -294,8 +300,16 @@ impl Supervisor {
         if running.paused {
             return Err(Failure::new(FailureKind::WrongState, "the container is paused already"));
         }
-        running.container.pause()?;
+        self.suspend_health();
+        let running = self.running()?;
+        if let Err(failure) = running.container.pause() {
+            self.resume_health();
+            return Err(failure);
+        }
         running.paused = true;
+        if let Some(health) = &mut self.health {
+            health.pause();
+        }
         self.record(Event::Pause);
         Ok(())
     }
@@ -307,6 +321,7 @@ impl Supervisor {
         }
         running.container.resume()?;
         running.paused = false;
+        self.resume_health();
         self.record(Event::Resume);
         Ok(())
     }
@@ -350,7 +365,7 @@ impl Supervisor {
         Ok(Reply::ExecStarted { pid })
     }
 
-    fn adopt_exec(
+    pub(crate) fn adopt_exec(
         &mut self,
         execed: Execed,
         options: &ExecOptions,
@@ -366,6 +381,7 @@ impl Supervisor {
             pid,
             session,
             phase: ExecPhase::Running { pidfd },
+            probe: false,
         });
         watched?;
         let Some(Exec { session, .. }) = self.execs.last_mut() else { return Ok(()) };

@@ -16,6 +16,7 @@ use palan_stdx::fs::{PathContext, PathError};
 use rustix::io::Errno;
 
 use crate::control::Control;
+use crate::health::{Capture, Health};
 use crate::journal::{Event, Journal};
 use crate::launch::Container;
 use crate::log::{Log, Stream};
@@ -83,6 +84,7 @@ pub(crate) struct Supervisor {
     /// The container's stdio.
     pub(crate) stdio: Session,
     pub(crate) execs: Vec<Exec>,
+    pub(crate) health: Option<Box<Health>>,
     pub(crate) next_session: SessionId,
     pub(crate) log: Option<Log>,
     pub(crate) waits: HeldWaits,
@@ -141,6 +143,15 @@ pub(crate) struct Exec {
     pub(crate) pid: i32,
     pub(crate) session: Session,
     pub(crate) phase: ExecPhase,
+    /// It is a health check's, not a session of the daemon's.
+    pub(crate) probe: bool,
+}
+
+impl Exec {
+    /// Whether its process lives.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, ExecPhase::Running { .. })
+    }
 }
 
 /// The life of an exec session.
@@ -182,6 +193,7 @@ impl Supervisor {
             journal,
             life: Life::Waiting,
             execs: Vec::new(),
+            health: None,
             next_session: INIT + 1,
             log: None,
             waits: HeldWaits::default(),
@@ -457,6 +469,7 @@ impl Supervisor {
         if matches!(&self.life, Life::Running(running) if running.oom.is_due(now)) {
             self.note_oom_kills();
         }
+        self.tend_health(now);
         self.finish_execs(now);
         self.finish_container_if_drained(now);
         if let Some(lost) = self.log.as_mut().and_then(Log::flush) {
@@ -500,17 +513,21 @@ impl Supervisor {
             if let ExecPhase::Draining { status, until } = exec.phase
                 && (exec.session.is_drained() || until <= now)
             {
-                exec.phase = ExecPhase::Ended;
-                exec.session.finish(None);
-                ended.push(Event::ExecExit {
-                    exec: exec.name.clone(),
-                    code: status.code(),
-                    signal: signal_of(status),
-                });
+                ended.push(end_exec(exec, status));
             }
         }
-        for event in ended {
-            self.record(event);
+        self.record_ended(ended);
+    }
+
+    fn record_ended(&mut self, ended: Vec<Ended>) {
+        for Ended { name, status, probe } in ended {
+            match probe {
+                Some(capture) => self.probe_ended(name, capture, status),
+                None => {
+                    let (code, signal) = (status.code(), signal_of(status));
+                    self.record(Event::ExecExit { exec: name, code, signal });
+                }
+            }
         }
     }
 
@@ -526,6 +543,7 @@ impl Supervisor {
         if let Some(lost) = self.log.take().as_mut().and_then(Log::close) {
             self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
         }
+        self.record_unrecorded_health();
         let oom = self.note_oom_kills();
         if let Life::Draining { running, .. } = &mut self.life
             && let Err(failure) = running.container.retire()
@@ -554,29 +572,20 @@ impl Supervisor {
 
     /// Sessions whose process did not end with the container, although it was killed (it hangs in the kernel, say).
     fn give_up_execs(&mut self) {
-        let mut given_up = Vec::new();
-        for exec in &mut self.execs {
-            if !matches!(exec.phase, ExecPhase::Ended) {
-                exec.phase = ExecPhase::Ended;
-                exec.session.finish(None);
-                let kill = Signal::KILL.as_raw();
-                given_up.push(Event::ExecExit {
-                    exec: exec.name.clone(),
-                    code: 128 + kill,
-                    signal: Some(kill),
-                });
-            }
-        }
-        for event in given_up {
-            self.record(event);
-        }
+        let killed = ExitStatus::Signaled { signal: Signal::KILL, core_dumped: false };
+        let alive = self.execs.iter_mut().filter(|exec| !matches!(exec.phase, ExecPhase::Ended));
+        let given_up = alive.map(|exec| end_exec(exec, killed)).collect();
+        self.record_ended(given_up);
     }
 
     /// The nearest point in time at which something is due.
     fn deadline(&self) -> Option<Instant> {
         let life = match &self.life {
             Life::Waiting => None,
-            Life::Running(running) => running.kill_at.into_iter().chain(running.oom.deadline()).min(),
+            Life::Running(running) => {
+                let health = self.health.as_ref().and_then(|health| health.deadline());
+                running.kill_at.into_iter().chain(running.oom.deadline()).chain(health).min()
+            }
             Life::Draining { until, .. } => Some(*until),
             Life::Finished(finished) => {
                 let until = finished.at + DAEMON_GRACE;
@@ -641,6 +650,21 @@ impl Supervisor {
         let _ = self.epoll.remove(&listener);
         self.journal.hand_over();
     }
+}
+
+/// The end of a process beside init.
+struct Ended {
+    name: String,
+    status: ExitStatus,
+    /// It was a probe: what it wrote.
+    probe: Option<Option<Capture>>,
+}
+
+fn end_exec(exec: &mut Exec, status: ExitStatus) -> Ended {
+    exec.phase = ExecPhase::Ended;
+    exec.session.finish(None);
+    let probe = exec.probe.then(|| exec.session.capture.take());
+    Ended { name: exec.name.clone(), status, probe }
 }
 
 /// The signal that ended a process.

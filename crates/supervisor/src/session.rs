@@ -24,6 +24,7 @@ use palan_linux::tty::{self, WindowSize};
 use rustix::io::Errno;
 
 use crate::attach::{Client, Typed};
+use crate::health::Capture;
 use crate::log::{Log, Stream};
 use crate::protocol::{AttachOptions, TerminalSize};
 use crate::watch::{ClientId, SessionId, Token, Watched};
@@ -78,6 +79,8 @@ pub(crate) struct Session {
     draining: bool,
     /// What it had written and was not read yet when it ended, at most: back-pressure does not count for that.
     rest: [u64; 2],
+    /// Keeps the output of a health check.
+    pub(crate) capture: Option<Capture>,
     clients: Vec<Client>,
     next_client: ClientId,
 }
@@ -97,6 +100,7 @@ impl Session {
             terminal: false,
             draining: false,
             rest: [0, 0],
+            capture: None,
             clients: Vec::new(),
             next_client: 1,
         }
@@ -181,6 +185,9 @@ impl Session {
                     *rest = rest.saturating_sub(length as u64);
                     if let Some(log) = log.as_deref_mut() {
                         log.push(stream, buffer);
+                    }
+                    if let Some(capture) = &mut self.capture {
+                        capture.push(buffer);
                     }
                     for client in &mut self.clients {
                         client.write(stream, buffer);

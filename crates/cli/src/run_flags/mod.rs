@@ -3,6 +3,8 @@
 //! A flag has its row in [`TABLE`] with the check that pflag would make while parsing; whatever takes the whole set of
 //! flags (conflicts, files, defaults) happens in [`request`]. Error texts are Docker's.
 
+/// `--health-*`.
+pub(crate) mod health;
 /// `--env-file` and `--label-file`.
 pub(crate) mod key_values;
 /// `--mount` and `--volume`.
@@ -60,12 +62,13 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::list("expose", None, "Expose a port or a range of ports"),
     Flag::list("gpus", None, "GPU devices to add to the container ('all' to pass all GPUs)").named("gpu-request").not_yet(),
     Flag::list("group-add", None, "Add additional groups to join"),
-    Flag::string("health-cmd", None, "Command to run to check health").not_yet(),
-    Flag::string("health-interval", None, "Time between running the check (ms|s|m|h)").named("duration").not_yet(),
-    Flag::int("health-retries", None, "Consecutive failures needed to report unhealthy").not_yet(),
-    Flag::string("health-start-interval", None, "Time between running the check during the start period (ms|s|m|h)").named("duration").not_yet(),
-    Flag::string("health-start-period", None, "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h)").named("duration").not_yet(),
-    Flag::string("health-timeout", None, "Maximum time to allow one check to run (ms|s|m|h)").named("duration").not_yet(),
+    Flag::string("health-cmd", None, "Command to run to check health"),
+    Flag::string("health-interval", None, "Time between running the check (ms|s|m|h)").named("duration").check(health::check_duration),
+    Flag::string("health-on-failure", None, "Action on a container that becomes unhealthy (none|kill|stop)").named("action").check(health::check_action),
+    Flag::int("health-retries", None, "Consecutive failures needed to report unhealthy"),
+    Flag::string("health-start-interval", None, "Time between running the check during the start period (ms|s|m|h)").named("duration").check(health::check_duration),
+    Flag::string("health-start-period", None, "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h)").named("duration").check(health::check_duration),
+    Flag::string("health-timeout", None, "Maximum time to allow one check to run (ms|s|m|h)").named("duration").check(health::check_duration),
     Flag::bool("help", None, "Print usage"),
     Flag::string("hostname", Some('h'), "Container host name"),
     Flag::bool("init", None, "Run an init inside the container that forwards signals and reaps processes"),
@@ -93,7 +96,7 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::list("net", None, "Connect a container to a network").hidden().check(|text| networks::parse(text).map(|_| ())),
     Flag::list("network", None, "Connect a container to a network").named("network").check(|text| networks::parse(text).map(|_| ())),
     Flag::list("network-alias", None, "Add network-scoped alias for the container"),
-    Flag::bool("no-healthcheck", None, "Disable any container-specified HEALTHCHECK").not_yet(),
+    Flag::bool("no-healthcheck", None, "Disable any container-specified HEALTHCHECK"),
     Flag::bool("oom-kill-disable", None, "Disable OOM Killer").not_yet(),
     Flag::int("oom-score-adj", None, "Tune host's OOM preferences (-1000 to 1000)"),
     Flag::string("pid", None, "PID namespace to use").not_yet(),

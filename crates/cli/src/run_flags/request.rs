@@ -10,7 +10,7 @@ use palan_stdx::fs;
 
 use super::key_values::{self, Bare};
 use super::mounts::{self, Volume};
-use super::{networks, parse_bytes, parse_cpus, parse_swap, parse_ulimit, publish, split_extra_host};
+use super::{health, networks, parse_bytes, parse_cpus, parse_swap, parse_ulimit, publish, split_extra_host};
 use crate::flags::Parsed;
 use crate::output::json;
 
@@ -64,6 +64,7 @@ fn config(flags: &Parsed, args: &[String], around: &Surroundings<'_>) -> Result<
         stdin_once: interactive && attach_stdin,
         env: environment(&flags.list("env-file"), &flags.list("env"), around)?,
         cmd: args.get(1..).unwrap_or_default().to_vec(),
+        healthcheck: health::check(flags)?,
         image: args.first().cloned().unwrap_or_default(),
         working_dir: flags.string("workdir").to_owned(),
         entrypoint,
@@ -371,6 +372,25 @@ mod tests {
         check("-p 99999:1 x", "invalid hostPort: 99999");
         check("--device a x", "a is not an absolute path");
         check("--device /dev/a:/b:z x", "bad mode specified: z");
+    }
+
+    #[test]
+    fn health_checks() {
+        let check =
+            run("--health-cmd true --health-interval 1m30s --health-retries 2 --health-on-failure kill x");
+        let check = check.unwrap().config.healthcheck.unwrap();
+        assert_eq!(check.test, ["CMD-SHELL", "true"]);
+        assert_eq!((check.interval, check.retries, check.on_failure.as_str()), (90_000_000_000, 2, "kill"));
+        assert_eq!(run("x").unwrap().config.healthcheck, None);
+        assert_eq!(run("--no-healthcheck x").unwrap().config.healthcheck.unwrap().test, ["NONE"]);
+        let fails = |line: &str, expected: &str| assert_eq!(run(line).unwrap_err(), expected, "{line}");
+        fails("--no-healthcheck --health-cmd a x", "--no-healthcheck conflicts with --health-* options");
+        fails("--health-timeout -1s x", "--health-timeout cannot be negative");
+        fails("--health-retries -1 x", "--health-retries cannot be negative");
+        let wrong = run("--health-interval 5 x").unwrap_err();
+        assert!(wrong.contains("time: missing unit in duration"), "{wrong}");
+        let wrong = run("--health-on-failure panic x").unwrap_err();
+        assert!(wrong.contains("valid actions are none, kill and stop"), "{wrong}");
     }
 
     #[test]

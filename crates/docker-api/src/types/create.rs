@@ -67,6 +67,9 @@ pub struct HealthConfig {
     pub start_interval: i64,
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: i64,
+    /// Palan's own: what is done with an unhealthy container (`none`, `kill`, `stop`).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub on_failure: String,
 }
 
 /// The part of a container that depends on the host.

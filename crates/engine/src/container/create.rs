@@ -14,7 +14,7 @@ use crate::container::driver::{container_event, short};
 use crate::container::index::Handle;
 use crate::container::mounts::{self, Planned};
 use crate::container::{
-    Created, Details, MountPoint, OverlayDirs, driver, logging, merge, oci, security, validate,
+    Created, Details, MountPoint, OverlayDirs, driver, health, logging, merge, oci, security, validate,
 };
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
@@ -162,13 +162,6 @@ impl<'a> Making<'a> {
             )),
             None => {}
         }
-        let check = image.config.config.healthcheck.as_ref();
-        if spec.config.healthcheck.is_none()
-            && check.and_then(|check| check.test.first()).is_some_and(|kind| kind != "NONE")
-        {
-            self.warnings
-                .push("The image's HEALTHCHECK is not run: health checks are not supported yet".into());
-        }
         Ok(image)
     }
 
@@ -178,6 +171,7 @@ impl<'a> Making<'a> {
         let path_of = |file: &str| directory.join(file).to_string_lossy().into_owned();
         let mut config = merge::merge(spec.config.clone(), &image.config.config);
         let (path, args) = merge::command_line(&config)?;
+        self.warnings.extend(health::check_merged(&config)?);
         let mut host = self.complete_host(spec)?;
         let endpoints = endpoints::of_new_container(engine, &mut host, &spec.endpoints)?;
         if config.hostname.is_empty() {

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use crate::container::exec::Session;
 use crate::container::index::{Handle, Life, Reply};
 use crate::container::link::Link;
-use crate::container::{Details, RemoveOptions, Status, WaitHold};
+use crate::container::{Details, RemoveOptions, Status, WaitHold, health};
 use crate::db::Change;
 use crate::engine::Engine;
 use crate::events::{Event, ObjectKind};
@@ -289,6 +289,10 @@ impl Driver {
         let time = timestamp(entry.time_ns);
         let mut next = (*details).clone();
         next.journal_seq = entry.seq;
+        if let Some(events) = health::apply(&mut next, &entry) {
+            self.commit_entry(next, Change::new().events(events)).await;
+            return Flow::Continue;
+        }
         let event = |action: &str| Some(container_event(&details, action, []));
         let event = match entry.event {
             JournalEvent::Exit { code, oom, .. } => {
@@ -306,6 +310,7 @@ impl Driver {
                     pid,
                     started_at: Some(time),
                     finished_at: details.state.finished_at,
+                    health: health::begin(&details),
                     ..Default::default()
                 };
                 next.run += 1;
@@ -317,6 +322,7 @@ impl Driver {
             }
             JournalEvent::Pause => {
                 next.state.status = Status::Paused;
+                health::end(&mut next.state);
                 event("pause")
             }
             JournalEvent::Resume => {
@@ -344,17 +350,26 @@ impl Driver {
                 tracing::warn!(container = self.handle.id, lines, reason, "lines of the log were lost");
                 None
             }
-            JournalEvent::Unknown => None,
+            JournalEvent::ProbeStart { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::ProbeAborted { .. }
+            | JournalEvent::Health { .. }
+            | JournalEvent::Unknown => None,
         };
         let mut change = Change::new();
         if let Some(event) = event {
             let event = Event { time, ..event };
             change = change.event(event);
         }
-        self.commit_details(next, change).await;
-        let seq = entry.seq;
-        self.request(Request::AckJournal { seq }, Vec::new(), Pending::Nobody);
+        self.commit_entry(next, change).await;
         Flow::Continue
+    }
+
+    /// Commits what a journal entry has told, and says so.
+    async fn commit_entry(&mut self, next: Details, change: Change) {
+        let seq = next.journal_seq;
+        self.commit_details(next, change).await;
+        self.request(Request::AckJournal { seq }, Vec::new(), Pending::Nobody);
     }
 
     /// The connection has ended: after an exit that is its proper end, else the supervisor died.

@@ -256,13 +256,12 @@ pub(crate) fn start_error(failure: &Failure) -> Error {
         FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::Invalid => Class::InvalidParameter,
         _ => Class::System,
     };
-    Error::new(
-        class,
-        format!(
-            "OCI runtime exec failed: exec failed: unable to start container process: {}: unknown",
-            failure.message
-        ),
-    )
+    Error::new(class, start_failure_text(&failure.message))
+}
+
+/// The text of it.
+pub(crate) fn start_failure_text(message: &str) -> String {
+    format!("OCI runtime exec failed: exec failed: unable to start container process: {message}: unknown")
 }
 
 #[cfg(test)]

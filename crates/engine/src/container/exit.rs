@@ -12,7 +12,7 @@ use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 use crate::container::driver::{Driver, Flow, Pending, container_event, timestamp};
 use crate::container::index::Reply;
 use crate::container::start::{detach_network, end_events};
-use crate::container::{Details, RemoveOptions, Status};
+use crate::container::{Details, RemoveOptions, Status, health};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::network::endpoints;
@@ -50,6 +50,7 @@ impl Driver {
         next.state.exit_code = code;
         next.state.error = error;
         next.state.oom_killed |= oom;
+        health::end(&mut next.state);
         next.state.finished_at = Some(time);
         self.engine.sessions.container_ended(&self.handle.id);
         // Ports must be free when a waiting client hears of the end.
@@ -97,8 +98,10 @@ impl Driver {
         let entries = entries.await.unwrap_or_default();
         let mut next = (*details).clone();
         let mut end = (Timestamp::now(), KILLED, false, "the supervisor of the container died".to_owned());
+        let mut change = Change::new();
         for entry in entries {
             next.journal_seq = next.journal_seq.max(entry.seq);
+            change = change.events(health::apply(&mut next, &entry).unwrap_or_default());
             match entry.event {
                 JournalEvent::Exit { code, oom, .. } => {
                     end = (timestamp(entry.time_ns), code, oom, String::new())
@@ -108,6 +111,9 @@ impl Driver {
                 }
                 _ => {}
             }
+        }
+        if !change.is_empty() {
+            self.commit_or_log(change).await;
         }
         let (time, code, oom, error) = end;
         self.on_exit(next, time, code, oom, error).await;

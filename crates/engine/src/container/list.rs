@@ -175,7 +175,7 @@ impl<'a> Selection<'a> {
             && any("name", &|part| name_fits(&details.name, part))
             && filters.labels("label", &details.config.labels)
             && any("status", &|status| state.status.as_str() == status)
-            && any("health", &|health| health == "none")
+            && any("health", &|health| health == health_word(details))
             && any("is-task", &|value| matches!(value, "false" | "0"))
             && any("network", &|network| network_fits(details, network))
             && any("volume", &|volume| {
@@ -253,13 +253,21 @@ async fn ancestors(engine: &Engine, filters: &Filters) -> Result<Option<Vec<Stri
     .await
 }
 
+/// The word that lists and filters use for the health.
+pub(crate) fn health_word(details: &Details) -> &'static str {
+    details.state.health.as_ref().map_or("none", super::Health::word)
+}
+
 /// Docker's sentence about the state.
 pub(crate) fn status_sentence(details: &Details, now: Timestamp) -> String {
     let state = &details.state;
     let since = |time: Option<Timestamp>| human_duration(now.duration_since(time.unwrap_or(now)).as_secs());
     match state.status {
         Status::Created => "Created".into(),
-        Status::Running => format!("Up {}", since(state.started_at)),
+        Status::Running => match &state.health {
+            Some(health) => format!("Up {} ({})", since(state.started_at), health.sentence()),
+            None => format!("Up {}", since(state.started_at)),
+        },
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
         Status::Removing => "Removal In Progress".into(),
         Status::Dead => "Dead".into(),

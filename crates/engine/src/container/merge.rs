@@ -1,6 +1,6 @@
 //! What the image says and the caller did not: both configurations become one, by Docker's rules.
 
-use palan_oci::image_config::ExecutionConfig;
+use palan_oci::image_config::{self, ExecutionConfig};
 
 use crate::spec::{Config, Healthcheck};
 use crate::{Error, Result};
@@ -27,20 +27,33 @@ pub(crate) fn merge(mut config: Config, image: &ExecutionConfig) -> Config {
     if config.shell.is_none() {
         config.shell.clone_from(&image.shell);
     }
-    if config.healthcheck.is_none() {
-        config.healthcheck = image.healthcheck.as_ref().map(|check| Healthcheck {
-            test: check.test.clone(),
-            interval: check.interval,
-            timeout: check.timeout,
-            start_period: check.start_period,
-            start_interval: check.start_interval,
-            retries: check.retries,
-        });
+    if let Some(check) = &image.healthcheck {
+        merge_healthcheck(config.healthcheck.get_or_insert_default(), check);
     }
     if config.on_build.is_empty() {
         config.on_build.clone_from(&image.on_build);
     }
     config
+}
+
+/// What the caller has not said is as in the image, field by field.
+fn merge_healthcheck(check: &mut Healthcheck, image: &image_config::Healthcheck) {
+    let image = Healthcheck::from(image);
+    if check.test.is_empty() {
+        check.test = image.test;
+    }
+    let fields = [
+        (&mut check.interval, image.interval),
+        (&mut check.timeout, image.timeout),
+        (&mut check.start_period, image.start_period),
+        (&mut check.start_interval, image.start_interval),
+        (&mut check.retries, image.retries),
+    ];
+    for (own, inherited) in fields {
+        if *own == 0 {
+            *own = inherited;
+        }
+    }
 }
 
 /// Program and arguments of a merged configuration.

@@ -9,6 +9,7 @@ pub(crate) mod driver;
 pub(crate) mod exec;
 pub(crate) mod exit;
 pub(crate) mod files;
+pub(crate) mod health;
 pub(crate) mod index;
 mod lifecycle;
 pub(crate) mod link;
@@ -34,6 +35,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use files::{Change, ChangeKind};
+pub use health::{Health, HealthResult};
+pub use palan_supervisor::protocol::HealthStatus;
 
 use crate::spec::{Config, EndpointSettings, Filters, HostConfig};
 
@@ -95,6 +98,8 @@ pub struct State {
     pub finished_at: Option<Timestamp>,
     /// `stop` or `kill` ended the last run.
     pub stopped_by_user: bool,
+    /// What its health check has found; absent without one, or before the first start.
+    pub health: Option<Health>,
 }
 
 /// One mount as `inspect` shows it.

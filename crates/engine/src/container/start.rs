@@ -16,7 +16,7 @@ use palan_supervisor::protocol::{
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, MountPoint, Status, logging, oci, security, validate};
+use crate::container::{Details, MountPoint, Status, health, logging, oci, security, validate};
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
@@ -265,6 +265,7 @@ impl Prepared {
             journal_after: details.journal_seq,
             runtime,
             sources,
+            health: health::supervisor_config(details, &options)?,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
         Ok(Self { config, seccomp })

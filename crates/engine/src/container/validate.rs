@@ -79,9 +79,8 @@ fn config(config: &Config) -> Result<()> {
     for port in &config.exposed_ports {
         exposed_port(port)?;
     }
-    let check = config.healthcheck.as_ref().and_then(|check| check.test.first());
-    if check.is_some_and(|kind| kind != "NONE") {
-        return Err(unsupported("a health check"));
+    if let Some(check) = &config.healthcheck {
+        super::health::check(check)?;
     }
     host_name(&config.hostname)
 }

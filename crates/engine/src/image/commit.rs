@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use palan_oci::Reference;
-use palan_oci::image_config::{Empty, ExecutionConfig, Healthcheck};
+use palan_oci::image_config::{Empty, ExecutionConfig};
 use palan_store::archive::{CommitOptions, apply_changes};
 
 use super::{event, reference_error, store_error};
@@ -195,14 +195,7 @@ fn in_image_terms(config: &spec::Config) -> ExecutionConfig {
         labels: config.labels.clone(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
         stop_timeout: config.stop_timeout,
-        healthcheck: config.healthcheck.as_ref().map(|check| Healthcheck {
-            test: check.test.clone(),
-            interval: check.interval,
-            timeout: check.timeout,
-            start_period: check.start_period,
-            start_interval: check.start_interval,
-            retries: check.retries,
-        }),
+        healthcheck: config.healthcheck.as_ref().map(Into::into),
         shell: config.shell.clone(),
         on_build: config.on_build.clone(),
         args_escaped: config.args_escaped,
@@ -221,14 +214,7 @@ fn in_container_terms(config: ExecutionConfig) -> spec::Config {
         labels: config.labels,
         stop_signal: Some(config.stop_signal).filter(|signal| !signal.is_empty()),
         stop_timeout: config.stop_timeout,
-        healthcheck: config.healthcheck.map(|check| spec::Healthcheck {
-            test: check.test,
-            interval: check.interval,
-            timeout: check.timeout,
-            start_period: check.start_period,
-            start_interval: check.start_interval,
-            retries: check.retries,
-        }),
+        healthcheck: config.healthcheck.as_ref().map(Into::into),
         shell: config.shell,
         on_build: config.on_build,
         args_escaped: config.args_escaped,

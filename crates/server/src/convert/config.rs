@@ -3,6 +3,32 @@
 use palan_docker_api::types as wire;
 use palan_engine::spec;
 
+/// A health check as the API has it.
+pub(super) fn health_check(check: &spec::Healthcheck) -> wire::HealthConfig {
+    wire::HealthConfig {
+        test: check.test.clone(),
+        interval: check.interval,
+        timeout: check.timeout,
+        start_period: check.start_period,
+        start_interval: check.start_interval,
+        retries: check.retries,
+        on_failure: check.on_failure.clone(),
+    }
+}
+
+/// The reverse of [`health_check`].
+pub(super) fn health_check_spec(check: wire::HealthConfig) -> spec::Healthcheck {
+    spec::Healthcheck {
+        test: check.test,
+        interval: check.interval,
+        timeout: check.timeout,
+        start_period: check.start_period,
+        start_interval: check.start_interval,
+        retries: check.retries,
+        on_failure: check.on_failure,
+    }
+}
+
 pub(super) fn container_config(config: &spec::Config) -> wire::ContainerConfig {
     wire::ContainerConfig {
         hostname: config.hostname.clone(),
@@ -17,14 +43,7 @@ pub(super) fn container_config(config: &spec::Config) -> wire::ContainerConfig {
         stdin_once: config.stdin_once,
         env: config.env.clone(),
         cmd: config.cmd.clone().unwrap_or_default(),
-        healthcheck: config.healthcheck.as_ref().map(|check| wire::HealthConfig {
-            test: check.test.clone(),
-            interval: check.interval,
-            timeout: check.timeout,
-            start_period: check.start_period,
-            start_interval: check.start_interval,
-            retries: check.retries,
-        }),
+        healthcheck: config.healthcheck.as_ref().map(health_check),
         args_escaped: config.args_escaped,
         image: config.image.clone(),
         volumes: string_set(&config.volumes),

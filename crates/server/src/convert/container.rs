@@ -1,7 +1,9 @@
 //! Containers: one line of a list, and all about one.
 
 use palan_docker_api::types as wire;
-use palan_engine::container::{Details, Endpoint, MountPoint, PublishedPorts, State, Status, Summary};
+use palan_engine::container::{
+    Details, Endpoint, Health, HealthResult, MountPoint, PublishedPorts, State, Status, Summary,
+};
 use palan_engine::spec;
 
 use super::{config, signed, time};
@@ -30,7 +32,7 @@ pub(crate) fn summary(summary: &Summary) -> wire::ContainerSummary {
             network_mode: details.host.network_mode.clone(),
             annotations: details.host.annotations.clone(),
         },
-        health: Some(wire::HealthSummary { status: "none".to_owned(), failing_streak: 0 }),
+        health: Some(health_summary(details.state.health.as_ref())),
         network_settings: wire::NetworkSettingsSummary { networks: endpoints(details) },
         mounts: mount_points(details),
     }
@@ -167,7 +169,31 @@ fn state(state: &State) -> wire::ContainerState {
         error: state.error.clone(),
         started_at: time(state.started_at),
         finished_at: time(state.finished_at),
-        health: None,
+        health: state.health.as_ref().map(health),
+    }
+}
+
+fn health_summary(health: Option<&Health>) -> wire::HealthSummary {
+    match health {
+        Some(health) => wire::HealthSummary {
+            status: health.word().to_owned(),
+            failing_streak: health.failing_streak.into(),
+        },
+        None => wire::HealthSummary { status: "none".to_owned(), failing_streak: 0 },
+    }
+}
+
+fn health(health: &Health) -> wire::Health {
+    let result = |result: &HealthResult| wire::HealthcheckResult {
+        start: time(result.start),
+        end: time(result.end),
+        exit_code: result.exit_code.into(),
+        output: result.output.clone(),
+    };
+    wire::Health {
+        status: health.word().to_owned(),
+        failing_streak: health.failing_streak.into(),
+        log: health.log.iter().map(result).collect(),
     }
 }
 

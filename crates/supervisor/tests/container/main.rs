@@ -8,6 +8,8 @@ mod daemon;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod stdio;

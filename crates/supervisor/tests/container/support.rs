@@ -83,6 +83,7 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
         journal_after: 0,
         runtime: None,
         sources: Vec::new(),
+        health: None,
     };
     let spawned = spawn(&directory.path().join("run"), &cgroup_parent);
     let mut container = Container {
