@@ -190,7 +190,10 @@ fn a_client_without_a_daemon_or_permission() {
     run.fails(1, "unix:///nonexistent/palan.sock");
     std::fs::set_permissions(daemon.scratch(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = daemon.scratch().join("palan");
-    std::fs::copy(palan_test_support::daemon::program(), &program).unwrap();
+    // By another program: a process that another test forks meanwhile would hold the file open for writing, and it could not be executed.
+    let mut copy = std::process::Command::new("cp");
+    palan_test_support::daemon::finish(copy.arg(palan_test_support::daemon::program()).arg(&program), None)
+        .ok();
     let mut unprivileged = std::process::Command::new(&program);
     unprivileged.env("DOCKER_HOST", daemon.host()).arg("ps");
     std::os::unix::process::CommandExt::uid(&mut unprivileged, 65534);

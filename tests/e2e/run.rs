@@ -1,6 +1,8 @@
 //! `palan run`: what a container sees of its flags.
 
-use palan_test_support::requires;
+use std::time::Duration;
+
+use palan_test_support::{requires, wait_until};
 use serde_json::json;
 
 use crate::images::{BUSYBOX, busybox, daemon, load, sh};
@@ -165,7 +167,10 @@ fn volumes_of_the_image_are_filled_and_removed() {
         "cat /data/seed; stat -c ' %a' /data",
     ]);
     assert_eq!(run.ok().line(), "seed 750");
-    assert_eq!(std::fs::read_dir(daemon.data_root().join("volumes")).unwrap().count(), 0);
+    assert_eq!(daemon.palan(["volume", "ls", "-q"]).ok().stdout, "");
+    // Its content is deleted in the background.
+    let left = || std::fs::read_dir(daemon.data_root().join("volumes")).unwrap().count();
+    assert!(wait_until(Duration::from_secs(5), || left() == 0));
     // Without --rm the volume stays until `rm -v`.
     daemon
         .palan([

@@ -397,12 +397,13 @@ fn sharing_mounts_with_the_host() {
     let (_directory, daemon) = runtimes();
     let shared = daemon.scratch().join("shared");
     std::fs::create_dir(&shared).unwrap();
-    // On the mount of the run root, sharing is refused by name.
+    // Where the host shares nothing there is nothing to share in.
     let bind = format!("{}:/mnt:rshared", shared.display());
-    let refused = run(&daemon, RUNC, &["--rm", "-v", &bind], &["true"]);
-    refused.fails(125, "can't share with the host under this runtime");
-    // On a mount of its own it works: what the container mounts there is seen here.
     mount(&["-t", "tmpfs", "none", &shared.display().to_string()]);
+    mount(&["--make-private", &shared.display().to_string()]);
+    let refused = run(&daemon, RUNC, &["--rm", "-v", &bind], &["true"]);
+    refused.fails(125, "but it is not a shared mount");
+    // On a shared mount it works: what the container mounts there is seen here.
     mount(&["--make-shared", &shared.display().to_string()]);
     let script = "mkdir /mnt/in && mount -t tmpfs none /mnt/in && touch /mnt/in/file";
     let ran = run(&daemon, RUNC, &["--rm", "--privileged", "-v", &bind], &["sh", "-c", script]);

@@ -178,9 +178,16 @@ fn fill(path: &Path) {
 #[test]
 fn child() {
     let Some(root) = std::env::var_os(ROOT) else { return };
-    let store = match TestStore::at(Path::new(&root)) {
-        Err(error) if error.is_disk_full() => return,
-        opened => opened.expect("opens"),
+    let until = Instant::now() + Duration::from_secs(10);
+    let store = loop {
+        match TestStore::at(Path::new(&root)) {
+            Err(error) if error.is_disk_full() => return,
+            // See `open`.
+            Err(crate::Error::InUse { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => break opened.expect("opens"),
+        }
     };
     for step in EVERYTHING {
         // Whoever goes on after one refusal meets the next one.

@@ -345,7 +345,8 @@ async fn no_more_than_the_configured_number_goes_at_once() {
     let (outcome, lines) = fixture.push_telling(&name).await;
     outcome.unwrap();
     assert!(lines.iter().any(|line| line.ends_with(": Waiting")), "{lines:?}");
-    assert!(registry.peak_connections() <= 3, "{}", registry.peak_connections());
+    // Two uploads and the manifest's; one that is closed counts until the registry has seen its end. Without a limit it would be six.
+    assert!(registry.peak_connections() <= 4, "{}", registry.peak_connections());
 }
 
 /// Two images with one layer, packed differently: each keeps its own bytes.
