@@ -187,7 +187,7 @@ fn volumes_of_the_image_are_filled_and_removed() {
         .ok();
     assert_eq!(std::fs::read_dir(daemon.data_root().join("volumes")).unwrap().count(), 1);
     daemon.palan(["rm", "-v", "keeper"]).ok();
-    assert_eq!(std::fs::read_dir(daemon.data_root().join("volumes")).unwrap().count(), 0);
+    assert!(wait_until(Duration::from_secs(5), || left() == 0));
 }
 
 #[test]
