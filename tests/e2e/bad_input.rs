@@ -85,6 +85,9 @@ fn a_full_disk_is_said_and_everything_can_still_be_removed() {
     daemon.palan(["ps"]).ok();
     daemon.palan(["stop", "-t", "0", "writer"]).ok();
     daemon.palan(["rm", "writer"]).ok();
+    // Its files are deleted in the background.
+    let freed = palan_test_support::wait_until(std::time::Duration::from_secs(10), || disk.free() > 1000);
+    assert!(freed);
     daemon.palan(["run", "--rm", "--network", "none", BUSYBOX, "echo", "again"]).ok();
     daemon.palan(["rmi", BUSYBOX]).ok();
     drop(daemon);
