@@ -213,6 +213,10 @@ impl Cgroup {
 
     /// Takes in hierarchies that it has been made in since, by somebody else with a handle of it.
     pub(crate) fn look_again(&mut self) {
+        // One that is none has no path: nothing may be taken for it, least of all the root of a hierarchy.
+        if self.is_none() {
+            return;
+        }
         for (index, hierarchy) in self.layout.hierarchies.iter().enumerate() {
             let known = self.groups.iter().any(|group| group.hierarchy == index);
             if !known
