@@ -1,6 +1,7 @@
 //! What a call works with: the streams, the environment, the client's configuration, and the daemon.
 
 use std::cell::OnceCell;
+use std::path::PathBuf;
 
 use palan_docker_api::client::{Client, ClientError};
 use palan_docker_api::host::Host;
@@ -9,7 +10,8 @@ use palan_stdx::error_chain;
 
 use crate::autostart;
 use crate::config_file::ConfigFile;
-use crate::context::{self, Asked, Target};
+use crate::context::store::Contexts;
+use crate::context::{self, Asked, Known, Target};
 use crate::environment::{DOCKER_API_VERSION, Environment};
 use crate::error::{CliError, Result};
 use crate::flags::Parsed;
@@ -23,21 +25,45 @@ enum Level {
     Error,
 }
 
+/// The key of `config.json` that names the context of Docker's client.
+const CURRENT_CONTEXT: &str = "currentContext";
+
+/// By which name this program was called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Program {
+    #[default]
+    Palan,
+    /// In Docker's place: its texts name `docker`, and its choice of a context counts.
+    Docker,
+}
+
+impl Program {
+    /// What the user types.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Palan => "palan",
+            Self::Docker => "docker",
+        }
+    }
+}
+
 /// The surroundings of one call; what costs time is made when it is first asked for.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) streams: Streams,
     pub(crate) environment: Environment,
+    pub(crate) program: Program,
     globals: OnceCell<Parsed>,
     config: OnceCell<ConfigFile>,
     client: OnceCell<Client>,
 }
 
 impl App {
-    pub(crate) fn new(streams: Streams, environment: Environment) -> Self {
+    pub(crate) fn new(program: Program, streams: Streams, environment: Environment) -> Self {
         Self {
             streams,
             environment,
+            program,
             globals: OnceCell::new(),
             config: OnceCell::new(),
             client: OnceCell::new(),
@@ -51,6 +77,11 @@ impl App {
 
     fn globals(&self) -> &Parsed {
         self.globals.get_or_init(Parsed::default)
+    }
+
+    /// What the user called this program by.
+    pub(crate) fn name(&self) -> &'static str {
+        self.program.name()
     }
 
     /// `-D`.
@@ -69,14 +100,15 @@ impl App {
         level <= least
     }
 
+    /// The directory of the client's configuration.
+    pub(crate) fn config_directory(&self) -> PathBuf {
+        self.globals().given("config").map_or_else(|| self.environment.config_directory(), PathBuf::from)
+    }
+
     /// The client's configuration file.
     pub(crate) fn config(&self) -> &ConfigFile {
         self.config.get_or_init(|| {
-            let directory = match self.globals().given("config") {
-                Some(directory) => directory.into(),
-                None => self.environment.config_directory(),
-            };
-            let config = ConfigFile::load(&directory);
+            let config = ConfigFile::load(&self.config_directory());
             if let Some(problem) = config.problem().filter(|_| self.says(Level::Warning)) {
                 self.streams.say(&format!("WARNING: Error loading config file: {problem}"));
             }
@@ -84,8 +116,33 @@ impl App {
         })
     }
 
-    /// The daemon that the command line and the environment choose.
-    pub(crate) fn target(&self) -> Result<Target> {
+    /// The user's contexts.
+    pub(crate) fn contexts(&self) -> Contexts {
+        Contexts::of(&self.config_directory())
+    }
+
+    /// The context that was chosen for all commands; empty if none was.
+    pub(crate) fn chosen_context(&self) -> String {
+        match self.program {
+            Program::Palan => self.contexts().current(),
+            Program::Docker => self.config().text(CURRENT_CONTEXT).to_owned(),
+        }
+    }
+
+    /// Chooses a context for all commands; an empty name chooses none.
+    pub(crate) fn choose_context(&self, name: &str) -> Result<()> {
+        match self.program {
+            Program::Palan => self.contexts().set_current(name),
+            Program::Docker => {
+                let mut config = self.config().clone();
+                config.set_text(CURRENT_CONTEXT, name);
+                config.save()
+            }
+        }
+    }
+
+    /// Does `action` with what the command line says about the daemon, and what else is known of it.
+    pub(crate) fn about_target<T>(&self, action: impl FnOnce(&Asked<'_>, &Known<'_>) -> T) -> T {
         let globals = self.globals();
         let tls = ["tls", "tlsverify", "tlscacert", "tlscert", "tlskey"];
         let asked = Asked {
@@ -93,7 +150,19 @@ impl App {
             context: globals.given("context").filter(|context| !context.is_empty()),
             tls: tls.iter().any(|flag| globals.changed(flag) && globals.string(flag) != "false"),
         };
-        context::choose(&asked, &self.environment)
+        let (contexts, current) = (self.contexts(), self.chosen_context());
+        let known = Known { environment: &self.environment, contexts: &contexts, current: &current };
+        action(&asked, &known)
+    }
+
+    /// The daemon that the command line and the environment choose.
+    pub(crate) fn target(&self) -> Result<Target> {
+        self.about_target(context::choose)
+    }
+
+    /// The name of the context in use.
+    pub(crate) fn context(&self) -> String {
+        self.about_target(context::in_use)
     }
 
     /// The daemon, which is started if nobody named another and none answers.

@@ -59,6 +59,14 @@ impl ConfigFile {
         self.get(key).and_then(Ordered::as_str).unwrap_or_default()
     }
 
+    /// Sets a text of the top level; an empty one removes it.
+    pub(crate) fn set_text(&mut self, key: &str, value: &str) {
+        self.members.retain(|(name, _)| name != key);
+        if !value.is_empty() {
+            self.members.push((key.to_owned(), Ordered::String(value.to_owned())));
+        }
+    }
+
     /// The credential helper of a registry: its own, or the one for all.
     pub(crate) fn helper(&self, registry: &str) -> Option<&str> {
         let own = self.get("credHelpers").and_then(|helpers| helpers.get(registry)).and_then(Ordered::as_str);

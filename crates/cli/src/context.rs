@@ -1,15 +1,17 @@
-//! Which daemon a command talks to: `-H`, `-c`, the environment, contexts of Docker's client, or the default.
+//! Which daemon a command talks to: `-H`, `-c`, the environment, the context in use, or the default.
 
-use std::path::{Path, PathBuf};
+/// Contexts on the disk.
+pub(crate) mod store;
+
+use std::path::PathBuf;
 
 use palan_docker_api::host::Host;
-use palan_stdx::fs;
 
 use crate::environment::{
     DOCKER_CONTEXT, DOCKER_HOST, DOCKER_TLS, DOCKER_TLS_VERIFY, Environment, PALAN_HOST,
 };
 use crate::error::{CliError, Kind, Result};
-use crate::output::json::Ordered;
+use store::{Contexts, DEFAULT};
 
 /// Where the daemon listens unless told otherwise.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/palan/palan.sock";
@@ -32,80 +34,94 @@ pub(crate) struct Asked<'a> {
     pub(crate) tls: bool,
 }
 
-/// Chooses the daemon. Docker's stored *current* context is left to Docker: it names Docker's daemon, not ours.
-pub(crate) fn choose(asked: &Asked<'_>, environment: &Environment) -> Result<Target> {
+/// What was said and stored before.
+#[derive(Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) environment: &'a Environment,
+    pub(crate) contexts: &'a Contexts,
+    /// The context that the user has chosen for all commands, or nothing.
+    pub(crate) current: &'a str,
+}
+
+impl Known<'_> {
+    /// The host that the environment names, with the name of the variable.
+    pub(crate) fn host(&self) -> Option<(&'static str, &str)> {
+        [PALAN_HOST, DOCKER_HOST].into_iter().find_map(|name| Some((name, self.environment.set(name)?)))
+    }
+}
+
+/// The name of the context that is in use.
+pub(crate) fn in_use(asked: &Asked<'_>, known: &Known<'_>) -> String {
+    let name = match asked.context {
+        Some(context) => context,
+        None if !asked.hosts.is_empty() || known.host().is_some() => DEFAULT,
+        None => known.environment.set(DOCKER_CONTEXT).unwrap_or(known.current),
+    };
+    if name.is_empty() { DEFAULT.to_owned() } else { name.to_owned() }
+}
+
+/// Chooses the daemon.
+pub(crate) fn choose(asked: &Asked<'_>, known: &Known<'_>) -> Result<Target> {
+    let environment = known.environment;
     if asked.tls || environment.set(DOCKER_TLS).is_some() || environment.set(DOCKER_TLS_VERIFY).is_some() {
         return Err(CliError::new("TLS connections to the daemon are not supported yet")
             .hint("Use the unix socket, or forward it over SSH."));
     }
-    match (asked.hosts.as_slice(), asked.context) {
-        ([], None) => {}
-        ([_, _, ..], _) => return Err(CliError::new("Specify only one -H")),
-        (_, Some(_)) if !asked.hosts.is_empty() => {
+    match asked.hosts.as_slice() {
+        [] => {}
+        [_] if asked.context.is_some() => {
             return Err(CliError::new("conflicting options: cannot specify both --host and --context"));
         }
-        ([host], _) => return named(host),
-        (_, Some(context)) => return stored(context, environment),
+        [host] => return named(host),
+        [_, _, ..] => return Err(CliError::new("Specify only one -H")),
     }
-    if let Some(host) = environment.set(PALAN_HOST).or_else(|| environment.set(DOCKER_HOST)) {
-        return named(host);
-    }
-    match environment.set(DOCKER_CONTEXT) {
-        Some(context) => stored(context, environment),
-        None => Ok(default()),
+    match (in_use(asked, known), known.host()) {
+        (name, _) if name != DEFAULT => stored(&name, known.contexts),
+        (_, Some((_, host))) if asked.context.is_none() => named(host),
+        _ => Ok(default()),
     }
 }
 
 fn default() -> Target {
-    Target {
-        host: Host::Unix(PathBuf::from(DEFAULT_SOCKET)),
-        context: "default".to_owned(),
-        by_default: true,
-    }
+    Target { host: Host::Unix(PathBuf::from(DEFAULT_SOCKET)), context: DEFAULT.to_owned(), by_default: true }
 }
 
 fn named(text: &str) -> Result<Target> {
     let full = if text.contains("://") { text.to_owned() } else { format!("tcp://{text}") };
     let host = full.parse::<Host>().map_err(|error| CliError::of(Kind::General, error.to_string()))?;
-    Ok(Target { host, context: "default".to_owned(), by_default: false })
+    Ok(Target { host, context: DEFAULT.to_owned(), by_default: false })
 }
 
-/// A context of Docker's client: `contexts/meta/<digest>/meta.json` beside the configuration.
-fn stored(name: &str, environment: &Environment) -> Result<Target> {
-    if name == "default" {
-        return Ok(default());
-    }
-    let missing =
-        || CliError::new(format!("unable to resolve docker endpoint: context {name:?}: context not found"));
-    let directory = environment.config_directory().join("contexts/meta");
-    let entries = fs::if_exists(fs::read_dir(&directory)).ok().flatten().unwrap_or_default();
-    let meta = entries
-        .iter()
-        .filter_map(|entry| read_meta(&entry.path().join("meta.json")))
-        .find(|meta| meta.get("Name").and_then(Ordered::as_str) == Some(name))
-        .ok_or_else(missing)?;
-    let endpoint = meta.get("Endpoints").and_then(|endpoints| endpoints.get("docker"));
-    match endpoint.and_then(|endpoint| endpoint.get("Host")).and_then(Ordered::as_str) {
-        Some(host) => Ok(Target { context: name.to_owned(), ..named(host)? }),
+fn stored(name: &str, contexts: &Contexts) -> Result<Target> {
+    let unresolved = |error: CliError| {
+        let message = format!("unable to resolve docker endpoint: {}", error.message);
+        CliError { message, ..error }
+    };
+    let endpoint = contexts.get(name).map_err(unresolved)?.endpoint();
+    match endpoint.filter(|endpoint| !endpoint.host.is_empty()) {
+        Some(endpoint) => Ok(Target { context: name.to_owned(), ..named(&endpoint.host)? }),
         None => Err(CliError::new(format!("context {name:?} names no docker endpoint"))),
     }
-}
-
-fn read_meta(path: &Path) -> Option<Ordered> {
-    Ordered::parse(&fs::read_to_string_if_exists(path).ok()??).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(hosts: &[&str], context: Option<&str>, variables: &[(&str, &str)], expected: &str) {
+    fn check_with(hosts: &[&str], context: Option<&str>, known: &Known<'_>, expected: &str) {
         let asked = Asked { hosts: hosts.to_vec(), context, tls: false };
-        let shown = match choose(&asked, &Environment::of(variables)) {
+        let shown = match choose(&asked, known) {
             Ok(target) => format!("{} {} {}", target.host, target.context, target.by_default),
             Err(error) => error.message,
         };
         assert_eq!(shown, expected);
+    }
+
+    fn check(hosts: &[&str], context: Option<&str>, variables: &[(&str, &str)], expected: &str) {
+        let environment = Environment::of(variables);
+        let contexts = Contexts::of(std::path::Path::new("/nonexistent"));
+        let known = Known { environment: &environment, contexts: &contexts, current: "" };
+        check_with(hosts, context, &known, expected);
     }
 
     #[test]
@@ -122,19 +138,27 @@ mod tests {
     }
 
     #[test]
-    fn dockers_contexts_are_read() {
+    fn contexts_are_found() {
         let directory = tempfile::tempdir().unwrap();
-        let meta = directory.path().join("contexts/meta/00");
-        fs::create_dir_all(&meta, 0o700).unwrap();
-        let json = r#"{"Name":"far","Metadata":{},"Endpoints":{"docker":{"Host":"tcp://10.0.0.1:2375"}}}"#;
-        fs::write(&meta.join("meta.json"), json).unwrap();
-        let variables = [("DOCKER_CONFIG", directory.path().to_str().unwrap()), ("DOCKER_CONTEXT", "far")];
-        check(&[], None, &variables, "tcp://10.0.0.1:2375 far false");
-        check(
+        let contexts = Contexts::of(directory.path());
+        for (name, host) in [("far", "tcp://10.0.0.1:2375"), ("near", "unix:///n")] {
+            let mut context = store::Context::new(name);
+            context.set_endpoint(&store::Endpoint { host: host.to_owned(), skip_tls_verify: false });
+            contexts.save(&context, None).unwrap();
+        }
+        let none = Environment::of(&[]);
+        let far = Environment::of(&[("DOCKER_CONTEXT", "far")]);
+        let host = Environment::of(&[("DOCKER_CONTEXT", "far"), ("DOCKER_HOST", "unix:///d")]);
+        let known = |environment, current| Known { environment, contexts: &contexts, current };
+        check_with(&[], None, &known(&none, "near"), "unix:///n near false");
+        check_with(&[], None, &known(&far, "near"), "tcp://10.0.0.1:2375 far false");
+        check_with(&[], None, &known(&host, "near"), "unix:///d default false");
+        check_with(&[], Some("near"), &known(&host, ""), "unix:///n near false");
+        check_with(
             &[],
-            Some("near"),
-            &variables,
-            "unable to resolve docker endpoint: context \"near\": context not found",
+            Some("lost"),
+            &known(&none, "near"),
+            "unable to resolve docker endpoint: context \"lost\": context not found",
         );
     }
 }

@@ -13,7 +13,10 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
+
+use app::Program;
 
 mod app;
 mod autostart;
@@ -32,25 +35,31 @@ mod terminal;
 mod tests;
 
 /// Runs a command line (with the program's name first) and returns the exit code.
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let called = args.next().unwrap_or_default();
+    let program = match Path::new(&called).file_name() {
+        Some(name) if name == "docker" => Program::Docker,
+        _ => Program::Palan,
+    };
     let streams = output::streams::Streams::of_process();
     let environment = environment::Environment::of_process();
-    ExitCode::from(run(args.skip(1), streams, environment))
+    ExitCode::from(run(program, args, streams, environment))
 }
 
 /// Runs the words behind the program's name, and reports a failure.
 fn run(
+    program: Program,
     args: impl Iterator<Item = OsString>,
     streams: output::streams::Streams,
     environment: environment::Environment,
 ) -> u8 {
-    let app = app::App::new(streams, environment);
+    let app = app::App::new(program, streams, environment);
     let words: Result<Vec<String>, OsString> = args.map(OsString::into_string).collect();
     let result = match words {
         Ok(words) => command::execute(&app, &words),
         Err(word) => Err(error::CliError::of(
             error::Kind::Usage,
-            format!("palan: the argument {word:?} is not valid UTF-8, which the API needs"),
+            format!("{}: the argument {word:?} is not valid UTF-8, which the API needs", program.name()),
         )),
     };
     let Err(failure) = result else { return 0 };

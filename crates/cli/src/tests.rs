@@ -6,6 +6,7 @@ mod daemon;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::app::Program;
 use crate::environment::Environment;
 use crate::output::streams::{Sink, Streams};
 use daemon::{Answer, Daemon, Seen};
@@ -56,7 +57,7 @@ fn run_with(daemon: &Daemon, line: &[&str], input: impl Read + Send + 'static) -
     let streams = Streams::of_test(input, Sink::new("stdout", out.clone()), Sink::new("stderr", err.clone()));
     let home = daemon.home();
     let environment = Environment::of(&[("DOCKER_HOST", &daemon.address()), ("HOME", &home)]);
-    let code = crate::run(line.iter().map(Into::into), streams, environment);
+    let code = crate::run(Program::Palan, line.iter().map(Into::into), streams, environment);
     Outcome { code, out: out.text(), err: err.text() }
 }
 
@@ -245,7 +246,7 @@ fn nobody_reads_the_output() {
     let streams =
         Streams::of_test(io::empty(), Sink::new("stdout", Closed), Sink::new("stderr", err.clone()));
     let environment = Environment::of(&[("DOCKER_HOST", &daemon.address())]);
-    let code = crate::run(["ps"].iter().map(Into::into), streams, environment);
+    let code = crate::run(Program::Palan, ["ps"].iter().map(Into::into), streams, environment);
     assert_eq!((code, err.text().as_str()), (141, ""));
 }
 
@@ -389,6 +390,138 @@ fn the_line_is_checked_before_anything_is_asked() {
     let streams =
         Streams::of_test(io::empty(), Sink::new("stdout", io::sink()), Sink::new("stderr", io::sink()));
     let environment = Environment::of(&[("DOCKER_HOST", "unix:///nonexistent/socket")]);
-    assert_eq!(crate::run(["run", "x"].iter().map(Into::into), streams, environment), 125);
+    assert_eq!(crate::run(Program::Palan, ["run", "x"].iter().map(Into::into), streams, environment), 125);
     assert!(run(&daemon, &["--version"]).out.starts_with("Palan version 0.1.0, build "));
+}
+
+/// Contexts as Docker's client has them: made, listed, used, shown, changed, removed.
+#[test]
+fn contexts_are_kept_and_used() {
+    let daemon = Daemon::start(|_: &Seen| Answer::json(200, "[]"));
+    let home = daemon.home();
+    let call = |program, variables: &[(&str, &str)], line: &[&str]| {
+        let (out, err) = (Captured::default(), Captured::default());
+        let streams =
+            Streams::of_test(io::empty(), Sink::new("stdout", out.clone()), Sink::new("stderr", err.clone()));
+        let variables: Vec<_> =
+            [("HOME", home.as_str())].into_iter().chain(variables.iter().copied()).collect();
+        let code = crate::run(program, line.iter().map(Into::into), streams, Environment::of(&variables));
+        Outcome { code, out: out.text(), err: err.text() }
+    };
+    let palan = |line: &[&str]| call(Program::Palan, &[], line);
+    let docker = format!("host={}", daemon.address());
+    assert_eq!(
+        palan(&["context", "create", "far", "--description", "the other one", "--docker", &docker]),
+        outcome(0, "far\n", "Successfully created context \"far\"\n")
+    );
+    assert_eq!(palan(&["context", "create", "far"]), outcome(1, "", "context \"far\" already exists\n"));
+    assert_eq!(
+        palan(&["context", "create", "x2", "--docker", "hots=1"]).err,
+        "unable to create docker endpoint config: unrecognized config key: hots\n"
+    );
+    assert_eq!(palan(&["context", "show"]), outcome(0, "default\n", ""));
+    assert_eq!(palan(&["context", "use", "lost"]), outcome(1, "", "context \"lost\": context not found\n"));
+    assert_eq!(palan(&["context", "use", "far"]), outcome(0, "far\n", "Current context is now \"far\"\n"));
+    assert_eq!(palan(&["ps", "-q"]), outcome(0, "", ""));
+    assert_eq!(daemon.requests().len(), 1, "the daemon of the context was asked");
+    let address = daemon.address();
+    let width = address.len().max("unix:///run/palan/palan.sock".len()) + 3;
+    assert_eq!(
+        palan(&["context", "ls"]).out,
+        format!(
+            "NAME      DESCRIPTION                               {:width$}ERROR\n\
+             default   Current DOCKER_HOST based configuration   {:width$}\n\
+             far *     the other one                             {:width$}\n",
+            "DOCKER ENDPOINT", "unix:///run/palan/palan.sock", address
+        )
+    );
+    assert_eq!(palan(&["context", "ls", "-q"]).out, "default\nfar\n");
+    assert_eq!(
+        palan(&[
+            "context",
+            "inspect",
+            "far",
+            "-f",
+            "{{.Name}} {{.Metadata.Description}} {{.Endpoints.docker.Host}}"
+        ])
+        .out,
+        format!("far the other one {address}\n")
+    );
+    // What was chosen for `palan` is not chosen for `docker`, and the other way round.
+    let as_docker = |line: &[&str]| call(Program::Docker, &[], line);
+    assert_eq!(as_docker(&["context", "show"]).out, "default\n");
+    as_docker(&["context", "use", "far"]);
+    let file = std::fs::read_to_string(format!("{home}/.docker/config.json")).unwrap();
+    assert_eq!(file, "{\n\t\"currentContext\": \"far\"\n}");
+    let named = call(Program::Palan, &[("DOCKER_HOST", &address)], &["context", "show"]);
+    assert_eq!(named, outcome(0, "default\n", ""));
+    assert_eq!(
+        palan(&["context", "update", "far", "--description", "near"]),
+        outcome(0, "far\n", "Successfully updated context \"far\"\n")
+    );
+    assert_eq!(
+        palan(&["context", "rm", "far"]),
+        outcome(1, "", "context \"far\" is in use, set -f flag to force remove\n")
+    );
+    assert_eq!(palan(&["context", "rm", "-f", "far"]), outcome(0, "far\n", ""));
+    assert_eq!(palan(&["context", "rm", "far"]), outcome(1, "", "context \"far\" does not exist\n"));
+    assert_eq!(palan(&["context", "rm", "default"]).err, "context \"default\" cannot be removed\n");
+    assert_eq!(palan(&["context", "show"]).out, "default\n");
+}
+
+/// Under the name `docker` the texts say `docker`.
+#[test]
+fn it_is_called_docker() {
+    let (out, err) = (Captured::default(), Captured::default());
+    let streams =
+        Streams::of_test(io::empty(), Sink::new("stdout", out.clone()), Sink::new("stderr", err.clone()));
+    let line = ["container", "ls", "--help"];
+    let code = crate::run(Program::Docker, line.iter().map(Into::into), streams, Environment::of(&[]));
+    let text = out.text();
+    assert_eq!(code, 0);
+    assert!(text.starts_with("Usage:  docker container ls [OPTIONS]\n"), "{text}");
+    assert!(text.contains("docker container ls, docker container list"), "{text}");
+}
+
+/// `system prune` asks for everything that it names, in Docker's order, and adds up what came free.
+#[test]
+fn the_whole_system_is_pruned() {
+    let daemon = Daemon::start(|seen: &Seen| match seen.path.split('?').next().unwrap_or_default() {
+        "/containers/prune" => Answer::json(200, r#"{"ContainersDeleted":["c1"],"SpaceReclaimed":1000}"#),
+        "/networks/prune" => Answer::json(200, r#"{"NetworksDeleted":["n1"]}"#),
+        "/volumes/prune" => Answer::json(200, r#"{"VolumesDeleted":null,"SpaceReclaimed":0}"#),
+        _ => Answer::json(
+            200,
+            r#"{"ImagesDeleted":[{"Untagged":"i:1"},{"Deleted":"sha256:1"}],"SpaceReclaimed":500}"#,
+        ),
+    });
+    let asked = run_with(&daemon, &["system", "prune", "--volumes"], io::Cursor::new("n\n"));
+    assert_eq!(
+        asked,
+        outcome(
+            1,
+            "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one \
+             container\n  - all anonymous volumes not used by at least one container\n  - all dangling images\n\n\
+             Are you sure you want to continue? [y/N] ",
+            "system prune has been cancelled\n"
+        )
+    );
+    assert!(daemon.requests().is_empty());
+    let pruned = run(&daemon, &["system", "prune", "-af", "--volumes"]);
+    assert_eq!(
+        pruned,
+        outcome(
+            0,
+            "Deleted Containers:\nc1\n\nDeleted Networks:\nn1\n\nDeleted Images:\nuntagged: i:1\ndeleted: \
+             sha256:1\n\nTotal reclaimed space: 1.5kB\n",
+            ""
+        )
+    );
+    let paths = daemon.requests();
+    assert_eq!(paths.len(), 4, "{paths:?}");
+    assert!(paths[3].contains("/images/prune") && paths[3].contains("false"), "{paths:?}");
+    assert_eq!(
+        run(&daemon, &["system", "prune", "-f", "--volumes", "--filter", "until=1h"]).err,
+        "ERROR: The \"until\" filter is not supported with \"--volumes\"\n"
+    );
 }

@@ -1,8 +1,10 @@
-//! Where a daemon listens: `unix:///path` or `tcp://address:port`.
+//! Where a daemon listens: `unix:///path`, `tcp://address:port`, or on another host behind `ssh://user@host:port`.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use crate::client::SshHost;
 
 /// The address of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub enum Host {
         /// The port.
         port: u16,
     },
+    /// The default socket of a host that `ssh` reaches. Nobody listens there.
+    Ssh(SshHost),
 }
 
 /// The port of plain TCP when none is written.
@@ -25,10 +29,12 @@ pub const DEFAULT_TCP_PORT: u16 = 2375;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseHostError {
     /// No such scheme, or none at all.
-    #[error("unable to parse docker host `{0}`: use unix:///path/to.sock or tcp://address:port")]
+    #[error(
+        "unable to parse docker host `{0}`: use unix:///path/to.sock, tcp://address:port or ssh://user@host"
+    )]
     Malformed(String),
     /// A scheme that Docker knows and we do not speak.
-    #[error("cannot use host {0}: the {1} protocol is not supported, use unix:// or tcp://")]
+    #[error("cannot use host {0}: the {1} protocol is not supported, use unix://, tcp:// or ssh://")]
     UnsupportedScheme(String, String),
 }
 
@@ -41,7 +47,8 @@ impl FromStr for Host {
         match scheme {
             "unix" if !rest.is_empty() => Ok(Self::Unix(PathBuf::from(rest))),
             "tcp" | "http" => parse_tcp(rest).ok_or_else(malformed),
-            "ssh" | "npipe" | "fd" | "https" => {
+            "ssh" => SshHost::parse(rest).map(Self::Ssh).ok_or_else(malformed),
+            "npipe" | "fd" | "https" => {
                 Err(ParseHostError::UnsupportedScheme(text.to_owned(), scheme.to_owned()))
             }
             _ => Err(malformed()),
@@ -72,6 +79,7 @@ impl fmt::Display for Host {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Self::Ssh(host) => write!(f, "ssh://{host}"),
         }
     }
 }
@@ -92,6 +100,7 @@ mod tests {
         check("tcp://:80/", "tcp://localhost:80");
         check("tcp://[::1]:80", "tcp://[::1]:80");
         check("tcp://[::1]", "tcp://[::1]:2375");
+        check("ssh://me@h:22", "ssh://me@h:22");
     }
 
     #[test]
@@ -99,6 +108,7 @@ mod tests {
         for text in ["", "/run/x.sock", "unix://", "tcp://a:b", "tcp://a:1/x", "tcp://[::1", "gopher://x"] {
             assert!(matches!(text.parse::<Host>(), Err(ParseHostError::Malformed(_))), "{text}");
         }
-        assert!(matches!("ssh://u@h".parse::<Host>(), Err(ParseHostError::UnsupportedScheme(..))));
+        assert!(matches!("ssh://-x".parse::<Host>(), Err(ParseHostError::Malformed(_))));
+        assert!(matches!("npipe://h".parse::<Host>(), Err(ParseHostError::UnsupportedScheme(..))));
     }
 }

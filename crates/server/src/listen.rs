@@ -23,6 +23,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Why a socket can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
+    /// An address that only a client can use.
+    #[error("cannot listen on {0}: use unix:///path/to.sock or tcp://address:port")]
+    Elsewhere(Host),
     /// The address is none.
     #[error(transparent)]
     Host(#[from] ParseHostError),
@@ -84,6 +87,7 @@ impl Listeners {
         match host.parse()? {
             Host::Unix(path) => self.add_unix(&path, group),
             host @ Host::Tcp { .. } => self.add_tcp(host),
+            host @ Host::Ssh(_) => Err(ListenError::Elsewhere(host)),
         }
     }
 

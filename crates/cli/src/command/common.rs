@@ -352,6 +352,7 @@ pub(crate) struct Prune<'a> {
 #[serde(default, rename_all = "PascalCase")]
 struct Pruned {
     containers_deleted: Vec<String>,
+    networks_deleted: Vec<String>,
     images_deleted: Vec<ImageDeleteItem>,
     volumes_deleted: Vec<String>,
     space_reclaimed: u64,
@@ -362,20 +363,28 @@ pub(crate) fn prune(app: &App, force: bool, filters: &Filters, prune: &Prune<'_>
     if !force && !confirm(app, &format!("{}\nAre you sure you want to continue?", prune.warning))? {
         return Err(CliError::new(format!("{} prune has been cancelled", prune.object)));
     }
+    let (text, reclaimed) = sweep(app, filters, prune.path, prune.title)?;
+    app.streams.print(&format!("{text}{}\n", reclaimed_text(reclaimed)))
+}
+
+/// How much came free, in Docker's words.
+pub(crate) fn reclaimed_text(bytes: u64) -> String {
+    format!("Total reclaimed space: {}", size::format_decimal(bytes))
+}
+
+/// Has the daemon remove what nobody uses: a list of what went, and how many bytes came free.
+pub(crate) fn sweep(app: &App, filters: &Filters, path: &str, title: &str) -> Result<(String, u64)> {
     let query = Query::new().with_some("filters", filters.to_json().as_deref());
-    let pruned: Pruned = app.client()?.fetch(Request::new("POST", prune.path, &query))?;
+    let pruned: Pruned = app.client()?.fetch(Request::new("POST", path, &query))?;
     let images = pruned.images_deleted.iter().map(|item| match item.deleted.as_str() {
         "" => format!("untagged: {}", item.untagged),
         deleted => format!("deleted: {deleted}"),
     });
-    let names = pruned.containers_deleted.iter().chain(&pruned.volumes_deleted).cloned();
+    let names =
+        [pruned.containers_deleted, pruned.networks_deleted, pruned.volumes_deleted].into_iter().flatten();
     let lines: Vec<String> = names.chain(images).collect();
-    let mut text = String::new();
-    if !lines.is_empty() {
-        text = format!("{}:\n{}\n\n", prune.title, lines.join("\n"));
-    }
-    app.streams
-        .print(&format!("{text}Total reclaimed space: {}\n", size::format_decimal(pruned.space_reclaimed)))
+    let text = if lines.is_empty() { String::new() } else { format!("{title}:\n{}\n\n", lines.join("\n")) };
+    Ok((text, pruned.space_reclaimed))
 }
 
 /// Asks before something is deleted.

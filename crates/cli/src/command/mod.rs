@@ -7,6 +7,8 @@
 mod common;
 /// Commands on containers.
 mod container;
+/// Commands on contexts.
+mod context;
 /// Commands on images.
 mod image;
 /// Commands on manifests and lists of them.
@@ -93,8 +95,15 @@ static COMMON: &[Entry] = &[
     Entry(&["info"], &system::info::COMMAND),
 ];
 
-static GROUPS: &[Group] =
-    &[container::GROUP, image::GROUP, manifest::GROUP, network::GROUP, system::GROUP, volume::GROUP];
+static GROUPS: &[Group] = &[
+    container::GROUP,
+    context::GROUP,
+    image::GROUP,
+    manifest::GROUP,
+    network::GROUP,
+    system::GROUP,
+    volume::GROUP,
+];
 
 static OTHERS: &[Entry] = &[
     Entry(&["attach"], &container::attach::COMMAND),
@@ -134,7 +143,6 @@ static MISSING: &[&str] = &[
     "checkpoint",
     "compose",
     "config",
-    "context",
     "cp",
     "node",
     "plugin",
@@ -183,7 +191,7 @@ pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
     let globals = match flags::parse(&[GLOBAL], false, words) {
         Ok(globals) => globals,
         Err(FlagError::Help) => return root_help(app),
-        Err(error) => return Err(usage_error(&error, "palan", "[OPTIONS] COMMAND [ARG...]")),
+        Err(error) => return Err(usage_error(&error, app.name(), "[OPTIONS] COMMAND [ARG...]")),
     };
     if globals.bool("version") {
         return app.streams.line(&format!("Palan version {VERSION}, build {}", build()));
@@ -198,11 +206,11 @@ pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
         return help(app, rest);
     }
     if let Some(Entry(_, command)) = top(name) {
-        return call(app, &format!("palan {name}"), command, rest);
+        return call(app, &format!("{} {name}", app.name()), command, rest);
     }
     match GROUPS.iter().find(|group| group.name == name) {
         Some(group) => in_group(app, group, rest),
-        None => Err(unknown(name, "palan", MISSING, "")),
+        None => Err(unknown(app, name, app.name(), MISSING, "")),
     }
 }
 
@@ -211,7 +219,7 @@ fn top(name: &str) -> Option<&'static Entry> {
 }
 
 fn in_group(app: &App, group: &'static Group, words: &[String]) -> Result<()> {
-    let path = format!("palan {}", group.name);
+    let path = format!("{} {}", app.name(), group.name);
     let parsed = match flags::parse(&[], false, words) {
         Ok(parsed) => parsed,
         Err(FlagError::Help) => return group_help(app, group),
@@ -219,20 +227,20 @@ fn in_group(app: &App, group: &'static Group, words: &[String]) -> Result<()> {
     };
     let Some((name, rest)) = parsed.args.split_first() else {
         // Nobody asked for help, so it is no data.
-        app.streams.say_part(&group_text(group));
+        app.streams.say_part(&group_text(app, group));
         return Ok(());
     };
     match group.entries.iter().find(|entry| entry.0.contains(&name.as_str())) {
         Some(Entry(names, command)) => call(app, &format!("{path} {}", names[0]), command, rest),
-        None => Err(unknown(name, &path, group.missing, &format!("\n\nUsage:  {path} COMMAND"))),
+        None => Err(unknown(app, name, &path, group.missing, &format!("\n\nUsage:  {path} COMMAND"))),
     }
 }
 
-fn unknown(name: &str, path: &str, missing: &[&str], usage: &str) -> CliError {
+fn unknown(app: &App, name: &str, path: &str, missing: &[&str], usage: &str) -> CliError {
     if missing.contains(&name) {
-        return CliError::new(format!("palan: '{path} {name}' is not supported yet"));
+        return CliError::new(format!("{}: '{path} {name}' is not supported yet", app.name()));
     }
-    CliError::new(format!("palan: unknown command: {path} {name}{usage}"))
+    CliError::new(format!("{}: unknown command: {path} {name}{usage}", app.name()))
         .hint(format!("Run '{path} --help' for more information"))
 }
 
@@ -244,15 +252,15 @@ fn usage_error(error: &FlagError, path: &str, usage: &str) -> CliError {
 fn call(app: &App, path: &str, command: &'static Command, words: &[String]) -> Result<()> {
     match flags::parse(command.flags, command.interspersed, words) {
         Ok(parsed) => {
-            check_arity(command, path, parsed.args.len())?;
+            check_arity(app, command, path, parsed.args.len())?;
             (command.run)(app, &parsed)
         }
-        Err(FlagError::Help) => app.streams.print(&command_help(command, path, app.streams.help_columns())),
+        Err(FlagError::Help) => app.streams.print(&command_help(app, command, path)),
         Err(error) => Err(usage_error(&error, path, command.usage)),
     }
 }
 
-fn check_arity(command: &Command, path: &str, count: usize) -> Result<()> {
+fn check_arity(app: &App, command: &Command, path: &str, count: usize) -> Result<()> {
     let plural = |count: usize| if count == 1 { "argument" } else { "arguments" };
     let (fits, wants, verb) = match command.arity {
         Arity::None => (count == 0, "accepts no arguments".to_owned(), "Run"),
@@ -268,18 +276,19 @@ fn check_arity(command: &Command, path: &str, count: usize) -> Result<()> {
     if fits {
         return Ok(());
     }
-    Err(CliError::new(format!("palan: '{path}' {wants}\n\nUsage:  {path} {}", command.usage))
+    Err(CliError::new(format!("{}: '{path}' {wants}\n\nUsage:  {path} {}", app.name(), command.usage))
         .hint(format!("{verb} '{path} --help' for more information")))
 }
 
-fn command_help(command: &Command, path: &str, columns: usize) -> String {
+fn command_help(app: &App, command: &Command, path: &str) -> String {
     let long = if command.long.is_empty() { command.short } else { command.long };
     let mut text = format!("Usage:  {path} {}", command.usage).trim_end().to_owned();
     let _ = write!(text, "\n\n{long}\n");
     if !command.aliases.is_empty() {
-        let _ = write!(text, "\nAliases:\n  {}\n", command.aliases);
+        let aliases = command.aliases.replace("palan ", &format!("{} ", app.name()));
+        let _ = write!(text, "\nAliases:\n  {aliases}\n");
     }
-    let usages = flags::usages(command.flags, columns.saturating_sub(1));
+    let usages = flags::usages(command.flags, app.streams.help_columns().saturating_sub(1));
     if !usages.is_empty() {
         let _ = write!(text, "\nOptions:\n{}\n", usages.trim_end());
     }
@@ -301,13 +310,14 @@ fn named(entries: &'static [Entry]) -> Vec<(&'static str, &'static str)> {
 }
 
 fn group_help(app: &App, group: &'static Group) -> Result<()> {
-    app.streams.print(&group_text(group))
+    app.streams.print(&group_text(app, group))
 }
 
-fn group_text(group: &'static Group) -> String {
-    let mut text = format!("Usage:  palan {} COMMAND\n\n{}\n", group.name, group.short);
+fn group_text(app: &App, group: &'static Group) -> String {
+    let mut text = format!("Usage:  {} {} COMMAND\n\n{}\n", app.name(), group.name, group.short);
     list(&mut text, "Commands", &named(group.entries));
-    let _ = write!(text, "\nRun 'palan {} COMMAND --help' for more information on a command.\n", group.name);
+    let (program, group) = (app.name(), group.name);
+    let _ = write!(text, "\nRun '{program} {group} COMMAND --help' for more information on a command.\n");
     text
 }
 
@@ -316,7 +326,9 @@ fn root_help(app: &App) -> Result<()> {
 }
 
 fn root_text(app: &App) -> String {
-    let mut text = "Usage:  palan [OPTIONS] COMMAND\n\nA self-sufficient runtime for containers\n".to_owned();
+    let program = app.name();
+    let mut text =
+        format!("Usage:  {program} [OPTIONS] COMMAND\n\nA self-sufficient runtime for containers\n");
     list(&mut text, "Common Commands", &named(COMMON));
     let groups: Vec<(&str, &str)> = GROUPS.iter().map(|group| (group.name, group.short)).collect();
     list(&mut text, "Management Commands", &groups);
@@ -327,16 +339,15 @@ fn root_text(app: &App) -> String {
     list(&mut text, "Commands", &others);
     let usages = flags::usages(&[GLOBAL], app.streams.help_columns().saturating_sub(1));
     let _ = write!(text, "\nGlobal Options:\n{}\n", usages.trim_end());
-    text.push_str("\nRun 'palan COMMAND --help' for more information on a command.\n");
+    let _ = write!(text, "\nRun '{program} COMMAND --help' for more information on a command.\n");
     text
 }
 
 fn help(app: &App, words: &[String]) -> Result<()> {
     let unknown = || CliError::new(format!("unknown help topic: {}", words.join(" ")));
-    let columns = app.streams.help_columns();
     let Some((name, rest)) = words.split_first() else { return root_help(app) };
     if let (Some(Entry(_, command)), []) = (top(name), rest) {
-        return app.streams.print(&command_help(command, &format!("palan {name}"), columns));
+        return app.streams.print(&command_help(app, command, &format!("{} {name}", app.name())));
     }
     let group = GROUPS.iter().find(|group| group.name == name).ok_or_else(unknown)?;
     match rest {
@@ -344,8 +355,8 @@ fn help(app: &App, words: &[String]) -> Result<()> {
         [name] => {
             let entry =
                 group.entries.iter().find(|entry| entry.0.contains(&name.as_str())).ok_or_else(unknown)?;
-            let path = format!("palan {} {}", group.name, entry.0[0]);
-            app.streams.print(&command_help(entry.1, &path, columns))
+            let path = format!("{} {} {}", app.name(), group.name, entry.0[0]);
+            app.streams.print(&command_help(app, entry.1, &path))
         }
         _ => Err(unknown()),
     }

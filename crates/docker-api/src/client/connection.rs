@@ -18,7 +18,7 @@ const CHUNK: usize = 64 * 1024;
 /// A connected stream socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// To a unix socket.
+    /// To a unix socket, or to `ssh`.
     Unix(UnixStream),
     /// To a TCP port.
     Tcp(TcpStream),
@@ -101,6 +101,7 @@ impl Connection {
         let socket = match host {
             Host::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
             Host::Tcp { host, port } => connect_tcp(&resolve::addresses(host, *port)?).map(Socket::Tcp),
+            Host::Ssh(host) => host.connect().map(Socket::Unix),
         };
         let socket = socket.map_err(|source| ClientError::Connect { host: host.clone(), source })?;
         Ok(Self { socket, buffer: Vec::new(), start: 0 })
@@ -273,7 +274,7 @@ fn connect_tcp(addresses: &[std::net::SocketAddr]) -> io::Result<TcpStream> {
 
 fn request_head(prefix: &str, request: &Request<'_>, host: &Host, user_agent: &str) -> String {
     let authority = match host {
-        Host::Unix(_) => "localhost".to_owned(),
+        Host::Unix(_) | Host::Ssh(_) => "localhost".to_owned(),
         Host::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
         Host::Tcp { host, port } => format!("{host}:{port}"),
     };

@@ -1,4 +1,4 @@
-//! A blocking client of the Engine API over a unix socket or plain TCP.
+//! A blocking client of the Engine API over a unix socket, plain TCP or SSH.
 //!
 //! There is no ping before the first request: the newest version is assumed, and a daemon that answers "too new" is
 //! asked again with the version that its `Api-Version` header names. Only an upload that can't be repeated asks first.
@@ -15,6 +15,7 @@ mod image;
 mod network;
 mod resolve;
 mod response;
+mod ssh;
 mod system;
 mod volume;
 
@@ -23,6 +24,7 @@ pub use connection::Socket;
 pub use container::{AttachOptions, ListOptions, LogsOptions, PendingWait, RemoveOptions, WaitCondition};
 pub use image::{ImportOptions, Progress, PullOptions, PushOptions, RegistryManifest};
 pub use response::{AbortHandle, Body, Head, Response, Upgraded};
+pub use ssh::SshHost;
 
 use crate::host::Host;
 use crate::json::{self, DecodeError};
@@ -378,6 +380,11 @@ impl Client {
         let mut request = request.header("Connection", "Upgrade").header("Upgrade", "tcp");
         request.upgrade = true;
         Ok(self.send(request)?.into_upgraded())
+    }
+
+    /// A connection to the daemon on which nothing was said.
+    pub fn dial(&self) -> Result<Socket, ClientError> {
+        Ok(Connection::open(&self.inner.host)?.into_parts().0)
     }
 
     fn connection(&self) -> Result<Connection, ClientError> {

@@ -4,7 +4,7 @@ use super::{Client, ClientError, Query, Request, path_escape};
 use crate::filters::Filters;
 use crate::types::{
     EndpointSettings, Network, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
-    NetworkDisconnectRequest, NetworksPruned,
+    NetworkDisconnectRequest,
 };
 
 impl Client {
@@ -38,12 +38,6 @@ impl Client {
         let body = NetworkDisconnectRequest { container: container.to_owned(), force };
         let path = format!("/networks/{}/disconnect", path_escape(id));
         self.execute(Request::new("POST", path, &Query::new()).json(&body))
-    }
-
-    /// `POST /networks/prune`.
-    pub fn prune_networks(&self, filters: &Filters) -> Result<NetworksPruned, ClientError> {
-        let query = Query::new().with_some("filters", filters.to_json().as_deref());
-        self.fetch(Request::new("POST", "/networks/prune", &query))
     }
 
     /// `GET /networks`.

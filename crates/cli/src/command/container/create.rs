@@ -11,7 +11,7 @@ use palan_stdx::fs;
 
 use super::super::image::pull;
 use super::super::{Arity, Command};
-use crate::app::App;
+use crate::app::{App, Program};
 use crate::environment::DOCKER_DEFAULT_PLATFORM;
 use crate::error::{CliError, Kind, Result};
 use crate::flags::Parsed;
@@ -33,14 +33,15 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
 }
 
 /// A failure of `run` or `create` in Docker's form.
-pub(crate) fn with_help(kind: Kind, message: &str, verb: &str) -> CliError {
-    CliError::of(kind, format!("palan: {message}"))
-        .hint(format!("Run 'palan {verb} --help' for more information"))
+pub(crate) fn with_help(program: Program, kind: Kind, message: &str, verb: &str) -> CliError {
+    let program = program.name();
+    CliError::of(kind, format!("{program}: {message}"))
+        .hint(format!("Run '{program} {verb} --help' for more information"))
 }
 
 /// Reads the flags.
 pub(crate) fn build(app: &App, flags: &Parsed, verb: &str) -> Result<CreateContainerRequest> {
-    let wrong = |message: &str| with_help(Kind::Usage, message, verb);
+    let wrong = |message: &str| with_help(app.program, Kind::Usage, message, verb);
     let pull = flags.string("pull");
     if !matches!(pull, "" | "always" | "missing" | "never") {
         let choice = "must be one of \"always\", \"missing\" or \"never\"";

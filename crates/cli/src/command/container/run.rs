@@ -12,7 +12,7 @@ use palan_docker_api::client::{AttachOptions, WaitCondition};
 
 use super::super::{Arity, Command};
 use super::create::{self, with_help};
-use crate::app::App;
+use crate::app::{App, Program};
 use crate::error::{CliError, Kind, Result};
 use crate::flags::Parsed;
 use crate::run_flags;
@@ -57,13 +57,13 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     let keys = detach_keys(app, flags)?;
     let (rows, columns) = app.streams.size();
     request.host_config.console_size = [u32::from(rows), u32::from(columns)];
-    let id = create::create(app, flags, &request).map_err(classify)?;
+    let id = create::create(app, flags, &request).map_err(|error| classify(app.program, error))?;
     if attached.stdin || attached.stdout || attached.stderr {
         let forward = flags.bool("sig-proxy");
         attached_run(app, &id, attached, &keys, forward, request.host_config.auto_remove)
     } else {
         app.streams.line(&id)?;
-        Ok(app.client()?.start_container(&id, None).map_err(|error| classify(error.into()))?)
+        Ok(app.client()?.start_container(&id, None).map_err(|error| classify(app.program, error.into()))?)
     }
 }
 
@@ -113,7 +113,7 @@ fn attached_run(
             exit_code.report(session.output_done(), sender);
             let _ = events.recv_timeout(REMOVAL);
         }
-        return Err(classify(error.into()));
+        return Err(classify(app.program, error.into()));
     }
     if let Some(signals) = signals {
         let policy = Policy {
@@ -138,7 +138,7 @@ pub(crate) fn finish(session: Session) -> Result<()> {
 }
 
 /// Docker's exit codes for a container that could not be created or started.
-fn classify(error: CliError) -> CliError {
+fn classify(program: Program, error: CliError) -> CliError {
     if matches!(error.kind, Kind::Exit(_) | Kind::BrokenPipe) {
         return error;
     }
@@ -150,7 +150,7 @@ fn classify(error: CliError) -> CliError {
     } else {
         Kind::Usage
     };
-    with_help(kind, &error.message, "run")
+    with_help(program, kind, &error.message, "run")
 }
 
 #[cfg(test)]
@@ -159,14 +159,14 @@ mod tests {
 
     #[test]
     fn refusals_have_dockers_exit_codes() {
-        let code = |message: &str| classify(CliError::new(message)).kind.code();
+        let code = |message: &str| classify(Program::Palan, CliError::new(message)).kind.code();
         assert_eq!(code("exec: \"x\": executable file not found in $PATH: unknown"), 127);
         assert_eq!(code("exec: \"/x\": stat /x: no such file or directory: unknown"), 127);
         assert_eq!(code("exec: \"/etc\": permission denied: unknown"), 126);
         assert_eq!(code("exec: \"/etc\": is a directory: unknown"), 126);
         assert_eq!(code("No such image: x:latest"), 125);
         assert_eq!(
-            classify(CliError::new("Error response from daemon: x")).to_string(),
+            classify(Program::Palan, CliError::new("Error response from daemon: x")).to_string(),
             "palan: Error response from daemon: x\n\nRun 'palan run --help' for more information"
         );
     }

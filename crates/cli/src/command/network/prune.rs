@@ -20,9 +20,6 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     if !flags.bool("force") && !common::confirm(app, WARNING)? {
         return Ok(());
     }
-    let pruned = app.client()?.prune_networks(&common::filters(flags))?;
-    if pruned.networks_deleted.is_empty() {
-        return Ok(());
-    }
-    app.streams.print(&format!("Deleted Networks:\n{}\n\n", pruned.networks_deleted.join("\n")))
+    let (text, _) = common::sweep(app, &common::filters(flags), "/networks/prune", "Deleted Networks")?;
+    app.streams.print(&text)
 }

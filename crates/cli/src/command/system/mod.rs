@@ -1,6 +1,7 @@
 //! Commands on the daemon, the host and registries: `palan system …` and short forms.
 
 pub(crate) mod df;
+pub(crate) mod dial_stdio;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod fsck;
@@ -8,6 +9,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod login;
 pub(crate) mod logout;
+pub(crate) mod prune;
 pub(crate) mod search;
 pub(crate) mod version;
 
@@ -19,9 +21,11 @@ pub(crate) const GROUP: Group = Group {
     short: "Manage Palan",
     entries: &[
         Entry(&["df"], &df::COMMAND),
+        Entry(&["dial-stdio"], &dial_stdio::COMMAND),
         Entry(&["events"], &events::COMMAND),
         Entry(&["fsck"], &fsck::COMMAND),
         Entry(&["info"], &info::COMMAND),
+        Entry(&["prune"], &prune::COMMAND),
     ],
-    missing: &["dial-stdio", "prune"],
+    missing: &[],
 };
