@@ -66,6 +66,40 @@ while len(data) < 8 + 19:
 assert data == b"\x01\0\0\0\0\0\0\x13through the socket\n", data
 attached._sock.close()
 client.api.remove_container(sock["Id"], force=True)
+# The client says at the start of a session whether it wants frames, not whether there is a terminal.
+keeper = client.api.create_container("bb", ["sleep", "100"], name="keeper", host_config=client.api.create_host_config())
+client.api.start(keeper["Id"])
+session = client.api.exec_create(keeper["Id"], ["echo", "framed"], tty=True)
+assert client.api.exec_start(session["Id"], demux=True) == (b"framed\r\n", None)
+# A link is removed by its path, and nothing else is.
+linked = client.api.create_container("bb", ["true"], name="linked",
+                                     host_config=client.api.create_host_config(links={"keeper": "friend"}))
+assert client.api.inspect_container(linked["Id"])["HostConfig"]["Links"] == ["/keeper:/linked/friend"]
+client.api.remove_container("linked/friend", link=True)
+assert not client.api.inspect_container("linked")["HostConfig"]["Links"]
+try:
+    client.api.remove_container("linked/friend", link=True)
+    raise SystemExit("a link that is gone was removed")
+except docker.errors.NotFound:
+    pass
+client.api.remove_container(linked["Id"])
+client.api.remove_container(keeper["Id"], force=True)
+try:
+    client.images.load(b"no archive")
+    raise SystemExit("no archive was loaded")
+except docker.errors.ImageLoadError as error:
+    assert "cannot read the image archive" in str(error), error
+assert client.plugins.list() == []
+try:
+    client.plugins.get("vieux/sshfs:latest")
+    raise SystemExit("a plugin that is not there")
+except docker.errors.NotFound as error:
+    assert "plugin \"vieux/sshfs:latest\" not found" in str(error), error
+try:
+    client.swarm.init()
+    raise SystemExit("a swarm was made")
+except docker.errors.APIError as error:
+    assert error.status_code == 503, error
 events = client.events(since=0, until=int(time.time()) + 1, decode=True)
 actions = [e["Action"] for e in events if e["Type"] == "container"]
 for action in ["create", "start", "die", "destroy", "pause", "unpause", "rename"]:

@@ -33,6 +33,7 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/create", post(container::create))
         .route("/containers/prune", post(container::prune))
         .route("/containers/{name}", delete(container::remove))
+        .route("/containers/{name}/{link}", delete(container::remove_link))
         .route("/containers/{name}/json", get(container::inspect))
         .route("/containers/{name}/start", post(container::start))
         .route("/containers/{name}/stop", post(container::stop))
@@ -98,17 +99,7 @@ fn others() -> Router<Arc<Engine>> {
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
     let containers = ["attach/ws", "archive", "update", "checkpoints"];
-    let plain = [
-        "/build",
-        "/build/prune",
-        "/build/cancel",
-        "/session",
-        "/grpc",
-        "/plugins",
-        "/plugins/{*path}",
-        "/swarm/init",
-        "/swarm/join",
-    ];
+    let plain = ["/build", "/build/prune", "/build/cancel", "/session", "/grpc"];
     let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
     let mut router = Router::new();
     for path in containers {
@@ -118,8 +109,15 @@ fn unsupported_routes() -> Router<Arc<Engine>> {
         router = router.route(path, any(unsupported::endpoint));
     }
     for path in swarm {
-        router = router.route(path, any(unsupported::swarm));
-        router = router.route(&format!("{path}/{{*rest}}"), any(unsupported::swarm));
+        router = router.route(path, any(unsupported::not_a_manager));
+        router = router.route(&format!("{path}/{{*rest}}"), any(unsupported::not_a_manager));
     }
     router
+        .route("/swarm/init", any(unsupported::no_swarm))
+        .route("/swarm/join", any(unsupported::no_swarm))
+        .route("/plugins", get(unsupported::plugins))
+        .route("/plugins/create", any(unsupported::no_plugins))
+        .route("/plugins/pull", any(unsupported::no_plugins))
+        .route("/plugins/privileges", any(unsupported::no_plugins))
+        .route("/plugins/{*name}", any(unsupported::plugin))
 }

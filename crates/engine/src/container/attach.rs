@@ -69,7 +69,8 @@ impl Engine {
         let spec = session.details().spec;
         let keys = spec.detach_keys.as_deref().unwrap_or(DEFAULT_DETACH_KEYS);
         let detach_keys = validate::detach_keys(keys)?;
-        let framing = if spec.tty { Framing::Raw } else { Framing::Multiplexed };
+        // As in Docker, what the client says at the start decides, not whether the session has a terminal.
+        let framing = if options.tty { Framing::Raw } else { Framing::Multiplexed };
         Ok(ExecTicket { tty: spec.tty, framing, handle, session, detach_keys })
     }
 

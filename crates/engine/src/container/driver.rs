@@ -34,7 +34,7 @@ use crate::container::index::{Handle, Life, Reply};
 use crate::container::link::Link;
 use crate::container::{Details, RemoveOptions, Status, WaitHold, health};
 use crate::db::Change;
-use crate::engine::Engine;
+use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
 use crate::{Class, Error, Result};
 
@@ -55,6 +55,8 @@ pub(crate) enum Action {
     Resize { size: TerminalSize, reply: Reply<()> },
     /// Any.
     Rename { name: String, reply: Reply<()> },
+    /// Takes the link of this alias away.
+    Unlink { alias: String, reply: Reply<()> },
     /// Created, Exited, Dead; with force any.
     Remove { options: RemoveOptions, reply: Reply<()> },
     /// Any but Paused; before a start the connection is kept for it.
@@ -195,6 +197,7 @@ impl Driver {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Action::Rename { name, reply } => drop(reply.send(self.rename(name).await)),
+            Action::Unlink { alias, reply } => drop(reply.send(self.unlink(&alias).await)),
             Action::Remove { options, reply } => return self.remove(options, reply).await,
             Action::Attach { options, socket, reply } => self.attach(options, socket, reply).await,
             Action::HoldWait { key, hold } => self.hold_wait(key, hold),
@@ -526,6 +529,29 @@ impl Driver {
         self.handle.publish(next);
         self.engine.index.release(&details.name, &self.handle.id);
         self.engine.publish_names(crate::network::endpoints::network_ids(&details)).await;
+        Ok(())
+    }
+
+    /// What runs keeps the line in its hosts file; its resolver and the next start know of the link no more.
+    async fn unlink(&mut self, alias: &str) -> Result<()> {
+        let mut next = (*self.details()).clone();
+        let links = next.endpoints.values_mut().map(|endpoint| &mut endpoint.settings.links);
+        let mut found = false;
+        for links in links.chain([&mut next.host.links]) {
+            let before = links.len();
+            links.retain(|link| crate::network::names::split_link(link).1 != alias);
+            found |= links.len() < before;
+        }
+        if !found {
+            return Err(Error::not_found(format!("container {} has no link named {alias}", next.name)));
+        }
+        let next = Arc::new(next);
+        self.engine.db.commit(Change::new().put_container(next.clone())).await?;
+        if next.state.status.is_live() {
+            let (engine, next) = (self.engine.clone(), next.clone());
+            blocking(move || engine.write_resolver_config(&next)).await?;
+        }
+        self.handle.publish(next);
         Ok(())
     }
 

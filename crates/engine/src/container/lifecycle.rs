@@ -109,10 +109,15 @@ impl Engine {
         outcome
     }
 
-    /// Removes a container.
+    /// Removes a container or, if that is asked for, the link that `name` is the path of: `container/alias`.
     pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
         if options.link {
-            return Err(validate::unsupported("removing a legacy link"));
+            let path = name.trim_start_matches('/');
+            let Some((container, alias)) = path.rsplit_once('/') else {
+                return Err(Error::conflict("Conflict, cannot remove the default link name of the container"));
+            };
+            let handle = self.index.find(container)?;
+            return handle.ask(|reply| Action::Unlink { alias: alias.to_owned(), reply }).await;
         }
         self.index.find(name)?.ask(|reply| Action::Remove { options, reply }).await
     }

@@ -461,7 +461,7 @@ pub struct ExecSpec {
 pub struct ExecStartOptions {
     /// Don't attach.
     pub detach: bool,
-    /// Terminal; must match the session when given.
+    /// The client reads raw bytes and no frames. Whether there is a terminal was said when the session was made.
     pub tty: bool,
     /// Height and width of the terminal.
     pub console_size: Option<(u16, u16)>,

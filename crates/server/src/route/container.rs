@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -145,6 +145,15 @@ pub(crate) async fn remove(State(engine): Engines, Name(name): Name, params: Par
         RemoveOptions { force: params.flag("force"), volumes: params.flag("v"), link: params.flag("link") };
     engine.remove(&name, options).await?;
     no_content()
+}
+
+/// `DELETE /containers/{name}/{alias}?link=1`: what is removed is the link, as in Docker.
+pub(crate) async fn remove_link(
+    State(engine): Engines,
+    Path((name, alias)): Path<(String, String)>,
+    params: Params,
+) -> ApiResult {
+    remove(State(engine), Name(format!("{name}/{alias}")), params).await
 }
 
 pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use palan_docker_api::auth;
 use palan_docker_api::stream::ProgressMessage;
@@ -23,6 +24,9 @@ use crate::route::archive;
 use crate::streaming::{json_line, pipe_body, respond};
 
 type Engines = State<Arc<Engine>>;
+
+/// What a stream of progress is said to be.
+const JSON: &str = "application/json";
 
 pub(crate) async fn list(State(engine): Engines, version: Version, params: Params) -> ApiResult {
     let query = ImageListQuery {
@@ -96,11 +100,15 @@ async fn import(engine: &Engine, params: &Params, body: Body) -> ApiResult {
 
 pub(crate) async fn load(State(engine): Engines, params: Params, body: Body) -> ApiResult {
     let platform = params.platform("platform")?;
-    Ok(progress(engine.load(pipe_body(body), params.flag_or("quiet", true), platform).await?))
+    match engine.load(pipe_body(body), params.flag_or("quiet", true), platform).await {
+        Ok(items) => Ok(progress(items)),
+        // As in Docker the answer is a stream from its first byte, where clients look for what went wrong.
+        Err(error) => Ok(([(CONTENT_TYPE, JSON)], progress_line(Err(error))).into_response()),
+    }
 }
 
 fn progress(items: Items<Progress>) -> Response {
-    respond("application/json", items, |item| Some(progress_line(item)))
+    respond(JSON, items, |item| Some(progress_line(item)))
 }
 
 fn progress_line(item: palan_engine::Result<Progress>) -> Bytes {

@@ -1,9 +1,11 @@
-//! Endpoints that Docker has and this version does not.
+//! Endpoints that Docker has and Palan does not: those of a swarm and of managed plugins, answered as by an engine without
+//! them, and those that this version lacks.
 
 use axum::extract::Request;
 use http::StatusCode;
 
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, ok_json};
+use crate::extract::Name;
 
 /// Names the endpoint.
 pub(crate) async fn endpoint(request: Request) -> ApiResult {
@@ -11,8 +13,33 @@ pub(crate) async fn endpoint(request: Request) -> ApiResult {
 }
 
 /// The text by which clients know that there is no swarm.
-pub(crate) async fn swarm() -> ApiResult {
+pub(crate) async fn not_a_manager() -> ApiResult {
     let message = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this \
                    node to swarm and try again.";
-    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+    Err(ApiError::unavailable(message))
+}
+
+/// What would make a swarm or join one.
+pub(crate) async fn no_swarm() -> ApiResult {
+    Err(ApiError::unavailable("Palan has no swarm mode: this node can neither begin a swarm nor join one"))
+}
+
+/// `GET /plugins`: there are none, which is an answer and no error.
+pub(crate) async fn plugins() -> ApiResult {
+    ok_json(&[(); 0])
+}
+
+/// What would bring a plugin.
+pub(crate) async fn no_plugins() -> ApiResult {
+    Err(ApiError::unavailable("Palan has no managed plugins: drivers are built in"))
+}
+
+/// Everything that is asked of a plugin by its name.
+pub(crate) async fn plugin(Name(path): Name) -> ApiResult {
+    const ACTIONS: [&str; 6] = ["json", "enable", "disable", "upgrade", "push", "set"];
+    let name = match path.rsplit_once('/') {
+        Some((name, action)) if ACTIONS.contains(&action) => name,
+        _ => &path,
+    };
+    Err(ApiError::new(StatusCode::NOT_FOUND, format!("plugin {name:?} not found")))
 }
