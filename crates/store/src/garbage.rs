@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a layer is needed while an image lists it, a hold keeps it, a blob is made from it, or a lease protects its
 //! diff-id; a blob while an image lists it, a lease protects it, or somebody brings it. All of that is looked up, and the removal decided, under
-//! one lock. Records go first and durably, then directories move to the trash, and their content is deleted in the background.
+//! one lock. Records go first and durably, then directories and large blobs move to the trash, whose content is deleted in the
+//! background: the kernel takes milliseconds to give the blocks of a large file back.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use crate::layer::{chain_key, layer_key};
 use crate::store::{EMPTY_LAYER, Inner, State};
 use crate::{Result, Store, database};
 
-/// A blob of fewer bytes is not kept for a next attempt.
+/// A blob of fewer bytes is not kept for a next attempt, and is removed at once.
 const SMALL: u64 = 64 * 1024;
 
 impl State {
-    /// Removes those of these layers and blobs that nothing needs. Whether any layer went to the trash.
+    /// Removes those of these layers and blobs that nothing needs. Whether anything went to the trash.
     pub(crate) fn remove_unneeded(
         &mut self,
         inner: &Inner,
@@ -60,17 +61,17 @@ impl State {
                 blobs.iter().try_for_each(|blob| database::recipe::delete_recipe(transaction, blob))
             })?;
         }
+        let mut trashed = !unneeded.is_empty();
         for key in &unneeded {
             inner.trash_layer(key)?;
             self.pending.retain(|diff_id, _| layer_key(diff_id) != **key);
         }
         for blob in blobs {
-            crate::fault::point("remove a blob");
-            fs::remove_file(&inner.blob_path(blob))?;
+            trashed |= inner.remove_blob(blob)?;
             crate::fault::point("remove a recipe");
             fs::remove_file(&inner.recipe_path(blob))?;
         }
-        Ok(!unneeded.is_empty())
+        Ok(trashed)
     }
 
     /// The layers that images, holds and these recipes need.
@@ -96,6 +97,20 @@ impl Store {
 }
 
 impl Inner {
+    /// Takes a blob away. Whether it went to the trash.
+    fn remove_blob(&self, blob: &Digest) -> Result<bool> {
+        let path = self.blob_path(blob);
+        let Some(metadata) = fs::if_exists(fs::metadata(&path))? else { return Ok(false) };
+        if metadata.len() < SMALL {
+            crate::fault::point("remove a blob");
+            fs::remove_file(&path)?;
+            return Ok(false);
+        }
+        crate::fault::point("move a blob to the trash");
+        self.trash(&path)?;
+        Ok(true)
+    }
+
     pub(crate) fn collect(self: &Arc<Self>) -> Result<()> {
         let mut state = self.lock();
         let layers: Vec<String> =

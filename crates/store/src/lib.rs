@@ -6,7 +6,7 @@
 //!   blobs/sha256/.ingest/<hex>.part   a transfer that did not finish, to be resumed
 //!   layers/<diff-id>/            an unpacked layer in overlay's form, shared by all images that have it
 //!   layers/chain-<chain-id>/     the same for a layer that only makes sense over its parents
-//!   layers/.tmp-<random>/        an unpack in progress; layers/.trash-<random>/ a removal in progress
+//!   layers/.tmp-<random>/        an unpack in progress; layers/.trash-<random>  a layer or large blob that is being removed
 //!   recipes/<hex>                how a blob is made again from its layer; the blob itself is gone then
 //!   images.db                    names, images, layers, leases (SQLite)
 //! ```

@@ -159,9 +159,14 @@ impl Inner {
 
     /// Moves a directory below `layers` out of the way; it is deleted in the background.
     pub(crate) fn trash_layer(&self, name: &str) -> Result<()> {
-        let trash = self.layers.join(format!(".trash-{}", random_name()));
         crate::fault::point("move a layer to the trash");
-        fs::if_exists(fs::rename(&self.layers.join(name), &trash))?;
+        self.trash(&self.layers.join(name))
+    }
+
+    /// Moves a file or directory of the store, if it is there, to the trash.
+    pub(crate) fn trash(&self, path: &Path) -> Result<()> {
+        let trash = self.layers.join(format!(".trash-{}", random_name()));
+        fs::if_exists(fs::rename(path, &trash))?;
         Ok(())
     }
 
