@@ -102,7 +102,7 @@ impl Flag {
         self
     }
 
-    fn is_bool(&self) -> bool {
+    pub(crate) fn is_bool(&self) -> bool {
         self.value.name.is_empty()
     }
 

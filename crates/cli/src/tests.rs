@@ -525,3 +525,43 @@ fn the_whole_system_is_pruned() {
         "ERROR: The \"until\" filter is not supported with \"--volumes\"\n"
     );
 }
+
+/// A shell asks for candidates in the protocol of Docker's client.
+#[test]
+fn shells_are_given_candidates() {
+    let daemon = Daemon::start(|seen: &Seen| match seen.path.split('?').next().unwrap_or_default() {
+        "/containers/json" => {
+            Answer::json(200, r#"[{"Id":"1","Names":["/web","/other/web"]},{"Id":"2","Names":["/wide"]}]"#)
+        }
+        "/images/json" => {
+            Answer::json(200, r#"[{"Id":"3","RepoTags":["debian:latest","debian:12","<none>:<none>"]}]"#)
+        }
+        "/networks" => Answer::json(200, r#"[{"Name":"front"},{"Name":"back"}]"#),
+        _ => Answer::json(200, r#"{"Volumes":[{"Name":"data"}]}"#),
+    });
+    let check = |words: &[&str], expected: &str| {
+        let line: Vec<&str> = ["__completeNoDesc"].iter().chain(words).copied().collect();
+        assert_eq!(run(&daemon, &line), outcome(0, expected, ""), "{words:?}");
+    };
+    check(&["container", "l"], "logs\nls\n:4\n");
+    check(&["stop", "w"], "web\nwide\n:4\n");
+    check(&["stop", "web", "w"], "wide\n:4\n");
+    check(&["-H", &daemon.address(), "rm", "-f", "wi"], "wide\n:4\n");
+    check(&["run", "--rm", "deb"], "debian\ndebian:latest\ndebian:12\n:4\n");
+    check(&["run", "-it", "debian", "/b"], ":0\n");
+    check(&["run", "--network", ""], "front\nback\n:4\n");
+    check(&["run", "--network=f"], "--network=front\n:4\n");
+    check(&["run", "-v", "d"], "data:\n:6\n");
+    check(&["run", "-v", "/"], ":0\n");
+    check(&["run", "--restart", "on"], "on-failure\n:4\n");
+    check(&["network", "create", "f"], ":4\n");
+    check(&["network", "connect", "front", "we"], "web\n:4\n");
+    check(&["rmi", "--no"], "--no-prune\n:4\n");
+    check(&["ima"], "image\nimages\n:4\n");
+    check(&["context", "use", ""], "default\n:4\n");
+    check(&["import", "x"], ":0\n");
+    let described = run(&daemon, &["__complete", "pus"]);
+    assert_eq!(described.out, "push\tUpload an image to a registry\n:4\n");
+    assert!(run(&daemon, &["completion", "bash"]).out.contains("complete -F _palan palan"));
+    assert_eq!(run(&daemon, &["completion", "csh"]).code, 1);
+}

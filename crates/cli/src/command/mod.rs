@@ -5,6 +5,8 @@
 
 /// What commands share: objects named in arguments, filters, `inspect`.
 mod common;
+/// Completion in shells.
+mod completion;
 /// Commands on containers.
 mod container;
 /// Commands on contexts.
@@ -108,6 +110,7 @@ static GROUPS: &[Group] = &[
 static OTHERS: &[Entry] = &[
     Entry(&["attach"], &container::attach::COMMAND),
     Entry(&["commit"], &container::commit::COMMAND),
+    Entry(&["completion"], &completion::COMMAND),
     Entry(&["create"], &container::create::COMMAND),
     Entry(&["diff"], &container::diff::COMMAND),
     Entry(&["doctor"], &system::doctor::COMMAND),
@@ -188,6 +191,11 @@ pub(crate) fn build() -> &'static str {
 
 /// Runs a command line without the program's name.
 pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
+    if let Some((first, rest)) =
+        words.split_first().filter(|(first, _)| completion::HIDDEN.contains(&first.as_str()))
+    {
+        return completion::answer(app, rest, first == completion::HIDDEN[0]);
+    }
     let globals = match flags::parse(&[GLOBAL], false, words) {
         Ok(globals) => globals,
         Err(FlagError::Help) => return root_help(app),

@@ -243,6 +243,17 @@ impl Details {
         }
     }
 
+    /// Its links on the default bridge in the form that Docker shows, which also names the container: `/db:/web/database`.
+    /// Those on other networks are the endpoint's.
+    pub fn link_paths(&self) -> Vec<String> {
+        let links = self.host.links.iter().filter(|_| self.host.network_mode == "bridge");
+        let path = |link: &String| {
+            let (target, alias) = crate::network::names::split_link(link);
+            format!("/{target}:/{}/{alias}", self.name)
+        };
+        links.map(path).collect()
+    }
+
     /// Names of the volumes that it mounts.
     pub(crate) fn volume_names(&self) -> impl Iterator<Item = &str> {
         self.mounts.iter().filter(|mount| mount.kind == "volume").map(|mount| mount.name.as_str())

@@ -95,7 +95,8 @@ pub(super) fn host_config(host: &spec::HostConfig) -> wire::HostConfig {
         group_add: host.group_add.clone(),
         ipc_mode: host.ipc_mode.clone(),
         cgroup: host.cgroup.clone(),
-        links: host.links.clone(),
+        // As paths, for which the container's name is needed.
+        links: Vec::new(),
         oom_score_adj: host.oom_score_adj,
         pid_mode: host.pid_mode.clone(),
         privileged: host.privileged,

@@ -144,7 +144,7 @@ pub(crate) fn inspect(details: &Details) -> wire::ContainerInspect {
         process_label: String::new(),
         app_armor_profile: details.app_armor_profile.clone(),
         exec_ids: details.exec_ids.clone(),
-        host_config: config::host_config(&details.host),
+        host_config: wire::HostConfig { links: details.link_paths(), ..config::host_config(&details.host) },
         graph_driver: Some(graph_driver(details)),
         storage: None,
         size_rw: None,
