@@ -1,7 +1,7 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
-//! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
+//! commands, [`command_line`] what shapes them; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
 //! looks after containers; [`runtimes`] are other OCI
@@ -14,6 +14,7 @@ mod api_garbage;
 mod archives;
 mod bad_input;
 mod bad_registry;
+mod command_line;
 mod commit;
 mod daemon_start;
 mod disk;

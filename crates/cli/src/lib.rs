@@ -8,6 +8,7 @@
 //! - `session`: an attached session, its terminal, signals and end.
 //! - `output`: the only printer; tables, templates, progress.
 //! - `config_file`, `credentials`, `context`: Docker's client configuration.
+//! - `plugin`: commands that are programs of their own.
 //! - `error`: failures with their exit codes.
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ mod environment;
 mod error;
 mod flags;
 mod output;
+mod plugin;
 mod run_flags;
 mod session;
 mod terminal;

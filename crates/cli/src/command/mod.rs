@@ -27,6 +27,7 @@ use std::fmt::Write as _;
 use crate::app::App;
 use crate::error::{CliError, Kind, Result};
 use crate::flags::{self, Flag, FlagError, Parsed};
+use crate::plugin;
 
 /// How many arguments a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,6 +205,7 @@ pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
     if globals.bool("version") {
         return app.streams.line(&format!("Palan version {VERSION}, build {}", build()));
     }
+    let all = words;
     let words = globals.args.clone();
     app.set_globals(globals);
     let Some((name, rest)) = words.split_first() else {
@@ -218,7 +220,10 @@ pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
     }
     match GROUPS.iter().find(|group| group.name == name) {
         Some(group) => in_group(app, group, rest),
-        None => Err(unknown(app, name, app.name(), MISSING, "")),
+        None => match plugin::find(app, name) {
+            Some(plugin) => plugin.run(app, all),
+            None => Err(unknown(app, name, app.name(), MISSING, "")),
+        },
     }
 }
 
@@ -338,7 +343,15 @@ fn root_text(app: &App) -> String {
     let mut text =
         format!("Usage:  {program} [OPTIONS] COMMAND\n\nA self-sufficient runtime for containers\n");
     list(&mut text, "Common Commands", &named(COMMON));
-    let groups: Vec<(&str, &str)> = GROUPS.iter().map(|group| (group.name, group.short)).collect();
+    let plugins: Vec<(String, String)> = plugin::all(app)
+        .into_iter()
+        .filter(|plugin| top(&plugin.name).is_none() && GROUPS.iter().all(|group| group.name != plugin.name))
+        .filter_map(|plugin| Some((format!("{}*", plugin.name), plugin.describe()?)))
+        .collect();
+    let plugins = plugins.iter().map(|(name, short)| (name.as_str(), short.as_str()));
+    let mut groups: Vec<(&str, &str)> =
+        GROUPS.iter().map(|group| (group.name, group.short)).chain(plugins).collect();
+    groups.sort_unstable();
     list(&mut text, "Management Commands", &groups);
     let mut others = named(OTHERS);
     // The program itself dispatches it before it comes here.
