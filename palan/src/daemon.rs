@@ -74,6 +74,7 @@ Options:
       --max-concurrent-downloads int   Layers downloaded at once (default 3)
       --max-concurrent-uploads int     Layers uploaded at once (default 5)
       --max-download-attempts int      Attempts for each transfer (default 5)
+      --metrics-addr string            Address of the metrics for Prometheus, such as 127.0.0.1:9323
       --mtu int                        MTU of the default bridge (default: the default route's)
       --no-new-privileges              Set no_new_privs in every container
       --no-proxy string                Hosts that no proxy is asked for (default: NO_PROXY)
@@ -121,6 +122,7 @@ const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
     ("max-concurrent-downloads", None, "max-concurrent-downloads", Kind::Number),
     ("max-concurrent-uploads", None, "max-concurrent-uploads", Kind::Number),
     ("max-download-attempts", None, "max-download-attempts", Kind::Number),
+    ("metrics-addr", None, "metrics-addr", Kind::Text),
     ("mtu", None, "mtu", Kind::Number),
     ("no-new-privileges", None, "no-new-privileges", Kind::Switch),
     ("no-proxy", None, "no-proxy", Kind::Text),
@@ -196,6 +198,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         hosts.push(DOCKER_SOCKET.to_owned());
     }
     let listeners = listen(&hosts, file.group.as_deref())?;
+    let metrics = file.metrics_addr.map(Listeners::for_metrics).transpose()?;
     let _pid_file = file.pid_file.as_deref().map(PidFile::create).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -204,10 +207,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         .thread_stack_size(512 * 1024)
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, listeners))
+    runtime.block_on(serve(config, listeners, metrics))
 }
 
-async fn serve(config: EngineConfig, listeners: Listeners) -> Result<(), Failure> {
+async fn serve(
+    config: EngineConfig,
+    listeners: Listeners,
+    metrics: Option<Listeners>,
+) -> Result<(), Failure> {
     let engine = Engine::start(config).await?;
     let (end, ended) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
@@ -216,7 +223,7 @@ async fn serve(config: EngineConfig, listeners: Listeners) -> Result<(), Failure
     });
     tracing::info!("the daemon is ready");
     notify_ready()?;
-    palan_server::serve(Arc::clone(&engine), listeners, ended).await?;
+    palan_server::serve(Arc::clone(&engine), listeners, metrics, ended).await?;
     engine.shutdown().await;
     Ok(())
 }

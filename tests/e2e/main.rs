@@ -4,7 +4,7 @@
 //! commands, [`command_line`] what shapes them; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
-//! looks after containers; [`runtimes`] are other OCI
+//! looks after containers; [`metrics`] are counted; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
@@ -28,6 +28,7 @@ mod layers;
 mod lifecycle;
 mod logs;
 mod manifest;
+mod metrics;
 mod mounts;
 mod names;
 mod network;

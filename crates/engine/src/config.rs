@@ -29,6 +29,8 @@ pub struct FileConfig {
     pub group: Option<String>,
     /// `pidfile`.
     pub pid_file: Option<PathBuf>,
+    /// `metrics-addr`: where Prometheus finds the metrics.
+    pub metrics_addr: Option<std::net::SocketAddr>,
     /// `debug`.
     pub debug: Option<bool>,
     /// `log-level`.
@@ -241,7 +243,6 @@ const UNSUPPORTED: &[&str] = &[
     "iptables",
     "ipv6",
     "log-format",
-    "metrics-addr",
     "min-api-version",
     "network-control-plane-mtu",
     "node-generic-resources",
@@ -283,6 +284,7 @@ impl FileConfig {
             "hosts" => self.hosts = Some(setting.strings()?),
             "group" => self.group = Some(setting.string()?),
             "pidfile" => self.pid_file = Some(setting.path()?),
+            "metrics-addr" => self.metrics_addr = Some(setting.socket_address()?),
             "debug" => self.debug = Some(setting.boolean()?),
             "log-level" => {
                 self.log_level = Some(setting.one_of(&["debug", "info", "warn", "error", "fatal"])?)
@@ -527,6 +529,10 @@ impl Setting<'_> {
             Some(item) => Err(Error::invalid(format!("{}: {item} is not an ip address", self.key))),
             None => Ok(list),
         }
+    }
+
+    fn socket_address(&self) -> Result<std::net::SocketAddr> {
+        self.string()?.parse().map_err(|_| self.wrong("an address with a port such as \"127.0.0.1:9323\""))
     }
 
     fn one_of(&self, accepted: &[&str]) -> Result<String> {

@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::dispatch::dispatch;
 use crate::listen::{Listener, Listeners};
+use crate::metrics::Metrics;
 use crate::router::router;
 
 /// How long a client may take for the head of a request, and how long an idle connection is kept (Docker's value).
@@ -51,7 +52,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// The wait after a failed accept, mostly for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the API until `shutdown` becomes true, or its sender is gone.
+/// Serves the API, and the metrics where they are asked for, until `shutdown` becomes true, or its sender is gone.
 ///
 /// Then no connection is accepted any more, idle ones are closed, and running requests get a moment to end. Streams that
 /// would go on (events, logs, waits) are left to end with the process: a wait that is dropped while the supervisor
@@ -59,9 +60,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(
     engine: Arc<Engine>,
     listeners: Listeners,
+    metrics: Option<Listeners>,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    serve_router(router(engine), listeners, shutdown).await
+    let api = router(Arc::clone(&engine));
+    let Some(scraped) = metrics else { return serve_router(api, listeners, shutdown).await };
+    let metrics = Metrics::start(&engine);
+    let api = serve_router(metrics.around(api), listeners, shutdown.clone());
+    let scraped = serve_router(metrics.router(engine), scraped, shutdown);
+    tokio::try_join!(api, scraped).map(|_| ())
 }
 
 async fn serve_router(

@@ -11,6 +11,7 @@
 //! - `dispatch`: the version prefix, the headers of every answer.
 //! - `router`: which path is which handler; `route`: the handlers; `convert`: wire types ↔ engine types.
 //! - `hijack`: attach and exec, whose socket leaves HTTP and goes to the supervisor.
+//! - `metrics`: what Prometheus scrapes.
 //! - `error`: the class of an engine error becomes a status.
 
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ mod error;
 mod extract;
 mod hijack;
 pub mod listen;
+mod metrics;
 mod route;
 mod router;
 mod streaming;

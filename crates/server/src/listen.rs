@@ -77,6 +77,13 @@ impl Listeners {
         Self::default()
     }
 
+    /// A TCP socket for the metrics, which give nobody any rights and may be read by whoever reaches it.
+    pub fn for_metrics(address: SocketAddr) -> Result<Self, ListenError> {
+        let listener = TcpListener::bind(address);
+        let listener = listener.map_err(|source| ListenError::Io { address: address.to_string(), source })?;
+        Ok(Self { listeners: vec![Listener::Tcp(listener)], files: Vec::new() })
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()

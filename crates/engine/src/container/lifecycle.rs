@@ -114,7 +114,9 @@ impl Engine {
         if options.link {
             let path = name.trim_start_matches('/');
             let Some((container, alias)) = path.rsplit_once('/') else {
-                return Err(Error::conflict("Conflict, cannot remove the default link name of the container"));
+                return Err(Error::conflict(
+                    "Conflict, cannot remove the default link name of the container",
+                ));
             };
             let handle = self.index.find(container)?;
             return handle.ask(|reply| Action::Unlink { alias: alias.to_owned(), reply }).await;
