@@ -1,7 +1,8 @@
 //! `cargo xtask dist`: one static, stripped binary with the supervisor embedded.
 //!
 //! The supervisor is built first, by itself, not relocatable: one runs for each container, so its start has no relocations
-//! to apply and its pages stay shared. The main binary then takes it in (see `palan/build.rs`).
+//! to apply and its pages stay shared. The main binary then takes it in (see `palan/build.rs`). Beside it lie the manual pages
+//! (`man/`) and the shells' completion, which the binary writes itself.
 
 use std::path::PathBuf;
 
@@ -45,5 +46,13 @@ pub(crate) fn run() -> Result<PathBuf, Failure> {
     let fresh = dist.join("palan.new");
     std::fs::copy(target.join(host_triple()).join("release/palan"), &fresh)?;
     std::fs::rename(&fresh, &palan)?;
+    let manual = dist.join("man");
+    // Pages of commands that are gone are not to stay.
+    let _ = std::fs::remove_dir_all(&manual);
+    std::fs::create_dir_all(&manual)?;
+    check(command(&palan).arg("__man").arg(&manual))?;
+    for (shell, file) in [("bash", "palan.bash"), ("zsh", "_palan"), ("fish", "palan.fish")] {
+        std::fs::write(dist.join(file), output(command(&palan).args(["completion", shell]))?)?;
+    }
     Ok(palan)
 }

@@ -15,6 +15,8 @@ mod context;
 mod image;
 /// Commands on manifests and lists of them.
 mod manifest;
+/// The manual.
+mod manual;
 /// Commands on networks.
 mod network;
 /// Commands on the daemon and the host.
@@ -192,10 +194,12 @@ pub(crate) fn build() -> &'static str {
 
 /// Runs a command line without the program's name.
 pub(crate) fn execute(app: &App, words: &[String]) -> Result<()> {
-    if let Some((first, rest)) =
-        words.split_first().filter(|(first, _)| completion::HIDDEN.contains(&first.as_str()))
-    {
-        return completion::answer(app, rest, first == completion::HIDDEN[0]);
+    match words.split_first() {
+        Some((first, rest)) if completion::HIDDEN.contains(&first.as_str()) => {
+            return completion::answer(app, rest, first == completion::HIDDEN[0]);
+        }
+        Some((first, rest)) if first == manual::HIDDEN => return manual::write(app, rest),
+        _ => {}
     }
     let globals = match flags::parse(&[GLOBAL], false, words) {
         Ok(globals) => globals,
