@@ -5,7 +5,7 @@
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
 //! looks after containers; [`metrics`] are counted; [`runtimes`] are other OCI
-//! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
+//! runtimes; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
@@ -14,6 +14,7 @@ mod api_garbage;
 mod archives;
 mod bad_input;
 mod bad_registry;
+mod clients;
 mod command_line;
 mod commit;
 mod daemon_start;

@@ -13,6 +13,7 @@ const PACKAGES: &[Package] = &[
     ("busybox-static", "busybox"),
     ("btrfs-progs", "mkfs.btrfs"),
     ("criu", "criu"),
+    ("docker-compose", "docker-compose"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
     ("e2fsprogs", "mkfs.ext4"),
@@ -33,8 +34,8 @@ const PACKAGES: &[Package] = &[
     ("curl", "curl"),
 ];
 
-/// The unmodified Python client of the Engine API, as an outside witness.
-const DOCKER_PY: &str = "docker==7.1.0";
+/// The unmodified Python client of the Engine API and what builds on it, as outside witnesses.
+const PYTHON: [&str; 2] = ["docker==7.1.0", "testcontainers==4.15.0"];
 
 /// Runs all tests, or those whose name contains the filter.
 #[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
@@ -106,14 +107,14 @@ impl Counts {
     }
 }
 
-/// A virtual environment with docker-py; returns its interpreter.
+/// A virtual environment with the packages of Python; returns its interpreter.
 fn python_client() -> Result<PathBuf, Failure> {
     let environment = root().join("target/python");
     let python = environment.join("bin/python");
-    if output(command(&python).args(["-c", "import docker"])).is_err() {
+    if output(command(&python).args(["-c", "import docker, testcontainers"])).is_err() {
         std::fs::remove_dir_all(&environment).ok();
         check(command("python3").args(["-m", "venv"]).arg(&environment))?;
-        check(command(&python).args(["-m", "pip", "install", "--quiet", DOCKER_PY]))?;
+        check(command(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON))?;
     }
     Ok(python)
 }
