@@ -308,13 +308,17 @@ impl Supervisor {
     }
 
     fn act_on_health(&mut self, action: HealthAction) {
-        let Life::Running(running) = &self.life else { return };
+        let Life::Running(running) = &mut self.life else { return };
         let (signal, timeout) = (running.stop_signal, running.stop_timeout);
         // Init may be ending just now.
         let _ = match action {
             HealthAction::None => Ok(()),
             HealthAction::Kill => running.container.signal(Signal::KILL),
             HealthAction::Stop => self.stop(signal, Some(timeout)),
+            HealthAction::Restart => {
+                running.restart_asked = true;
+                self.stop(signal, Some(timeout))
+            }
         };
     }
 }

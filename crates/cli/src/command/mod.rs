@@ -123,6 +123,7 @@ static OTHERS: &[Entry] = &[
     Entry(&["tag"], &image::tag::COMMAND),
     Entry(&["top"], &container::top::COMMAND),
     Entry(&["unpause"], &container::pause::UNPAUSE),
+    Entry(&["update"], &container::update::COMMAND),
     Entry(&["wait"], &container::wait::COMMAND),
 ];
 
@@ -143,7 +144,6 @@ static MISSING: &[&str] = &[
     "stack",
     "swarm",
     "trust",
-    "update",
 ];
 
 /// The flags before the command.
