@@ -3,8 +3,8 @@
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
-//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
-//! looks after containers; [`runtimes`] are other OCI
+//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`restart_policy`] starts
+//! containers again, [`health`] looks after them, [`update`] gives them other limits; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
@@ -34,6 +34,7 @@ mod networks;
 mod pull;
 mod push;
 mod restart;
+mod restart_policy;
 mod run;
 mod runtimes;
 mod save;
@@ -41,6 +42,7 @@ mod seeds;
 mod small_disk;
 mod storage;
 mod tty;
+mod update;
 mod volumes;
 
 use palan_tests::images;

@@ -205,9 +205,8 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) -> Vec<Event> 
     let was_starting = !details.state.status.is_live();
     let mut events = Vec::new();
     for entry in entries {
-        if let Some(applied) = journal::apply(details, entry) {
-            *details = applied.next;
-            events.extend(applied.events);
+        if let Some((more, _)) = journal::apply(details, entry) {
+            events.extend(more);
         }
     }
     let (code, error) = if killed {
@@ -218,10 +217,8 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) -> Vec<Event> 
     match details.state.status {
         Status::Running | Status::Paused => {
             let again = restart::follows_lost_run(details, code);
-            let (next, more) = journal::run_ended(details, Timestamp::now(), code, false, again);
-            *details = next;
+            events.extend(journal::run_ended(details, Timestamp::now(), code, false, again));
             details.state.error = error.into();
-            events.extend(more);
         }
         // Between two runs: the next one is the daemon's to start.
         Status::Restarting => {}

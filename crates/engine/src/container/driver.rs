@@ -197,7 +197,7 @@ impl Driver {
     async fn on_action(&mut self, action: Action) -> Flow {
         match action {
             Action::Start { reply } => {
-                let outcome = self.start().await;
+                let outcome = Box::pin(self.start()).await;
                 let failed_for_good = outcome.is_err() && self.gives_up_after_failed_start(&outcome);
                 // The caller may have gone.
                 let _ = reply.send(outcome);
@@ -208,11 +208,11 @@ impl Driver {
                 }
                 return self.after_exit().await;
             }
-            Action::StartByPolicy { reply } => drop(reply.send(self.start_by_policy().await)),
+            Action::StartByPolicy { reply } => drop(reply.send(Box::pin(self.start_by_policy()).await)),
             Action::Stop { signal, timeout, again, reply } => {
-                return self.stop(signal, timeout, again, reply).await;
+                return Box::pin(self.stop(signal, timeout, again, reply)).await;
             }
-            Action::Kill { signal, reply } => return self.kill(signal, reply).await,
+            Action::Kill { signal, reply } => return Box::pin(self.kill(signal, reply)).await,
             Action::Pause { reply } => self.pause(reply),
             Action::Unpause { reply } => self.unpause(reply),
             Action::Resize { size, reply } => match self.live() {
@@ -220,8 +220,8 @@ impl Driver {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Action::Rename { name, reply } => drop(reply.send(self.rename(name).await)),
-            Action::Remove { options, reply } => return self.remove(options, reply).await,
-            Action::Update { update, reply } => self.update(*update, reply).await,
+            Action::Remove { options, reply } => return Box::pin(self.remove(options, reply)).await,
+            Action::Update { update, reply } => Box::pin(self.update(*update, reply)).await,
             Action::Attach { options, socket, reply } => self.attach(options, socket, reply).await,
             Action::HoldWait { key, hold } => self.hold_wait(key, hold),
             Action::ReleaseWait { key } => self.release_wait(key),
@@ -244,8 +244,8 @@ impl Driver {
 
     async fn on_message(&mut self, message: Message) -> Flow {
         match message {
-            Message::Journal(entry) => return self.on_entry(entry).await,
-            Message::Reply { id, result } => self.on_reply(id, result).await,
+            Message::Journal(entry) => return Box::pin(self.on_entry(entry)).await,
+            Message::Reply { id, result } => Box::pin(self.on_reply(id, result)).await,
             Message::Welcome(welcome) => {
                 for exec in welcome.execs {
                     self.engine.sessions.found_running(&self.handle.id, &exec.exec, exec.pid);
@@ -329,7 +329,7 @@ impl Driver {
             return Flow::Continue;
         }
         tracing::warn!(container = self.handle.id, %error, "lost the supervisor of a running container");
-        self.settle_without_supervisor().await
+        Box::pin(self.settle_without_supervisor()).await
     }
 
     /// Sends a request to the supervisor, or fails it at once.

@@ -10,13 +10,6 @@ use crate::container::{Details, State, Status, health};
 use crate::db::Change;
 use crate::events::Event;
 
-/// What an entry changes.
-pub(crate) struct Applied {
-    pub(crate) next: Details,
-    pub(crate) events: Vec<Event>,
-    pub(crate) turn: Turn,
-}
-
 /// What an entry means for those who wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -28,44 +21,41 @@ pub(crate) enum Turn {
     End,
 }
 
-/// Applies an entry; `None`: it was applied before.
-pub(crate) fn apply(details: &Details, entry: &Entry) -> Option<Applied> {
+/// Applies an entry and returns the events of it; `None`: it was applied before.
+pub(crate) fn apply(details: &mut Details, entry: &Entry) -> Option<(Vec<Event>, Turn)> {
     if entry.seq <= details.journal_seq {
         return None;
     }
-    let time = timestamp(entry.time_ns);
-    let mut next = details.clone();
-    next.journal_seq = entry.seq;
-    if let Some(events) = health::apply(&mut next, entry) {
-        return Some(Applied { next, events, turn: Turn::None });
+    details.journal_seq = entry.seq;
+    if let Some(events) = health::apply(details, entry) {
+        return Some((events, Turn::None));
     }
-    let state = &mut next.state;
-    let was_between = state.status == Status::Restarting;
+    let time = timestamp(entry.time_ns);
+    let was_between = details.state.status == Status::Restarting;
     let mut turn = Turn::None;
     let mut action = None;
     match &entry.event {
         JournalEvent::Exit { code, oom, restart_in_ms, .. } => {
             let again = restart_in_ms.is_some();
-            let (next, events) = run_ended(details, time, *code, *oom, again);
-            let turn = if again { Turn::Between } else { Turn::End };
-            return Some(Applied { next: Details { journal_seq: entry.seq, ..next }, events, turn });
+            let events = run_ended(details, time, *code, *oom, again);
+            return Some((events, if again { Turn::Between } else { Turn::End }));
         }
         JournalEvent::RestartCanceled => {
-            state.status = Status::Exited;
+            details.state.status = Status::Exited;
             turn = Turn::End;
         }
         JournalEvent::StartFailed { message, .. } if was_between => {
             // As in Docker the code stays that of the last run.
-            state.status = Status::Exited;
-            state.error = start_failure_text(message);
+            details.state.status = Status::Exited;
+            details.state.error = start_failure_text(message);
             turn = Turn::End;
         }
         JournalEvent::StartFailed { kind, message } => {
-            state.error = start_failure_text(message);
-            state.exit_code = kind.exit_code();
+            details.state.error = start_failure_text(message);
+            details.state.exit_code = kind.exit_code();
         }
         JournalEvent::Start { pid } => {
-            *state = State {
+            details.state = State {
                 status: Status::Running,
                 pid: *pid,
                 started_at: Some(time),
@@ -73,31 +63,30 @@ pub(crate) fn apply(details: &Details, entry: &Entry) -> Option<Applied> {
                 health: health::begin(details),
                 ..State::default()
             };
-            next.run += 1;
+            details.run += 1;
             action = Some("start");
         }
         JournalEvent::Oom => {
-            state.oom_killed = true;
+            details.state.oom_killed = true;
             action = Some("oom");
         }
         JournalEvent::Pause => {
-            state.status = Status::Paused;
-            health::end(state);
+            details.state.status = Status::Paused;
+            health::end(&mut details.state);
             action = Some("pause");
         }
         JournalEvent::Resume => {
-            state.status = Status::Running;
+            details.state.status = Status::Running;
             action = Some("unpause");
         }
         JournalEvent::Detach { exec: None } => action = Some("detach"),
         JournalEvent::ExecExit { exec, code, .. } => {
             let facts = [("execID", exec.clone()), ("exitCode", code.to_string())];
-            let events = vec![Event { time, ..container_event(details, "exec_die", facts) }];
-            return Some(Applied { next, events, turn });
+            return Some((vec![Event { time, ..container_event(details, "exec_die", facts) }], turn));
         }
         JournalEvent::Detach { exec: Some(exec) } => {
             let event = container_event(details, "exec_detach", [("execID", exec.clone())]);
-            return Some(Applied { next, events: vec![Event { time, ..event }], turn });
+            return Some((vec![Event { time, ..event }], turn));
         }
         JournalEvent::LogLost { .. }
         | JournalEvent::ExecStart { .. }
@@ -108,24 +97,23 @@ pub(crate) fn apply(details: &Details, entry: &Entry) -> Option<Applied> {
         | JournalEvent::Health { .. }
         | JournalEvent::Unknown => {}
     }
-    let events = action.map(|action| Event { time, ..container_event(details, action, []) });
-    Some(Applied { next, events: events.into_iter().collect(), turn })
+    let event = action.map(|action| Event { time, ..container_event(details, action, []) });
+    Some((event.into_iter().collect(), turn))
 }
 
-/// The end of a run; `again`: it will be followed by another.
+/// The end of a run; `again`: it will be followed by another. Returns the events of it.
 pub(crate) fn run_ended(
-    details: &Details,
+    details: &mut Details,
     time: Timestamp,
     code: i32,
     oom: bool,
     again: bool,
-) -> (Details, Vec<Event>) {
-    let mut next = details.clone();
+) -> Vec<Event> {
     let seconds = time.duration_since(details.state.started_at.unwrap_or(time)).as_secs().max(0);
     let facts = [("exitCode", code.to_string()), ("execDuration", seconds.to_string())];
     let oom_event = (oom && !details.state.oom_killed).then(|| container_event(details, "oom", []));
-    let events = oom_event.into_iter().chain([container_event(details, "die", facts)]);
-    let state = &mut next.state;
+    let die = container_event(details, "die", facts);
+    let state = &mut details.state;
     state.status = if again { Status::Restarting } else { Status::Exited };
     state.pid = 0;
     state.exit_code = code;
@@ -134,31 +122,34 @@ pub(crate) fn run_ended(
     state.finished_at = Some(time);
     health::end(state);
     if again {
-        next.restart_count = next.restart_count.saturating_add(1);
+        details.restart_count = details.restart_count.saturating_add(1);
     }
-    (next, events.map(|event| Event { time, ..event }).collect())
+    oom_event.into_iter().chain([die]).map(|event| Event { time, ..event }).collect()
 }
 
 impl Driver {
     /// Applies a journal entry that is not in the database yet, and does what follows from it.
     pub(super) async fn on_entry(&mut self, entry: Entry) -> Flow {
-        let Some(Applied { next, events, turn }) = apply(&self.details(), &entry) else {
+        let details = self.details();
+        if entry.seq <= details.journal_seq {
             return Flow::Continue;
-        };
+        }
+        let mut next = Box::new((*details).clone());
+        let Some((events, turn)) = apply(&mut next, &entry) else { return Flow::Continue };
         self.note_sessions(&entry.event);
         match turn {
             Turn::None => {
                 let seq = next.journal_seq;
-                self.commit_details(next, Change::new().events(events)).await;
+                self.commit_details(*next, Change::new().events(events)).await;
                 self.request(Request::AckJournal { seq }, Vec::new(), Pending::Nobody);
                 Flow::Continue
             }
             Turn::Between => {
-                self.pause_between_runs(next, events).await;
+                self.pause_between_runs(*next, events).await;
                 Flow::Continue
             }
             Turn::End => {
-                self.end(next, events).await;
+                self.end(*next, events).await;
                 self.after_exit().await
             }
         }
@@ -205,11 +196,10 @@ mod tests {
     fn check(events: impl IntoIterator<Item = JournalEvent>) -> (Details, Vec<String>, Vec<Turn>) {
         let (mut details, mut actions, mut turns) = (Details::default(), Vec::new(), Vec::new());
         for (seq, event) in (1..).zip(events) {
-            let applied = apply(&details, &entry(seq, event.clone())).expect("a new one");
-            details = applied.next;
-            assert!(apply(&details, &entry(seq, event)).is_none(), "applied once");
-            actions.extend(applied.events.into_iter().map(|event| event.action));
-            turns.push(applied.turn);
+            let (events, turn) = apply(&mut details, &entry(seq, event.clone())).expect("a new one");
+            assert!(apply(&mut details, &entry(seq, event)).is_none(), "applied once");
+            actions.extend(events.into_iter().map(|event| event.action));
+            turns.push(turn);
         }
         (details, actions, turns)
     }

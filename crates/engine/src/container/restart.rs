@@ -157,7 +157,8 @@ impl Driver {
             Status::Running | Status::Paused => {
                 let is_wanted = self.stoppers.is_empty() && self.removal.is_none();
                 let again = is_wanted && follows_lost_run(&details, KILLED);
-                let (mut next, events) = run_ended(&details, now, KILLED, false, again);
+                let mut next = (*details).clone();
+                let events = run_ended(&mut next, now, KILLED, false, again);
                 next.state.error = "the supervisor of the container died".into();
                 self.engine.sessions.container_ended(&self.handle.id);
                 if !again {
