@@ -382,8 +382,6 @@ fn an_unhealthy_container_is_restarted() {
     assert!(wait_until(PATIENCE, healthy), "{}", state(&daemon, "hh"));
     // There is no policy: another end is the last.
     daemon.palan(["exec", "hh", "kill", "1"]).ok();
-    std::thread::sleep(Duration::from_secs(3));
-    eprintln!("{:?}", events(&daemon, "hh"));
     becomes(&daemon, "hh", "exited");
 }
 
@@ -418,4 +416,37 @@ fn the_network_stays() {
     daemon.palan(others).ok();
     becomes(&daemon, "web", "running");
     daemon.palan(["exec", "web", "nslookup", "web"]).ok();
+}
+
+#[test]
+fn who_may_change_the_network_gets_a_new_one() {
+    requires!(root);
+    let mut daemon = daemon();
+    let script = "ip link add left type veth peer name right || echo dirty; \
+                  ip -4 -o addr show eth0 | wc -l; while ! test -e /go; do sleep 0.05; done; rm /go; exit 4";
+    let words = ["run", "-d", "--name", "nn", "--cap-add", "NET_ADMIN", "--restart", "always", BUSYBOX];
+    daemon.palan(words.into_iter().chain(["sh", "-c", script])).ok();
+    let logs = || daemon.palan(["logs", "nn"]).ok().stdout;
+    assert!(wait_until(PATIENCE, || logs() == "1\n"), "{}", logs());
+    daemon.palan(["exec", "nn", "touch", "/go"]).ok();
+    assert!(wait_until(PATIENCE, || logs() == "1\n1\n"), "{}", logs());
+    assert_eq!(restarts(&daemon, "nn"), 1);
+    assert_eq!(events(&daemon, "nn"), ["create", "start", "die 4", "start"]);
+    // With no daemon there it goes on in the old one.
+    let pid = state(&daemon, "nn")["Pid"].as_i64().unwrap();
+    daemon.kill();
+    std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    daemon.restart();
+    let logs = || daemon.palan(["logs", "nn"]).ok().stdout;
+    assert!(wait_until(PATIENCE, || logs() == "1\n1\ndirty\n1\n"), "{}", logs());
+    daemon.palan(["exec", "nn", "touch", "/go"]).ok();
+    assert!(wait_until(PATIENCE, || logs() == "1\n1\ndirty\n1\n1\n"), "{}", logs());
+    assert_eq!(restarts(&daemon, "nn"), 3);
+    // Stopped while the daemon waits.
+    daemon.palan(["update", "--restart", "always", "nn"]).ok();
+    run(&daemon, "mm", &["--cap-add", "NET_ADMIN", "--restart", "always"], COUNTS);
+    rests(&daemon, "mm");
+    daemon.palan(["stop", "mm"]).ok();
+    assert_eq!(state(&daemon, "mm")["Status"], "exited");
 }

@@ -216,8 +216,8 @@ fn settle(details: &mut Details, entries: &[Entry], killed: bool) -> Vec<Event> 
     };
     match details.state.status {
         Status::Running | Status::Paused => {
-            let again = restart::follows_lost_run(details, code);
-            events.extend(journal::run_ended(details, Timestamp::now(), code, false, again));
+            let delay = restart::after_lost_run(details, code);
+            events.extend(journal::run_ended(details, Timestamp::now(), code, false, delay));
             details.state.error = error.into();
         }
         // Between two runs: the next one is the daemon's to start.
@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn exit(code: i32, restart_in_ms: Option<u64>) -> JournalEvent {
-        JournalEvent::Exit { code, signal: None, oom: true, restart_in_ms }
+        JournalEvent::Exit { code, signal: None, oom: true, restart_in_ms, by_daemon: false }
     }
 
     fn actions(events: Vec<Event>) -> Vec<String> {

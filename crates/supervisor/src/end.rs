@@ -110,7 +110,10 @@ impl Supervisor {
         let delay = self.restarts.after(code, ran, restart_asked);
         self.give_up_execs();
         self.stdio.finish(self.log.as_mut());
-        if delay.is_none() {
+        let is_greeted = self.control.as_ref().is_some_and(|control| control.greeted);
+        let by_daemon = delay.is_some() && self.restarts.are_for_daemon() && is_greeted;
+        let goes_on = delay.filter(|_| !by_daemon);
+        if goes_on.is_none() {
             self.close_for_good();
         }
         self.record_unrecorded_health();
@@ -121,20 +124,24 @@ impl Supervisor {
             crate::complain(&failure);
         }
         let restart_in_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-        self.record(Event::Exit { code, signal: signal_of(status), oom, restart_in_ms });
-        let next = match delay {
+        self.record(Event::Exit { code, signal: signal_of(status), oom, restart_in_ms, by_daemon });
+        let next = match goes_on {
             Some(delay) => Life::Restarting { due: Instant::now() + delay, code },
             None => Life::Finished(Finished::now()),
         };
         let life = std::mem::replace(&mut self.life, next);
-        self.tell_the_end(code, now);
+        self.tell_the_end(code, now, delay.is_none());
+        if by_daemon {
+            // They are the daemon's now.
+            self.waits.clear();
+        }
         // The daemon and the clients go on while the cgroups are removed.
         if let Life::Draining { running, .. } = life
             && let Err(failure) = running.container.remove_cgroup()
         {
             crate::complain(&failure);
         }
-        if delay.is_none() && self.journal.is_written() {
+        if goes_on.is_none() && self.journal.is_written() {
             self.vacate();
         }
     }
@@ -145,7 +152,7 @@ impl Supervisor {
         self.close_for_good();
         self.record(event);
         self.life = Life::Finished(Finished::now());
-        self.tell_the_end(code, Instant::now());
+        self.tell_the_end(code, Instant::now(), true);
         if self.journal.is_written() {
             self.vacate();
         }
@@ -161,11 +168,11 @@ impl Supervisor {
     }
 
     /// Tells everybody who waits.
-    fn tell_the_end(&mut self, code: i32, now: Instant) {
+    fn tell_the_end(&mut self, code: i32, now: Instant, for_good: bool) {
         if self.control.as_mut().is_some_and(|control| control.flush().is_err()) {
             self.control = None;
         }
-        self.waits.run_ended(code, matches!(self.life, Life::Finished(_)));
+        self.waits.run_ended(code, for_good);
         self.waits.answer_orphans(self.control.as_ref().map(|control| control.generation));
         if let Err(error) = self.stdio.end_turn(now) {
             crate::complain(&ServeError::from(error));

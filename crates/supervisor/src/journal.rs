@@ -64,6 +64,9 @@ pub enum Event {
         /// It will be started again after so many milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
+        /// By the daemon, which this supervisor leaves it to ([`crate::protocol::RestartConfig::by_daemon`]).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_daemon: bool,
     },
     /// The restart that was announced will not come. The supervisor's last entry.
     RestartCanceled,
@@ -351,11 +354,23 @@ mod tests {
         let entry = |event| serde_json::to_string(&Entry { seq: 3, time_ns: 5, event }).unwrap();
         assert_eq!(entry(Event::Oom), r#"{"seq":3,"time_ns":5,"event":"oom"}"#);
         assert_eq!(
-            entry(Event::Exit { code: 137, signal: Some(9), oom: true, restart_in_ms: None }),
+            entry(Event::Exit {
+                code: 137,
+                signal: Some(9),
+                oom: true,
+                restart_in_ms: None,
+                by_daemon: false
+            }),
             r#"{"seq":3,"time_ns":5,"event":{"exit":{"code":137,"signal":9,"oom":true}}}"#
         );
         assert_eq!(
-            entry(Event::Exit { code: 1, signal: None, oom: false, restart_in_ms: Some(100) }),
+            entry(Event::Exit {
+                code: 1,
+                signal: None,
+                oom: false,
+                restart_in_ms: Some(100),
+                by_daemon: false
+            }),
             r#"{"seq":3,"time_ns":5,"event":{"exit":{"code":1,"signal":null,"oom":false,"restart_in_ms":100}}}"#
         );
     }

@@ -14,6 +14,10 @@
 //! Between two runs there is no process and no cgroup, but the container keeps its network namespace with all that is
 //! in it, its resolver and its log. Attached clients have seen the end of their streams.
 //!
+//! A container that may have changed its network gets a new one, as it would in Docker. Only the daemon can make it, so the
+//! supervisor of such a container leaves the next run to the daemon that is connected, and ends. With no daemon there the
+//! container has the old network again, which is better than none.
+//!
 //! Invariants:
 //! - Each end and each start is in the journal, whether a daemon is there or not.
 //! - What another run is made from is kept as descriptors, not in memory, and only while one may come.
@@ -40,6 +44,7 @@ impl Restarts {
     pub(crate) fn adopt(&mut self, config: &Config, mut origin: Origin) {
         let count = self.config.count.max(config.restart.count);
         self.config = RestartConfig { count, ..config.restart.clone() };
+        self.backoff = self.backoff.or_after(config.restart.last_delay_ms);
         let restarts_unhealthy =
             config.health.as_ref().is_some_and(|health| health.on_failure == HealthAction::Restart);
         if self.config.policy == RestartPolicy::Never && !restarts_unhealthy {
@@ -54,6 +59,11 @@ impl Restarts {
         &self.origin
     }
 
+    /// Whether the next run is a daemon's to start.
+    pub(crate) fn are_for_daemon(&self) -> bool {
+        self.config.by_daemon
+    }
+
     /// The next end is the last.
     pub(crate) fn forbid(&mut self) {
         self.stay_down = true;
@@ -66,7 +76,7 @@ impl Restarts {
 
     /// A run has ended. After which time there is another; `None`: there is none. `asked`: whatever the policy.
     pub(crate) fn after(&mut self, code: i32, ran: Duration, asked: bool) -> Option<Duration> {
-        let RestartConfig { policy, count } = self.config;
+        let RestartConfig { policy, count, .. } = self.config;
         if self.stay_down || self.origin.config.is_none() || !(asked || policy.wants(code, count)) {
             return None;
         }
@@ -135,7 +145,7 @@ mod tests {
     use super::*;
 
     fn restarts(policy: RestartPolicy) -> Restarts {
-        let config = RestartConfig { policy, count: 0 };
+        let config = RestartConfig { policy, ..RestartConfig::default() };
         let origin = Origin { config: Some(tempfile::tempfile().unwrap()), ..Origin::default() };
         Restarts { config, origin, ..Restarts::default() }
     }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use palan_supervisor::journal::{Entry, Event as JournalEvent};
 use palan_supervisor::protocol::{
-    AttachOptions, Backoff, Failure, FailureKind, Message, Reply as Answer, Request, RequestId, TerminalSize,
+    AttachOptions, Failure, FailureKind, Message, Reply as Answer, Request, RequestId, TerminalSize,
     WaitOptions,
 };
 use tokio::sync::mpsc;
@@ -123,7 +123,6 @@ pub(crate) struct Driver {
     pub(super) stays_for_restart: bool,
     /// When the daemon starts the next run, where no supervisor does.
     pub(super) restart_at: Option<Instant>,
-    pub(super) backoff: Backoff,
 }
 
 /// Whether the task goes on.
@@ -153,7 +152,6 @@ pub(crate) fn spawn(
         start_outcome: None,
         stays_for_restart: false,
         restart_at: None,
-        backoff: Backoff::default(),
     };
     tokio::spawn(driver.run());
 }

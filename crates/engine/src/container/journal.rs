@@ -1,9 +1,12 @@
 //! What a supervisor's journal tells, carried over to what the database knows. [`apply`] is all of it that concerns the
 //! container itself, for the driver, which gets the entries as they are written, and for a daemon that starts and finds them.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use palan_supervisor::journal::{Entry, Event as JournalEvent};
 use palan_supervisor::protocol::Request;
+use tokio::time::Instant;
 
 use crate::container::driver::{Driver, Flow, Pending, container_event, start_failure_text, timestamp};
 use crate::container::{Details, State, Status, health};
@@ -17,6 +20,8 @@ pub(crate) enum Turn {
     None,
     /// A run has ended and another will follow.
     Between,
+    /// The same, and that one is the daemon's to start.
+    Ours,
     /// The container has ended.
     End,
 }
@@ -35,10 +40,14 @@ pub(crate) fn apply(details: &mut Details, entry: &Entry) -> Option<(Vec<Event>,
     let mut turn = Turn::None;
     let mut action = None;
     match &entry.event {
-        JournalEvent::Exit { code, oom, restart_in_ms, .. } => {
-            let again = restart_in_ms.is_some();
-            let events = run_ended(details, time, *code, *oom, again);
-            return Some((events, if again { Turn::Between } else { Turn::End }));
+        JournalEvent::Exit { code, oom, restart_in_ms, by_daemon, .. } => {
+            let events = run_ended(details, time, *code, *oom, *restart_in_ms);
+            let turn = match restart_in_ms {
+                None => Turn::End,
+                Some(_) if *by_daemon => Turn::Ours,
+                Some(_) => Turn::Between,
+            };
+            return Some((events, turn));
         }
         JournalEvent::RestartCanceled => {
             details.state.status = Status::Exited;
@@ -101,27 +110,28 @@ pub(crate) fn apply(details: &mut Details, entry: &Entry) -> Option<(Vec<Event>,
     Some((event.into_iter().collect(), turn))
 }
 
-/// The end of a run; `again`: it will be followed by another. Returns the events of it.
+/// The end of a run, which another follows after so many milliseconds if any. Returns the events of it.
 pub(crate) fn run_ended(
     details: &mut Details,
     time: Timestamp,
     code: i32,
     oom: bool,
-    again: bool,
+    restart_in_ms: Option<u64>,
 ) -> Vec<Event> {
     let seconds = time.duration_since(details.state.started_at.unwrap_or(time)).as_secs().max(0);
     let facts = [("exitCode", code.to_string()), ("execDuration", seconds.to_string())];
     let oom_event = (oom && !details.state.oom_killed).then(|| container_event(details, "oom", []));
     let die = container_event(details, "die", facts);
     let state = &mut details.state;
-    state.status = if again { Status::Restarting } else { Status::Exited };
+    state.status = if restart_in_ms.is_some() { Status::Restarting } else { Status::Exited };
     state.pid = 0;
     state.exit_code = code;
     state.error.clear();
     state.oom_killed |= oom;
     state.finished_at = Some(time);
     health::end(state);
-    if again {
+    if restart_in_ms.is_some() {
+        details.restart_delay_ms = restart_in_ms;
         details.restart_count = details.restart_count.saturating_add(1);
     }
     oom_event.into_iter().chain([die]).map(|event| Event { time, ..event }).collect()
@@ -147,6 +157,17 @@ impl Driver {
             Turn::Between => {
                 self.pause_between_runs(*next, events).await;
                 Flow::Continue
+            }
+            Turn::Ours => {
+                let delay = Duration::from_millis(next.restart_delay_ms.unwrap_or_default());
+                self.release_for_restart(&mut next).await;
+                self.pause_between_runs(*next, events).await;
+                self.restart_at = Some(Instant::now() + delay);
+                if self.removal.is_some() || !self.stoppers.is_empty() {
+                    self.stay_down().await
+                } else {
+                    Flow::Continue
+                }
             }
             Turn::End => {
                 self.end(*next, events).await;
@@ -190,7 +211,7 @@ mod tests {
     }
 
     fn exit(code: i32, restart_in_ms: Option<u64>) -> JournalEvent {
-        JournalEvent::Exit { code, signal: None, oom: false, restart_in_ms }
+        JournalEvent::Exit { code, signal: None, oom: false, restart_in_ms, by_daemon: false }
     }
 
     fn check(events: impl IntoIterator<Item = JournalEvent>) -> (Details, Vec<String>, Vec<Turn>) {

@@ -222,6 +222,8 @@ pub struct Details {
     pub ports: PublishedPorts,
     /// How many times it was restarted by policy.
     pub restart_count: u32,
+    /// The last pause between two runs, in milliseconds; none since somebody started it.
+    pub restart_delay_ms: Option<u64>,
     /// Where the log file is; empty when the driver has none.
     pub log_path: String,
     /// Path of its `resolv.conf`.

@@ -466,7 +466,10 @@ mod tests {
         let cpu = resources.cpu.expect("cpu");
         assert_eq!((cpu.quota, cpu.period), (Some(150_000), Some(100_000)));
         assert_eq!(resources.memory.expect("memory").swap, Some(128 << 20));
-        assert!(resources.pids.is_none());
+        // What an update lifts must be written.
+        assert_eq!(resources.pids.and_then(|pids| pids.limit), Some(-1));
+        let resources = made(&details(HostConfig::default())).linux.expect("linux").resources;
+        assert!(resources.is_some_and(|resources| resources.pids.is_none()));
     }
 
     #[test]

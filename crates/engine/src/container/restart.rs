@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use palan_supervisor::client;
-use palan_supervisor::protocol::{RestartConfig, RestartPolicy};
+use palan_supervisor::protocol::{Backoff, RestartConfig, RestartPolicy};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -36,7 +36,26 @@ const STARTS_AT_ONCE: usize = 8;
 
 /// What the supervisor shall do.
 pub(crate) fn supervisor_config(details: &Details) -> RestartConfig {
-    RestartConfig { policy: policy(&details.host.restart_policy), count: details.restart_count }
+    RestartConfig {
+        policy: policy(&details.host.restart_policy),
+        count: details.restart_count,
+        last_delay_ms: details.restart_delay_ms,
+        by_daemon: may_change_its_network(&details.host),
+    }
+}
+
+/// Whether the container has a network namespace of its own, in which it may do what it likes.
+fn may_change_its_network(host: &spec::HostConfig) -> bool {
+    let is_own = host.network_mode != "host" && endpoints::shared_with(host).is_none();
+    let names = |list: &[String], all: bool| {
+        let is_meant = |name: &String| {
+            let name = name.to_ascii_uppercase();
+            let name = name.strip_prefix("CAP_").unwrap_or(&name);
+            name == "NET_ADMIN" || all && name == "ALL"
+        };
+        list.iter().any(is_meant)
+    };
+    is_own && (host.privileged || names(&host.cap_add, true) && !names(&host.cap_drop, false))
 }
 
 fn policy(asked: &spec::RestartPolicy) -> RestartPolicy {
@@ -73,9 +92,16 @@ pub(crate) fn check(asked: &spec::RestartPolicy, auto_remove: bool) -> Result<()
     }
 }
 
-/// Whether another run follows one that was lost with this exit code.
-pub(crate) fn follows_lost_run(details: &Details, code: i32) -> bool {
-    !details.state.stopped_by_user && supervisor_config(details).policy.wants(code, details.restart_count)
+/// After how many milliseconds another run follows one that was lost with this exit code; `None`: none does.
+pub(crate) fn after_lost_run(details: &Details, code: i32) -> Option<u64> {
+    let config = supervisor_config(details);
+    if details.state.stopped_by_user || !config.policy.wants(code, config.count) {
+        return None;
+    }
+    let ran = details.state.started_at.map(|started| Timestamp::now().duration_since(started));
+    let ran = ran.and_then(|ran| Duration::try_from(ran).ok()).unwrap_or_default();
+    let delay = Backoff::after(config.last_delay_ms).next(ran);
+    Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Whether a daemon that starts starts a container that has ended in order.
@@ -152,16 +178,15 @@ impl Driver {
             }
         }
         let details = self.details();
-        let now = Timestamp::now();
         match details.state.status {
             Status::Running | Status::Paused => {
                 let is_wanted = self.stoppers.is_empty() && self.removal.is_none();
-                let again = is_wanted && follows_lost_run(&details, KILLED);
+                let delay = after_lost_run(&details, KILLED).filter(|_| is_wanted);
                 let mut next = (*details).clone();
-                let events = run_ended(&mut next, now, KILLED, false, again);
+                let events = run_ended(&mut next, Timestamp::now(), KILLED, false, delay);
                 next.state.error = "the supervisor of the container died".into();
                 self.engine.sessions.container_ended(&self.handle.id);
-                if !again {
+                if delay.is_none() {
                     self.end(next, events).await;
                     return self.after_exit().await;
                 }
@@ -179,15 +204,13 @@ impl Driver {
         if self.removal.is_some() || !self.stoppers.is_empty() {
             return self.stay_down().await;
         }
-        let ran = details.state.started_at.map_or(Duration::ZERO, |started| {
-            Duration::try_from(now.duration_since(started)).unwrap_or_default()
-        });
-        self.restart_at = Some(Instant::now() + self.backoff.next(ran));
+        let delay = self.details().restart_delay_ms.unwrap_or_default();
+        self.restart_at = Some(Instant::now() + Duration::from_millis(delay));
         Flow::Continue
     }
 
     /// Gives back what the next run will be given anew.
-    async fn release_for_restart(&self, next: &mut Details) {
+    pub(super) async fn release_for_restart(&self, next: &mut Details) {
         detach_network(&self.engine, next).await;
         detach_volumes(&self.engine, next).await;
         endpoints::forget(next);
@@ -197,10 +220,14 @@ impl Driver {
     pub(super) async fn restart_now(&mut self) -> Flow {
         self.restart_at = None;
         let details = self.details();
-        if details.state.status != Status::Restarting || self.link.is_some() {
+        if details.state.status != Status::Restarting {
             return Flow::Continue;
         }
-        let Err((_, error)) = self.attempt(&details).await else { return Flow::Continue };
+        let started = match self.await_end_of_previous_run().await {
+            Ok(()) => self.attempt(&details).await.map_err(|(_, error)| error),
+            Err(error) => Err(error),
+        };
+        let Err(error) = started else { return Flow::Continue };
         let mut next = (*self.details()).clone();
         next.state.status = Status::Exited;
         next.state.exit_code = details.state.exit_code;
@@ -239,15 +266,33 @@ mod tests {
 
     #[test]
     fn lost_runs() {
-        assert!(follows_lost_run(&details("always", 0), 255));
-        assert!(!follows_lost_run(&details("no", 0), 255));
+        let follows = |details: &Details, code: i32| after_lost_run(details, code).is_some();
+        assert!(follows(&details("always", 0), 255));
+        assert!(!follows(&details("no", 0), 255));
         let mut on_failure = details("on-failure", 2);
-        assert!(follows_lost_run(&on_failure, KILLED));
+        assert!(follows(&on_failure, KILLED));
         on_failure.restart_count = 2;
-        assert!(!follows_lost_run(&on_failure, KILLED));
+        assert!(!follows(&on_failure, KILLED));
         let mut stopped = details("always", 0);
         stopped.state.stopped_by_user = true;
-        assert!(!follows_lost_run(&stopped, KILLED));
+        assert!(!follows(&stopped, KILLED));
+    }
+
+    #[test]
+    fn who_may_change_its_network() {
+        let may = |change: &dyn Fn(&mut spec::HostConfig)| {
+            let mut host = spec::HostConfig { network_mode: "bridge".into(), ..Default::default() };
+            change(&mut host);
+            may_change_its_network(&host)
+        };
+        assert!(!may(&|_| ()));
+        assert!(may(&|host| host.privileged = true) && may(&|host| host.cap_add = vec!["all".into()]));
+        assert!(may(&|host| host.cap_add = vec!["cap_net_admin".into()]));
+        assert!(!may(&|host| {
+            host.cap_add = vec!["ALL".into()];
+            host.cap_drop = vec!["NET_ADMIN".into()];
+        }));
+        assert!(!may(&|host| (host.privileged, host.network_mode) = (true, "host".into())));
     }
 
     #[test]

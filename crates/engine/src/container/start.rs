@@ -11,8 +11,7 @@ use palan_network::resolver::ResolverSockets;
 use palan_oci::runtime_spec::Spec;
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_supervisor::protocol::{
-    self, Backoff, Failure, FailureKind, HealthAction, MountSource, MountWhole, Request, RestartPolicy,
-    RootfsConfig,
+    self, Failure, FailureKind, HealthAction, MountSource, MountWhole, Request, RestartPolicy, RootfsConfig,
 };
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
@@ -56,8 +55,7 @@ impl Driver {
         self.await_end_of_previous_run().await?;
         self.stays_for_restart = false;
         // Whoever starts it begins anew.
-        let details = Arc::new(Details { restart_count: 0, ..(*details).clone() });
-        self.backoff = Backoff::default();
+        let details = Arc::new(Details { restart_count: 0, restart_delay_ms: None, ..(*details).clone() });
         match self.attempt(&details).await {
             Ok(()) => Ok(()),
             Err((exit_code, error)) => {
@@ -77,7 +75,7 @@ impl Driver {
     }
 
     /// The last supervisor still flushes logs and removes cgroups when its exit is known already.
-    async fn await_end_of_previous_run(&mut self) -> Result<()> {
+    pub(super) async fn await_end_of_previous_run(&mut self) -> Result<()> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         match tokio::time::timeout(PREVIOUS_RUN_PATIENCE, link.drain()).await {
             Ok(()) => Ok(()),

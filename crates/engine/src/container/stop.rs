@@ -87,11 +87,10 @@ impl Driver {
 
     /// The container that is between two runs ends with this: at once, or when its supervisor says so.
     pub(super) async fn stay_down(&mut self) -> Flow {
-        if self.link.is_some() {
+        if self.restart_at.take().is_none() && self.link.is_some() {
             self.request(Request::StayDown, Vec::new(), Pending::Nobody);
             return Flow::Continue;
         }
-        self.restart_at = None;
         let mut next = (*self.details()).clone();
         next.state.status = Status::Exited;
         self.end(next, Vec::new()).await;

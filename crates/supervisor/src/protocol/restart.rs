@@ -19,6 +19,11 @@ pub struct RestartConfig {
     pub policy: RestartPolicy,
     /// How often it has been, before this supervisor.
     pub count: u32,
+    /// The time before this run, in milliseconds, if it follows another.
+    pub last_delay_ms: Option<u64>,
+    /// The container may have changed its network, which only the daemon can make anew: the next run is the daemon's to
+    /// start, if one is connected at the end of this one.
+    pub by_daemon: bool,
 }
 
 /// After which ends of a run the container is started again.
@@ -53,6 +58,16 @@ impl RestartPolicy {
 pub struct Backoff(Option<Duration>);
 
 impl Backoff {
+    /// After a pause of this length.
+    pub fn after(delay_ms: Option<u64>) -> Self {
+        Self(delay_ms.map(Duration::from_millis))
+    }
+
+    /// The same, unless it knows better already.
+    pub(crate) fn or_after(self, delay_ms: Option<u64>) -> Self {
+        Self(self.0.or(delay_ms.map(Duration::from_millis)))
+    }
+
     /// How long to wait now that a run has lasted `ran`.
     pub fn next(&mut self, ran: Duration) -> Duration {
         let delay = match self.0 {

@@ -43,7 +43,10 @@ fn without_a_daemon_all_goes_on_and_the_next_one_learns_of_it() {
     assert_eq!(container.log("stdout"), "got with\ngot without\ngot end\n");
     let events: Vec<_> =
         client::read_journal(&container.run_dir(), 1).unwrap().into_iter().map(|entry| entry.event).collect();
-    assert_eq!(events, [Event::Exit { code: 5, signal: None, oom: false, restart_in_ms: None }]);
+    assert_eq!(
+        events,
+        [Event::Exit { code: 5, signal: None, oom: false, restart_in_ms: None, by_daemon: false }]
+    );
 }
 
 #[test]
