@@ -188,6 +188,20 @@ fn a_container_is_removed_when_it_has_ended_for_good() {
 }
 
 #[test]
+fn restarted_by_hand_a_container_is_not_removed() {
+    requires!(root);
+    let daemon = daemon();
+    run(&daemon, "rr", &["--rm"], "test -e /n && echo again; touch /n; exec sleep 1000");
+    for _ in 0..2 {
+        daemon.palan(["restart", "-t", "0", "rr"]).ok();
+        becomes(&daemon, "rr", "running");
+    }
+    assert!(wait_until(PATIENCE, || daemon.palan(["logs", "rr"]).ok().stdout == "again\nagain\n"));
+    daemon.palan(["stop", "-t", "0", "rr"]).ok();
+    assert!(wait_until(PATIENCE, || daemon.palan(["ps", "-aq"]).ok().stdout.is_empty()));
+}
+
+#[test]
 fn stopping_by_hand_ends_it() {
     requires!(root);
     let daemon = daemon();

@@ -160,3 +160,27 @@ fn limits_hold_over_a_restart_by_policy() {
     let memory = limit(&daemon, id.line(), "memory.limit_in_bytes", "memory.max");
     assert_eq!(memory, (100 << 20).to_string());
 }
+
+#[test]
+fn updates_at_the_same_time_all_count() {
+    requires!(root);
+    let daemon = daemon();
+    daemon.palan(["run", "-d", "--name", "uu", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    let changes = [
+        ["--pids-limit", "50"],
+        ["--cpu-shares", "77"],
+        ["--memory", "64m"],
+        ["--restart", "always"],
+        ["--cpuset-cpus", "0"],
+    ];
+    let children = changes.map(|change| {
+        let mut command = daemon.command();
+        command.arg("update").args(change).arg("uu").stdout(std::process::Stdio::null()).spawn().unwrap()
+    });
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let fields = ["PidsLimit", "CpuShares", "Memory", "RestartPolicy.Name", "CpusetCpus"];
+    let found = fields.map(|field| setting(&daemon, "uu", field));
+    assert_eq!(found, ["50", "77", "67108864", "always", "0"]);
+}

@@ -36,7 +36,7 @@ use crate::container::exec::Session;
 use crate::container::index::{Handle, Reply};
 use crate::container::link::Link;
 use crate::container::stop::is_restarting;
-use crate::container::update::{Update, Updating};
+use crate::container::update::{Update, Updates, Updating};
 use crate::container::{Details, RemoveOptions, Status, WaitHold};
 use crate::db::Change;
 use crate::engine::Engine;
@@ -119,6 +119,8 @@ pub(crate) struct Driver {
     pub(super) holds: BTreeMap<u64, WaitHold>,
     /// How the start that is under way ended.
     pub(super) start_outcome: Option<Result<(), Failure>>,
+    /// Changes of settings that wait for the one that the supervisor is at.
+    pub(super) updates: Updates,
     /// It ends only to be started again at once.
     pub(super) stays_for_restart: bool,
     /// When the daemon starts the next run, where no supervisor does.
@@ -150,6 +152,7 @@ pub(crate) fn spawn(
         early_clients: Vec::new(),
         holds: BTreeMap::new(),
         start_outcome: None,
+        updates: Updates::default(),
         stays_for_restart: false,
         restart_at: None,
     };
@@ -346,7 +349,10 @@ impl Driver {
                 let failure = Failure { kind: FailureKind::Other, message };
                 self.start_outcome = Some(Err(failure));
             }
-            (Err(error), Pending::Update(updating)) => drop(updating.reply.send(Err(error))),
+            (Err(error), Pending::Update(updating)) => {
+                self.updates.is_busy = false;
+                drop(updating.reply.send(Err(error)));
+            }
             (Err(_), Pending::Nobody) => {}
         }
     }

@@ -467,13 +467,27 @@ fn check_propagation(mount: &MountPoint) -> Result<()> {
 
 async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {
     let (engine, id) = (engine.clone(), details.id.clone());
+    let was_volatile = details.host.auto_remove && details.run > 0;
+    let work = std::path::PathBuf::from(&details.overlay.work);
     blocking(move || {
         let run_dir = engine.run_dir(&id);
         let cgroup = format!("{}/supervisors", engine.config.cgroup_parent.trim_end_matches('/'));
+        if was_volatile {
+            forget_volatile_mount(&work)?;
+        }
         let request = SpawnRequest { program: &engine.program, run_dir: &run_dir, cgroup: Some(&cgroup) };
         client::spawn(&request).context(|| format!("cannot start container {}", short(&id)))
     })
     .await
+}
+
+/// The kernel marks the work directory of a volatile overlay, so that nobody mounts it again after a crash without looking. A
+/// container that is removed at its end has one, and is started again only within the life of its host.
+fn forget_volatile_mount(work: &Path) -> Result<()> {
+    let mark = work.join("work/incompat");
+    palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&mark))
+        .map(drop)
+        .context(|| "cannot prepare the container's root file system".into())
 }
 
 fn abandon(spawned: Spawned) {

@@ -4,6 +4,8 @@
 //! whole configuration that a start would be given: it sets the limits at once and keeps the rest for the next run. Only
 //! then is the change recorded; so what the database says is in force, and a refusal leaves everything as it was.
 
+use std::collections::VecDeque;
+
 use palan_supervisor::protocol::{Failure, FailureKind, Request};
 
 use crate::container::driver::{Driver, Pending, container_event};
@@ -41,19 +43,41 @@ impl Engine {
     }
 }
 
+/// Changes are made one after the other, since each builds on what the last one has left.
+#[derive(Default)]
+pub(crate) struct Updates {
+    pub(super) is_busy: bool,
+    waiting: VecDeque<(Update, Reply<Vec<String>>)>,
+}
+
 impl Driver {
     pub(super) async fn update(&mut self, update: Update, reply: Reply<Vec<String>>) {
-        match self.begin_update(&update) {
+        self.updates.waiting.push_back((update, reply));
+        self.continue_updates().await;
+    }
+
+    async fn continue_updates(&mut self) {
+        while !self.updates.is_busy
+            && let Some((update, reply)) = self.updates.waiting.pop_front()
+        {
+            self.start_update(&update, reply).await;
+        }
+    }
+
+    /// Carries out the change, or asks the supervisor to.
+    async fn start_update(&mut self, update: &Update, reply: Reply<Vec<String>>) {
+        match self.begin_update(update) {
             Err(error) => drop(reply.send(Err(cannot(&self.handle.id, &error)))),
             Ok((host, warnings)) => {
                 let updating = Updating { host, warnings, reply };
                 let details = self.details();
                 if self.link.is_none() || !details.state.status.is_live() {
-                    return self.updated(updating, Ok(())).await;
+                    return self.record_update(updating, Ok(())).await;
                 }
                 let next = Details { host: updating.host.clone(), ..(*details).clone() };
                 match self.update_request(&next) {
                     Ok((request, descriptors)) => {
+                        self.updates.is_busy = true;
                         self.request(request, descriptors, Pending::Update(Box::new(updating)));
                     }
                     Err(error) => drop(updating.reply.send(Err(cannot(&self.handle.id, &error)))),
@@ -83,6 +107,12 @@ impl Driver {
 
     /// The supervisor has answered.
     pub(super) async fn updated(&mut self, updating: Updating, outcome: std::result::Result<(), Failure>) {
+        self.record_update(updating, outcome).await;
+        self.updates.is_busy = false;
+        self.continue_updates().await;
+    }
+
+    async fn record_update(&mut self, updating: Updating, outcome: std::result::Result<(), Failure>) {
         let Updating { host, warnings, reply } = updating;
         let details = self.details();
         match outcome {
