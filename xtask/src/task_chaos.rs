@@ -1,5 +1,5 @@
 //! `cargo xtask chaos [--minutes N] [--containers N] [--seed N]`: many containers with health checks and restart policies, clients
-//! that do at random what clients do, and a daemon that is killed every few seconds. At the end
+//! that do at random what clients do, a daemon that is killed every few seconds, and now and then a supervisor. At the end
 //!
 //! - what the daemon says, what its supervisors are and what the kernel has must agree ([`check::agrees`]);
 //! - no end of a run, no event and no line of a log may be missing ([`check::complete`]): each container says in its log which
@@ -84,7 +84,7 @@ pub(crate) fn work(arguments: &[String]) -> Result<(), Failure> {
     clients.create_all(&mut random);
     say("all containers have been made");
     let until = Instant::now() + Duration::from_secs(options.minutes * 60);
-    let mut kills = 0;
+    let (mut kills, mut supervisors) = (0, 0);
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             let (clients, mut random) = (&clients, Random::new(random.next()));
@@ -92,14 +92,21 @@ pub(crate) fn work(arguments: &[String]) -> Result<(), Failure> {
         }
         while Instant::now() < until {
             std::thread::sleep(Duration::from_millis(random.between(1000, 6000)));
+            let kills_before = random.between(0, 3);
+            if kills_before == 0 {
+                supervisors += check::kill_a_supervisor(&daemon, &mut random);
+            }
             daemon.kill();
             std::thread::sleep(Duration::from_millis(random.between(0, 1500)));
+            if kills_before == 1 {
+                supervisors += check::kill_a_supervisor(&daemon, &mut random);
+            }
             daemon.restart();
             kills += 1;
         }
         stop.store(true, Ordering::Relaxed);
     });
-    say(&format!("the daemon was killed {kills} times; {}", clients.summary()));
+    say(&format!("the daemon was killed {kills} times, {supervisors} supervisors; {}", clients.summary()));
     let mut wrong = clients.complaints();
     wrong.extend(check::agrees(&daemon));
     wrong.extend(check::complete(&daemon, &clients));

@@ -21,6 +21,7 @@ use crate::watch::SessionId;
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 impl Supervisor {
+    /// Init may have ended: then what it has written is read.
     pub(crate) fn init_ready(&mut self) -> Result<(), ServeError> {
         let Life::Running(running) = &self.life else { return Ok(()) };
         let Some(status) = process::try_wait(running.container.pidfd()).map_err(ServeError::Events)? else {
@@ -39,6 +40,7 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The same for an exec session's process.
     pub(crate) fn exec_ready(&mut self, session: SessionId) -> Result<(), ServeError> {
         let epoll = Rc::clone(&self.epoll);
         let Some(exec) = self.exec_of(session) else { return Ok(()) };
@@ -53,6 +55,7 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The kernel has killed for lack of memory, or will.
     pub(crate) fn oom_noticed(&mut self) {
         if let Life::Running(running) = &mut self.life {
             running.oom.notice(Instant::now());
@@ -74,6 +77,7 @@ impl Supervisor {
         any
     }
 
+    /// Ends the exec sessions whose output has been read.
     pub(crate) fn finish_execs(&mut self, now: Instant) {
         let mut ended = Vec::new();
         for exec in &mut self.execs {
@@ -98,6 +102,7 @@ impl Supervisor {
         }
     }
 
+    /// Ends the run when all its output has been read, and decides whether it was the last one.
     pub(crate) fn finish_run_if_drained(&mut self, now: Instant) {
         let Life::Draining { running, status, until } = &self.life else { return };
         let (status, until) = (*status, *until);

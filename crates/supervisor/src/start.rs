@@ -79,6 +79,7 @@ impl Origin {
 }
 
 impl Supervisor {
+    /// The first run.
     pub(crate) fn start(
         &mut self,
         flags: StartFlags,
@@ -216,6 +217,7 @@ impl Supervisor {
     }
 }
 
+/// Reads a configuration that came as a descriptor.
 pub(crate) fn read_config(file: &File) -> Result<Config, Failure> {
     let bytes = read_all(file).map_err(|error| Failure::cannot("read the configuration", &error))?;
     let config: Config = serde_json::from_slice(&bytes).map_err(|error| {
@@ -230,6 +232,7 @@ pub(crate) fn read_config(file: &File) -> Result<Config, Failure> {
     Ok(config)
 }
 
+/// The same for a seccomp program.
 pub(crate) fn read_program(file: &File) -> Result<Program, Failure> {
     let bytes = read_all(file).map_err(|error| Failure::cannot("read the seccomp program", &error))?;
     Program::from_bytes(&bytes)

@@ -9,6 +9,7 @@ use palan_test_support::wait_until;
 use serde_json::Value;
 
 use super::clients::Clients;
+use crate::random::Random;
 
 /// The code of a run that was killed.
 const KILLED: i64 = 137;
@@ -177,6 +178,16 @@ fn events(daemon: &Daemon, id: &str) -> Vec<(String, Option<i64>)> {
         (event["Action"].as_str().unwrap_or_default().to_owned(), code)
     });
     parts.filter(|(action, _)| !action.starts_with("exec_")).collect()
+}
+
+/// Kills one that is chosen at random; returns how many.
+pub(super) fn kill_a_supervisor(daemon: &Daemon, random: &mut Random) -> u64 {
+    let pids: Vec<i64> = supervisors(daemon).into_values().flatten().collect();
+    let last = pids.len().saturating_sub(1) as u64;
+    let chosen = usize::try_from(random.between(0, last)).ok().and_then(|at| pids.get(at));
+    let pid = chosen.and_then(|pid| i32::try_from(*pid).ok()).and_then(rustix::process::Pid::from_raw);
+    let killed = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+    u64::from(killed.is_some_and(|outcome| outcome.is_ok()))
 }
 
 /// The supervisors by container, of all processes.

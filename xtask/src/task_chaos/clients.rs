@@ -171,8 +171,8 @@ impl<'a> Clients<'a> {
     fn note(&self, word: &'static str, run: &Run) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         *told.done.entry(word).or_default() += 1;
-        // A process that ended with its container.
-        let was_killed = word == "exec" && run.code == 137;
+        // A process that ended with its container, or came too late for it, which is told on its output.
+        let was_killed = word == "exec" && matches!(run.code, 128 | 137);
         if run.code != 0 && !was_killed && !EXPECTED.iter().any(|text| run.stderr.contains(text)) {
             told.complaints.push(format!("{} ({}): {}", run.command, run.code, run.stderr.trim()));
         }

@@ -326,7 +326,8 @@ impl Driver {
                 Pending::Start | Pending::Nobody => {}
             }
         }
-        if !self.details().state.status.is_live() {
+        // One that has left the next run to the daemon has ended as it should, too.
+        if !self.details().state.status.is_live() || self.restart_at.is_some() {
             return Flow::Continue;
         }
         tracing::warn!(container = self.handle.id, %error, "lost the supervisor of a running container");

@@ -363,7 +363,8 @@ impl Container {
         }
     }
 
-    fn cgroups(&self) -> Vec<PathBuf> {
+    /// The directories of the container's and the supervisor's cgroups, one for each hierarchy.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let mut groups = vec![Path::new("/sys/fs/cgroup").join(&self.cgroup_parent)];
         for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
             groups.push(entry.unwrap().path().join(&self.cgroup_parent));
