@@ -3,9 +3,10 @@
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands, [`command_line`] what shapes them; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
-//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
-//! looks after containers; [`metrics`] are counted; [`runtimes`] are other OCI
-//! runtimes; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
+//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon;
+//! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
+//! [`runtimes`] are other OCI runtimes; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what
+//! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
@@ -37,6 +38,7 @@ mod networks;
 mod pull;
 mod push;
 mod restart;
+mod restart_policy;
 mod run;
 mod runtimes;
 mod save;
@@ -44,6 +46,7 @@ mod seeds;
 mod small_disk;
 mod storage;
 mod tty;
+mod update;
 mod volumes;
 
 use palan_tests::images;

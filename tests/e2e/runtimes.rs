@@ -463,3 +463,31 @@ fn health_checks_are_run_by_other_runtimes_too() {
         daemon.palan(["rm", "-f", "hh"]).ok();
     }
 }
+
+#[test]
+fn restarts_and_updates() {
+    requires!(root);
+    let (_directory, daemon) = runtimes();
+    for runtime in [RUNC, SCRIPT] {
+        let script = "echo run >> /runs; test $(wc -l < /runs) = 3 && exec sleep 1000; echo again; exit 3";
+        run(&daemon, runtime, &["-d", "--name", "cc", "--restart", "on-failure"], &["sh", "-c", script]).ok();
+        let state = || {
+            daemon
+                .palan(["inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "cc"])
+                .ok()
+                .line()
+                .to_owned()
+        };
+        assert!(wait_until(Duration::from_secs(20), || state() == "running 2"), "{runtime}: {}", state());
+        assert_eq!(daemon.palan(["logs", "cc"]).ok().stdout, "again\nagain\n");
+        daemon.palan(["update", "--pids-limit", "7", "cc"]).ok();
+        let pid = daemon.palan(["inspect", "-f", "{{.State.Pid}}", "cc"]).ok().line().to_owned();
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let group = groups.lines().find_map(|line| line.split_once(":pids:").or(line.split_once("0::")));
+        let group = group.unwrap().1.trim_start_matches('/');
+        let limits = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|root| Path::new(root).join(group));
+        let limit = limits.iter().find_map(|group| std::fs::read_to_string(group.join("pids.max")).ok());
+        assert_eq!(limit.as_deref(), Some("7\n"), "{runtime}");
+        daemon.palan(["rm", "-f", "cc"]).ok();
+    }
+}

@@ -2,7 +2,9 @@
 
 mod packages;
 mod process;
+mod random;
 mod task_bench;
+mod task_chaos;
 mod task_demo;
 mod task_dist;
 mod task_powercut;
@@ -25,6 +27,7 @@ Usage: cargo xtask TASK
   bench [SUBJECT]   our figures beside those of every installed peer and the kernel's floor, as ratios
   tidy              the repository's own rules: module docs, crate edges, licences, unsafe
   dist              one static, stripped binary with the supervisor embedded: target/dist/palan
+  chaos             kill the daemon again and again while clients do what they like; nothing is lost and nothing is left
   powercut          cut the power of a virtual machine whose daemon is at work, again and again; images are whole or absent
   vm -- COMMAND     run COMMAND in a virtual machine with cgroup v2 and AppArmor, and end with its exit code
 ";
@@ -43,6 +46,8 @@ fn main() -> ExitCode {
         "dist" => task_dist::run().map(|path| println!("{}", path.display())),
         "vm" => return task_vm::run(&rest),
         task_vm::GUEST => task_vm::guest(),
+        "chaos" => task_chaos::run(&rest),
+        task_chaos::WORK => task_chaos::work(&rest),
         "powercut" => task_powercut::run(&rest),
         task_powercut::GUEST => task_powercut::guest(&rest),
         "" | "help" | "--help" | "-h" => {

@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 
 use palan_test_support::wait_until;
 
-use self::disk::{Disk, Random};
+use self::disk::Disk;
 use crate::process::{check, command, output, root};
+use crate::random::Random;
 use crate::task_vm::{Said, Session};
 use crate::{Failure, task_dist};
 

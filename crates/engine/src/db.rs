@@ -97,11 +97,6 @@ impl Change {
         self
     }
 
-    /// Whether it changes nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.operations.is_empty() && self.events.is_empty()
-    }
-
     /// Records an event with the change.
     pub(crate) fn event(mut self, event: Event) -> Self {
         self.events.push(event);

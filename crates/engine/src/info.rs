@@ -48,7 +48,9 @@ impl Engine {
         let statuses: Vec<Status> =
             self.index.all().iter().map(|handle| handle.details().state.status).collect();
         let count = |wanted: Status| statuses.iter().filter(|status| **status == wanted).count();
-        let (running, paused) = (count(Status::Running), count(Status::Paused));
+        // As Docker counts: what restarts runs.
+        let running = count(Status::Running) + count(Status::Restarting);
+        let paused = count(Status::Paused);
         let engine = self.shared();
         let images =
             blocking(move || engine.store.images().map(|images| images.len()).map_err(store_error)).await?;

@@ -5,7 +5,8 @@
 //!    lacks are applied by the driver (from the connection where there is one, else from the file);
 //! 3. a container that should run and has neither supervisor nor entry has ended: 255 when the host was restarted since,
 //!    137 when the supervisor was killed;
-//! 4. the network gets the endpoints that are alive, and drops all others; so it goes with the file systems of volumes.
+//! 4. the network gets the endpoints that are alive, and drops all others; so it goes with the file systems of volumes;
+//! 5. what is to run by its restart policy is started, in the background.
 //!
 //! Containers run on meanwhile and notice nothing.
 
@@ -15,14 +16,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use palan_network::EndpointRecord;
 use palan_supervisor::client;
-use palan_supervisor::journal::{Entry, Event as JournalEvent};
+use palan_supervisor::journal::Entry;
 use palan_supervisor::protocol::{self, Request};
 
-use crate::container::driver::{self, container_event, timestamp};
+use crate::container::driver;
 use crate::container::exit::kill_cgroup;
 use crate::container::index::Handle;
 use crate::container::link::Link;
-use crate::container::{Details, Status, health};
+use crate::container::restart::KILLED;
+use crate::container::{Details, Status, journal, restart};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
@@ -32,8 +34,6 @@ use crate::{Error, Result};
 
 /// Exit code of a container that ended with its host.
 const LOST: i32 = 255;
-/// Exit code of a container whose supervisor was killed.
-const KILLED: i32 = 137;
 
 /// What was found of one container.
 struct Found {
@@ -70,7 +70,7 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
     .await?;
     restore_network(engine, live).await?;
     restore_volumes(engine, &found).await?;
-    let mut over = Vec::new();
+    let (mut over, mut to_start) = (Vec::new(), Vec::new());
     for found in found {
         let id = found.details.id.clone();
         if let Err(error) = engine.index.reserve_name(Some(&found.details.name), &id) {
@@ -82,22 +82,20 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
             continue;
         }
         if found.is_changed {
-            let event = container_event(
-                &found.details,
-                "die",
-                [("exitCode", found.details.state.exit_code.to_string())],
-            );
-            let change = Change::new()
-                .put_container(Arc::new(found.details.clone()))
-                .events(found.events)
-                .event(event);
+            let change = Change::new().put_container(Arc::new(found.details.clone())).events(found.events);
             engine.db.commit(change).await?;
         }
+        // One whose supervisor still serves its last clients can be started, one whose start is under way must not be.
+        let is_free = found.link.is_none()
+            || found.details.state.status == Status::Exited && !found.details.is_attached;
+        let starts = is_free && restart::is_to_start(&found.details);
         let (handle, inbox) = Handle::new(found.details);
         engine.index.insert(handle.clone());
         driver::spawn(engine.clone(), handle.clone(), inbox, found.link);
         if found.is_over {
             over.push(handle);
+        } else if starts {
+            to_start.push(handle);
         }
     }
     let networks = engine.networks.all().iter().map(|network| network.id.clone()).collect();
@@ -113,6 +111,7 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
             );
         }
     }
+    restart::start_found(engine, to_start);
     Ok(())
 }
 
@@ -188,7 +187,7 @@ fn look(engine: &Engine, mut details: Details) -> Found {
         kill_cgroup(&details.cgroup_path);
     }
     let events = settle(&mut details, &entries, killed);
-    let is_over = details.host.auto_remove;
+    let is_over = details.host.auto_remove && !details.state.status.is_live();
     Found { details, link: None, is_changed: true, is_over, events }
 }
 
@@ -200,44 +199,36 @@ fn connect(run_dir: &std::path::Path, after_seq: u64) -> Result<Link> {
     Ok(link)
 }
 
-/// Brings the row of a container that is over to its end, by the journal or, where that is silent, by what must have
-/// happened. Returns the events that the health checks made.
+/// Brings the row of a container that has no supervisor to what it is: by the journal and, where a run has no end there, by
+/// what must have happened. Returns the events of it.
 fn settle(details: &mut Details, entries: &[Entry], killed: bool) -> Vec<Event> {
-    let mut end = None;
+    let was_starting = !details.state.status.is_live();
     let mut events = Vec::new();
-    let known = details.journal_seq;
-    for entry in entries.iter().filter(|entry| entry.seq > known) {
-        events.extend(health::apply(details, entry).unwrap_or_default());
-        let state = &mut details.state;
-        match &entry.event {
-            JournalEvent::Start { .. } => state.started_at = Some(timestamp(entry.time_ns)),
-            JournalEvent::Oom => state.oom_killed = true,
-            JournalEvent::Exit { code, oom, .. } => {
-                state.oom_killed |= *oom;
-                end = Some((*code, timestamp(entry.time_ns), String::new()));
-            }
-            JournalEvent::StartFailed { kind, message, .. } => {
-                end = Some((kind.exit_code(), timestamp(entry.time_ns), message.clone()));
-            }
-            _ => {}
+    for entry in entries {
+        if let Some((more, _)) = journal::apply(details, entry) {
+            events.extend(more);
         }
     }
-    details.journal_seq = entries.iter().map(|entry| entry.seq).fold(details.journal_seq, u64::max);
-    let state = &mut details.state;
-    let (code, time, error) = end.unwrap_or_else(|| {
-        let now = Timestamp::now();
-        if killed {
-            (KILLED, now, "the supervisor of the container was killed while the daemon was down".into())
-        } else {
-            (LOST, now, String::new())
+    let (code, error) = if killed {
+        (KILLED, "the supervisor of the container was killed while the daemon was down")
+    } else {
+        (LOST, "")
+    };
+    match details.state.status {
+        Status::Running | Status::Paused => {
+            let delay = restart::after_lost_run(details, code);
+            events.extend(journal::run_ended(details, Timestamp::now(), code, false, delay));
+            details.state.error = error.into();
         }
-    });
-    state.status = if state.started_at.is_some() { Status::Exited } else { Status::Created };
-    state.pid = 0;
-    state.exit_code = code;
-    state.finished_at = Some(time);
-    state.error = error;
-    health::end(state);
+        // Between two runs: the next one is the daemon's to start.
+        Status::Restarting => {}
+        // The start that was under way when the last daemon ended, of which nothing is known.
+        _ if was_starting && entries.is_empty() => {
+            details.state.exit_code = code;
+            details.state.error = error.into();
+        }
+        _ => {}
+    }
     endpoints::forget(details);
     events
 }
@@ -300,6 +291,8 @@ fn list(directory: &std::path::Path, wanted: impl Fn(&str) -> bool) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
+    use palan_supervisor::journal::Event as JournalEvent;
+
     use super::*;
 
     fn running() -> Details {
@@ -310,26 +303,35 @@ mod tests {
         details
     }
 
-    fn exit(seq: u64, code: i32) -> Entry {
-        Entry { seq, time_ns: 5_000_000_000, event: JournalEvent::Exit { code, signal: None, oom: true } }
+    fn entry(seq: u64, event: JournalEvent) -> Entry {
+        Entry { seq, time_ns: 5_000_000_000, event }
+    }
+
+    fn exit(code: i32, restart_in_ms: Option<u64>) -> JournalEvent {
+        JournalEvent::Exit { code, signal: None, oom: true, restart_in_ms, by_daemon: false }
+    }
+
+    fn actions(events: Vec<Event>) -> Vec<String> {
+        events.into_iter().map(|event| event.action).collect()
     }
 
     #[test]
     fn the_journal_knows_the_end() {
         let mut details = running();
-        settle(&mut details, &[exit(2, 1), exit(4, 42)], true);
+        let events = settle(&mut details, &[entry(2, exit(1, None)), entry(4, exit(42, None))], true);
         assert_eq!(
             (details.state.status, details.state.exit_code, details.journal_seq),
             (Status::Exited, 42, 4)
         );
         assert_eq!((details.state.pid, details.state.oom_killed), (0, true));
         assert_eq!(details.state.finished_at, Timestamp::from_second(5).ok());
+        assert_eq!(actions(events), ["oom", "die"]);
     }
 
     #[test]
     fn without_an_entry_the_cause_decides() {
         let mut killed = running();
-        settle(&mut killed, &[], true);
+        assert_eq!(actions(settle(&mut killed, &[], true)), ["die"]);
         assert_eq!(killed.state.exit_code, KILLED);
         assert!(killed.state.error.contains("was killed"));
         let mut rebooted = running();
@@ -338,11 +340,22 @@ mod tests {
     }
 
     #[test]
+    fn the_policy_counts_for_a_lost_run() {
+        let mut details = running();
+        details.host.restart_policy.name = "always".into();
+        let ends = [entry(4, exit(1, Some(100))), entry(5, JournalEvent::Start { pid: 8 })];
+        let events = settle(&mut details, &ends, true);
+        assert_eq!(actions(events), ["oom", "die", "start", "die"]);
+        assert_eq!((details.state.status, details.state.exit_code), (Status::Restarting, KILLED));
+        assert_eq!(details.restart_count, 2);
+    }
+
+    #[test]
     fn a_start_that_failed_meanwhile() {
         let mut details = Details::default();
         let kind = palan_supervisor::protocol::FailureKind::NotFound;
         let event = JournalEvent::StartFailed { kind, message: "no".into() };
-        settle(&mut details, &[Entry { seq: 1, time_ns: 1, event }], true);
+        settle(&mut details, &[entry(1, event)], true);
         assert_eq!((details.state.status, details.state.exit_code), (Status::Created, 127));
     }
 }

@@ -94,7 +94,7 @@ pub struct Healthcheck {
     pub start_interval: i64,
     /// Failures in a row until unhealthy.
     pub retries: i64,
-    /// What is done with an unhealthy container: `kill`, `stop`, or `none`; empty is `none`. An image does not have it.
+    /// What is done with an unhealthy container: `kill`, `restart`, `stop`, or `none`; empty is `none`. An image does not have it.
     pub on_failure: String,
 }
 

@@ -156,7 +156,7 @@ impl Sampler {
     async fn sample(&mut self) -> Result<Stats> {
         let details = self.handle.details();
         let empty = Stats { id: details.id.clone(), name: details.name.clone(), ..Stats::default() };
-        if !details.state.status.is_live() {
+        if !details.state.status.has_process() {
             self.previous = None;
             return Ok(empty);
         }
@@ -164,7 +164,7 @@ impl Sampler {
         let mut stats = match blocking(move || read(&engine, &details)).await {
             Ok(stats) => stats,
             // It ended while it was read: that is no failure.
-            Err(_) if !self.handle.details().state.status.is_live() => return Ok(empty),
+            Err(_) if !self.handle.details().state.status.has_process() => return Ok(empty),
             Err(error) => return Err(error),
         };
         if let Some((time, cpu)) = self.previous.take() {

@@ -41,6 +41,7 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/{name}/kill", post(container::kill))
         .route("/containers/{name}/pause", post(container::pause))
         .route("/containers/{name}/unpause", post(container::unpause))
+        .route("/containers/{name}/update", post(container::update))
         .route("/containers/{name}/rename", post(container::rename))
         .route("/containers/{name}/resize", post(container::resize))
         .route("/containers/{name}/wait", post(container::wait))
@@ -98,7 +99,7 @@ fn others() -> Router<Arc<Engine>> {
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
-    let containers = ["attach/ws", "archive", "update", "checkpoints"];
+    let containers = ["attach/ws", "archive", "checkpoints"];
     let plain = ["/build", "/build/prune", "/build/cancel", "/session", "/grpc"];
     let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
     let mut router = Router::new();

@@ -20,6 +20,7 @@
 //! - What is done with an unhealthy container is done once, until it has been healthy again.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use palan_linux::process::{self, ExitStatus};
@@ -262,10 +263,13 @@ impl Supervisor {
     pub(crate) fn probe_ended(&mut self, name: String, capture: Option<Capture>, status: ExitStatus) {
         let now = Instant::now();
         let is_running = matches!(&self.life, Life::Running(running) if !running.paused);
+        let init = if let Life::Running(running) = &self.life { Some(running.container.pid()) } else { None };
         let Some(health) = &mut self.health else { return };
         let turn = std::mem::replace(&mut health.turn, Turn::Suspended);
         let Turn::Probing { started, start_ns, kill_at, counts } = turn else { return };
-        if !counts || !is_running {
+        // With init the kernel kills all the rest, and reports the rest first.
+        let went_with_init = status.code() == 128 + Signal::KILL.as_raw() && init.is_some_and(is_exiting);
+        if !counts || !is_running || went_with_init {
             if is_running {
                 health.wait(now);
             }
@@ -308,15 +312,31 @@ impl Supervisor {
     }
 
     fn act_on_health(&mut self, action: HealthAction) {
-        let Life::Running(running) = &self.life else { return };
+        let Life::Running(running) = &mut self.life else { return };
         let (signal, timeout) = (running.stop_signal, running.stop_timeout);
         // Init may be ending just now.
         let _ = match action {
             HealthAction::None => Ok(()),
             HealthAction::Kill => running.container.signal(Signal::KILL),
             HealthAction::Stop => self.stop(signal, Some(timeout)),
+            HealthAction::Restart => {
+                running.restart_asked = true;
+                self.stop(signal, Some(timeout))
+            }
         };
     }
+}
+
+/// Whether a process that was not reaped yet is on its way out.
+fn is_exiting(pid: i32) -> bool {
+    /// Field 9 of proc_pid_stat(5), which is the seventh after the name; the flag is `PF_EXITING`.
+    const FLAGS: usize = 6;
+    const EXITING: u32 = 4;
+    let path = PathBuf::from(format!("/proc/{pid}/stat"));
+    let Ok(text) = palan_stdx::fs::read_to_string(&path) else { return true };
+    let flags =
+        text.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(FLAGS)?.parse::<u32>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
 }
 
 #[cfg(test)]
@@ -368,6 +388,13 @@ mod tests {
         assert_eq!(health.deadline(), Some(now + Duration::from_secs(30)));
         health.count(ProbeOutcome::Exited(1), now);
         assert_eq!(health.failing_streak, 1);
+    }
+
+    #[test]
+    fn the_kernel_tells_who_is_exiting() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        assert!(!is_exiting(own));
+        assert!(is_exiting(-1), "nobody");
     }
 
     #[test]

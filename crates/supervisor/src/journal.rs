@@ -46,14 +46,14 @@ pub enum Event {
         /// Init's process id on the host.
         pid: i32,
     },
-    /// It could not be started; nothing is left of it. The supervisor's last entry.
+    /// It could not be started, for the first time or again; nothing is left of it. The supervisor's last entry.
     StartFailed {
         /// Why.
         kind: FailureKind,
         /// The whole chain of causes.
         message: String,
     },
-    /// Init has ended. The supervisor's last entry but for `log_lost`.
+    /// Init has ended. Without a restart the supervisor's last entry but for `log_lost`.
     Exit {
         /// The exit code; 128 + n where signal n ended it.
         code: i32,
@@ -61,7 +61,15 @@ pub enum Event {
         signal: Option<i32>,
         /// Whether a process of the container was killed because memory ran out.
         oom: bool,
+        /// It will be started again after so many milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restart_in_ms: Option<u64>,
+        /// By the daemon, which this supervisor leaves it to ([`crate::protocol::RestartConfig::by_daemon`]).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_daemon: bool,
     },
+    /// The restart that was announced will not come. The supervisor's last entry.
+    RestartCanceled,
     /// A process of the container was killed because memory ran out.
     Oom,
     /// All processes were frozen.
@@ -346,8 +354,24 @@ mod tests {
         let entry = |event| serde_json::to_string(&Entry { seq: 3, time_ns: 5, event }).unwrap();
         assert_eq!(entry(Event::Oom), r#"{"seq":3,"time_ns":5,"event":"oom"}"#);
         assert_eq!(
-            entry(Event::Exit { code: 137, signal: Some(9), oom: true }),
+            entry(Event::Exit {
+                code: 137,
+                signal: Some(9),
+                oom: true,
+                restart_in_ms: None,
+                by_daemon: false
+            }),
             r#"{"seq":3,"time_ns":5,"event":{"exit":{"code":137,"signal":9,"oom":true}}}"#
+        );
+        assert_eq!(
+            entry(Event::Exit {
+                code: 1,
+                signal: None,
+                oom: false,
+                restart_in_ms: Some(100),
+                by_daemon: false
+            }),
+            r#"{"seq":3,"time_ns":5,"event":{"exit":{"code":1,"signal":null,"oom":false,"restart_in_ms":100}}}"#
         );
     }
 

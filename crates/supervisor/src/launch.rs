@@ -20,6 +20,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use palan_linux::signal::Signal;
+use palan_oci::runtime_spec::Resources;
 use palan_runtime::cgroup::Cgroup;
 use palan_runtime::error as runtime_error;
 use palan_runtime::seccomp::Program;
@@ -59,6 +60,9 @@ pub(crate) trait Container: fmt::Debug {
 
     /// Thaws them.
     fn resume(&self) -> Result<(), Failure>;
+
+    /// Sets these limits and leaves all others.
+    fn update(&mut self, limits: &Resources) -> Result<(), Failure>;
 
     /// Starts a further process. `seccomp` is the filter for it.
     fn exec(&self, options: &ExecOptions, seccomp: Option<&Program>) -> Result<Execed, Failure>;

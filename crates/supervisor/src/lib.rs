@@ -6,10 +6,12 @@
 //! ```text
 //!            Start ok               Pause
 //! Waiting ─────────────▶ Running ◀────────▶ Paused
-//!    │ │                    │    Resume       │
-//!    │ └─ Start failed ──┐  └── init died ────┤
-//!    │                   ▼                    ▼
-//!    │                Finished ◀── drained ─ Draining
+//!    │ │                 ▲  │    Resume       │
+//!    │ │            due  │  └── init died ────┤
+//!    │ │         ┌───────┘                    ▼
+//!    │ │     Restarting ◀── by policy ──── Draining
+//!    │ │         └─ canceled, failed ─┐       │ for good
+//!    │ └─ Start failed ───────────────┴─▶ Finished
 //!    └─ connection lost before Start: exits at once, nothing was made
 //! ```
 //!
@@ -18,6 +20,7 @@
 //! - *Draining*: init was reaped; what the pipes still hold is read to the end (or for two seconds, where processes
 //!   outside of the container's pid namespace hold them open), execs are reaped, the cgroups are killed and removed, the
 //!   log is flushed and `exit` is appended to the journal.
+//! - *Restarting*: nothing runs until it is time for the next run (module `restart`).
 //! - *Finished*: what attached clients have not read yet is sent; then the process exits, with or without a daemon.
 //!
 //! Invariants:
@@ -50,6 +53,15 @@ mod serve;
 
 /// The daemon's requests, carried out.
 mod requests;
+
+/// The start of a run.
+mod start;
+
+/// Its end, and that of exec sessions and of the container.
+mod end;
+
+/// One run after another.
+mod restart;
 
 /// Health checks.
 mod health;

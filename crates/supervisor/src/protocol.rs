@@ -18,8 +18,9 @@
 //!    sent before the answer to an earlier one came, also before `Welcome`.
 //! 4. Journal entries are sent as they happen. An entry that a request causes is sent before the reply to that request.
 //!    The daemon may say [`Request::AckJournal`] once it has committed them.
-//! 5. After the `exit` entry `supervisor.sock` is gone, and the container may be started again by another supervisor. This one
-//!    closes the connection when it is done with its clients; the daemon sees the end of the stream.
+//! 5. An `exit` entry that announces no restart is the last end of the container under this supervisor, and so is
+//!    `restart_canceled`: `supervisor.sock` is gone then, and the container may be started again by another supervisor. This
+//!    one closes the connection when it is done with its clients; the daemon sees the end of the stream.
 //!
 //! `Start` must come on the connection that the supervisor was spawned with. If that connection ends before, the
 //! supervisor exits and leaves nothing.
@@ -31,6 +32,7 @@
 
 pub(crate) mod frame;
 mod health;
+mod restart;
 
 use std::path::PathBuf;
 
@@ -39,13 +41,14 @@ pub use palan_runtime::Rootfs as RootfsConfig;
 use serde::{Deserialize, Serialize};
 
 pub use self::health::{HealthAction, HealthConfig, HealthStatus, ProbeOutcome, ProbeResult};
+pub use self::restart::{Backoff, RestartConfig, RestartPolicy};
 use crate::journal::Entry;
 
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 ///
 /// 2 added [`Config::runtime`], 3 [`Request::Resolve`], the resolver of [`Request::Start`], [`Config::sources`] and
-/// [`Config::health`].
-pub const VERSION: u32 = 3;
+/// [`Config::health`], 4 [`Config::restart`], [`Request::StayDown`], [`Request::Update`] and [`HealthAction::Restart`].
+pub const VERSION: u32 = 4;
 
 /// The name of the listening socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -158,6 +161,20 @@ pub enum Request {
         /// The signal's number.
         signal: i32,
     },
+    /// The container shall not be started again: the next end of it is the last, and between two runs it has ended with this.
+    /// *Running*, *Paused*, *Draining*, *Restarting*.
+    StayDown,
+    /// From now on the container is to be as this configuration says: its restart policy at once, its limits at once if
+    /// asked for, everything when it is started again. *Running*, *Paused*, *Draining*, *Restarting*. If the limits can't be
+    /// set, the old configuration stays, with those limits that could be.
+    ///
+    /// Descriptors: the [`Config`] and, if the flag is set, the seccomp program, as in [`Request::Start`].
+    Update {
+        /// Set the specification's limits (`linux.resources` without devices) on what runs. Not taken when nothing runs.
+        limits: bool,
+        /// A seccomp program follows the configuration.
+        seccomp: bool,
+    },
     /// The daemon has committed the journal up to here; what it covers may be dropped from the file.
     AckJournal {
         /// The last committed number.
@@ -222,6 +239,9 @@ pub struct WaitOptions {
     pub body_prefix: String,
     /// What comes after it.
     pub body_suffix: String,
+    /// It waits for the end of the container, not for that of a run which another follows.
+    #[serde(default)]
+    pub for_good: bool,
 }
 
 /// One further process in the container.
@@ -288,6 +308,9 @@ pub struct Config {
     /// How its health is looked after; `None`: not at all.
     #[serde(default)]
     pub health: Option<HealthConfig>,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartConfig,
 }
 
 /// What a bind mount shows that no path of the host can be trusted to lead to: a part of a volume, in which containers may
@@ -401,6 +424,8 @@ pub enum State {
         /// Its process id on the host.
         pid: i32,
     },
+    /// Init has ended and will be started again.
+    Restarting,
     /// Init has ended, or could not be started; the journal has or will have the rest.
     Exited,
 }

@@ -1,54 +1,25 @@
 //! What the daemon asks for, carried out.
 
-use std::collections::VecDeque;
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use palan_linux::event::Interest;
 use palan_linux::process;
 use palan_linux::signal::Signal;
-use palan_runtime::seccomp::Program;
 use serde::Deserialize;
 
 use crate::attach::Typed;
-use crate::health::Health;
 use crate::journal::Event;
-use crate::launch::{self, Execed};
-use crate::log::Log;
-use crate::oom::OomWatch;
+use crate::launch::Execed;
 use crate::protocol::frame::Frame;
 use crate::protocol::{
-    AttachOptions, Config, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request,
-    RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
+    AttachOptions, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request, RequestFrame,
+    RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
 };
-use crate::resolver::Resolver;
 use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
 use crate::session::{InputEnd, Session};
-use crate::watch::{INIT, Token};
-
-/// The largest configuration; the daemon's own limits are far below.
-const MAX_CONFIG: u64 = 16 * 1024 * 1024;
-
-/// Which descriptors come with a start.
-#[derive(Clone, Copy)]
-struct StartFlags {
-    seccomp: bool,
-    network_namespace: bool,
-    resolver: bool,
-}
-
-/// Descriptors that came with a request, taken in their order.
-struct Descriptors(VecDeque<OwnedFd>);
-
-impl Descriptors {
-    fn take(&mut self, what: &str) -> Result<OwnedFd, Failure> {
-        self.0
-            .pop_front()
-            .ok_or_else(|| Failure::new(FailureKind::Invalid, format!("the request lacks {what}")))
-    }
-}
+use crate::start::{Descriptors, StartFlags, read_program};
+use crate::watch::Token;
 
 impl Supervisor {
     /// Handles every request that has arrived.
@@ -68,7 +39,7 @@ impl Supervisor {
                 return self.hello(after_seq);
             }
             Ok(RequestFrame { id, request }) => {
-                (id, self.carry_out(request, Descriptors(frame.descriptors.into())))
+                (id, self.carry_out(request, Descriptors::new(frame.descriptors)))
             }
             Err(error) => match serde_json::from_slice(&frame.body) {
                 Ok(Numbered { id }) => {
@@ -112,6 +83,7 @@ impl Supervisor {
             Life::Waiting => State::Waiting,
             Life::Running(running) if running.paused => State::Paused { pid: running.container.pid() },
             Life::Running(running) => State::Running { pid: running.container.pid() },
+            Life::Restarting { .. } => State::Restarting,
             Life::Draining { .. } | Life::Finished(_) => State::Exited,
         }
     }
@@ -143,115 +115,24 @@ impl Supervisor {
             Request::Exec(options) => return self.exec(&options, descriptors),
             Request::ExecResize { exec, size } => self.exec_resize(&exec, size)?,
             Request::ExecSignal { exec, signal } => self.exec_signal(&exec, number(signal)?)?,
+            Request::StayDown => self.stay_down()?,
+            Request::Update { limits, seccomp } => self.update(limits, seccomp, descriptors)?,
             Request::AckJournal { seq } => self.journal.acknowledge(seq),
         }
         Ok(Reply::Done)
     }
 
-    /// Begins to answer on the resolver's sockets.
-    fn serve_names(&mut self, descriptors: &mut Descriptors) -> Result<(), Failure> {
-        let udp = descriptors.take("the resolver's UDP socket")?;
-        let tcp = descriptors.take("the resolver's TCP socket")?;
-        // The old one's descriptors go first, as the new ones have the same tokens.
-        self.resolver = None;
-        let resolver = Resolver::new(&self.epoll, &self.run_dir, udp, tcp)
-            .map_err(|errno| Failure::cannot("watch the resolver's sockets", &std::io::Error::from(errno)))?;
-        self.resolver = Some(Box::new(resolver));
-        Ok(())
-    }
-
     fn running(&mut self) -> Result<&mut Running, Failure> {
         match &mut self.life {
             Life::Running(running) => Ok(running),
+            Life::Restarting { .. } => {
+                let message = "the container is restarting, wait until it is running";
+                Err(Failure::new(FailureKind::WrongState, message))
+            }
             Life::Waiting | Life::Draining { .. } | Life::Finished(_) => {
                 Err(Failure::new(FailureKind::WrongState, "the container is not running"))
             }
         }
-    }
-
-    fn start(
-        &mut self,
-        flags: StartFlags,
-        attach: &[AttachOptions],
-        waits: Vec<WaitOptions>,
-        descriptors: Descriptors,
-    ) -> Result<Reply, Failure> {
-        if !matches!(self.life, Life::Waiting) {
-            return Err(Failure::new(FailureKind::WrongState, "the container has been started already"));
-        }
-        let started = self.try_start(flags, attach, waits, descriptors);
-        match &started {
-            Ok(Reply::Started { pid, .. }) => self.record(Event::Start { pid: *pid }),
-            Ok(_) => {}
-            Err(failure) => {
-                self.abandon_start();
-                self.record(Event::StartFailed { kind: failure.kind, message: failure.message.clone() });
-            }
-        }
-        started
-    }
-
-    fn try_start(
-        &mut self,
-        flags: StartFlags,
-        attach: &[AttachOptions],
-        waits: Vec<WaitOptions>,
-        mut descriptors: Descriptors,
-    ) -> Result<Reply, Failure> {
-        let mut config = read_config(&descriptors.take("the configuration")?.into())?;
-        self.journal.continue_after(config.journal_after);
-        let seccomp =
-            if flags.seccomp { Some(read_program(descriptors.take("the seccomp program")?)?) } else { None };
-        let namespace =
-            if flags.network_namespace { Some(descriptors.take("the network namespace")?) } else { None };
-        if flags.resolver {
-            self.serve_names(&mut descriptors)?;
-        }
-        let stop_signal = number(config.stop_signal)?;
-        self.log = Log::open(config.log.clone()).map_err(|error| Failure {
-            kind: if error.kind() == std::io::ErrorKind::StorageFull {
-                FailureKind::NoSpace
-            } else {
-                FailureKind::Other
-            },
-            message: palan_stdx::error_chain::to_string(&error),
-        })?;
-
-        if config.runtime.is_some() {
-            self.adopt_orphans()?;
-        }
-        let (created, ends) = launch::create(&config, &self.run_dir, seccomp.as_ref(), namespace)?;
-        let terminal = ends.stdout.is_some() && ends.stderr.is_none();
-        let input_end = if config.stdin_once && !terminal { InputEnd::Closes } else { InputEnd::Detaches };
-        self.stdio.connect(ends, terminal, input_end)?;
-        for options in attach {
-            let client = descriptors.take("a client's connection")?;
-            self.attach_client(client, options)?;
-        }
-        for options in waits {
-            let connection = descriptors.take("a waiting connection")?;
-            self.hold_wait(connection, options);
-        }
-        self.epoll.add(created.pidfd(), Token::Process(INIT).encode(), Interest::READ)?;
-        let container = created.start()?;
-
-        let reply = Reply::Started {
-            pid: container.pid(),
-            time_ns: crate::log::timestamp::now(),
-            warnings: container.warnings(),
-        };
-        self.life = Life::Running(Box::new(Running {
-            container,
-            paused: false,
-            kill_at: None,
-            stop_signal,
-            stop_timeout: Duration::from_millis(config.stop_timeout_ms),
-            oom: OomWatch::new(Instant::now()),
-        }));
-        let health = config.health.take();
-        self.health = health.map(|health| Box::new(Health::new(health, seccomp, Instant::now())));
-        self.idle_work = true;
-        Ok(reply)
     }
 
     fn attach(&mut self, options: &AttachOptions, mut descriptors: Descriptors) -> Result<(), Failure> {
@@ -259,14 +140,14 @@ impl Supervisor {
         self.attach_client(descriptors.take("the client's connection")?, options)
     }
 
-    fn attach_client(&mut self, client: OwnedFd, options: &AttachOptions) -> Result<(), Failure> {
+    pub(crate) fn attach_client(&mut self, client: OwnedFd, options: &AttachOptions) -> Result<(), Failure> {
         if self.stdio.attach(client, options)? == Typed::Detached {
             self.record(Event::Detach { exec: None });
         }
         Ok(())
     }
 
-    fn hold_wait(&mut self, connection: OwnedFd, options: WaitOptions) {
+    pub(crate) fn hold_wait(&mut self, connection: OwnedFd, options: WaitOptions) {
         if let Some(control) = &self.control {
             self.waits.hold(connection, options, control.generation);
         }
@@ -333,11 +214,8 @@ impl Supervisor {
         if self.execs.iter().any(|exec| exec.name == options.exec) {
             return Err(Failure::new(FailureKind::Invalid, "there is an exec session of this name already"));
         }
-        let seccomp = if options.seccomp {
-            Some(read_program(descriptors.take("the seccomp program")?)?)
-        } else {
-            None
-        };
+        let seccomp = descriptors.take_if(options.seccomp, "the seccomp program")?;
+        let seccomp = seccomp.map(|program| read_program(&program.into())).transpose()?;
         let client = match &options.attach {
             Some(attach) => Some((descriptors.take("the client's connection")?, attach)),
             None => None,
@@ -426,39 +304,7 @@ struct Numbered {
     id: RequestId,
 }
 
-fn read_config(file: &File) -> Result<Config, Failure> {
-    let bytes = read_all(file).map_err(|error| Failure::cannot("read the configuration", &error))?;
-    let config: Config = serde_json::from_slice(&bytes).map_err(|error| {
-        Failure::new(FailureKind::Invalid, format!("cannot understand the configuration: {error}"))
-    })?;
-    // What a later version has added would be ignored here, and the container not be what was asked for.
-    if config.version > VERSION {
-        let message =
-            format!("the configuration has version {}, this supervisor knows {VERSION}", config.version);
-        return Err(Failure::new(FailureKind::Unsupported, message));
-    }
-    Ok(config)
-}
-
-fn read_program(descriptor: OwnedFd) -> Result<Program, Failure> {
-    let bytes =
-        read_all(&descriptor.into()).map_err(|error| Failure::cannot("read the seccomp program", &error))?;
-    Program::from_bytes(&bytes)
-        .map_err(|error| Failure::new(FailureKind::Invalid, palan_stdx::error_chain::to_string(&error)))
-}
-
-/// Reads a file by position: the offset is shared with the daemon, which may have handed it to others, too.
-fn read_all(file: &File) -> std::io::Result<Vec<u8>> {
-    let length = file.metadata()?.len();
-    if length > MAX_CONFIG {
-        return Err(std::io::ErrorKind::FileTooLarge.into());
-    }
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-fn number(signal: i32) -> Result<Signal, Failure> {
+pub(crate) fn number(signal: i32) -> Result<Signal, Failure> {
     Signal::from_raw(signal).ok_or_else(|| {
         Failure::new(FailureKind::Invalid, format!("there is no signal with the number {signal}"))
     })

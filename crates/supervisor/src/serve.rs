@@ -16,7 +16,7 @@ use palan_stdx::fs::{PathContext, PathError};
 use rustix::io::Errno;
 
 use crate::control::Control;
-use crate::health::{Capture, Health};
+use crate::health::Health;
 use crate::journal::{Event, Journal};
 use crate::launch::Container;
 use crate::log::{Log, Stream};
@@ -25,16 +25,10 @@ use crate::own_cgroup;
 use crate::protocol::frame::Frames;
 use crate::protocol::{Failure, Message, SOCKET_NAME};
 use crate::resolver::Resolver;
+use crate::restart::Restarts;
 use crate::session::Session;
 use crate::wait::{Generation, HeldWaits};
 use crate::watch::{INIT, SessionId, Token};
-
-/// How long output is waited for after a process has ended, where something still holds its pipes open: for init a process
-/// outside of its pid namespace, for an exec session any child that lives on.
-///
-/// The session has ended when this has passed, for its client and in the journal, since a client takes the end of the
-/// stream for the end of the session and asks for the exit code then. Docker waits as long in both cases.
-const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long the daemon has after the end to read the journal and to answer its waits.
 const DAEMON_GRACE: Duration = Duration::from_secs(5);
@@ -74,7 +68,7 @@ pub(crate) struct Supervisor {
     /// Tells that a child has ended, where orphans become children of this process.
     children: Option<SignalFd>,
     /// `None` once the container has ended: its place belongs to the next supervisor.
-    listener: Option<OwnedFd>,
+    pub(crate) listener: Option<OwnedFd>,
     /// When to look at the listener again that could not accept, for lack of descriptors say: it would stay readable.
     listener_rests_until: Option<Instant>,
     pub(crate) control: Option<Control>,
@@ -85,13 +79,14 @@ pub(crate) struct Supervisor {
     pub(crate) stdio: Session,
     pub(crate) execs: Vec<Exec>,
     pub(crate) health: Option<Box<Health>>,
+    pub(crate) restarts: Restarts,
     pub(crate) next_session: SessionId,
     pub(crate) log: Option<Log>,
     pub(crate) waits: HeldWaits,
     /// Where the container has one; boxed, since most have not.
     pub(crate) resolver: Option<Box<Resolver>>,
     /// Output passes through here; empty while there is none.
-    output_buffer: Vec<u8>,
+    pub(crate) output_buffer: Vec<u8>,
     /// The cgroup to move to once there is time.
     cgroup: Option<String>,
     /// There is something to do when nothing else is.
@@ -103,7 +98,16 @@ pub(crate) struct Supervisor {
 pub(crate) enum Life {
     Waiting,
     Running(Box<Running>),
-    Draining { running: Box<Running>, status: ExitStatus, until: Instant },
+    Draining {
+        running: Box<Running>,
+        status: ExitStatus,
+        until: Instant,
+    },
+    /// Between two runs; the last one ended with `code`.
+    Restarting {
+        due: Instant,
+        code: i32,
+    },
     Finished(Finished),
 }
 
@@ -118,21 +122,22 @@ pub(crate) struct Running {
     pub(crate) stop_signal: Signal,
     pub(crate) stop_timeout: Duration,
     pub(crate) oom: OomWatch,
+    pub(crate) started: Instant,
+    /// Its end is to be followed by another run, whatever the policy.
+    pub(crate) restart_asked: bool,
 }
 
 /// The container is gone.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// `None`: it never ran.
-    exit_code: Option<i32>,
     at: Instant,
     /// SIGTERM: clients are waited for no longer.
     clients_given_up: bool,
 }
 
 impl Finished {
-    fn now(exit_code: Option<i32>) -> Self {
-        Self { exit_code, at: Instant::now(), clients_given_up: false }
+    pub(crate) fn now() -> Self {
+        Self { at: Instant::now(), clients_given_up: false }
     }
 }
 
@@ -194,6 +199,7 @@ impl Supervisor {
             life: Life::Waiting,
             execs: Vec::new(),
             health: None,
+            restarts: Restarts::default(),
             next_session: INIT + 1,
             log: None,
             waits: HeldWaits::default(),
@@ -249,13 +255,9 @@ impl Supervisor {
     pub(crate) fn lose_daemon(&mut self) {
         self.control = None;
         match &self.life {
-            Life::Waiting => self.life = Life::Finished(Finished::now(None)),
-            Life::Running(_) | Life::Draining { .. } => {}
-            Life::Finished(finished) => {
-                if let Some(exit_code) = finished.exit_code {
-                    self.waits.answer_orphans(exit_code, None);
-                }
-            }
+            Life::Waiting => self.life = Life::Finished(Finished::now()),
+            // Those whose run has ended meanwhile.
+            _ => self.waits.answer_orphans(None),
         }
     }
 
@@ -274,7 +276,9 @@ impl Supervisor {
         self.waits.clear();
         self.log = None;
         self.resolver = None;
-        self.life = Life::Finished(Finished::now(None));
+        self.health = None;
+        self.restarts.close();
+        self.life = Life::Finished(Finished::now());
     }
 
     fn dispatch(&mut self, event: Ready) -> Result<(), ServeError> {
@@ -320,7 +324,7 @@ impl Supervisor {
         if id == INIT { Some(&mut self.stdio) } else { self.exec_of(id).map(|exec| &mut exec.session) }
     }
 
-    fn exec_of(&mut self, session: SessionId) -> Option<&mut Exec> {
+    pub(crate) fn exec_of(&mut self, session: SessionId) -> Option<&mut Exec> {
         self.execs.iter_mut().find(|exec| exec.session.id == session)
     }
 
@@ -377,10 +381,15 @@ impl Supervisor {
                 Life::Waiting => self.lose_daemon(),
                 Life::Running(running) => {
                     let (signal, timeout) = (running.stop_signal, running.stop_timeout);
+                    self.restarts.forbid();
                     // Init may be ending just now.
                     let _ = self.stop(signal, Some(timeout));
                 }
-                Life::Draining { .. } => {}
+                Life::Draining { .. } => self.restarts.forbid(),
+                Life::Restarting { code, .. } => {
+                    let code = *code;
+                    self.end_between_runs(Event::RestartCanceled, code);
+                }
                 Life::Finished(finished) => finished.clients_given_up = true,
             }
         }
@@ -406,59 +415,6 @@ impl Supervisor {
         Ok(())
     }
 
-    fn init_ready(&mut self) -> Result<(), ServeError> {
-        let Life::Running(running) = &self.life else { return Ok(()) };
-        let Some(status) = process::try_wait(running.container.pidfd()).map_err(ServeError::Events)? else {
-            return Ok(());
-        };
-        // The pidfd stays readable for ever.
-        self.epoll.remove(running.container.pidfd())?;
-        let Life::Running(mut running) = std::mem::replace(&mut self.life, Life::Waiting) else {
-            return Ok(());
-        };
-        running.oom.end();
-        // With a pid namespace of its own everything has died with init; else the rest dies now.
-        running.container.end();
-        self.life = Life::Draining { running, status, until: Instant::now() + DRAIN_GRACE };
-        self.stdio.drain(self.log.as_mut(), &mut self.output_buffer);
-        Ok(())
-    }
-
-    fn exec_ready(&mut self, session: SessionId) -> Result<(), ServeError> {
-        let epoll = Rc::clone(&self.epoll);
-        let Some(exec) = self.exec_of(session) else { return Ok(()) };
-        let ExecPhase::Running { pidfd } = &exec.phase else { return Ok(()) };
-        let Some(status) = process::try_wait(pidfd).map_err(ServeError::Events)? else { return Ok(()) };
-        epoll.remove(pidfd)?;
-        exec.phase = ExecPhase::Draining { status, until: Instant::now() + DRAIN_GRACE };
-        exec.session.drain(None, &mut Vec::new());
-        if status.code() == 128 + Signal::KILL.as_raw() {
-            self.note_oom_kills();
-        }
-        Ok(())
-    }
-
-    fn oom_noticed(&mut self) {
-        if let Life::Running(running) = &mut self.life {
-            running.oom.notice(Instant::now());
-        }
-    }
-
-    /// Journals kills for lack of memory that have happened since the last look. `true`: there were some at any time.
-    fn note_oom_kills(&mut self) -> bool {
-        let (Life::Running(running) | Life::Draining { running, .. }) = &mut self.life else { return false };
-        let Some(cgroup) = running.container.cgroup() else {
-            running.oom.end();
-            return false;
-        };
-        let new = running.oom.look(cgroup, &self.epoll, Instant::now());
-        let any = running.oom.any();
-        if new {
-            self.record(Event::Oom);
-        }
-        any
-    }
-
     fn end_turn(&mut self) -> Result<(), ServeError> {
         let now = Instant::now();
         self.wake_listener(now)?;
@@ -471,7 +427,8 @@ impl Supervisor {
         }
         self.tend_health(now);
         self.finish_execs(now);
-        self.finish_container_if_drained(now);
+        self.finish_run_if_drained(now);
+        self.restart_if_due(now);
         if let Some(lost) = self.log.as_mut().and_then(Log::flush) {
             self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
         }
@@ -507,77 +464,6 @@ impl Supervisor {
         }
     }
 
-    fn finish_execs(&mut self, now: Instant) {
-        let mut ended = Vec::new();
-        for exec in &mut self.execs {
-            if let ExecPhase::Draining { status, until } = exec.phase
-                && (exec.session.is_drained() || until <= now)
-            {
-                ended.push(end_exec(exec, status));
-            }
-        }
-        self.record_ended(ended);
-    }
-
-    fn record_ended(&mut self, ended: Vec<Ended>) {
-        for Ended { name, status, probe } in ended {
-            match probe {
-                Some(capture) => self.probe_ended(name, capture, status),
-                None => {
-                    let (code, signal) = (status.code(), signal_of(status));
-                    self.record(Event::ExecExit { exec: name, code, signal });
-                }
-            }
-        }
-    }
-
-    fn finish_container_if_drained(&mut self, now: Instant) {
-        let Life::Draining { status, until, .. } = self.life else { return };
-        let execs_ended = self.execs.iter().all(|exec| matches!(exec.phase, ExecPhase::Ended));
-        if until > now && !(self.stdio.is_drained() && execs_ended) {
-            return;
-        }
-        self.give_up_execs();
-        self.resolver = None;
-        self.stdio.finish(self.log.as_mut());
-        if let Some(lost) = self.log.take().as_mut().and_then(Log::close) {
-            self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });
-        }
-        self.record_unrecorded_health();
-        let oom = self.note_oom_kills();
-        if let Life::Draining { running, .. } = &mut self.life
-            && let Err(failure) = running.container.retire()
-        {
-            crate::complain(&failure);
-        }
-        self.record(Event::Exit { code: status.code(), signal: signal_of(status), oom });
-        let life = std::mem::replace(&mut self.life, Life::Finished(Finished::now(Some(status.code()))));
-        // The daemon and the clients go on while the cgroups are removed.
-        if self.control.as_mut().is_some_and(|control| control.flush().is_err()) {
-            self.control = None;
-        }
-        self.waits.answer_orphans(status.code(), self.control.as_ref().map(|control| control.generation));
-        if let Err(error) = self.stdio.end_turn(now) {
-            crate::complain(&ServeError::from(error));
-        }
-        if let Life::Draining { running, .. } = life
-            && let Err(failure) = running.container.remove_cgroup()
-        {
-            crate::complain(&failure);
-        }
-        if self.journal.is_written() {
-            self.vacate();
-        }
-    }
-
-    /// Sessions whose process did not end with the container, although it was killed (it hangs in the kernel, say).
-    fn give_up_execs(&mut self) {
-        let killed = ExitStatus::Signaled { signal: Signal::KILL, core_dumped: false };
-        let alive = self.execs.iter_mut().filter(|exec| !matches!(exec.phase, ExecPhase::Ended));
-        let given_up = alive.map(|exec| end_exec(exec, killed)).collect();
-        self.record_ended(given_up);
-    }
-
     /// The nearest point in time at which something is due.
     fn deadline(&self) -> Option<Instant> {
         let life = match &self.life {
@@ -587,6 +473,7 @@ impl Supervisor {
                 running.kill_at.into_iter().chain(running.oom.deadline()).chain(health).min()
             }
             Life::Draining { until, .. } => Some(*until),
+            Life::Restarting { due, .. } => Some(*due),
             Life::Finished(finished) => {
                 let until = finished.at + DAEMON_GRACE;
                 (!self.daemon_is_done() && Instant::now() < until).then_some(until)
@@ -639,38 +526,5 @@ impl Supervisor {
         }
         memory::trim();
         memory::release_stack();
-    }
-
-    /// Gives up what belongs to the container by name, so that its next supervisor can have it. The journal is left for
-    /// the daemon to read.
-    fn vacate(&mut self) {
-        let Some(listener) = self.listener.take() else { return };
-        // A daemon that looks for a supervisor shall not find the socket of one that has ended.
-        let _ = palan_stdx::fs::remove_file(&self.run_dir.join(SOCKET_NAME));
-        let _ = self.epoll.remove(&listener);
-        self.journal.hand_over();
-    }
-}
-
-/// The end of a process beside init.
-struct Ended {
-    name: String,
-    status: ExitStatus,
-    /// It was a probe: what it wrote.
-    probe: Option<Option<Capture>>,
-}
-
-fn end_exec(exec: &mut Exec, status: ExitStatus) -> Ended {
-    exec.phase = ExecPhase::Ended;
-    exec.session.finish(None);
-    let probe = exec.probe.then(|| exec.session.capture.take());
-    Ended { name: exec.name.clone(), status, probe }
-}
-
-/// The signal that ended a process.
-fn signal_of(status: ExitStatus) -> Option<i32> {
-    match status {
-        ExitStatus::Exited(_) => None,
-        ExitStatus::Signaled { signal, .. } => Some(signal.as_raw()),
     }
 }

@@ -139,6 +139,13 @@ impl Session {
         Ok(())
     }
 
+    /// Another process will follow the one that has ended. Clients of that one are still told its end.
+    pub(crate) fn renew(&mut self) {
+        self.draining = false;
+        self.rest = [0, 0];
+        self.input_ends = false;
+    }
+
     /// Attaches a client. `Some(Detached)`: it had typed the detach keys already.
     pub(crate) fn attach(&mut self, socket: OwnedFd, options: &AttachOptions) -> rustix::io::Result<Typed> {
         let id = self.next_client;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Failure;
+use crate::random::Random;
 
 /// What a disk writes as one. ext4 trusts it with that much.
 const SECTOR: usize = 512;
@@ -133,32 +134,6 @@ fn spoil(durable: &File, pending: &[Pending], random: &mut Random) -> io::Result
         }
     }
     Ok(cut)
-}
-
-/// The same numbers for the same seed.
-#[derive(Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[3]
-    }
-
-    /// From `low` to `high`.
-    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
-    }
 }
 
 /// Serves the disk at `socket`, to one machine after the other, until the process ends.

@@ -8,9 +8,9 @@ use palan_test_support::image::{Compression, Flavour, Image, ImageBuilder, TarBu
 use palan_test_support::registry::Registry;
 use palan_test_support::wait_until;
 
-use super::disk::Random;
 use super::say;
 use crate::Failure;
+use crate::random::Random;
 
 /// As many images; neighbours share a layer, and all of them the lowest.
 const IMAGES: u64 = 5;

@@ -138,6 +138,7 @@ static OTHERS: &[Entry] = &[
     Entry(&["tag"], &image::tag::COMMAND),
     Entry(&["top"], &container::top::COMMAND),
     Entry(&["unpause"], &container::pause::UNPAUSE),
+    Entry(&["update"], &container::update::COMMAND),
     Entry(&["wait"], &container::wait::COMMAND),
 ];
 
@@ -157,7 +158,6 @@ static MISSING: &[&str] = &[
     "stack",
     "swarm",
     "trust",
-    "update",
 ];
 
 /// The flags before the command.

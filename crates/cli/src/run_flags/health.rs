@@ -13,8 +13,8 @@ pub(super) fn check_duration(text: &str) -> Result<(), String> {
 /// `--health-on-failure`.
 pub(super) fn check_action(text: &str) -> Result<(), String> {
     match text {
-        "none" | "kill" | "stop" => Ok(()),
-        _ => Err("valid actions are none, kill and stop".to_owned()),
+        "none" | "kill" | "restart" | "stop" => Ok(()),
+        _ => Err("valid actions are none, kill, restart and stop".to_owned()),
     }
 }
 

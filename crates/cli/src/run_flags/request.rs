@@ -40,7 +40,8 @@ pub(crate) fn build(
         host.links = flags.list("link").iter().map(|link| (*link).to_owned()).collect();
     }
     host.network_mode = mode;
-    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+    // With `on-failure` it is removed when it has ended for good.
+    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no" | "on-failure") {
         return Err("conflicting options: cannot specify both --restart and --rm".to_owned());
     }
     let networking_config = NetworkingConfig { endpoints_config: endpoints };
@@ -191,7 +192,7 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
     })
 }
 
-fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
+pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
     let (name, count) = match text.split_once(':') {
         Some(("", _)) => {
             return Err("invalid restart policy format: no policy provided before colon".to_owned());

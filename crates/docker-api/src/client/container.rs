@@ -6,7 +6,7 @@ use crate::json;
 use crate::stream::JsonMessages;
 use crate::types::{
     ContainerInspect, ContainerSummary, CreateContainerRequest, CreateContainerResponse, StatsResponse,
-    TopResponse, WaitResponse,
+    TopResponse, UpdateContainerRequest, UpdateContainerResponse, WaitResponse,
 };
 use std::io::Read;
 
@@ -134,6 +134,15 @@ impl Client {
     pub fn start_container(&self, id: &str, detach_keys: Option<&str>) -> Result<(), ClientError> {
         let query = Query::new().with_some("detachKeys", detach_keys);
         self.execute(Request::new("POST", path(id, "/start"), &query))
+    }
+
+    /// `POST /containers/{id}/update`.
+    pub fn update_container(
+        &self,
+        id: &str,
+        request: &UpdateContainerRequest,
+    ) -> Result<UpdateContainerResponse, ClientError> {
+        self.fetch(Request::new("POST", path(id, "/update"), &Query::new()).json(request))
     }
 
     /// `POST /containers/{id}/stop`.

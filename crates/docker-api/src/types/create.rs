@@ -67,7 +67,7 @@ pub struct HealthConfig {
     pub start_interval: i64,
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: i64,
-    /// Palan's own: what is done with an unhealthy container (`none`, `kill`, `stop`).
+    /// Palan's own: what is done with an unhealthy container (`none`, `kill`, `restart`, `stop`).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub on_failure: String,
 }
@@ -359,6 +359,16 @@ impl CreateContainerRequest {
             networking_config: parts.networking_config,
         })
     }
+}
+
+/// `POST /containers/{id}/update`: the limits of a [`HostConfig`] and its restart policy. What is zero or absent stays.
+pub type UpdateContainerRequest = HostConfig;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct UpdateContainerResponse {
+    #[serde(serialize_with = "null_when_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ mod v1_51;
 
 use crate::types::{
     ContainerInspect, ContainerSummary, CreateContainerRequest, EventMessage, ImageInspect, ImageSummary,
-    Network, StatsResponse, SystemInfo,
+    Network, StatsResponse, SystemInfo, UpdateContainerRequest,
 };
 use crate::version::ApiVersion;
 
@@ -58,6 +58,13 @@ pub fn create_container(
         v1_51::create_container(request);
     }
     Ok(())
+}
+
+/// Before 1.40 an update could not change the limit of processes.
+pub fn update_container(request: &mut UpdateContainerRequest, version: ApiVersion) {
+    if up_to(version, 39) {
+        request.pids_limit = None;
+    }
 }
 
 /// The `platform` of a create request, which was ignored before it existed.

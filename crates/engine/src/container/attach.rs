@@ -8,6 +8,7 @@ use palan_supervisor::protocol;
 use crate::container::driver::Action;
 use crate::container::exec::Session;
 use crate::container::index::{Handle, Promise};
+use crate::container::stop::is_restarting;
 use crate::container::{
     AttachOptions, ClientStream, ExecStartOptions, Framing, LogOptions, Status, logs, validate,
 };
@@ -57,6 +58,9 @@ impl Engine {
                 "container {name} is paused, unpause the container before attach"
             )));
         }
+        if details.state.status == Status::Restarting {
+            return Err(is_restarting(&details.id));
+        }
         let tty = details.config.tty;
         let framing = if tty { Framing::Raw } else { Framing::Multiplexed };
         let promise = handle.promise();
@@ -86,6 +90,7 @@ impl Engine {
         match handle.details().state.status {
             Status::Running => {}
             Status::Paused => return Err(crate::container::exec::paused(&handle.id)),
+            Status::Restarting => return Err(is_restarting(&handle.id)),
             _ => return Err(crate::container::driver::not_running(&handle.id)),
         }
         session.begin()?;

@@ -19,8 +19,9 @@ use crate::container::{
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
+use crate::host::HostFacts;
 use crate::network::{endpoints, ports};
-use crate::spec::{ContainerSpec, HostConfig};
+use crate::spec::{ContainerSpec, HostConfig, Resources};
 use crate::volume::{Fill, Volume};
 use crate::{Error, Result, identifier, image, volume};
 
@@ -270,51 +271,12 @@ impl<'a> Making<'a> {
         };
         host.masked_paths.get_or_insert_with(|| paths(&oci::MASKED_PATHS));
         host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
-        self.complete_resources(&mut host);
+        complete_resources(&self.engine.host, &mut host.resources, &mut self.warnings);
         Ok(host)
     }
 
     /// Limits that this host has not are left out, with a warning, as Docker does; the swap limit defaults to twice the
     /// memory.
-    fn complete_resources(&mut self, host: &mut HostConfig) {
-        let facts = &self.engine.host;
-        let resources = &mut host.resources;
-        let mut warn = |text: &str| self.warnings.push(text.to_owned());
-        if resources.memory > 0 && !facts.memory_limit {
-            warn(
-                "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
-            );
-            (resources.memory, resources.memory_swap) = (0, -1);
-        }
-        if resources.memory > 0 && resources.memory_swap != -1 && !facts.swap_limit {
-            warn(
-                "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
-            );
-            resources.memory_swap = -1;
-        }
-        if resources.memory > 0 && resources.memory_swap == 0 {
-            resources.memory_swap = resources.memory.saturating_mul(2);
-        }
-        if resources.memory_swap == -1 && !facts.swap_limit {
-            // Nothing to write where there is no such file.
-            resources.memory_swap = 0;
-        }
-        if resources.oom_kill_disable == Some(true) && !facts.oom_kill_disable {
-            warn("Your kernel does not support OomKillDisable. OomKillDisable discarded.");
-            resources.oom_kill_disable = None;
-        }
-        if resources.pids_limit.is_some_and(|limit| limit > 0) && !facts.pids {
-            warn(
-                "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
-            );
-            resources.pids_limit = None;
-        }
-        if (resources.nano_cpus > 0 || resources.cpu_quota > 0) && !facts.cpu_quota {
-            warn("Your kernel does not support CPU cfs quota or the cgroup is not mounted. Quota discarded.");
-            (resources.nano_cpus, resources.cpu_quota) = (0, 0);
-        }
-    }
-
     fn make_directories(&self, details: &Details) -> Result<()> {
         let directory = self.engine.container_dir(&self.id);
         let directories = [
@@ -504,5 +466,43 @@ impl Undo<'_> {
                 report(&error);
             }
         }
+    }
+}
+
+/// Gives limits their defaults, and leaves out with a warning what this host can't do.
+pub(super) fn complete_resources(facts: &HostFacts, resources: &mut Resources, warnings: &mut Vec<String>) {
+    let mut warn = |text: &str| warnings.push(text.to_owned());
+    if resources.memory > 0 && !facts.memory_limit {
+        warn(
+            "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
+        );
+        (resources.memory, resources.memory_swap) = (0, -1);
+    }
+    if resources.memory > 0 && resources.memory_swap != -1 && !facts.swap_limit {
+        warn(
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+        );
+        resources.memory_swap = -1;
+    }
+    if resources.memory > 0 && resources.memory_swap == 0 {
+        resources.memory_swap = resources.memory.saturating_mul(2);
+    }
+    if resources.memory_swap == -1 && !facts.swap_limit {
+        // Nothing to write where there is no such file.
+        resources.memory_swap = 0;
+    }
+    if resources.oom_kill_disable == Some(true) && !facts.oom_kill_disable {
+        warn("Your kernel does not support OomKillDisable. OomKillDisable discarded.");
+        resources.oom_kill_disable = None;
+    }
+    if resources.pids_limit.is_some_and(|limit| limit > 0) && !facts.pids {
+        warn(
+            "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
+        );
+        resources.pids_limit = None;
+    }
+    if (resources.nano_cpus > 0 || resources.cpu_quota > 0) && !facts.cpu_quota {
+        warn("Your kernel does not support CPU cfs quota or the cgroup is not mounted. Quota discarded.");
+        (resources.nano_cpus, resources.cpu_quota) = (0, 0);
     }
 }

@@ -1,11 +1,13 @@
 //! Drives one container through its life. One task owns the state; everyone else sends it an [`Action`].
 //!
 //! ```text
-//!            ┌──────────── start failed ─────────┐
-//!            ▼                                   │
+//!            ┌──────────── start failed ─────────┐           ┌── again ──┐
+//!            ▼                                   │           ▼           │
 //! Created ─start─▶ (network, supervisor) ─started─▶ Running ◀─pause/unpause─▶ Paused
-//!    │                     ▲                          └────────── exit ─────────┤
-//!    │                     └────────── start ────────── Exited ◀────────────────┘
+//!    │                     ▲                          │      exit        │      │
+//!    │                     │                          ├──────────────────┴──────┤ by policy
+//!    │                     │              the last    ▼                         ▼
+//!    │                     └────────── start ────── Exited ◀── stopped ──── Restarting
 //!    └──────────── remove ───────▶ Removing ◀── remove ───┘      (Dead: a removal that failed half-way)
 //! ```
 //!
@@ -28,11 +30,14 @@ use palan_supervisor::protocol::{
     WaitOptions,
 };
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::container::exec::Session;
-use crate::container::index::{Handle, Life, Reply};
+use crate::container::index::{Handle, Reply};
 use crate::container::link::Link;
-use crate::container::{Details, RemoveOptions, Status, WaitHold, health};
+use crate::container::stop::is_restarting;
+use crate::container::update::{Update, Updates, Updating};
+use crate::container::{Details, RemoveOptions, Status, WaitHold};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
@@ -41,11 +46,13 @@ use crate::{Class, Error, Result};
 /// What can be asked of a driver. The states in which each is legal stand with it.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Created, Exited. `NotModified` when Running.
+    /// Created, Exited. `NotModified` when Running or Restarting.
     Start { reply: Reply<()> },
-    /// Running, Paused; answered at the exit. `NotModified` otherwise.
-    Stop { signal: i32, timeout: Option<Duration>, reply: Reply<()> },
-    /// Running, Paused.
+    /// Any: a daemon that starts asks for what the restart policy says.
+    StartByPolicy { reply: Reply<()> },
+    /// Running, Paused, Restarting; answered at the end. `NotModified` otherwise. With `again` a start will follow.
+    Stop { signal: i32, timeout: Option<Duration>, again: bool, reply: Reply<()> },
+    /// Running, Paused, Restarting.
     Kill { signal: i32, reply: Reply<()> },
     /// Running.
     Pause { reply: Reply<()> },
@@ -59,6 +66,8 @@ pub(crate) enum Action {
     Unlink { alias: String, reply: Reply<()> },
     /// Created, Exited, Dead; with force any.
     Remove { options: RemoveOptions, reply: Reply<()> },
+    /// Any but Removing.
+    Update { update: Box<Update>, reply: Reply<Vec<String>> },
     /// Any but Paused; before a start the connection is kept for it.
     Attach { options: AttachOptions, socket: OwnedFd, reply: Reply<()> },
     /// Any.
@@ -87,6 +96,8 @@ pub(crate) enum Pending {
     Reply(Reply<()>),
     /// The caller gets the outcome of an exec start.
     Exec(Arc<Session>, Reply<()>),
+    /// The new settings are recorded when they are in force.
+    Update(Box<Updating>),
     /// A start waits for it.
     Start,
     /// Nobody waits.
@@ -110,6 +121,12 @@ pub(crate) struct Driver {
     pub(super) holds: BTreeMap<u64, WaitHold>,
     /// How the start that is under way ended.
     pub(super) start_outcome: Option<Result<(), Failure>>,
+    /// Changes of settings that wait for the one that the supervisor is at.
+    pub(super) updates: Updates,
+    /// It ends only to be started again at once.
+    pub(super) stays_for_restart: bool,
+    /// When the daemon starts the next run, where no supervisor does.
+    pub(super) restart_at: Option<Instant>,
 }
 
 /// Whether the task goes on.
@@ -137,6 +154,9 @@ pub(crate) fn spawn(
         early_clients: Vec::new(),
         holds: BTreeMap::new(),
         start_outcome: None,
+        updates: Updates::default(),
+        stays_for_restart: false,
+        restart_at: None,
     };
     tokio::spawn(driver.run());
 }
@@ -144,6 +164,7 @@ pub(crate) fn spawn(
 enum Next {
     Action(Option<Box<Action>>),
     Message(Result<Message, palan_supervisor::client::ClientError>),
+    Restart,
 }
 
 impl Driver {
@@ -153,12 +174,14 @@ impl Driver {
                 biased;
                 message = receive(self.link.as_mut()) => Next::Message(message),
                 action = self.inbox.recv() => Next::Action(action),
+                () = until(self.restart_at) => Next::Restart,
             };
             // Boxed, so that an idle container's task is small.
             let flow = match next {
                 Next::Message(Ok(message)) => Box::pin(self.on_message(message)).await,
                 Next::Message(Err(error)) => Box::pin(self.on_link_lost(&error)).await,
                 Next::Action(Some(action)) => Box::pin(self.on_action(*action)).await,
+                Next::Restart => Box::pin(self.restart_now()).await,
                 Next::Action(None) => Flow::End,
             };
             if flow == Flow::End {
@@ -177,7 +200,7 @@ impl Driver {
     async fn on_action(&mut self, action: Action) -> Flow {
         match action {
             Action::Start { reply } => {
-                let outcome = self.start().await;
+                let outcome = Box::pin(self.start()).await;
                 let failed_for_good = outcome.is_err() && self.gives_up_after_failed_start(&outcome);
                 // The caller may have gone.
                 let _ = reply.send(outcome);
@@ -188,8 +211,11 @@ impl Driver {
                 }
                 return self.after_exit().await;
             }
-            Action::Stop { signal, timeout, reply } => self.stop(signal, timeout, reply).await,
-            Action::Kill { signal, reply } => self.kill(signal, reply).await,
+            Action::StartByPolicy { reply } => drop(reply.send(Box::pin(self.start_by_policy()).await)),
+            Action::Stop { signal, timeout, again, reply } => {
+                return Box::pin(self.stop(signal, timeout, again, reply)).await;
+            }
+            Action::Kill { signal, reply } => return Box::pin(self.kill(signal, reply)).await,
             Action::Pause { reply } => self.pause(reply),
             Action::Unpause { reply } => self.unpause(reply),
             Action::Resize { size, reply } => match self.live() {
@@ -198,7 +224,8 @@ impl Driver {
             },
             Action::Rename { name, reply } => drop(reply.send(self.rename(name).await)),
             Action::Unlink { alias, reply } => drop(reply.send(self.unlink(&alias).await)),
-            Action::Remove { options, reply } => return self.remove(options, reply).await,
+            Action::Remove { options, reply } => return Box::pin(self.remove(options, reply)).await,
+            Action::Update { update, reply } => Box::pin(self.update(*update, reply)).await,
             Action::Attach { options, socket, reply } => self.attach(options, socket, reply).await,
             Action::HoldWait { key, hold } => self.hold_wait(key, hold),
             Action::ReleaseWait { key } => self.release_wait(key),
@@ -221,8 +248,8 @@ impl Driver {
 
     async fn on_message(&mut self, message: Message) -> Flow {
         match message {
-            Message::Journal(entry) => return self.on_entry(entry).await,
-            Message::Reply { id, result } => self.on_reply(id, result),
+            Message::Journal(entry) => return Box::pin(self.on_entry(entry)).await,
+            Message::Reply { id, result } => Box::pin(self.on_reply(id, result)).await,
             Message::Welcome(welcome) => {
                 for exec in welcome.execs {
                     self.engine.sessions.found_running(&self.handle.id, &exec.exec, exec.pid);
@@ -260,9 +287,10 @@ impl Driver {
         }
     }
 
-    fn on_reply(&mut self, id: RequestId, result: Result<Answer, Failure>) {
+    async fn on_reply(&mut self, id: RequestId, result: Result<Answer, Failure>) {
         match self.pending.remove(&id) {
             None | Some(Pending::Nobody) => {}
+            Some(Pending::Update(updating)) => self.updated(*updating, result.map(drop)).await,
             Some(Pending::Start) => self.start_outcome = Some(result.map(drop)),
             Some(Pending::Reply(reply)) => drop(reply.send(result.map(drop).map_err(request_error))),
             Some(Pending::Exec(session, reply)) => {
@@ -283,98 +311,6 @@ impl Driver {
         }
     }
 
-    /// Applies a journal entry that is not in the database yet.
-    async fn on_entry(&mut self, entry: Entry) -> Flow {
-        let details = self.details();
-        if entry.seq <= details.journal_seq {
-            return Flow::Continue;
-        }
-        let time = timestamp(entry.time_ns);
-        let mut next = (*details).clone();
-        next.journal_seq = entry.seq;
-        if let Some(events) = health::apply(&mut next, &entry) {
-            self.commit_entry(next, Change::new().events(events)).await;
-            return Flow::Continue;
-        }
-        let event = |action: &str| Some(container_event(&details, action, []));
-        let event = match entry.event {
-            JournalEvent::Exit { code, oom, .. } => {
-                self.on_exit(next, time, code, oom, String::new()).await;
-                return self.after_exit().await;
-            }
-            JournalEvent::StartFailed { kind, message, .. } => {
-                next.state.error = start_failure_text(&message);
-                next.state.exit_code = kind.exit_code();
-                None
-            }
-            JournalEvent::Start { pid } => {
-                next.state = crate::container::State {
-                    status: Status::Running,
-                    pid,
-                    started_at: Some(time),
-                    finished_at: details.state.finished_at,
-                    health: health::begin(&details),
-                    ..Default::default()
-                };
-                next.run += 1;
-                event("start")
-            }
-            JournalEvent::Oom => {
-                next.state.oom_killed = true;
-                event("oom")
-            }
-            JournalEvent::Pause => {
-                next.state.status = Status::Paused;
-                health::end(&mut next.state);
-                event("pause")
-            }
-            JournalEvent::Resume => {
-                next.state.status = Status::Running;
-                event("unpause")
-            }
-            JournalEvent::ExecStart { exec, pid } => {
-                self.engine.sessions.found_running(&self.handle.id, &exec, pid);
-                None
-            }
-            JournalEvent::ExecFailed { exec, kind, .. } => {
-                self.engine.sessions.ended(&self.handle.id, &exec, kind.exit_code());
-                None
-            }
-            JournalEvent::ExecExit { exec, code, .. } => {
-                self.engine.sessions.ended(&self.handle.id, &exec, code);
-                let facts = [("execID", exec), ("exitCode", code.to_string())];
-                Some(container_event(&details, "exec_die", facts))
-            }
-            JournalEvent::Detach { exec: None } => event("detach"),
-            JournalEvent::Detach { exec: Some(exec) } => {
-                Some(container_event(&details, "exec_detach", [("execID", exec)]))
-            }
-            JournalEvent::LogLost { lines, reason } => {
-                tracing::warn!(container = self.handle.id, lines, reason, "lines of the log were lost");
-                None
-            }
-            JournalEvent::ProbeStart { .. }
-            | JournalEvent::Probe { .. }
-            | JournalEvent::ProbeAborted { .. }
-            | JournalEvent::Health { .. }
-            | JournalEvent::Unknown => None,
-        };
-        let mut change = Change::new();
-        if let Some(event) = event {
-            let event = Event { time, ..event };
-            change = change.event(event);
-        }
-        self.commit_entry(next, change).await;
-        Flow::Continue
-    }
-
-    /// Commits what a journal entry has told, and says so.
-    async fn commit_entry(&mut self, next: Details, change: Change) {
-        let seq = next.journal_seq;
-        self.commit_details(next, change).await;
-        self.request(Request::AckJournal { seq }, Vec::new(), Pending::Nobody);
-    }
-
     /// The connection has ended: after an exit that is its proper end, else the supervisor died.
     async fn on_link_lost(&mut self, error: &palan_supervisor::client::ClientError) -> Flow {
         if let Some(link) = self.link.take() {
@@ -384,18 +320,21 @@ impl Driver {
             let error = Error::new(Class::Unavailable, "the container has ended");
             error.with_source(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
         };
-        for (_, pending) in self.pending.drain() {
-            if let Pending::Reply(reply) | Pending::Exec(_, reply) = pending {
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            match pending {
                 // The caller may have gone.
-                let _ = reply.send(Err(failure()));
+                Pending::Reply(reply) | Pending::Exec(_, reply) => drop(reply.send(Err(failure()))),
+                // It will be in force with the next start.
+                Pending::Update(updating) => self.updated(*updating, Ok(())).await,
+                Pending::Start | Pending::Nobody => {}
             }
         }
-        if !self.details().state.status.is_live() {
+        // One that has left the next run to the daemon has ended as it should, too.
+        if !self.details().state.status.is_live() || self.restart_at.is_some() {
             return Flow::Continue;
         }
         tracing::warn!(container = self.handle.id, %error, "lost the supervisor of a running container");
-        self.settle_without_supervisor().await;
-        self.after_exit().await
+        Box::pin(self.settle_without_supervisor()).await
     }
 
     /// Sends a request to the supervisor, or fails it at once.
@@ -413,6 +352,10 @@ impl Driver {
                 let message = error.report();
                 let failure = Failure { kind: FailureKind::Other, message };
                 self.start_outcome = Some(Err(failure));
+            }
+            (Err(error), Pending::Update(updating)) => {
+                self.updates.is_busy = false;
+                drop(updating.reply.send(Err(error)));
             }
             (Err(_), Pending::Nobody) => {}
         }
@@ -439,69 +382,11 @@ impl Driver {
         }
     }
 
-    /// Tells all that wait for an exit. The supervisor is told first that it need not answer for the daemon.
-    pub(super) fn announce_exit(&mut self, code: i32) {
-        for key in std::mem::take(&mut self.holds).into_keys() {
-            self.request(Request::ReleaseWait { key }, Vec::new(), Pending::Nobody);
-        }
-        self.handle.life.send_modify(|life: &mut Life| {
-            life.status = Status::Exited;
-            life.exits += 1;
-            life.exit_code = code;
-        });
-    }
-
-    /// An error unless there is a process.
-    pub(super) fn live(&self) -> Result<()> {
-        if self.details().state.status.is_live() { Ok(()) } else { Err(not_running(&self.handle.id)) }
-    }
-
-    async fn stop(&mut self, signal: i32, timeout: Option<Duration>, reply: Reply<()>) {
-        let details = self.details();
-        if !details.state.status.is_live() {
-            let error =
-                Error::not_modified(format!("container {} is already stopped", short(&self.handle.id)));
-            return drop(reply.send(Err(error)));
-        }
-        self.mark_stopped_by_user(&details, signal).await;
-        if details.state.status == Status::Paused {
-            // A frozen process can't act on a signal.
-            self.request(Request::Resume, Vec::new(), Pending::Nobody);
-        }
-        let timeout_ms = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.request(Request::Stop { signal, timeout_ms }, Vec::new(), Pending::Nobody);
-        self.stoppers.push(reply);
-    }
-
-    async fn kill(&mut self, signal: i32, reply: Reply<()>) {
-        let details = self.details();
-        if !details.state.status.is_live() {
-            let id = short(&self.handle.id);
-            let error = Error::conflict(format!(
-                "cannot kill container: {id}: container {} is not running",
-                self.handle.id
-            ));
-            return drop(reply.send(Err(error)));
-        }
-        const SIGKILL: i32 = 9;
-        self.mark_stopped_by_user(&details, signal).await;
-        if details.state.status == Status::Paused && signal == SIGKILL {
-            self.request(Request::Resume, Vec::new(), Pending::Nobody);
-        }
-        self.request(Request::Signal { signal }, Vec::new(), Pending::Reply(reply));
-    }
-
-    async fn mark_stopped_by_user(&mut self, details: &Details, signal: i32) {
-        let mut next = details.clone();
-        next.state.stopped_by_user = true;
-        let event = container_event(details, "kill", [("signal", signal.to_string())]);
-        self.commit_details(next, Change::new().event(event)).await;
-    }
-
     fn pause(&mut self, reply: Reply<()>) {
         let error = match self.details().state.status {
             Status::Running => return self.request(Request::Pause, Vec::new(), Pending::Reply(reply)),
             Status::Paused => Error::conflict(format!("Container {} is already paused", self.handle.id)),
+            Status::Restarting => is_restarting(&self.handle.id),
             _ => Error::conflict(format!("Container {} is not running", self.handle.id)),
         };
         drop(reply.send(Err(error)));
@@ -573,6 +458,7 @@ impl Driver {
                 self.early_clients.push((options, socket));
                 drop(reply.send(Ok(())));
             }
+            Status::Restarting => return drop(reply.send(Err(is_restarting(&self.handle.id)))),
             Status::Removing | Status::Dead => {
                 drop(
                     reply
@@ -605,6 +491,13 @@ impl Driver {
     }
 }
 
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn receive(link: Option<&mut Link>) -> Result<Message, palan_supervisor::client::ClientError> {
     match link {
         Some(link) => link.receive().await,
@@ -613,7 +506,12 @@ async fn receive(link: Option<&mut Link>) -> Result<Message, palan_supervisor::c
 }
 
 pub(super) fn wait_options(key: u64, hold: &WaitHold) -> WaitOptions {
-    WaitOptions { key, body_prefix: hold.body_prefix.clone(), body_suffix: hold.body_suffix.clone() }
+    WaitOptions {
+        key,
+        body_prefix: hold.body_prefix.clone(),
+        body_suffix: hold.body_suffix.clone(),
+        for_good: hold.for_good,
+    }
 }
 
 fn has_hung_up(socket: &OwnedFd) -> bool {

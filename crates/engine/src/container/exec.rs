@@ -9,6 +9,7 @@ use palan_supervisor::protocol::{AttachOptions, ExecOptions, Failure, FailureKin
 
 use crate::container::driver::{Driver, Pending, container_event};
 use crate::container::index::Reply;
+use crate::container::stop::is_restarting;
 use crate::container::{ExecDetails, ExecSpec, Status, oci, security};
 use crate::db::Change;
 use crate::{Class, Error, Result, identifier};
@@ -217,6 +218,7 @@ impl Driver {
         match details.state.status {
             Status::Running => {}
             Status::Paused => return Err(paused(&details.name)),
+            Status::Restarting => return Err(is_restarting(&details.id)),
             _ => return Err(crate::container::driver::not_running(&details.id)),
         }
         let exec = session.details().spec;

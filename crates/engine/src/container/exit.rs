@@ -3,56 +3,31 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use palan_supervisor::client;
-use palan_supervisor::journal::Event as JournalEvent;
 use palan_supervisor::protocol::Request;
 use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
-use crate::container::driver::{Driver, Flow, Pending, container_event, timestamp};
+use crate::container::driver::{Driver, Flow, Pending, container_event};
 use crate::container::index::Reply;
 use crate::container::start::{detach_network, end_events};
-use crate::container::{Details, RemoveOptions, Status, health};
+use crate::container::stop::SIGKILL;
+use crate::container::{Details, RemoveOptions, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
+use crate::events::Event;
 use crate::network::endpoints;
 use crate::{Error, Result};
 
-/// Exit code of a run whose supervisor died.
-const KILLED: i32 = 137;
-const SIGKILL: i32 = 9;
-
 impl Driver {
-    /// Records the end of a run, whose details (with the journal's number) are given, and tells everyone.
-    pub(super) async fn on_exit(
-        &mut self,
-        mut next: Details,
-        time: Timestamp,
-        code: i32,
-        oom: bool,
-        error: String,
-    ) {
-        let started = next.state.started_at.unwrap_or(time);
-        let seconds = time.duration_since(started).as_secs().max(0);
-        let facts = [("exitCode", code.to_string()), ("execDuration", seconds.to_string())];
-        let mut change = Change::new();
-        if oom && !next.state.oom_killed {
-            change = change.event(container_event(&next, "oom", []));
-        }
-        change = change.event(container_event(&next, "die", facts)).events(end_events(&next, &self.engine));
+    /// Records the end of the container, of which `next` has everything but the network, and tells everyone. `events` are
+    /// those that have led here.
+    pub(super) async fn end(&mut self, mut next: Details, events: Vec<Event>) {
+        let mut change = Change::new().events(events).events(end_events(&next, &self.engine));
         if !self.stoppers.is_empty() {
             change = change.event(container_event(&next, "stop", []));
         }
+        let code = next.state.exit_code;
         let attached = next.clone();
         endpoints::forget(&mut next);
-        next.state.status = Status::Exited;
-        next.state.pid = 0;
-        next.state.exit_code = code;
-        next.state.error = error;
-        next.state.oom_killed |= oom;
-        health::end(&mut next.state);
-        next.state.finished_at = Some(time);
-        self.engine.sessions.container_ended(&self.handle.id);
         // Ports must be free when a waiting client hears of the end.
         let (engine, details) = (self.engine.clone(), self.details());
         let detach = async {
@@ -62,7 +37,7 @@ impl Driver {
         let commit = self.record(next, change);
         tokio::join!(detach, commit);
         self.engine.publish_names(endpoints::network_ids(&attached)).await;
-        self.announce_exit(code);
+        self.announce_exit(code, Status::Exited);
         for reply in self.stoppers.drain(..) {
             // The caller may have gone.
             let _ = reply.send(Ok(()));
@@ -77,46 +52,12 @@ impl Driver {
         }
         match self.removal.take() {
             Some((options, reply)) => self.remove_now(options, Some(reply)).await,
+            None if self.stays_for_restart => Flow::Continue,
             None if details.host.auto_remove && details.state.status == Status::Exited => {
                 self.remove_now(RemoveOptions { volumes: true, ..RemoveOptions::default() }, None).await
             }
             None => Flow::Continue,
         }
-    }
-
-    /// The supervisor is gone without having said how the run ended: the journal may know, else its death killed the
-    /// container (parent-death signal), of which the cgroup is the proof.
-    pub(super) async fn settle_without_supervisor(&mut self) {
-        let details = self.details();
-        let (run_dir, after) = (self.engine.run_dir(&details.id), details.journal_seq);
-        let cgroup = details.cgroup_path.clone();
-        let entries = blocking(move || {
-            let entries = client::read_journal(&run_dir, after).unwrap_or_default();
-            kill_cgroup(&cgroup);
-            Ok(entries)
-        });
-        let entries = entries.await.unwrap_or_default();
-        let mut next = (*details).clone();
-        let mut end = (Timestamp::now(), KILLED, false, "the supervisor of the container died".to_owned());
-        let mut change = Change::new();
-        for entry in entries {
-            next.journal_seq = next.journal_seq.max(entry.seq);
-            change = change.events(health::apply(&mut next, &entry).unwrap_or_default());
-            match entry.event {
-                JournalEvent::Exit { code, oom, .. } => {
-                    end = (timestamp(entry.time_ns), code, oom, String::new())
-                }
-                JournalEvent::ExecExit { exec, code, .. } => {
-                    self.engine.sessions.ended(&details.id, &exec, code)
-                }
-                _ => {}
-            }
-        }
-        if !change.is_empty() {
-            self.commit_or_log(change).await;
-        }
-        let (time, code, oom, error) = end;
-        self.on_exit(next, time, code, oom, error).await;
     }
 
     pub(super) async fn remove(&mut self, options: RemoveOptions, reply: Reply<()>) -> Flow {
@@ -139,8 +80,12 @@ impl Driver {
             return Flow::Continue;
         }
         self.removal = Some((options, reply));
+        if details.state.status == Status::Restarting {
+            return self.stay_down().await;
+        }
         let event = container_event(&details, "kill", [("signal", SIGKILL.to_string())]);
         self.commit_or_log(Change::new().event(event)).await;
+        self.request(Request::StayDown, Vec::new(), Pending::Nobody);
         if details.state.status == Status::Paused {
             self.request(Request::Resume, Vec::new(), Pending::Nobody);
         }

@@ -137,11 +137,9 @@ fn action(check: &Healthcheck) -> Result<HealthAction> {
         "" | "none" => Ok(HealthAction::None),
         "kill" => Ok(HealthAction::Kill),
         "stop" => Ok(HealthAction::Stop),
-        "restart" => Err(crate::container::validate::unsupported(
-            "restarting a container whose health check fails (use 'kill' or 'stop')",
-        )),
+        "restart" => Ok(HealthAction::Restart),
         other => Err(Error::invalid(format!(
-            "invalid action '{other}' on a failing health check: must be one of none, kill, stop"
+            "invalid action '{other}' on a failing health check: must be one of none, kill, restart, stop"
         ))),
     }
 }

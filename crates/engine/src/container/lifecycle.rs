@@ -7,6 +7,7 @@ use palan_supervisor::protocol::TerminalSize;
 use crate::container::driver::Action;
 use crate::container::exec::paused;
 use crate::container::index::Life;
+use crate::container::stop::is_restarting;
 use crate::container::{ExecDetails, ExecSpec, RemoveOptions, Status, StopOptions, start, validate};
 use crate::db::Change;
 use crate::engine::Engine;
@@ -28,6 +29,10 @@ impl Engine {
 
     /// Stops a container: its signal, then SIGKILL. Class `NotModified` when it does not run.
     pub async fn stop(&self, name: &str, options: StopOptions) -> Result<()> {
+        self.stop_for(name, options, false).await
+    }
+
+    async fn stop_for(&self, name: &str, options: StopOptions, again: bool) -> Result<()> {
         let handle = self.index.find(name)?;
         let details = handle.details();
         let signal = match options.signal.as_deref().filter(|signal| !signal.is_empty()) {
@@ -38,7 +43,7 @@ impl Engine {
             Some(seconds) => u64::try_from(seconds).ok().map(Duration::from_secs),
             None => start::stop_timeout(&details),
         };
-        handle.ask(|reply| Action::Stop { signal, timeout, reply }).await
+        handle.ask(|reply| Action::Stop { signal, timeout, again, reply }).await
     }
 
     /// Sends a signal (name or number; SIGKILL when absent). With SIGKILL, returns when the container has ended.
@@ -50,12 +55,11 @@ impl Engine {
             None => SIGKILL,
         };
         let mut life = handle.life.subscribe();
-        let exits = life.borrow().exits;
         handle.ask(|reply| Action::Kill { signal, reply }).await?;
         if signal == SIGKILL {
             // Docker waits as long before it gives up.
             const PATIENCE: Duration = Duration::from_secs(10);
-            let ended = life.wait_for(|life| life.exits > exits || life.removed);
+            let ended = life.wait_for(|life| !life.status.is_live() || life.removed);
             // A process that can't be killed is no error of the request: the signal was sent.
             let _ = tokio::time::timeout(PATIENCE, ended).await;
         }
@@ -66,7 +70,7 @@ impl Engine {
     pub async fn restart(&self, name: &str, options: StopOptions) -> Result<()> {
         let handle = self.index.find(name)?;
         let id = handle.id.clone();
-        match self.stop(&id, options).await {
+        match self.stop_for(&id, options, true).await {
             Ok(()) => {}
             Err(error) if error.class() == Class::NotModified => {}
             Err(error) => return Err(error),
@@ -155,7 +159,7 @@ impl Engine {
     /// Changes the size of the terminal.
     pub async fn resize(&self, name: &str, height: u16, width: u16) -> Result<()> {
         let handle = self.index.find(name)?;
-        if !handle.details().state.status.is_live() {
+        if !handle.details().state.status.has_process() {
             return Err(crate::container::driver::not_running(&handle.id));
         }
         let size = TerminalSize { rows: height, columns: width };
@@ -172,6 +176,7 @@ impl Engine {
         match details.state.status {
             Status::Running => {}
             Status::Paused => return Err(paused(name)),
+            Status::Restarting => return Err(is_restarting(&details.id)),
             _ => return Err(crate::container::driver::not_running(&details.id)),
         }
         if spec.cmd.first().is_none_or(String::is_empty) {

@@ -269,6 +269,9 @@ pub(crate) fn status_sentence(details: &Details, now: Timestamp) -> String {
             None => format!("Up {}", since(state.started_at)),
         },
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
+        Status::Restarting => {
+            format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at))
+        }
         Status::Removing => "Removal In Progress".into(),
         Status::Dead => "Dead".into(),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
@@ -332,5 +335,7 @@ mod tests {
         details.state.finished_at = Some(Timestamp::UNIX_EPOCH);
         let now = Timestamp::from_second(120).expect("a time");
         assert_eq!(status_sentence(&details, now), "Exited (3) 2 minutes ago");
+        details.state.status = Status::Restarting;
+        assert_eq!(status_sentence(&details, now), "Restarting (3) 2 minutes ago");
     }
 }

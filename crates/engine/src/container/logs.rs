@@ -8,10 +8,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+use crate::container::LogOptions;
 use crate::container::index::Handle;
+use crate::container::lifecycle::has_exited_since;
 use crate::container::log_reader::{LogReader, Piece, header};
 use crate::container::log_watch::Watch;
-use crate::container::{LogOptions, Status};
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::stream::Items;
@@ -51,9 +52,10 @@ pub(crate) async fn open(engine: &Engine, handle: &Arc<Handle>, options: LogOpti
             "configured logging driver does not support reading",
         ));
     }
+    let exits = handle.life.borrow().exits;
     let tty = details.config.tty;
     let path = details.log_path.clone();
-    let follow = options.follow && details.state.status.is_live();
+    let follow = options.follow && details.state.status.has_process();
     let watch = if follow {
         Path::new(&path).parent().map(|path| engine.watcher.watch(path)).transpose()?
     } else {
@@ -64,7 +66,8 @@ pub(crate) async fn open(engine: &Engine, handle: &Arc<Handle>, options: LogOpti
     let reader = blocking(move || {
         LogReader::open(Path::new(&path), &options, tty).context(|| "cannot read the log".into())
     });
-    let follower = Follower { handle: handle.clone(), reader: Some(reader.await?), watch, until };
+    let reader = Some(reader.await?);
+    let follower = Follower { handle: handle.clone(), reader, watch, until, exits };
     tokio::spawn(follower.run(sender));
     Ok(LogStream { tty, chunks })
 }
@@ -80,6 +83,8 @@ struct Follower {
     reader: Option<LogReader>,
     watch: Option<Watch>,
     until: Option<Timestamp>,
+    /// Ends of runs before this began: the log is followed to the end of a run, as in Docker, also if another comes.
+    exits: u64,
 }
 
 impl Follower {
@@ -96,7 +101,7 @@ impl Follower {
             changed.as_mut().enable();
             let has_ended = {
                 let life = life.borrow_and_update();
-                life.removed || !matches!(life.status, Status::Running | Status::Paused)
+                has_exited_since(&life, self.exits) || !life.status.has_process()
             };
             if !self.read_to_end(&sender).await || has_ended {
                 return;

@@ -1,6 +1,6 @@
 //! Containers: what is known about one ([`Details`]), what a list shows ([`Summary`]), and the requests about them.
 //! The life of one is driven by `driver`; the steps stand beside it, one file each.
-//! A request arrives in `create`, `lifecycle`, `attach`, `wait`, `logs`, `list` or `top`.
+//! A request arrives in `create`, `lifecycle`, `update`, `attach`, `wait`, `logs`, `list` or `top`.
 
 pub(crate) mod attach;
 pub(crate) mod create;
@@ -11,6 +11,7 @@ pub(crate) mod exit;
 pub(crate) mod files;
 pub(crate) mod health;
 pub(crate) mod index;
+pub(crate) mod journal;
 mod lifecycle;
 pub(crate) mod link;
 pub(crate) mod list;
@@ -21,9 +22,12 @@ pub(crate) mod logs;
 pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod oci;
+pub(crate) mod restart;
 pub(crate) mod security;
 pub(crate) mod start;
+pub(crate) mod stop;
 mod top;
+pub(crate) mod update;
 pub(crate) mod validate;
 pub(crate) mod wait;
 
@@ -37,6 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use files::{Change, ChangeKind};
 pub use health::{Health, HealthResult};
 pub use palan_supervisor::protocol::HealthStatus;
+pub use update::Update;
 
 use crate::spec::{Config, EndpointSettings, Filters, HostConfig};
 
@@ -51,6 +56,8 @@ pub enum Status {
     Running,
     /// Its processes are frozen.
     Paused,
+    /// It has ended and will be started again in a moment.
+    Restarting,
     /// Its first process is gone.
     Exited,
     /// It is being removed.
@@ -66,14 +73,20 @@ impl Status {
             Self::Created => "created",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Exited => "exited",
             Self::Removing => "removing",
             Self::Dead => "dead",
         }
     }
 
-    /// Whether it has a process.
+    /// Whether it runs, or is between two runs: it has not ended.
     pub fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+
+    /// Whether it has a process.
+    pub fn has_process(self) -> bool {
         matches!(self, Self::Running | Self::Paused)
     }
 }
@@ -96,7 +109,7 @@ pub struct State {
     pub started_at: Option<Timestamp>,
     /// End of the last run.
     pub finished_at: Option<Timestamp>,
-    /// `stop` or `kill` ended the last run.
+    /// `stop` or `kill` ended the last run, or is about to.
     pub stopped_by_user: bool,
     /// What its health check has found; absent without one, or before the first start.
     pub health: Option<Health>,
@@ -209,6 +222,8 @@ pub struct Details {
     pub ports: PublishedPorts,
     /// How many times it was restarted by policy.
     pub restart_count: u32,
+    /// The last pause between two runs, in milliseconds; none since somebody started it.
+    pub restart_delay_ms: Option<u64>,
     /// Where the log file is; empty when the driver has none.
     pub log_path: String,
     /// Path of its `resolv.conf`.
@@ -362,6 +377,8 @@ pub struct WaitHold {
     pub body_prefix: String,
     /// What it says after the exit code.
     pub body_suffix: String,
+    /// It waits for the end of the container, not for that of a run which another follows.
+    pub for_good: bool,
 }
 
 /// How output is framed on an attached connection.

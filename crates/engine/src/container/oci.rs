@@ -287,7 +287,8 @@ fn resources(wanted: &spec::Resources) -> Resources {
     // 100 ms is the kernel's own period.
     const PERIOD: i64 = 100_000;
     let (quota, period) = match wanted.nano_cpus {
-        0 => (positive(wanted.cpu_quota), positive(wanted.cpu_period)),
+        // A quota below 0 is none, which an update may ask for.
+        0 => ((wanted.cpu_quota != 0).then_some(wanted.cpu_quota), positive(wanted.cpu_period)),
         nanos => (Some(nanos / (1_000_000_000 / PERIOD)), Some(PERIOD)),
     };
     let cpu = Cpu {
@@ -302,7 +303,8 @@ fn resources(wanted: &spec::Resources) -> Resources {
     Resources {
         memory: (memory != Memory::default()).then_some(memory),
         cpu: (cpu != Cpu::default()).then_some(cpu),
-        pids: wanted.pids_limit.filter(|limit| *limit > 0).map(|limit| Pids { limit: Some(limit) }),
+        // So is a limit of 0.
+        pids: wanted.pids_limit.map(|limit| Pids { limit: Some(if limit > 0 { limit } else { -1 }) }),
         block_io: (wanted.blkio_weight > 0).then_some(block_io),
         ..Resources::default()
     }
@@ -464,7 +466,10 @@ mod tests {
         let cpu = resources.cpu.expect("cpu");
         assert_eq!((cpu.quota, cpu.period), (Some(150_000), Some(100_000)));
         assert_eq!(resources.memory.expect("memory").swap, Some(128 << 20));
-        assert!(resources.pids.is_none());
+        // What an update lifts must be written.
+        assert_eq!(resources.pids.and_then(|pids| pids.limit), Some(-1));
+        let resources = made(&details(HostConfig::default())).linux.expect("linux").resources;
+        assert!(resources.is_some_and(|resources| resources.pids.is_none()));
     }
 
     #[test]

@@ -11,12 +11,12 @@ use palan_network::resolver::ResolverSockets;
 use palan_oci::runtime_spec::Spec;
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_supervisor::protocol::{
-    self, Failure, FailureKind, MountSource, MountWhole, Request, RootfsConfig,
+    self, Failure, FailureKind, HealthAction, MountSource, MountWhole, Request, RestartPolicy, RootfsConfig,
 };
 
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, MountPoint, Status, health, logging, oci, security, validate};
+use crate::container::{Details, MountPoint, Status, health, logging, oci, restart, security, validate};
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
@@ -39,7 +39,7 @@ impl Driver {
         let details = self.details();
         match details.state.status {
             Status::Created | Status::Exited => {}
-            Status::Running => {
+            Status::Running | Status::Restarting => {
                 return Err(Error::not_modified(format!(
                     "container {} is already running",
                     short(&details.id)
@@ -53,6 +53,9 @@ impl Driver {
             }
         }
         self.await_end_of_previous_run().await?;
+        self.stays_for_restart = false;
+        // Whoever starts it begins anew.
+        let details = Arc::new(Details { restart_count: 0, restart_delay_ms: None, ..(*details).clone() });
         match self.attempt(&details).await {
             Ok(()) => Ok(()),
             Err((exit_code, error)) => {
@@ -72,7 +75,7 @@ impl Driver {
     }
 
     /// The last supervisor still flushes logs and removes cgroups when its exit is known already.
-    async fn await_end_of_previous_run(&mut self) -> Result<()> {
+    pub(super) async fn await_end_of_previous_run(&mut self) -> Result<()> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         match tokio::time::timeout(PREVIOUS_RUN_PATIENCE, link.drain()).await {
             Ok(()) => Ok(()),
@@ -86,7 +89,7 @@ impl Driver {
         }
     }
 
-    async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
+    pub(super) async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
         let ours = |error: Error| (FAILED_TO_START, error);
         let prepared = Prepared::new(&self.engine, details).map_err(ours)?;
         attach_volumes(&self.engine, details).await.map_err(ours)?;
@@ -220,13 +223,13 @@ impl Driver {
 }
 
 /// What a start needs, made before anything is changed.
-struct Prepared {
-    config: OwnedFd,
-    seccomp: Option<OwnedFd>,
+pub(super) struct Prepared {
+    pub(super) config: OwnedFd,
+    pub(super) seccomp: Option<OwnedFd>,
 }
 
 impl Prepared {
-    fn new(engine: &Engine, details: &Details) -> Result<Self> {
+    pub(super) fn new(engine: &Engine, details: &Details) -> Result<Self> {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
         let mut spec = oci::spec(details, &options)?;
@@ -238,6 +241,10 @@ impl Prepared {
         } else {
             seccomp = engine.seccomp.descriptor(&details.host, &options)?;
         }
+        let health = health::supervisor_config(details, &options)?;
+        let restart = restart::supervisor_config(details);
+        let restarts = restart.policy != RestartPolicy::Never
+            || health.as_ref().is_some_and(|health| health.on_failure == HealthAction::Restart);
         let config = protocol::Config {
             version: protocol::VERSION,
             spec,
@@ -251,7 +258,8 @@ impl Prepared {
                     .collect(),
                 upper: Path::new(&details.overlay.upper).into(),
                 work: Path::new(&details.overlay.work).into(),
-                volatile: details.host.auto_remove,
+                // A volatile overlay can't be mounted a second time.
+                volatile: details.host.auto_remove && !restarts,
             },
             user: Some(details.config.user.clone()).filter(|user| !user.is_empty()),
             create_cwd: true,
@@ -265,7 +273,8 @@ impl Prepared {
             journal_after: details.journal_seq,
             runtime,
             sources,
-            health: health::supervisor_config(details, &options)?,
+            health,
+            restart,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
         Ok(Self { config, seccomp })
@@ -373,8 +382,20 @@ fn attach_error(source: palan_network::AttachError) -> Error {
 fn shared_namespace(engine: &Engine, other: &str) -> Result<OwnedFd> {
     let handle = engine.index.find(other)?;
     let other = handle.details();
-    if !other.state.status.is_live() {
-        return Err(Error::conflict(format!("cannot join network of a non running container: {}", other.id)));
+    match other.state.status {
+        status if status.has_process() => {}
+        Status::Restarting => {
+            return Err(Error::conflict(format!(
+                "cannot join network of a restarting container: {}",
+                other.id
+            )));
+        }
+        _ => {
+            return Err(Error::conflict(format!(
+                "cannot join network of a non running container: {}",
+                other.id
+            )));
+        }
     }
     let sandbox = crate::network::sandbox_of(&other)?;
     Ok(sandbox.into_descriptor())
@@ -446,13 +467,27 @@ fn check_propagation(mount: &MountPoint) -> Result<()> {
 
 async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {
     let (engine, id) = (engine.clone(), details.id.clone());
+    let was_volatile = details.host.auto_remove && details.run > 0;
+    let work = std::path::PathBuf::from(&details.overlay.work);
     blocking(move || {
         let run_dir = engine.run_dir(&id);
         let cgroup = format!("{}/supervisors", engine.config.cgroup_parent.trim_end_matches('/'));
+        if was_volatile {
+            forget_volatile_mount(&work)?;
+        }
         let request = SpawnRequest { program: &engine.program, run_dir: &run_dir, cgroup: Some(&cgroup) };
         client::spawn(&request).context(|| format!("cannot start container {}", short(&id)))
     })
     .await
+}
+
+/// The kernel marks the work directory of a volatile overlay, so that nobody mounts it again after a crash without looking. A
+/// container that is removed at its end has one, and is started again only within the life of its host.
+fn forget_volatile_mount(work: &Path) -> Result<()> {
+    let mark = work.join("work/incompat");
+    palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&mark))
+        .map(drop)
+        .context(|| "cannot prepare the container's root file system".into())
 }
 
 fn abandon(spawned: Spawned) {

@@ -5,8 +5,9 @@ use std::path::Path;
 use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
 use crate::Result;
-use crate::container::Top;
+use crate::container::stop::is_restarting;
 use crate::container::validate::unsupported;
+use crate::container::{Status, Top};
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 
@@ -39,8 +40,10 @@ impl Engine {
     pub async fn top(&self, name: &str, ps_arguments: &str) -> Result<Top> {
         let columns = columns(ps_arguments)?;
         let details = self.index.find(name)?.details();
-        if !details.state.status.is_live() {
-            return Err(crate::container::driver::not_running(&details.id));
+        match details.state.status {
+            Status::Running | Status::Paused => {}
+            Status::Restarting => return Err(is_restarting(&details.id)),
+            _ => return Err(crate::container::driver::not_running(&details.id)),
         }
         let host_memory = self.host.memory;
         blocking(move || {

@@ -1,5 +1,6 @@
 //! Checks of what a caller asks, with the texts that Docker's clients know. Pure: what depends on the host is handed in.
 
+use crate::container::restart;
 use crate::host::HostFacts;
 use crate::spec::{Config, ContainerSpec, HostConfig, Resources, Ulimit};
 use crate::{Class, Error, Result};
@@ -37,7 +38,7 @@ pub(crate) fn spec(spec: &ContainerSpec, host: &HostFacts) -> Result<()> {
     }
     config(&spec.config)?;
     host_config(&spec.host)?;
-    resources(&spec.host.resources, host)?;
+    resources(&spec.host.resources, host, false)?;
     Ok(())
 }
 
@@ -105,7 +106,7 @@ pub(crate) fn exposed_port(text: &str) -> Result<(u16, &str)> {
 }
 
 fn host_config(host: &HostConfig) -> Result<()> {
-    restart_policy(host)?;
+    restart::check(&host.restart_policy, host.auto_remove)?;
     if !(-1000..=1000).contains(&host.oom_score_adj) {
         let value = host.oom_score_adj;
         return Err(Error::invalid(format!(
@@ -161,24 +162,6 @@ fn host_config(host: &HostConfig) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn restart_policy(host: &HostConfig) -> Result<()> {
-    match host.restart_policy.name.as_str() {
-        "" | "no" if host.restart_policy.maximum_retry_count != 0 => Err(Error::invalid(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
-        )),
-        "" | "no" => Ok(()),
-        "always" | "unless-stopped" | "on-failure" if host.auto_remove => {
-            Err(Error::invalid("can't create 'AutoRemove' container with restart policy"))
-        }
-        known @ ("always" | "unless-stopped" | "on-failure") => {
-            Err(unsupported(format!("restart policy '{known}'")))
-        }
-        other => Err(Error::invalid(format!(
-            "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
-        ))),
-    }
 }
 
 /// Whether the network exists is for the engine to say.
@@ -295,8 +278,9 @@ pub(crate) fn ulimit(limit: &Ulimit) -> Result<()> {
     Ok(())
 }
 
-fn resources(wanted: &Resources, host: &HostFacts) -> Result<()> {
-    memory(wanted)?;
+/// `update`: the other half of what belongs together may be there already.
+pub(super) fn resources(wanted: &Resources, host: &HostFacts, update: bool) -> Result<()> {
+    memory(wanted, update)?;
     processors(wanted, host)?;
     if wanted.blkio_weight != 0 && !(10..=1000).contains(&wanted.blkio_weight) {
         return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
@@ -312,14 +296,14 @@ fn resources(wanted: &Resources, host: &HostFacts) -> Result<()> {
     Ok(())
 }
 
-fn memory(wanted: &Resources) -> Result<()> {
+fn memory(wanted: &Resources, update: bool) -> Result<()> {
     if wanted.memory != 0 && wanted.memory < MINIMUM_MEMORY {
         return Err(Error::invalid("Minimum memory limit allowed is 6MB"));
     }
     if wanted.memory > 0 && wanted.memory_swap > 0 && wanted.memory_swap < wanted.memory {
         return Err(Error::invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
     }
-    if wanted.memory == 0 && wanted.memory_swap > 0 {
+    if wanted.memory == 0 && wanted.memory_swap > 0 && !update {
         return Err(Error::invalid(
             "You should always set the Memory limit when using Memoryswap limit, see usage",
         ));

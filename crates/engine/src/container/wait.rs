@@ -58,7 +58,7 @@ impl WaitTicket {
 
     fn is_over(&self, life: &Life) -> bool {
         match self.condition {
-            WaitCondition::NotRunning => !life.status.is_live(),
+            WaitCondition::NotRunning => !life.status.is_live() || has_exited_since(life, self.exits),
             WaitCondition::NextExit => has_exited_since(life, self.exits),
             WaitCondition::Removed => life.removed || life.removal_error.is_some(),
         }

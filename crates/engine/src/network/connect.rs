@@ -14,7 +14,8 @@ use palan_supervisor::protocol::Request;
 use crate::container::driver::{Action, Driver, Pending};
 use crate::container::index::Reply;
 use crate::container::start::extra_hosts;
-use crate::container::{Details, Endpoint, create};
+use crate::container::stop::is_restarting;
+use crate::container::{Details, Endpoint, Status, create};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
@@ -90,6 +91,9 @@ impl Driver {
         let details = self.details();
         let forbidden = |text: &str| Error::new(Class::Forbidden, text);
         check_mode(&details, &network)?;
+        if details.state.status == Status::Restarting {
+            return Err(is_restarting(&details.id));
+        }
         if details.endpoints.values().any(|endpoint| endpoint.network_id == network.id) {
             return Err(forbidden(&format!(
                 "endpoint with name {} already exists in network {}",
@@ -153,6 +157,9 @@ impl Driver {
                 Class::Forbidden,
                 "container cannot be disconnected from host network or connected to host network",
             ));
+        }
+        if details.state.status == Status::Restarting {
+            return Err(is_restarting(&details.id));
         }
         let mut next = (*details).clone();
         if !details.state.status.is_live() {

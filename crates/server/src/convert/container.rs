@@ -161,7 +161,7 @@ fn state(state: &State) -> wire::ContainerState {
         status: state.status.as_str().to_owned(),
         running: state.status.is_live(),
         paused: state.status == Status::Paused,
-        restarting: false,
+        restarting: state.status == Status::Restarting,
         oom_killed: state.oom_killed,
         dead: state.status == Status::Dead,
         pid: state.pid.into(),

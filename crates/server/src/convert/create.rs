@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use palan_docker_api::types as wire;
+use palan_engine::container::Update;
 use palan_engine::spec;
 
 use crate::error::{ApiError, ApiResult};
@@ -37,6 +38,27 @@ pub(crate) fn spec(request: wire::CreateContainerRequest) -> ApiResult<spec::Con
         endpoints: endpoints.collect(),
         host: host_config(host)?,
     })
+}
+
+/// What is to change in a container.
+pub(crate) fn update(asked: wire::UpdateContainerRequest) -> ApiResult<Update> {
+    refuse_unsupported(&asked)?;
+    let refused = [
+        ("Devices", !asked.devices.is_empty()),
+        ("DeviceCgroupRules", !asked.device_cgroup_rules.is_empty()),
+        ("DeviceRequests", !asked.device_requests.is_empty()),
+        ("Ulimits", !asked.ulimits.is_empty()),
+        ("CgroupParent", !asked.cgroup_parent.is_empty()),
+    ];
+    if let Some((name, _)) = refused.iter().find(|(_, set)| *set) {
+        return Err(unsupported_option(&format!("{name} in an update")));
+    }
+    // Unlike at creation, "no limit" is something else than nothing.
+    let resources = spec::Resources { pids_limit: asked.pids_limit, ..resources(&asked) };
+    let policy = asked.restart_policy;
+    let restart_policy =
+        spec::RestartPolicy { name: policy.name, maximum_retry_count: policy.maximum_retry_count };
+    Ok(Update { resources, restart_policy })
 }
 
 fn refuse_unsupported(host: &wire::HostConfig) -> ApiResult<()> {

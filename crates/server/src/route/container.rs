@@ -12,9 +12,10 @@ use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
 use palan_docker_api::stream::{Kind, header as frame_header, media_type};
 use palan_docker_api::types::{
-    ContainerConfig, CreateContainerRequest, CreateContainerResponse, TopResponse, WaitError, WaitResponse,
+    ContainerConfig, CreateContainerRequest, CreateContainerResponse, TopResponse, UpdateContainerRequest,
+    UpdateContainerResponse, WaitError, WaitResponse,
 };
-use palan_docker_api::versions;
+use palan_docker_api::{json, versions};
 use palan_engine::container::{
     AttachOptions, ListQuery, LogOptions, RemoveOptions, StopOptions, WaitCondition, WaitHold, WaitOutcome,
 };
@@ -134,6 +135,18 @@ pub(crate) async fn unpause(State(engine): Engines, Name(name): Name) -> ApiResu
     no_content()
 }
 
+pub(crate) async fn update(
+    State(engine): Engines,
+    version: Version,
+    Name(name): Name,
+    body: JsonBytes,
+) -> ApiResult {
+    let mut asked = json::from_slice::<UpdateContainerRequest>(&body.0).map_err(invalid_json)?;
+    versions::update_container(&mut asked, version.0);
+    let warnings = engine.update(&name, convert::create::update(asked)?).await?;
+    ok_json(&UpdateContainerResponse { warnings })
+}
+
 pub(crate) async fn rename(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
     let new_name = params.text("name");
     engine.rename(&name, new_name.strip_prefix('/').unwrap_or(new_name)).await?;
@@ -197,6 +210,7 @@ pub(crate) async fn wait(
         socket,
         body_prefix: "{\"StatusCode\":".to_owned(),
         body_suffix: "}\n".to_owned(),
+        for_good: condition == WaitCondition::Removed,
     });
     // The head goes out at once: the client then knows that the wait is registered.
     let body = stream::once(finish_wait(ticket, hold));

@@ -7,6 +7,7 @@
 //! | exec | `exec --process P --detach --pid-file F [--console-socket S] ID` |
 //! | signal to init | `kill ID NUMBER` |
 //! | pause, resume | `pause ID`, `resume ID` |
+//! | update | `update --resources F ID` |
 //! | end | `delete --force ID` |
 //!
 //! The runtime's process ends with each command. What it has made is an orphan then and becomes a child of the nearest
@@ -26,7 +27,7 @@ use std::path::Path;
 
 use palan_linux::process;
 use palan_linux::signal::Signal;
-use palan_oci::runtime_spec::Process;
+use palan_oci::runtime_spec::{Process, Resources};
 use palan_runtime::cgroup::{Cgroup, Place};
 use palan_runtime::seccomp::Program;
 use rustix::process::Pid;
@@ -224,6 +225,13 @@ impl Container for External {
 
     fn resume(&self) -> Result<(), Failure> {
         self.workshop.runtime.run("resume", &[], &[])
+    }
+
+    fn update(&mut self, limits: &Resources) -> Result<(), Failure> {
+        const FILE: &str = "limits.json";
+        self.workshop.bundle.write(FILE, limits)?;
+        let file = self.workshop.bundle.path.join(FILE);
+        self.workshop.runtime.run("update", &[OsStr::new("--resources"), file.as_os_str()], &[])
     }
 
     fn exec(&self, options: &ExecOptions, _seccomp: Option<&Program>) -> Result<Execed, Failure> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use palan_linux::process;
 use palan_linux::signal::Signal;
-use palan_oci::runtime_spec::Process;
+use palan_oci::runtime_spec::{Process, Resources};
 use palan_runtime::cgroup::Cgroup;
 use palan_runtime::cgroup::Location;
 use palan_runtime::seccomp::Program;
@@ -109,6 +109,11 @@ impl Container for palan_runtime::Container {
 
     fn resume(&self) -> Result<(), Failure> {
         self.cgroup.thaw().map_err(|error| Failure::cannot("thaw the container", &error))
+    }
+
+    fn update(&mut self, limits: &Resources) -> Result<(), Failure> {
+        // What the kernel can't do is known since the start.
+        self.cgroup.update(limits).map(drop).map_err(|error| Failure::cannot("set the limits", &error))
     }
 
     fn exec(&self, options: &ExecOptions, seccomp: Option<&Program>) -> Result<Execed, Failure> {

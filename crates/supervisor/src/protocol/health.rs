@@ -37,6 +37,8 @@ pub enum HealthAction {
     Kill,
     /// It is stopped: its stop signal, and SIGKILL after its time.
     Stop,
+    /// It is stopped, and started again whatever its restart policy.
+    Restart,
 }
 
 /// How the container does.

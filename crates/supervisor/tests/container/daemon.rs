@@ -10,7 +10,7 @@ use palan_supervisor::protocol::{Framing, Request, State, WaitOptions};
 use crate::support::{all_streams, client_socket, container, is_alive, retry};
 
 fn wait_options(key: u64) -> WaitOptions {
-    WaitOptions { key, body_prefix: "{\"StatusCode\":".into(), body_suffix: "}\n".into() }
+    WaitOptions { key, body_prefix: "{\"StatusCode\":".into(), body_suffix: "}\n".into(), for_good: false }
 }
 
 const ANSWER_5: &[u8] = b"11\r\n{\"StatusCode\":5}\n\r\n0\r\n\r\n";
@@ -43,7 +43,10 @@ fn without_a_daemon_all_goes_on_and_the_next_one_learns_of_it() {
     assert_eq!(container.log("stdout"), "got with\ngot without\ngot end\n");
     let events: Vec<_> =
         client::read_journal(&container.run_dir(), 1).unwrap().into_iter().map(|entry| entry.event).collect();
-    assert_eq!(events, [Event::Exit { code: 5, signal: None, oom: false }]);
+    assert_eq!(
+        events,
+        [Event::Exit { code: 5, signal: None, oom: false, restart_in_ms: None, by_daemon: false }]
+    );
 }
 
 #[test]

@@ -15,7 +15,10 @@ fn a_container_runs_and_its_exit_code_and_log_are_kept() {
     let mut container = container("echo out; echo err >&2; exit 7");
     let pid = container.start(vec![]);
     assert!(pid > 0);
-    assert_eq!(container.exit(), Event::Exit { code: 7, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 7, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
     assert_eq!((container.log("stdout").as_str(), container.log("stderr").as_str()), ("out\n", "err\n"));
     let events: Vec<_> = client::read_journal(&container.run_dir(), 0)
@@ -23,7 +26,13 @@ fn a_container_runs_and_its_exit_code_and_log_are_kept() {
         .into_iter()
         .map(|entry| (entry.seq, entry.event))
         .collect();
-    assert_eq!(events, [(1, Event::Start { pid }), (2, Event::Exit { code: 7, signal: None, oom: false })]);
+    assert_eq!(
+        events,
+        [
+            (1, Event::Start { pid }),
+            (2, Event::Exit { code: 7, signal: None, oom: false, restart_in_ms: None, by_daemon: false })
+        ]
+    );
 }
 
 #[test]
@@ -67,7 +76,10 @@ fn stop_signals_and_then_kills() {
     client.read_until("ready");
     let begun = Instant::now();
     container.request(Request::Stop { signal: 15, timeout_ms: Some(300) }, vec![]).unwrap();
-    assert_eq!(container.exit(), Event::Exit { code: 137, signal: Some(9), oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 137, signal: Some(9), oom: false, restart_in_ms: None, by_daemon: false }
+    );
     assert!(begun.elapsed() >= Duration::from_millis(300));
     container.assert_clean_end();
 }
@@ -79,7 +91,10 @@ fn stop_ends_a_container_that_listens_to_it() {
     container.start(vec![(socket, all_streams(Default::default()))]);
     client.read_until("ready");
     container.request(Request::Stop { signal: 15, timeout_ms: None }, vec![]).unwrap();
-    assert_eq!(container.exit(), Event::Exit { code: 3, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 3, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 
@@ -91,7 +106,10 @@ fn a_supervisor_that_is_told_to_end_stops_its_container() {
     client.read_until("ready");
     palan_linux::process::send_signal(&container.supervisor.pidfd, palan_linux::signal::Signal::TERM)
         .unwrap();
-    assert_eq!(container.exit(), Event::Exit { code: 4, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 4, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 
@@ -115,7 +133,10 @@ fn a_paused_container_stands_still_and_can_be_stopped() {
     assert!(retry(|| container.log("stdout").len() > after.len() + 4));
     container.request(Request::Pause, vec![]).unwrap();
     container.request(Request::Stop { signal: 15, timeout_ms: Some(60_000) }, vec![]).unwrap();
-    assert_eq!(container.exit(), Event::Exit { code: 5, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 5, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 
@@ -139,7 +160,10 @@ fn requests_that_make_no_sense_are_refused_and_change_nothing() {
     let again = container.try_start(vec![], vec![]).unwrap_err();
     assert_eq!(again.kind, FailureKind::WrongState);
     std::io::Write::write_all(&mut client.0, b"\n").unwrap();
-    assert_eq!(container.exit(), Event::Exit { code: 6, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 6, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 
@@ -178,7 +202,10 @@ fn kills_for_lack_of_memory_are_told_when_they_happen() {
         std::thread::sleep(Duration::from_millis(1100));
     }
     container.request(Request::Signal { signal: 9 }, vec![]).unwrap();
-    assert_eq!(container.exit(), Event::Exit { code: 137, signal: Some(9), oom: true });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 137, signal: Some(9), oom: true, restart_in_ms: None, by_daemon: false }
+    );
     assert!(!container.entries.iter().any(|entry| entry.event == Event::Oom));
     container.assert_clean_end();
 }
@@ -191,7 +218,10 @@ fn a_storm_of_kills_for_lack_of_memory_is_told_in_few_entries() {
     );
     let begun = Instant::now();
     container.start(vec![]);
-    assert_eq!(container.exit(), Event::Exit { code: 3, signal: None, oom: true });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 3, signal: None, oom: true, restart_in_ms: None, by_daemon: false }
+    );
     let allowed = 3 + begun.elapsed().as_secs();
     let told = container.entries.iter().filter(|entry| entry.event == Event::Oom).count();
     assert!((1..=allowed).contains(&(told as u64)), "{told} of {allowed}");
@@ -230,7 +260,10 @@ fn a_log_that_can_not_be_written_stops_nothing_and_is_told() {
     assert!(client.rest().ends_with(b"\n1000\n"));
     let lost = container.event(|event| matches!(event, Event::LogLost { .. }));
     assert!(matches!(lost, Event::LogLost { lines: 1000, .. }), "{lost:?}");
-    assert_eq!(container.exit(), Event::Exit { code: 0, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 0, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 

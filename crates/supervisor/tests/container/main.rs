@@ -12,4 +12,6 @@ mod health;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod stdio;

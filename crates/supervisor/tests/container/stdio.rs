@@ -29,7 +29,10 @@ fn stdin_flows_from_what_was_buffered_to_the_half_close() {
     client.0.write_all(b"lo\n").unwrap();
     client.0.shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.rest_by_stream(), ("hello\n".into(), String::new()));
-    assert_eq!(container.exit(), Event::Exit { code: 0, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 0, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 
@@ -129,7 +132,10 @@ fn a_terminal_has_a_size_that_can_be_changed_and_keys_that_detach() {
     container.request(Request::Attach(options), vec![socket]).unwrap();
     client.0.write_all(b"\n").unwrap();
     client.rest();
-    assert_eq!(container.exit(), Event::Exit { code: 9, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 9, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
     assert!(container.log("stdout").contains("30 100\r\n"));
 }
@@ -144,7 +150,10 @@ fn ctrl_c_on_the_terminal_interrupts() {
     client.read_until("ready");
     client.0.write_all(b"\x03").unwrap();
     client.read_until("caught");
-    assert_eq!(container.exit(), Event::Exit { code: 2, signal: None, oom: false });
+    assert_eq!(
+        container.exit(),
+        Event::Exit { code: 2, signal: None, oom: false, restart_in_ms: None, by_daemon: false }
+    );
     container.assert_clean_end();
 }
 

@@ -12,7 +12,7 @@ use palan_supervisor::client::{self, ClientError, Connection, SpawnRequest, Spaw
 use palan_supervisor::journal::{Entry, Event};
 use palan_supervisor::protocol::{
     AttachOptions, Config, ExecOptions, Failure, Framing, LogConfig, Message, Reply, Request, RequestId,
-    RootfsConfig, VERSION, WaitOptions, Welcome,
+    RestartConfig, RootfsConfig, VERSION, WaitOptions, Welcome,
 };
 use serde_json::{Value, json};
 
@@ -84,6 +84,7 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
         runtime: None,
         sources: Vec::new(),
         health: None,
+        restart: RestartConfig::default(),
     };
     let spawned = spawn(&directory.path().join("run"), &cgroup_parent);
     let mut container = Container {
@@ -362,7 +363,8 @@ impl Container {
         }
     }
 
-    fn cgroups(&self) -> Vec<PathBuf> {
+    /// The directories of the container's and the supervisor's cgroups, one for each hierarchy.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let mut groups = vec![Path::new("/sys/fs/cgroup").join(&self.cgroup_parent)];
         for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
             groups.push(entry.unwrap().path().join(&self.cgroup_parent));

@@ -20,6 +20,7 @@ pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod update;
 pub(crate) mod wait;
 
 use super::{Entry, Group};
@@ -51,7 +52,8 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["stop"], &stop::STOP),
         Entry(&["top"], &top::COMMAND),
         Entry(&["unpause"], &pause::UNPAUSE),
+        Entry(&["update"], &update::COMMAND),
         Entry(&["wait"], &wait::COMMAND),
     ],
-    missing: &["cp", "update"],
+    missing: &["cp"],
 };
