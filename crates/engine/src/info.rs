@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::container::Status;
+use crate::container::{Status, limits};
 use crate::engine::{Engine, blocking};
 use crate::image::store_error;
 
@@ -81,13 +81,14 @@ impl Engine {
             oom_kill_disable: facts.oom_kill_disable,
             ipv4_forwarding: sysctl_is_on("/proc/sys/net/ipv4/ip_forward"),
             security_options: security_options(self),
-            warnings: self.network.warnings(),
+            warnings: limits::warnings(facts),
             event_listeners: self.db.subscriber_count(),
             open_files: palan_stdx::fs::read_dir(Path::new("/proc/self/fd")).map_or(0, |list| list.len()),
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
         };
-        if !facts.swap_limit {
-            info.warnings.push("WARNING: No swap limit support".into());
+        info.warnings.extend(self.network.warnings());
+        if !info.ipv4_forwarding {
+            info.warnings.push("WARNING: IPv4 forwarding is disabled".into());
         }
         Ok(info)
     }

@@ -170,7 +170,7 @@ impl Plan {
         for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
             check_host_name(name, value, has_uts)?;
         }
-        let mut process = ProcessPlan::new(process, request.user, seccomp)?;
+        let mut process = ProcessPlan::new(process, request.user, request.groups, seccomp)?;
         process.warnings.extend(mounts.iter().flat_map(MountPlan::warnings));
         user_namespace::check_user(&process.user, namespaces.user.as_ref())?;
         let devices = linux.devices.iter().enumerate();

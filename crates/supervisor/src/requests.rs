@@ -2,20 +2,21 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use palan_linux::event::Interest;
 use palan_linux::process;
 use palan_linux::signal::Signal;
+use palan_oci::runtime_spec::{Namespace, NamespaceKind, Spec};
 use palan_runtime::seccomp::Program;
 use serde::Deserialize;
 
 use crate::attach::Typed;
 use crate::health::Health;
 use crate::journal::Event;
-use crate::launch::{self, Execed};
+use crate::launch::{self, Execed, Given};
 use crate::log::Log;
 use crate::oom::OomWatch;
 use crate::protocol::frame::Frame;
@@ -32,10 +33,11 @@ use crate::watch::{INIT, Token};
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
 
 /// Which descriptors come with a start.
-#[derive(Clone, Copy)]
 struct StartFlags {
     seccomp: bool,
     network_namespace: bool,
+    joins: Vec<NamespaceKind>,
+    shared_mounts: bool,
     resolver: bool,
 }
 
@@ -119,8 +121,8 @@ impl Supervisor {
     fn carry_out(&mut self, request: Request, mut descriptors: Descriptors) -> Result<Reply, Failure> {
         match request {
             Request::Hello { .. } | Request::Sync => {}
-            Request::Start { seccomp, network_namespace, resolver, attach, waits } => {
-                let flags = StartFlags { seccomp, network_namespace, resolver };
+            Request::Start { seccomp, network_namespace, joins, shared_mounts, resolver, attach, waits } => {
+                let flags = StartFlags { seccomp, network_namespace, joins, shared_mounts, resolver };
                 return self.start(flags, &attach, waits, descriptors);
             }
             Request::Resolve => {
@@ -202,8 +204,18 @@ impl Supervisor {
         self.journal.continue_after(config.journal_after);
         let seccomp =
             if flags.seccomp { Some(read_program(descriptors.take("the seccomp program")?)?) } else { None };
-        let namespace =
+        let network_namespace =
             if flags.network_namespace { Some(descriptors.take("the network namespace")?) } else { None };
+        let joined = flags
+            .joins
+            .iter()
+            .map(|kind| Ok((*kind, descriptors.take("a namespace of another container")?)))
+            .collect::<Result<Vec<_>, Failure>>()?;
+        let shared_mounts =
+            if flags.shared_mounts { Some(descriptors.take("a mount namespace")?) } else { None };
+        for (kind, namespace) in &joined {
+            join(&mut config.spec, *kind, namespace);
+        }
         if flags.resolver {
             self.serve_names(&mut descriptors)?;
         }
@@ -220,7 +232,10 @@ impl Supervisor {
         if config.runtime.is_some() {
             self.adopt_orphans()?;
         }
-        let (created, ends) = launch::create(&config, &self.run_dir, seccomp.as_ref(), namespace)?;
+        let given = Given { network_namespace, shared_mounts };
+        let (created, ends) = launch::create(&config, &self.run_dir, seccomp.as_ref(), given)?;
+        // They were named by their paths.
+        drop(joined);
         let terminal = ends.stdout.is_some() && ends.stderr.is_none();
         let input_end = if config.stdin_once && !terminal { InputEnd::Closes } else { InputEnd::Detaches };
         self.stdio.connect(ends, terminal, input_end)?;
@@ -418,6 +433,14 @@ impl Supervisor {
                 Failure::new(FailureKind::NoSuchExec, format!("no exec session {name} is running"))
             })
     }
+}
+
+/// Names an open namespace in the specification, by a path that lives as long as its descriptor.
+fn join(spec: &mut Spec, kind: NamespaceKind, namespace: &OwnedFd) {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    let namespaces = &mut spec.linux.get_or_insert_default().namespaces;
+    namespaces.retain(|namespace| namespace.kind != kind);
+    namespaces.push(Namespace { kind, path });
 }
 
 /// A request of which only the number can be understood.

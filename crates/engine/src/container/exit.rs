@@ -12,7 +12,7 @@ use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 use crate::container::driver::{Driver, Flow, Pending, container_event, timestamp};
 use crate::container::index::Reply;
 use crate::container::start::{detach_network, end_events};
-use crate::container::{Details, RemoveOptions, Status, health};
+use crate::container::{Details, RemoveOptions, Status, health, quota};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::network::endpoints;
@@ -217,7 +217,9 @@ async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, mut trash: 
     let id = details.id.clone();
     let images = details.mounts.iter().filter(|mount| mount.kind == "image").count();
     let moving = engine.clone();
+    let (upper, project) = (details.overlay.upper.clone(), details.quota_project);
     let outcome = blocking(move || {
+        quota::release(&upper, project);
         let target = moving.trash_name();
         let outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &target);
         trash.push(target);

@@ -1,7 +1,7 @@
 //! A start, step by step: network and supervisor at the same time, then the configuration, then the answer.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,11 @@ use palan_supervisor::protocol::{
     self, Failure, FailureKind, MountSource, MountWhole, Request, RootfsConfig,
 };
 
+use crate::cdi;
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, MountPoint, Status, health, logging, oci, security, validate};
+use crate::container::namespaces::{Joined, SHARED_MEMORY};
+use crate::container::{Details, MountPoint, Status, health, logging, namespaces, oci, security, validate};
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
@@ -190,12 +192,16 @@ impl Driver {
         let request = Request::Start {
             seccomp: prepared.seccomp.is_some(),
             network_namespace: netns.is_some(),
+            joins: prepared.joined.namespaces.iter().map(|(kind, _)| *kind).collect(),
+            shared_mounts: prepared.joined.mounts.is_some(),
             resolver: resolver.is_some(),
             attach: clients.iter().map(|(options, _)| options.clone()).collect(),
             waits: self.holds.iter().map(|(key, hold)| wait_options(*key, hold)).collect(),
         };
         descriptors.extend(prepared.seccomp);
         descriptors.extend(netns);
+        descriptors.extend(prepared.joined.namespaces.into_iter().map(|(_, namespace)| namespace));
+        descriptors.extend(prepared.joined.mounts);
         if let Some(sockets) = resolver {
             descriptors.extend([sockets.udp, sockets.tcp]);
         }
@@ -223,13 +229,17 @@ impl Driver {
 struct Prepared {
     config: OwnedFd,
     seccomp: Option<OwnedFd>,
+    /// Open from here on, so that a container that ends meanwhile does no harm.
+    joined: Joined,
 }
 
 impl Prepared {
     fn new(engine: &Engine, details: &Details) -> Result<Self> {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
+        let joined = namespaces::join(engine, details)?;
         let mut spec = oci::spec(details, &options)?;
+        cdi::inject(&details.host.resources.requested_devices, &engine.config.cdi_spec_dirs, &mut spec)?;
         let sources = sources(engine, details, &spec)?;
         let mut seccomp = None;
         if runtime.is_some() {
@@ -238,6 +248,7 @@ impl Prepared {
         } else {
             seccomp = engine.seccomp.descriptor(&details.host, &options)?;
         }
+        let (user, groups) = oci::user_names(&details.config.user, &details.host);
         let config = protocol::Config {
             version: protocol::VERSION,
             spec,
@@ -253,9 +264,11 @@ impl Prepared {
                 work: Path::new(&details.overlay.work).into(),
                 volatile: details.host.auto_remove,
             },
-            user: Some(details.config.user.clone()).filter(|user| !user.is_empty()),
+            user,
+            groups,
             create_cwd: true,
-            init: details.host.init.unwrap_or_default(),
+            // Another's process 1 reaps already.
+            init: details.host.init.unwrap_or_default() && namespaces::has_own_init(&details.host),
             log: logging::supervisor_config(details)?,
             open_stdin: details.config.open_stdin,
             stdin_once: details.config.stdin_once,
@@ -268,7 +281,7 @@ impl Prepared {
             health: health::supervisor_config(details, &options)?,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
-        Ok(Self { config, seccomp })
+        Ok(Self { config, seccomp, joined })
     }
 }
 
@@ -288,7 +301,16 @@ fn sources(engine: &Engine, details: &Details, spec: &Spec) -> Result<Vec<MountS
         let mount_index = index.ok_or_else(|| Error::system("a mount is missing in the specification"))?;
         Ok(MountSource { mount: mount_index, whole, subpath: Path::new(&mount.subpath).into() })
     };
-    special.map(source).collect()
+    let mut sources = special.map(source).collect::<Result<Vec<_>>>()?;
+    if namespaces::shares_memory(details) {
+        let index = spec.mounts.iter().position(|entry| entry.destination == SHARED_MEMORY);
+        sources.extend(index.map(|mount| MountSource {
+            mount,
+            whole: MountWhole::Shared(SHARED_MEMORY.into()),
+            subpath: PathBuf::new(),
+        }));
+    }
+    Ok(sources)
 }
 
 /// The signal of `stop`.

@@ -1,6 +1,6 @@
 //! Processes made by Palan's own runtime, inside of this process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use palan_linux::process;
@@ -12,7 +12,7 @@ use palan_runtime::seccomp::Program;
 use palan_runtime::{CreateRequest, ExecRequest, Stdio};
 
 use super::stdio::{Pipes, terminal_size};
-use super::{Container, Created, Execed, sources};
+use super::{Container, Created, Execed, Given, sources};
 use crate::protocol::{Config, ExecOptions, Failure, FailureKind};
 use crate::session::Ends;
 
@@ -20,7 +20,7 @@ pub(super) fn create(
     config: &Config,
     run_dir: &Path,
     seccomp: Option<&Program>,
-    network_namespace: Option<&OwnedFd>,
+    given: &Given,
 ) -> Result<(Box<dyn Created>, Ends), Failure> {
     let Some(process) = &config.spec.process else {
         return Err(Failure::new(FailureKind::Invalid, "the specification has no process"));
@@ -29,7 +29,7 @@ pub(super) fn create(
     if cgroup.is_empty() {
         return Err(Failure::new(FailureKind::Invalid, "the specification has no linux.cgroupsPath"));
     }
-    let sources = sources::open(&config.sources, run_dir)?;
+    let sources = sources::open(&config.sources, run_dir, given.shared_mounts.as_ref())?;
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
     let created = palan_runtime::create(&CreateRequest {
         // The directory bears the container's name.
@@ -38,8 +38,9 @@ pub(super) fn create(
         bundle: run_dir,
         rootfs: &config.rootfs,
         user: config.user.as_deref(),
+        groups: &config.groups,
         create_cwd: config.create_cwd,
-        network_namespace: network_namespace.map(AsFd::as_fd),
+        network_namespace: given.network_namespace.as_ref().map(AsFd::as_fd),
         seccomp,
         stdio: stdio(&pipes, process),
         cgroup: Location::Root(cgroup),
@@ -123,6 +124,7 @@ impl Container for palan_runtime::Container {
             personality: None,
             memory_policy: None,
             user: options.user.as_deref(),
+            groups: &options.groups,
             seccomp,
             state: &self.state,
             stdio: stdio(&pipes, process),
