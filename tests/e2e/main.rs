@@ -1,6 +1,6 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
-//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
+//! In reading order: [`images`] makes what the others run; [`run`] with its [`flags`], namespaces that are [`shared`] and devices of [`cdi`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
@@ -14,6 +14,7 @@ mod api_garbage;
 mod archives;
 mod bad_input;
 mod bad_registry;
+mod cdi;
 mod commit;
 mod daemon_start;
 mod disk;
@@ -22,6 +23,7 @@ mod docker_daemon;
 mod docker_py;
 mod durability;
 mod exec;
+mod flags;
 mod health;
 mod layers;
 mod lifecycle;
@@ -38,6 +40,7 @@ mod run;
 mod runtimes;
 mod save;
 mod seeds;
+mod shared;
 mod small_disk;
 mod storage;
 mod tty;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::Result;
+use crate::cdi::Registry;
 use crate::container::{Status, limits};
 use crate::engine::{Engine, blocking};
 use crate::image::store_error;
@@ -36,6 +37,7 @@ pub struct Info {
     pub oom_kill_disable: bool,
     pub ipv4_forwarding: bool,
     pub security_options: Vec<String>,
+    pub cdi_devices: Vec<String>,
     pub warnings: Vec<String>,
     pub event_listeners: usize,
     pub open_files: usize,
@@ -50,8 +52,11 @@ impl Engine {
         let count = |wanted: Status| statuses.iter().filter(|status| **status == wanted).count();
         let (running, paused) = (count(Status::Running), count(Status::Paused));
         let engine = self.shared();
-        let images =
-            blocking(move || engine.store.images().map(|images| images.len()).map_err(store_error)).await?;
+        let (images, devices) = blocking(move || {
+            let images = engine.store.images().map_err(store_error)?;
+            Ok((images.len(), Registry::read(&engine.config.cdi_spec_dirs)))
+        })
+        .await?;
         let uname = rustix::system::uname();
         let (operating_system, os_version) = operating_system();
         let facts = &self.host;
@@ -81,12 +86,14 @@ impl Engine {
             oom_kill_disable: facts.oom_kill_disable,
             ipv4_forwarding: sysctl_is_on("/proc/sys/net/ipv4/ip_forward"),
             security_options: security_options(self),
+            cdi_devices: devices.names().map(str::to_owned).collect(),
             warnings: limits::warnings(facts),
             event_listeners: self.db.subscriber_count(),
             open_files: palan_stdx::fs::read_dir(Path::new("/proc/self/fd")).map_or(0, |list| list.len()),
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
         };
         info.warnings.extend(self.network.warnings());
+        info.warnings.extend(devices.problems.iter().map(|problem| format!("WARNING: CDI: {problem}")));
         if !info.ipv4_forwarding {
             info.warnings.push("WARNING: IPv4 forwarding is disabled".into());
         }

@@ -196,15 +196,16 @@ fn mounts(details: &Details, options: &Options) -> Result<Vec<Mount>> {
     add("/dev/pts", "devpts", "devpts", &pts);
     add("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable]);
     add("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", writable_cgroups]);
-    if host.ipc_mode == "host" {
-        add("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]);
-        add("/dev/shm", "bind", "/dev/shm", &["rbind"]);
-    } else {
-        add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
-        if let Some(other) = host.ipc_mode.strip_prefix("container:") {
-            // The supervisor finds it; the source is for messages.
+    // It shows the queues of the IPC namespace, whosever that is; the host need not have it mounted.
+    add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
+    match (host.ipc_mode.as_str(), host.ipc_mode.strip_prefix("container:")) {
+        ("host", _) => add(SHARED_MEMORY, "bind", SHARED_MEMORY, &["rbind", "rprivate"]),
+        // The supervisor finds it; the source is for messages.
+        (_, Some(other)) => {
             add(SHARED_MEMORY, "bind", &format!("shm of {other}"), &["rbind", "rprivate"]);
-        } else if host.ipc_mode != "none" {
+        }
+        ("none", _) => {}
+        _ => {
             let size = format!("size={}", host.shm_size);
             add(SHARED_MEMORY, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]);
         }

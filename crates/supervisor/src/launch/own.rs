@@ -1,5 +1,7 @@
 //! Processes made by Palan's own runtime, inside of this process.
 
+mod hooked;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -11,6 +13,7 @@ use palan_runtime::cgroup::Location;
 use palan_runtime::seccomp::Program;
 use palan_runtime::{CreateRequest, ExecRequest, Stdio};
 
+use self::hooked::{Bundle, Hooked};
 use super::stdio::{Pipes, terminal_size};
 use super::{Container, Created, Execed, Given, sources};
 use crate::protocol::{Config, ExecOptions, Failure, FailureKind};
@@ -29,13 +32,15 @@ pub(super) fn create(
     if cgroup.is_empty() {
         return Err(Failure::new(FailureKind::Invalid, "the specification has no linux.cgroupsPath"));
     }
+    // The directory bears the container's name.
+    let id = run_dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let bundle = config.spec.hooks.as_ref().map(|_| Bundle::make(run_dir, id, &config.spec)).transpose()?;
     let sources = sources::open(&config.sources, run_dir, given.shared_mounts.as_ref())?;
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
     let created = palan_runtime::create(&CreateRequest {
-        // The directory bears the container's name.
-        id: run_dir.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+        id,
         spec: &config.spec,
-        bundle: run_dir,
+        bundle: bundle.as_ref().map_or(run_dir, |bundle| &bundle.path),
         rootfs: &config.rootfs,
         user: config.user.as_deref(),
         groups: &config.groups,
@@ -53,7 +58,11 @@ pub(super) fn create(
         sources: &sources,
     })?;
     let ends = pipes.ends(created.container().console_master.as_ref())?;
-    Ok((Box::new(created), ends))
+    let created: Box<dyn Created> = Box::new(created);
+    Ok(match bundle {
+        None => (created, ends),
+        Some(bundle) => (Box::new(Hooked::new(created, bundle)), ends),
+    })
 }
 
 fn stdio<'a>(pipes: &'a Pipes, process: &Process) -> Stdio<'a> {
