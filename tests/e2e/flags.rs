@@ -32,6 +32,16 @@ fn refused(daemon: &Daemon, flags: &[&str], text: &str) {
     daemon.palan(["run", "--rm", "--network", "none"].iter().chain(flags).chain(&[BUSYBOX])).fails(125, text);
 }
 
+/// As [`refused`], by the kernel.
+#[track_caller]
+fn refused_to_start(daemon: &Daemon, flags: &[&str], text: &str) {
+    let run =
+        daemon.palan(["run", "--rm", "--network", "none"].iter().chain(flags).chain(&[BUSYBOX, "true"]));
+    assert!(run.code != 0 && run.stderr.contains(text), "{run}");
+    // With --rm nothing is left of it.
+    assert_eq!(daemon.palan(["ps", "-aq"]).ok().stdout, "");
+}
+
 #[test]
 fn processor_time_and_memory() {
     requires!(root);
@@ -52,6 +62,16 @@ fn processor_time_and_memory() {
           out of resources."
         ]
     );
+    let spared = warnings(&daemon, &["--oom-score-adj", "-500"]);
+    let adjustment = sh(&daemon, &["--oom-score-adj", "-500"], "cat /proc/self/oom_score_adj");
+    match spared.as_slice() {
+        [] => assert_eq!(adjustment, "-500"),
+        [text] => assert_eq!(
+            (text.as_str(), adjustment.as_str()),
+            ("The daemon lacks CAP_SYS_RESOURCE. The OOM score adjustment -500 has no effect.", "0")
+        ),
+        more => panic!("{more:?}"),
+    }
     refused(&daemon, &["--cpu-period", "999"], "CPU cfs period can not be less than 1ms");
     refused(&daemon, &["--cpu-quota", "999"], "CPU cfs quota can not be less than 1ms (i.e. 1000)");
     refused(&daemon, &["--cpus", "1", "--cpu-period", "5000"], "Nano CPUs and CPU Period cannot both be set");
@@ -201,6 +221,13 @@ fn security_options() {
     let flag = format!("seccomp={}", profile.display());
     let seen = sh(&daemon, &["--security-opt", &flag], "mkdir /tmp/x 2>&1 || true");
     assert!(seen.contains("Function not implemented"), "{seen}");
+    assert_eq!(sh(&daemon, &["--security-opt", "label=disable"], "echo fine"), "fine");
+    if std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
+    {
+        let profile = sh(&daemon, &["--security-opt", "apparmor=unconfined"], "cat /proc/self/attr/current");
+        assert_eq!(profile, "unconfined");
+        refused_to_start(&daemon, &["--security-opt", "apparmor=nosuch"], "nosuch");
+    }
     let unmasked = ["--security-opt", "systempaths=unconfined"];
     assert_eq!(sh(&daemon, &unmasked, "mount | grep -c ' /proc/'; true"), "0");
     refused(&daemon, &["--security-opt", "no-new-privileges=perhaps"], "invalid --security-opt 2");

@@ -105,6 +105,8 @@ fn processes_of_another_container() {
     let text = "cannot join PID of a non running container: ";
     daemon.palan(["run", "--rm", "--pid", "container:web", BUSYBOX, "true"]).fails(125, text);
     daemon.palan(["start", "guest"]).fails(1, text);
+    // With --rm the failed start was its end.
+    assert_eq!(daemon.palan(["ps", "-a", "--format", "{{.Names}}"]).ok().stdout, "guest\nweb\n");
 }
 
 #[test]

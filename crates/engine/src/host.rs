@@ -1,5 +1,6 @@
 //! Facts about the host, read once at start: processors, memory, which cgroup controllers there are.
 
+use palan_linux::capability::{self, CapabilitySet};
 use palan_stdx::fs;
 use std::path::Path;
 
@@ -42,6 +43,8 @@ pub(crate) struct HostFacts {
     pub(crate) blkio_weight_device: bool,
     /// Rates of block devices can be limited.
     pub(crate) blkio_throttle: bool,
+    /// The kernel may be told to spare a process when memory runs out (`CAP_SYS_RESOURCE`).
+    pub(crate) may_lower_oom_score: bool,
     /// AppArmor is active.
     pub(crate) app_armor: bool,
     /// SELinux is active.
@@ -60,6 +63,8 @@ impl HostFacts {
             cpu_list,
             memory_node_list,
             memory: memory_total(),
+            may_lower_oom_score: capability::current()
+                .is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE)),
             app_armor: line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y"),
             selinux: exists("/sys/fs/selinux/enforce"),
             ..Self::default()

@@ -36,6 +36,7 @@ impl Engine {
     /// Makes a container.
     pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
         let mut warnings = limits::complete(&mut spec.host.resources, &self.host);
+        warnings.extend(limits::oom_score_warning(spec.host.oom_score_adj, &self.host));
         validate::spec(&spec, &self.host)?;
         let id = identifier::new_id();
         let name = self.index.reserve_name(spec.name.as_deref(), &id)?;
@@ -202,7 +203,7 @@ impl<'a> Making<'a> {
         };
         // A container that shares another's network has its files about the network, too.
         let shared = match endpoints::shared_with(&host) {
-            Some(other) => Some(engine.index.find(other)?.details()),
+            Some(other) => Some(namespaces::find(engine, other)?.details()),
             None => None,
         };
         if let Some(other) = &shared {
@@ -228,7 +229,10 @@ impl<'a> Making<'a> {
             resolv_conf_path: own_or_shared("resolv.conf", &|other| &other.resolv_conf_path),
             hostname_path: own_or_shared("hostname", &|other| &other.hostname_path),
             hosts_path: own_or_shared("hosts", &|other| &other.hosts_path),
-            cgroup_path: cgroup_path(&host, &self.id),
+            cgroup_path: match host.resources.cgroup_parent.as_str() {
+                "" => cgroup_path(&engine.config.cgroup_parent, &self.id),
+                parent => cgroup_path(parent, &self.id),
+            },
             overlay: OverlayDirs { lowers: Vec::new(), upper: path_of("upper"), work: path_of("work") },
             config,
             host,
@@ -271,10 +275,6 @@ impl<'a> Making<'a> {
             settings.runtimes.default_name().clone_into(&mut host.runtime);
         }
         settings.runtimes.find(&host.runtime)?;
-        host.init.get_or_insert(settings.init);
-        if host.resources.cgroup_parent.is_empty() {
-            host.resources.cgroup_parent.clone_from(&settings.cgroup_parent);
-        }
         for (name, limit) in &settings.default_ulimits {
             if !host.resources.ulimits.iter().any(|own| own.name == *name) {
                 host.resources.ulimits.push(limit.clone());
@@ -413,9 +413,17 @@ fn inherited_mounts(engine: &Engine, host: &HostConfig) -> Result<Vec<MountPoint
     Ok(inherited)
 }
 
-fn cgroup_path(host: &HostConfig, id: &str) -> String {
-    let parent = host.resources.cgroup_parent.trim_matches('/');
-    if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") }
+/// The cgroup's path below each hierarchy. As in Docker, a parent that leads above the hierarchy's root is below it all the same.
+fn cgroup_path(parent: &str, id: &str) -> String {
+    let mut path: Vec<&str> = Vec::new();
+    for part in parent.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        if part == ".." {
+            path.pop();
+        } else {
+            path.push(part);
+        }
+    }
+    path.iter().chain([&id]).map(|part| format!("/{part}")).collect()
 }
 
 fn write_files(engine: &Engine, details: &Details) -> Result<()> {
@@ -480,6 +488,24 @@ impl Undo<'_> {
             if let Err(error) = self.engine.unmake_volume(volume, self.id) {
                 report(&error);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_of_a_cgroup_never_leads_out() {
+        for (parent, path) in [
+            ("/palan", "/palan/i"),
+            ("a/b/", "/a/b/i"),
+            ("../../x", "/x/i"),
+            ("/a/../../b/./c", "/b/c/i"),
+            ("", "/i"),
+        ] {
+            assert_eq!(cgroup_path(parent, "i"), path, "{parent}");
         }
     }
 }

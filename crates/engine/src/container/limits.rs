@@ -26,6 +26,13 @@ pub(crate) fn complete(resources: &mut Resources, host: &HostFacts) -> Vec<Strin
     warnings
 }
 
+/// What is said of an adjustment that this daemon has no right to make; the container keeps the daemon's own then.
+pub(crate) fn oom_score_warning(adjustment: i64, host: &HostFacts) -> Option<String> {
+    (adjustment < 0 && !host.may_lower_oom_score).then(|| {
+        format!("The daemon lacks CAP_SYS_RESOURCE. The OOM score adjustment {adjustment} has no effect.")
+    })
+}
+
 fn memory(resources: &mut Resources, host: &HostFacts, warn: &mut impl FnMut(&str)) {
     if resources.memory > 0 && !host.memory_limit {
         warn(

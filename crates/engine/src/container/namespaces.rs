@@ -1,11 +1,13 @@
 //! Which namespaces a container has of its own, which are the host's, and which another container's.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use palan_linux::namespace::{Kind, PinnedProcess};
 use palan_oci::runtime_spec::{Namespace, NamespaceKind};
 
 use crate::container::Details;
+use crate::container::index::Handle;
 use crate::engine::Engine;
 use crate::spec::{ContainerSpec, HostConfig};
 use crate::{Error, Result};
@@ -98,10 +100,16 @@ pub(crate) fn has_own_network(host: &HostConfig) -> bool {
 pub(crate) fn settle_names(engine: &Engine, host: &mut HostConfig) -> Result<()> {
     for mode in [&mut host.pid_mode, &mut host.ipc_mode] {
         if let Some(name) = container(mode) {
-            *mode = format!("container:{}", engine.index.find(name)?.details().id);
+            *mode = format!("container:{}", find(engine, name)?.details().id);
         }
     }
     Ok(())
+}
+
+/// Another container that a mode names. A missing one is no object of the request's that was not found: clients would take
+/// that for the image.
+pub(crate) fn find(engine: &Engine, name: &str) -> Result<Arc<Handle>> {
+    engine.index.find(name).map_err(|error| Error::invalid(error.report()))
 }
 
 /// The namespaces that are not the host's. Those of other containers are put in their places by the supervisor.

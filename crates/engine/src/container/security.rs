@@ -98,14 +98,14 @@ pub(crate) fn options(list: &[String], host: &HostFacts, config: &EngineConfig) 
                     "--security-opt apparmor={profile}: AppArmor is not enabled in this host's kernel"
                 )));
             }
+            // Containers have no label here, as with a Docker daemon that was not told `selinux-enabled`.
+            ("label", "disable") => {}
             ("label", _) if !host.selinux => {
                 return Err(Error::invalid(format!(
                     "--security-opt {text}: SELinux is not enabled in this host's kernel"
                 )));
             }
             ("apparmor", profile) => options.app_armor = Some(profile.into()),
-            // Containers have no label here, as with a Docker daemon that was not told `selinux-enabled`.
-            ("label", "disable") => {}
             ("label", _) => return Err(unsupported(format!("--security-opt {text}"))),
             _ => return Err(Error::invalid(format!("invalid --security-opt 2: \"{text}\""))),
         }
@@ -304,6 +304,6 @@ mod tests {
         assert!(
             parse("apparmor=x").expect_err("no AppArmor").to_string().contains("AppArmor is not enabled")
         );
-        assert!(parse("apparmor=unconfined").is_ok());
+        assert!(parse("apparmor=unconfined").is_ok() && parse("label=disable").is_ok());
     }
 }

@@ -67,9 +67,8 @@ impl Driver {
     /// Whether a failed start means that the container goes: it was made to be removed.
     pub(super) fn gives_up_after_failed_start(&self, outcome: &Result<()>) -> bool {
         let details = self.details();
-        let was_attempt = outcome
-            .as_ref()
-            .is_err_and(|error| !matches!(error.class(), Class::NotModified | Class::Conflict));
+        // A start that is refused for the container's state changes nothing.
+        let was_attempt = outcome.as_ref().is_err_and(|error| details.state.error == error.report());
         details.host.auto_remove && was_attempt && !details.state.status.is_live()
     }
 
@@ -268,7 +267,7 @@ impl Prepared {
             groups,
             create_cwd: true,
             // Another's process 1 reaps already.
-            init: details.host.init.unwrap_or_default() && namespaces::has_own_init(&details.host),
+            init: details.host.init.unwrap_or(engine.config.init) && namespaces::has_own_init(&details.host),
             log: logging::supervisor_config(details)?,
             open_stdin: details.config.open_stdin,
             stdin_once: details.config.stdin_once,
