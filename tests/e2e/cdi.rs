@@ -102,6 +102,8 @@ fn devices_by_name() {
     );
     let known = daemon.palan(["info", "-f", "{{json .DiscoveredDevices}}"]).ok();
     assert!(known.line().contains(r#"{"Source":"cdi","ID":"vendor.test/toy=numbers"}"#), "{known}");
+    let shown = daemon.palan(["info"]).ok();
+    assert!(shown.stdout.contains(" Discovered Devices:\n  cdi: nvidia.com/gpu=0\n"), "{shown}");
 }
 
 #[test]

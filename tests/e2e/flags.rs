@@ -88,6 +88,40 @@ fn processor_time_and_memory() {
 }
 
 #[test]
+fn limits_of_cgroup_v2() {
+    requires!(root);
+    requires!(!has_old_cgroups(), "the files of cgroup v2 are looked at");
+    let daemon = daemon();
+    let read = |flags: &[&str], file: &str| sh(&daemon, flags, &format!("cat /sys/fs/cgroup/{file}"));
+    assert_eq!(read(&["--cpu-period", "50000", "--cpu-quota", "20000"], "cpu.max"), "20000 50000");
+    assert_eq!(read(&["--cpu-quota", "-1"], "cpu.max"), "max 100000");
+    assert_eq!(read(&["--cpuset-mems", "0"], "cpuset.mems"), "0");
+    if let Some((path, numbers)) = block_device() {
+        let limits = [format!("{path}:1mb"), format!("{path}:50")];
+        let seen = read(&["--device-read-bps", &limits[0], "--device-write-iops", &limits[1]], "io.max");
+        assert_eq!(seen, format!("{numbers} rbps=1048576 wbps=max riops=max wiops=50"));
+    }
+    assert_eq!(
+        warnings(&daemon, &["--memory-swappiness", "5", "--oom-kill-disable"]),
+        [
+            "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness \
+             discarded.",
+            "Your kernel does not support OomKillDisable. OomKillDisable discarded.",
+        ]
+    );
+    refused(&daemon, &["--cpu-rt-runtime", "5000"], "kernel does not support CPU real-time scheduler");
+}
+
+/// Path and numbers of some block device.
+fn block_device() -> Option<(String, String)> {
+    std::fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
+        let path = Path::new("/dev").join(entry.file_name());
+        let numbers = std::fs::read_to_string(entry.path().join("dev")).ok()?;
+        path.exists().then(|| (path.display().to_string(), numbers.trim().to_owned()))
+    })
+}
+
+#[test]
 fn real_time_and_the_parent_of_the_cgroup() {
     requires!(root);
     let parent = PathBuf::from(format!("/sys/fs/cgroup/cpu/palan-test-rt-{}", std::process::id()));
@@ -113,6 +147,14 @@ fn real_time_and_the_parent_of_the_cgroup() {
         "cd /sys/fs/cgroup/cpu; grep :cpu: /proc/self/cgroup; cat cpu.rt_runtime_us cpu.rt_period_us";
     let seen = sh(&daemon, &flags, script);
     assert!(seen.contains(&format!(":cpu:{name}/")) && seen.ends_with("\n3000\n500000"), "{seen}");
+    drop(daemon);
+    // Or the daemon sees to it.
+    let settings = r#""cpu-rt-runtime": 40000, "cpu-rt-period": 1000000"#.to_owned();
+    let daemon = daemon_with(Options { settings: Some(settings), ..Options::default() });
+    assert_eq!(
+        sh(&daemon, &["--cpu-rt-runtime", "2000"], "cat /sys/fs/cgroup/cpu/cpu.rt_runtime_us"),
+        "2000"
+    );
     // Like Docker, Palan leaves a parent that somebody named.
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         std::fs::remove_dir(hierarchy.path().join(name.trim_start_matches('/'))).ok();
@@ -123,14 +165,9 @@ fn real_time_and_the_parent_of_the_cgroup() {
 fn rates_of_block_devices() {
     requires!(root);
     requires!(has_old_cgroups(), "the files of cgroup v1 are looked at");
-    let device = std::fs::read_dir("/sys/block").unwrap().flatten().find_map(|entry| {
-        let name = entry.file_name().to_str()?.to_owned();
-        Path::new("/dev").join(&name).exists().then_some(name)
-    });
+    let device = block_device();
     requires!(device.is_some(), "there is no block device");
-    let device = device.unwrap();
-    let numbers = std::fs::read_to_string(format!("/sys/block/{device}/dev")).unwrap();
-    let (numbers, path) = (numbers.trim(), format!("/dev/{device}"));
+    let (path, numbers) = device.unwrap();
     let daemon = daemon();
     let limits = [
         ("--device-read-bps", "1mb", "read_bps", "1048576"),

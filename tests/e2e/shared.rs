@@ -99,6 +99,12 @@ fn processes_of_another_container() {
     assert_eq!(see(&daemon), "sleep 1000 ");
     // What joined ends with what it joined, and is told so as by a kill.
     start(&daemon, "guest", &["--pid", "container:web"]);
+    let seen = daemon
+        .palan(["exec", "guest", "sh", "-c", "readlink /proc/self/ns/pid; ps | grep -c 'sleep 1000'"])
+        .ok();
+    assert_eq!(seen.stdout, format!("{}\n2\n", namespace(&daemon, "web", "pid")));
+    // `top` lists a container's own processes.
+    assert_eq!(daemon.palan(["top", "guest"]).ok().stdout.lines().count(), 2);
     daemon.palan(["kill", "web"]).ok();
     let code = || daemon.palan(["inspect", "-f", "{{.State.ExitCode}}", "guest"]).ok().line().to_owned();
     assert!(wait_until(Duration::from_secs(10), || code() == "137"), "{}", code());

@@ -80,6 +80,10 @@ pub struct FileConfig {
     pub default_ipc_mode: Option<String>,
     /// `default-cgroupns-mode`: `private` or `host`.
     pub default_cgroupns_mode: Option<String>,
+    /// `cpu-rt-period` in microseconds.
+    pub cpu_realtime_period: Option<i64>,
+    /// `cpu-rt-runtime` in microseconds.
+    pub cpu_realtime_runtime: Option<i64>,
     /// `cdi-spec-dirs`.
     pub cdi_spec_dirs: Option<Vec<String>>,
     /// `init`.
@@ -187,6 +191,10 @@ pub struct EngineConfig {
     pub default_ipc_mode: String,
     /// Cgroup namespace of containers that say nothing.
     pub default_cgroupns_mode: String,
+    /// Microseconds of the period in which containers together may run real-time processes (cgroup v1); 0 is the kernel's.
+    pub cpu_realtime_period: i64,
+    /// How many of each such period; 0 leaves that to the administrator.
+    pub cpu_realtime_runtime: i64,
     /// Where CDI specifications are, those of a later directory before those of an earlier one.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// Run an init in containers that say nothing.
@@ -228,8 +236,6 @@ const UNSUPPORTED: &[&str] = &[
     "containerd",
     "containerd-namespace",
     "containerd-plugin-namespace",
-    "cpu-rt-period",
-    "cpu-rt-runtime",
     "default-gateway",
     "default-gateway-v6",
     "default-network-opts",
@@ -330,6 +336,8 @@ impl FileConfig {
             "default-cgroupns-mode" => {
                 self.default_cgroupns_mode = Some(setting.one_of(&["private", "host"])?)
             }
+            "cpu-rt-period" => self.cpu_realtime_period = Some(setting.count()?.into()),
+            "cpu-rt-runtime" => self.cpu_realtime_runtime = Some(setting.count()?.into()),
             "cdi-spec-dirs" => self.cdi_spec_dirs = Some(setting.strings()?),
             "init" => self.init = Some(setting.boolean()?),
             "shutdown-timeout" => self.shutdown_timeout = Some(setting.integer()?),
@@ -431,6 +439,8 @@ impl EngineConfig {
             default_shm_size: file.default_shm_size.unwrap_or(64 << 20),
             default_ipc_mode: file.default_ipc_mode.clone().unwrap_or_else(|| "private".into()),
             default_cgroupns_mode: file.default_cgroupns_mode.clone().unwrap_or_else(|| "private".into()),
+            cpu_realtime_period: file.cpu_realtime_period.unwrap_or_default(),
+            cpu_realtime_runtime: file.cpu_realtime_runtime.unwrap_or_default(),
             cdi_spec_dirs: match &file.cdi_spec_dirs {
                 // An empty entry turns CDI off, as in Docker.
                 Some(list) => list.iter().filter(|path| !path.is_empty()).map(PathBuf::from).collect(),

@@ -1,9 +1,11 @@
 //! Limits as this host can keep them, and those of block devices as the runtime is told them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use palan_oci::runtime_spec::{BlockIo, ThrottleDevice, WeightDevice};
 
+use crate::config::EngineConfig;
+use crate::container::Details;
 use crate::error::Context;
 use crate::host::HostFacts;
 use crate::spec::{self, Resources};
@@ -159,6 +161,31 @@ pub(crate) fn warnings(host: &HostFacts) -> Vec<String> {
         .filter(|(is_there, _)| !is_there)
         .map(|(_, what)| format!("WARNING: No {what} support"))
         .collect()
+}
+
+/// Gives the parents of a container's cgroup the time for real-time processes that the daemon was told of, as far as they have
+/// none yet: without, the kernel gives none to the container.
+pub(crate) fn give_real_time(config: &EngineConfig, details: &Details) -> Result<()> {
+    let wanted = [
+        ("cpu.rt_period_us", config.cpu_realtime_period),
+        ("cpu.rt_runtime_us", config.cpu_realtime_runtime),
+    ];
+    if config.cpu_realtime_runtime == 0 || details.host.resources.cpu_realtime_runtime == 0 {
+        return Ok(());
+    }
+    let what = || "cannot give the containers' cgroups time for real-time processes".into();
+    let mut directory = PathBuf::from("/sys/fs/cgroup/cpu");
+    let parents = details.cgroup_path.rsplit_once('/').map_or("", |(parents, _)| parents);
+    for part in parents.split('/').filter(|part| !part.is_empty()) {
+        directory.push(part);
+        palan_stdx::fs::create_dir_all(&directory, 0o755).context(what)?;
+        let has_some =
+            palan_stdx::fs::read_to_string(&directory.join("cpu.rt_runtime_us")).context(what)?.trim() != "0";
+        for (file, value) in wanted.iter().filter(|(_, value)| *value != 0 && !has_some) {
+            palan_stdx::fs::write(&directory.join(file), value.to_string()).context(what)?;
+        }
+    }
+    Ok(())
 }
 
 /// The limits of block devices, which must be there; `None` without any.

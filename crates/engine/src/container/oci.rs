@@ -425,6 +425,8 @@ fn host_devices() -> Result<Vec<Device>> {
 
 #[cfg(test)]
 mod tests {
+    use palan_oci::runtime_spec::NamespaceKind;
+
     use super::*;
     use crate::spec::Config;
 

@@ -18,7 +18,9 @@ use crate::cdi;
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
 use crate::container::namespaces::{Joined, SHARED_MEMORY};
-use crate::container::{Details, MountPoint, Status, health, logging, namespaces, oci, security, validate};
+use crate::container::{
+    Details, MountPoint, Status, health, limits, logging, namespaces, oci, security, validate,
+};
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
@@ -236,6 +238,7 @@ impl Prepared {
     fn new(engine: &Engine, details: &Details) -> Result<Self> {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
+        limits::give_real_time(&engine.config, details)?;
         let joined = namespaces::join(engine, details)?;
         let mut spec = oci::spec(details, &options)?;
         cdi::inject(&details.host.resources.requested_devices, &engine.config.cdi_spec_dirs, &mut spec)?;
