@@ -100,7 +100,7 @@ fn processes_of_another_container() {
     // What joined ends with what it joined, and is told so as by a kill.
     start(&daemon, "guest", &["--pid", "container:web"]);
     let seen = daemon
-        .palan(["exec", "guest", "sh", "-c", "readlink /proc/self/ns/pid; ps | grep -c 'sleep 1000'"])
+        .palan(["exec", "guest", "sh", "-c", "readlink /proc/self/ns/pid; ps | grep -c '[s]leep 1000'"])
         .ok();
     assert_eq!(seen.stdout, format!("{}\n2\n", namespace(&daemon, "web", "pid")));
     // `top` lists a container's own processes.

@@ -112,7 +112,7 @@ impl Document {
         let document: Self = if text.trim_start().starts_with('{') {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         } else {
-            serde_saphyr::from_str(text).map_err(|error| error.to_string())?
+            serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))?
         };
         document.check()?;
         Ok(document)
@@ -177,6 +177,12 @@ impl Document {
             "0.3.0"
         }
     }
+}
+
+/// What is wrong and where; the rest shows the text around it.
+fn first_line(error: &str) -> String {
+    let line = error.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// Letters, digits and `others`, of which none is the last.
@@ -306,7 +312,8 @@ kind: nvidia.com/gpu
         let hook = r#"{"hooks": [{"hookName": "createContainer", "path": "bin/x"}]}"#;
         assert!(with("1.0.0", "v.com/c", "d", hook).contains("is not absolute"));
         assert_eq!(outcome(r#"{"cdiVersion": "0.3.0", "kind": "v.com/c"}"#), "invalid spec, no devices");
-        assert_eq!(outcome(""), outcome("  \n"));
+        assert_eq!(outcome("  \n"), "line 2 column 1: unexpected end of input");
         assert_ne!(outcome(""), "fine");
+        assert!(outcome("kind: [a\nb: c").starts_with("line "), "one line says what is wrong");
     }
 }
