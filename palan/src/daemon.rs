@@ -52,8 +52,13 @@ Options:
       --add-runtime map                Register an OCI runtime (name=path)
       --bip string                     Address and prefix length of the default bridge
       --bridge string                  Name of the default bridge (default \"palan0\")
+      --cdi-spec-dir list              CDI specifications (default \"/etc/cdi\", \"/var/run/cdi\")
       --cgroup-parent string           cgroup below which the containers' lie (default \"/palan\")
+      --cpu-rt-period int              Period of real-time processes in microseconds
+      --cpu-rt-runtime int             Real-time of all containers in each such period
       --data-root string               Images, containers, volumes (default \"/var/lib/palan\")
+      --default-cgroupns-mode string   \"private\" or \"host\" (default \"private\")
+      --default-ipc-mode string        \"private\" or \"shareable\" (default \"private\")
       --default-runtime string         Runtime of containers that name none (default \"palan\")
   -D, --debug                          Log more
       --dns list                       DNS server for containers
@@ -99,9 +104,14 @@ const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
     ("add-runtime", None, RUNTIMES, Kind::Runtime),
     ("bip", None, "bip", Kind::Text),
     ("bridge", None, "bridge", Kind::Text),
+    ("cdi-spec-dir", None, "cdi-spec-dirs", Kind::List),
     ("cgroup-parent", None, "cgroup-parent", Kind::Text),
+    ("cpu-rt-period", None, "cpu-rt-period", Kind::Number),
+    ("cpu-rt-runtime", None, "cpu-rt-runtime", Kind::Number),
     ("data-root", None, "data-root", Kind::Text),
     ("debug", Some('D'), "debug", Kind::Switch),
+    ("default-cgroupns-mode", None, "default-cgroupns-mode", Kind::Text),
+    ("default-ipc-mode", None, "default-ipc-mode", Kind::Text),
     ("default-runtime", None, "default-runtime", Kind::Text),
     ("dns", None, "dns", Kind::List),
     ("dns-opt", None, "dns-opts", Kind::List),

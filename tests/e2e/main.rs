@@ -1,7 +1,8 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
-//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
-//! commands, [`command_line`] what shapes them; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
+//! In reading order: [`images`] makes what the others run; [`run`] with its [`flags`], namespaces that are [`shared`] and devices of
+//! [`cdi`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily commands, [`command_line`] what shapes them; [`pull`] and
+//! [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon;
 //! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
@@ -15,6 +16,7 @@ mod api_garbage;
 mod archives;
 mod bad_input;
 mod bad_registry;
+mod cdi;
 mod clients;
 mod command_line;
 mod commit;
@@ -25,6 +27,7 @@ mod docker_daemon;
 mod docker_py;
 mod durability;
 mod exec;
+mod flags;
 mod health;
 mod layers;
 mod lifecycle;
@@ -43,6 +46,7 @@ mod run;
 mod runtimes;
 mod save;
 mod seeds;
+mod shared;
 mod small_disk;
 mod storage;
 mod tty;

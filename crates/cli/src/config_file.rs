@@ -73,6 +73,20 @@ impl ConfigFile {
         own.or_else(|| self.get("credsStore").and_then(Ordered::as_str)).filter(|helper| !helper.is_empty())
     }
 
+    /// Every registry that the user is logged in to, as far as the file knows.
+    pub(crate) fn registries(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for key in ["auths", "credHelpers"] {
+            let Some(Ordered::Map(entries)) = self.get(key) else { continue };
+            for (name, _) in entries {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+        names
+    }
+
     /// The proxy variables that every container gets, in both cases of letters.
     pub(crate) fn proxies(&self, host: &str) -> Vec<(String, String)> {
         const NAMES: [(&str, &str); 5] = [
@@ -177,6 +191,11 @@ impl ConfigFile {
 }
 
 /// `user:password` in Base64.
+pub(crate) fn encode_auth(auth: &AuthConfig) -> String {
+    STANDARD.encode(format!("{}:{}", auth.username, auth.password))
+}
+
+/// The reverse of [`encode_auth`].
 pub(crate) fn decode_auth(text: &str) -> Option<(String, String)> {
     let decoded = String::from_utf8(STANDARD.decode(text.trim()).ok()?).ok()?;
     let (username, password) = decoded.split_once(':').filter(|(username, _)| !username.is_empty())?;

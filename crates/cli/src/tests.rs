@@ -336,6 +336,35 @@ fn a_login_is_kept_and_forgotten() {
 }
 
 #[test]
+fn a_container_gets_the_socket_and_the_credentials() {
+    let daemon = Daemon::start(|seen: &Seen| match seen.path.as_str() {
+        "/containers/create" => Answer::json(201, r#"{"Id":"c0ffee","Warnings":["first"]}"#),
+        "/containers/c0ffee/archive" if seen.count == 0 => Answer::json(200, ""),
+        _ => Answer::json(500, r#"{"message":"no archives"}"#),
+    });
+    let directory = std::path::Path::new(&daemon.home()).join(".docker");
+    std::fs::create_dir_all(&directory).unwrap();
+    let auths = r#"{"auths": {"registry.test": {"auth": "dTpw"}}}"#;
+    std::fs::write(directory.join("config.json"), auths).unwrap();
+    let line = ["create", "--use-api-socket", "image"];
+    assert_eq!(run(&daemon, &line), outcome(0, "c0ffee\n", "WARNING: first\n"));
+    assert_eq!(daemon.requests(), ["POST /containers/create", "PUT /containers/c0ffee/archive?path=%2F"]);
+    let bodies = daemon.bodies();
+    assert!(bodies[0].contains(r#""DOCKER_CONFIG=/run/secrets/docker""#), "{}", bodies[0]);
+    assert!(bodies[0].contains(r#""Target":"/var/run/docker.sock""#), "{}", bodies[0]);
+    assert!(bodies[1].contains(r#"{"auths":{"registry.test":{"auth":"dTpw"}}}"#), "{}", bodies[1]);
+    // Docker makes do without them, too.
+    let again = run(&daemon, &line);
+    assert!(
+        again.code == 0 && again.err.contains("injecting docker config.json into container failed: "),
+        "{again:?}"
+    );
+    // Where the container has a configuration of its own, it gets none.
+    run(&daemon, &["create", "--use-api-socket", "-e", "DOCKER_CONFIG=/x", "image"]);
+    assert_eq!(daemon.requests().len(), 5);
+}
+
+#[test]
 fn lists_ask_for_what_they_show() {
     let daemon = Daemon::start(|_: &Seen| Answer::json(200, "[]"));
     run(&daemon, &["ps", "-a", "-n", "3", "-f", "status=exited", "--format", "{{.Size}}"]);
@@ -365,9 +394,9 @@ fn the_line_is_checked_before_anything_is_asked() {
          Run 'palan run --help' for more information\n",
     );
     check(
-        &["run", "--gpus", "all", "x"],
+        &["run", "--gpus", "a=b", "x"],
         125,
-        "--gpus is not supported yet\n\nUsage:  palan run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\n\
+        "invalid argument \"a=b\" for \"--gpus\" flag: unexpected key 'a' in 'a=b'\n\nUsage:  palan run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\n\
          Run 'palan run --help' for more information\n",
     );
     check(

@@ -11,6 +11,7 @@ use palan_stdx::size;
 pub use palan_store::gc::Watermarks;
 use serde_json::Value;
 
+use crate::cdi;
 use crate::proxies::ProxySettings;
 use crate::runtimes::{self, OciRuntime, Runtimes};
 use crate::spec::{LogConfig, Ulimit};
@@ -77,6 +78,16 @@ pub struct FileConfig {
     pub default_ulimits: Option<BTreeMap<String, Ulimit>>,
     /// `default-shm-size` in bytes.
     pub default_shm_size: Option<i64>,
+    /// `default-ipc-mode`: `private` or `shareable`.
+    pub default_ipc_mode: Option<String>,
+    /// `default-cgroupns-mode`: `private` or `host`.
+    pub default_cgroupns_mode: Option<String>,
+    /// `cpu-rt-period` in microseconds.
+    pub cpu_realtime_period: Option<i64>,
+    /// `cpu-rt-runtime` in microseconds.
+    pub cpu_realtime_runtime: Option<i64>,
+    /// `cdi-spec-dirs`.
+    pub cdi_spec_dirs: Option<Vec<String>>,
     /// `init`.
     pub init: Option<bool>,
     /// `shutdown-timeout` in seconds (kept for `inspect`; containers outlive the daemon).
@@ -178,6 +189,16 @@ pub struct EngineConfig {
     pub default_ulimits: BTreeMap<String, Ulimit>,
     /// `/dev/shm` for containers that say nothing.
     pub default_shm_size: i64,
+    /// IPC mode of containers that say nothing.
+    pub default_ipc_mode: String,
+    /// Cgroup namespace of containers that say nothing.
+    pub default_cgroupns_mode: String,
+    /// Microseconds of the period in which containers together may run real-time processes (cgroup v1); 0 is the kernel's.
+    pub cpu_realtime_period: i64,
+    /// How many of each such period; 0 leaves that to the administrator.
+    pub cpu_realtime_runtime: i64,
+    /// Where CDI specifications are, those of a later directory before those of an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Run an init in containers that say nothing.
     pub init: bool,
     /// Parent cgroup.
@@ -211,19 +232,14 @@ const UNSUPPORTED: &[&str] = &[
     "bip6",
     "bridge-accept-fwmark",
     "builder",
-    "cdi-spec-dirs",
     "cluster-advertise",
     "cluster-store",
     "cluster-store-opts",
     "containerd",
     "containerd-namespace",
     "containerd-plugin-namespace",
-    "cpu-rt-period",
-    "cpu-rt-runtime",
-    "default-cgroupns-mode",
     "default-gateway",
     "default-gateway-v6",
-    "default-ipc-mode",
     "default-network-opts",
     "deprecated-key-path",
     "exec-opts",
@@ -318,6 +334,13 @@ impl FileConfig {
             "log-opts" => self.log_options = Some(setting.string_map()?),
             "default-ulimits" => self.default_ulimits = Some(setting.ulimits()?),
             "default-shm-size" => self.default_shm_size = Some(setting.bytes()?),
+            "default-ipc-mode" => self.default_ipc_mode = Some(setting.one_of(&["private", "shareable"])?),
+            "default-cgroupns-mode" => {
+                self.default_cgroupns_mode = Some(setting.one_of(&["private", "host"])?)
+            }
+            "cpu-rt-period" => self.cpu_realtime_period = Some(setting.count()?.into()),
+            "cpu-rt-runtime" => self.cpu_realtime_runtime = Some(setting.count()?.into()),
+            "cdi-spec-dirs" => self.cdi_spec_dirs = Some(setting.strings()?),
             "init" => self.init = Some(setting.boolean()?),
             "shutdown-timeout" => self.shutdown_timeout = Some(setting.integer()?),
             "cgroup-parent" => self.cgroup_parent = Some(setting.string()?),
@@ -416,6 +439,15 @@ impl EngineConfig {
             log,
             default_ulimits: file.default_ulimits.clone().unwrap_or_default(),
             default_shm_size: file.default_shm_size.unwrap_or(64 << 20),
+            default_ipc_mode: file.default_ipc_mode.clone().unwrap_or_else(|| "private".into()),
+            default_cgroupns_mode: file.default_cgroupns_mode.clone().unwrap_or_else(|| "private".into()),
+            cpu_realtime_period: file.cpu_realtime_period.unwrap_or_default(),
+            cpu_realtime_runtime: file.cpu_realtime_runtime.unwrap_or_default(),
+            cdi_spec_dirs: match &file.cdi_spec_dirs {
+                // An empty entry turns CDI off, as in Docker.
+                Some(list) => list.iter().filter(|path| !path.is_empty()).map(PathBuf::from).collect(),
+                None => cdi::DEFAULT_DIRECTORIES.map(PathBuf::from).to_vec(),
+            },
             init: file.init.unwrap_or_default(),
             cgroup_parent: file.cgroup_parent.clone().unwrap_or_else(|| "/palan".into()),
             seccomp_profile: file.seccomp_profile.clone().unwrap_or_else(|| "builtin".into()),

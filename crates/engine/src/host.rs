@@ -1,5 +1,6 @@
 //! Facts about the host, read once at start: processors, memory, which cgroup controllers there are.
 
+use palan_linux::capability::{self, CapabilitySet};
 use palan_stdx::fs;
 use std::path::Path;
 
@@ -20,16 +21,30 @@ pub(crate) struct HostFacts {
     pub(crate) memory_limit: bool,
     /// Swap is accounted, so that memory and swap can be limited.
     pub(crate) swap_limit: bool,
+    /// Memory can be limited softly.
+    pub(crate) memory_reservation: bool,
+    /// How readily memory is swapped out can be set.
+    pub(crate) memory_swappiness: bool,
     /// The OOM killer can be turned off for a cgroup.
     pub(crate) oom_kill_disable: bool,
     /// The cpu controller is there.
     pub(crate) cpu: bool,
     /// The cpu controller has quotas.
     pub(crate) cpu_quota: bool,
+    /// Time can be set aside for real-time processes.
+    pub(crate) cpu_realtime: bool,
     /// The cpuset controller is there.
     pub(crate) cpuset: bool,
     /// The pids controller is there.
     pub(crate) pids: bool,
+    /// Block devices can be shared out by weight.
+    pub(crate) blkio_weight: bool,
+    /// And by one for each device.
+    pub(crate) blkio_weight_device: bool,
+    /// Rates of block devices can be limited.
+    pub(crate) blkio_throttle: bool,
+    /// The kernel may be told to spare a process when memory runs out (`CAP_SYS_RESOURCE`).
+    pub(crate) may_lower_oom_score: bool,
     /// AppArmor is active.
     pub(crate) app_armor: bool,
     /// SELinux is active.
@@ -48,6 +63,8 @@ impl HostFacts {
             cpu_list,
             memory_node_list,
             memory: memory_total(),
+            may_lower_oom_score: capability::current()
+                .is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE)),
             app_armor: line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y"),
             selinux: exists("/sys/fs/selinux/enforce"),
             ..Self::default()
@@ -57,19 +74,29 @@ impl HostFacts {
             facts.cgroup_version = 2;
             facts.memory_limit = has("memory");
             facts.swap_limit = facts.memory_limit && exists("/proc/swaps");
+            facts.memory_reservation = facts.memory_limit;
             facts.cpu = has("cpu");
             facts.cpu_quota = facts.cpu;
             facts.cpuset = has("cpuset");
             facts.pids = has("pids");
+            facts.blkio_throttle = has("io");
+            (facts.blkio_weight, facts.blkio_weight_device) = (has("io"), has("io"));
         } else {
             let has = |file: &str| cgroup.join(file).exists();
             facts.cgroup_version = 1;
             facts.memory_limit = has("memory/memory.limit_in_bytes");
             facts.swap_limit = has("memory/memory.memsw.limit_in_bytes");
+            facts.memory_reservation = has("memory/memory.soft_limit_in_bytes");
+            facts.memory_swappiness = has("memory/memory.swappiness");
             facts.oom_kill_disable = has("memory/memory.oom_control");
             facts.cpu = has("cpu/cpu.shares");
             facts.cpu_quota = has("cpu/cpu.cfs_quota_us") || has("cpu,cpuacct/cpu.cfs_quota_us");
+            facts.cpu_realtime = has("cpu/cpu.rt_period_us");
             facts.cpuset = has("cpuset/cpuset.cpus");
+            facts.blkio_weight = has("blkio/blkio.weight") || has("blkio/blkio.bfq.weight");
+            facts.blkio_weight_device =
+                has("blkio/blkio.weight_device") || has("blkio/blkio.bfq.weight_device");
+            facts.blkio_throttle = has("blkio/blkio.throttle.read_bps_device");
             facts.pids = has("pids");
         }
         facts

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::container::Status;
+use crate::cdi::Registry;
+use crate::container::{Status, limits};
 use crate::engine::{Engine, blocking};
 use crate::image::store_error;
 
@@ -36,6 +37,7 @@ pub struct Info {
     pub oom_kill_disable: bool,
     pub ipv4_forwarding: bool,
     pub security_options: Vec<String>,
+    pub cdi_devices: Vec<String>,
     pub warnings: Vec<String>,
     pub event_listeners: usize,
     pub open_files: usize,
@@ -52,8 +54,11 @@ impl Engine {
         let running = count(Status::Running) + count(Status::Restarting);
         let paused = count(Status::Paused);
         let engine = self.shared();
-        let images =
-            blocking(move || engine.store.images().map(|images| images.len()).map_err(store_error)).await?;
+        let (images, devices) = blocking(move || {
+            let images = engine.store.images().map_err(store_error)?;
+            Ok((images.len(), Registry::read(&engine.config.cdi_spec_dirs)))
+        })
+        .await?;
         let uname = rustix::system::uname();
         let (operating_system, os_version) = operating_system();
         let facts = &self.host;
@@ -83,13 +88,16 @@ impl Engine {
             oom_kill_disable: facts.oom_kill_disable,
             ipv4_forwarding: sysctl_is_on("/proc/sys/net/ipv4/ip_forward"),
             security_options: security_options(self),
-            warnings: self.network.warnings(),
+            cdi_devices: devices.names().map(str::to_owned).collect(),
+            warnings: limits::warnings(facts),
             event_listeners: self.db.subscriber_count(),
             open_files: palan_stdx::fs::read_dir(Path::new("/proc/self/fd")).map_or(0, |list| list.len()),
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
         };
-        if !facts.swap_limit {
-            info.warnings.push("WARNING: No swap limit support".into());
+        info.warnings.extend(self.network.warnings());
+        info.warnings.extend(devices.problems.iter().map(|problem| format!("WARNING: CDI: {problem}")));
+        if !info.ipv4_forwarding {
+            info.warnings.push("WARNING: IPv4 forwarding is disabled".into());
         }
         Ok(info)
     }

@@ -8,10 +8,12 @@
 //! - [`image`], [`distribution`], [`volume`], [`network`], [`storage`], [`stats`], [`events`], [`info`], [`usage`]: the
 //!   other objects and readings;
 //! - [`stream`]: streams in and out;
+//! - `cdi`: devices that vendors describe;
 //! - [`config`]: the settings; [`runtimes`]: who makes processes; [`error`]: class and text of every failure.
 
 #![forbid(unsafe_code)]
 
+mod cdi;
 pub mod config;
 pub mod container;
 mod db;

@@ -171,7 +171,7 @@ pub struct HostConfig {
     pub extra_hosts: Vec<String>,
     /// Supplementary groups, names or numbers.
     pub group_add: Vec<String>,
-    /// `private`, `shareable`, `none`, `host`, `container:<id>`, or empty.
+    /// `private`, `shareable`, `none`, `host`, `container:<id>`, or empty for the default.
     pub ipc_mode: String,
     /// Cgroup of another container (legacy, unsupported unless empty).
     pub cgroup: String,
@@ -229,13 +229,23 @@ pub struct Resources {
     pub cgroup_parent: String,
     /// Block I/O weight, 10 to 1000; 0 means default.
     pub blkio_weight: u16,
+    /// Block I/O weights by device.
+    pub blkio_weight_device: Vec<WeightDevice>,
+    /// Bytes per second that may be read from devices.
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    /// Bytes per second that may be written to devices.
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
+    /// Reads per second from devices.
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
+    /// Writes per second to devices.
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
     /// CFS period in microseconds.
     pub cpu_period: i64,
     /// CFS quota in microseconds.
     pub cpu_quota: i64,
-    /// Real-time period (unsupported unless 0).
+    /// Real-time period in microseconds (cgroup v1); 0 means the kernel's.
     pub cpu_realtime_period: i64,
-    /// Real-time runtime (unsupported unless 0).
+    /// Microseconds of each such period that real-time processes may run (cgroup v1); 0 means none.
     pub cpu_realtime_runtime: i64,
     /// CPUs allowed, such as `0-2,4`.
     pub cpuset_cpus: String,
@@ -245,8 +255,9 @@ pub struct Resources {
     pub devices: Vec<DeviceMapping>,
     /// Rules such as `c 1:3 rwm`.
     pub device_cgroup_rules: Vec<String>,
-    /// Number of device requests (GPUs); unsupported unless 0.
-    pub device_requests: usize,
+    /// Devices that a driver finds: GPUs, and what CDI specifications describe. (`device_requests` was their number in
+    /// early records.)
+    pub requested_devices: Vec<DeviceRequest>,
     /// Soft memory limit in bytes.
     pub memory_reservation: i64,
     /// Memory and swap in bytes; 0 means twice the memory, -1 no limit.
@@ -259,6 +270,42 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
+}
+
+/// The weight of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WeightDevice {
+    /// Path on the host.
+    pub path: String,
+    /// 10 to 1000; 0 means the container's weight.
+    pub weight: u16,
+}
+
+/// The limit of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ThrottleDevice {
+    /// Path on the host.
+    pub path: String,
+    /// Bytes or operations per second.
+    pub rate: u64,
+}
+
+/// A request for devices that a driver finds (`--gpus`, or `--device` with a CDI name).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceRequest {
+    /// `cdi`, `nvidia`, `amd`, or empty for the one that has the capabilities.
+    pub driver: String,
+    /// How many; -1 means all, 0 those of `device_ids`.
+    pub count: i64,
+    /// Names or numbers.
+    pub device_ids: Vec<String>,
+    /// Alternatives, each a list of what a device must be able to do.
+    pub capabilities: Vec<Vec<String>>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
 }
 
 /// One `--device`.

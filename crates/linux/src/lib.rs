@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod path;
+pub mod quota;
 pub mod xattr;
 
 pub mod entry;

@@ -77,6 +77,31 @@ pub fn open(pid: u32, kind: Kind) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// A process pinned by its directory in /proc: when it ends, everything fails, whoever gets its number then.
+#[derive(Debug)]
+pub struct PinnedProcess(OwnedFd);
+
+impl PinnedProcess {
+    /// The process that has the number `pid` now. Whether it is the one that is meant is for the caller to find out
+    /// afterwards, say by its [`Self::cgroups`].
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?))
+    }
+
+    /// The text of `/proc/<pid>/cgroup`.
+    pub fn cgroups(&self) -> io::Result<String> {
+        let file = rustix::fs::openat(&self.0, "cgroup", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        io::read_to_string(std::fs::File::from(file))
+    }
+
+    /// Its namespace of a kind.
+    pub fn namespace(&self, kind: Kind) -> io::Result<OwnedFd> {
+        let path = format!("ns/{}", kind.file_name());
+        Ok(rustix::fs::openat(&self.0, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+}
+
 /// What a path that should name a namespace names.
 #[derive(Debug)]
 pub enum Named {
@@ -138,6 +163,18 @@ pub fn identity(fd: impl AsFd) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pinned_process_is_never_another() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pinned = PinnedProcess::open(child.id()).unwrap();
+        let own = identity(open(0, Kind::Uts).unwrap()).unwrap();
+        assert_eq!(identity(pinned.namespace(Kind::Uts).unwrap()).unwrap(), own);
+        assert!(pinned.cgroups().unwrap().contains(':'));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(pinned.namespace(Kind::Uts).is_err() && pinned.cgroups().is_err());
+    }
 
     #[test]
     fn only_namespaces_are_opened() {

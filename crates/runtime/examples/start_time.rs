@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             bundle: &bundle,
             rootfs: &rootfs,
             user: None,
+            groups: &[],
             create_cwd: false,
             network_namespace: None,
             seccomp: None,

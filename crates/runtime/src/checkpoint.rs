@@ -376,6 +376,7 @@ fn plan(request: &RestoreRequest<'_>) -> Result<Plan, Error> {
         bundle: request.bundle,
         rootfs: &Rootfs::Directory(request.rootfs.to_owned()),
         user: None,
+        groups: &[],
         create_cwd: false,
         network_namespace: None,
         seccomp: None,

@@ -39,6 +39,8 @@ pub struct CreateRequest<'a> {
     /// A user as an image names it (`name`, `uid`, `name:group`, …), looked up inside the root file system;
     /// overrides `process.user` of the specification (but not its umask and additional groups).
     pub user: Option<&'a str>,
+    /// Further groups by name or number, looked up there as well. Not without `user`.
+    pub groups: &'a [String],
     /// Create the working directory if it is missing.
     pub create_cwd: bool,
     /// Network namespace to join, instead of what the specification says.

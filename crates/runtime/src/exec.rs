@@ -42,6 +42,8 @@ pub struct ExecRequest<'a> {
     /// A user as written on a command line (`name`, `uid:gid`, …), looked up in the container; overrides
     /// `process.user`.
     pub user: Option<&'a str>,
+    /// Further groups by name or number, looked up there as well. Not without `user`.
+    pub groups: &'a [String],
     /// The container's filter.
     pub seccomp: Option<&'a Program>,
     /// The container, as the filter's agent is told.
@@ -69,7 +71,8 @@ pub struct Execed {
 
 /// Starts a further process in a running container; returns when its program is executing.
 pub fn exec(request: &ExecRequest<'_>) -> Result<Execed, Error> {
-    let mut process = ProcessPlan::new(request.process, request.user, request.seccomp.cloned())?;
+    let mut process =
+        ProcessPlan::new(request.process, request.user, request.groups, request.seccomp.cloned())?;
     let mut warnings = std::mem::take(&mut process.warnings);
     let scheduler = process.scheduler.take();
     let personality = request.personality.map(kernel::personality).transpose()?;

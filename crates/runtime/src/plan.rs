@@ -170,7 +170,7 @@ impl Plan {
         for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
             check_host_name(name, value, has_uts)?;
         }
-        let mut process = ProcessPlan::new(process, request.user, seccomp)?;
+        let mut process = ProcessPlan::new(process, request.user, request.groups, seccomp)?;
         process.warnings.extend(mounts.iter().flat_map(MountPlan::warnings));
         user_namespace::check_user(&process.user, namespaces.user.as_ref())?;
         let devices = linux.devices.iter().enumerate();
@@ -360,7 +360,11 @@ fn root(request: &CreateRequest<'_>, linux: &Linux) -> Result<RootPlan, Error> {
                 volatile: *volatile,
                 attributes: Attributes::empty(),
             })?;
-            (RootSource::Mount(mount), request.bundle.to_owned())
+            // Hooks look for the bundle's `config.json`, which the root must not hide from them.
+            let root = request.spec.root.as_ref().filter(|_| request.spec.hooks.is_some());
+            let place =
+                root.map_or_else(|| request.bundle.to_owned(), |root| request.bundle.join(&root.path));
+            (RootSource::Mount(mount), place)
         }
     };
     let propagation = match linux.rootfs_propagation.as_str() {

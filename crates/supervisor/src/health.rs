@@ -100,6 +100,7 @@ impl Health {
             exec: String::new(),
             process: std::mem::take(&mut config.process),
             user: config.user.take(),
+            groups: std::mem::take(&mut config.groups),
             attach: Some(AttachOptions { stdout: true, stderr: true, ..AttachOptions::default() }),
             seccomp: seccomp.is_some(),
         };

@@ -88,20 +88,29 @@ pub(crate) struct Execed {
     pub(crate) ends: Ends,
 }
 
+/// Namespaces that came with the start.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// The container's network namespace.
+    pub(crate) network_namespace: Option<OwnedFd>,
+    /// The mount namespace in which [`crate::protocol::MountWhole::Shared`] is found.
+    pub(crate) shared_mounts: Option<OwnedFd>,
+}
+
 /// Creates the container up to the point before its program executes. Its output can be watched from here on.
 pub(crate) fn create(
     config: &Config,
     run_dir: &Path,
     seccomp: Option<&Program>,
-    network_namespace: Option<OwnedFd>,
+    given: Given,
 ) -> Result<(Box<dyn Created>, Ends), Failure> {
     match &config.runtime {
-        None => own::create(config, run_dir, seccomp, network_namespace.as_ref()),
+        None => own::create(config, run_dir, seccomp, &given),
         Some(_) if seccomp.is_some() => Err(Failure::new(
             FailureKind::Invalid,
             "another runtime than Palan's own takes no compiled seccomp program",
         )),
-        Some(runtime) => external::create(config, runtime, run_dir, network_namespace),
+        Some(runtime) => external::create(config, runtime, run_dir, given),
     }
 }
 

@@ -36,7 +36,7 @@ mod restart;
 
 use std::path::PathBuf;
 
-use palan_oci::runtime_spec::{Process, Spec};
+use palan_oci::runtime_spec::{NamespaceKind, Process, Spec};
 pub use palan_runtime::Rootfs as RootfsConfig;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,8 @@ use crate::journal::Entry;
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 ///
 /// 2 added [`Config::runtime`], 3 [`Request::Resolve`], the resolver of [`Request::Start`], [`Config::sources`] and
-/// [`Config::health`], 4 [`Config::restart`], [`Request::StayDown`], [`Request::Update`] and [`HealthAction::Restart`].
+/// [`Config::health`], 4 [`Config::restart`], [`Request::StayDown`], [`Request::Update`], [`HealthAction::Restart`],
+/// [`Config::groups`] and the other containers' namespaces of [`Request::Start`].
 pub const VERSION: u32 = 4;
 
 /// The name of the listening socket in the run directory.
@@ -88,14 +89,21 @@ pub enum Request {
     /// Starts the container. Only in state *Waiting*.
     ///
     /// Descriptors: the [`Config`] as JSON in a regular file or memfd; then, if the flag is set, the seccomp program;
-    /// then, if the flag is set, the network namespace; then, if the flag is set, the resolver's two sockets as in
-    /// [`Request::Resolve`]; then one socket for each of `attach`; then one for each of `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
+    /// then, if the flag is set, the network namespace; then one namespace for each of `joins`; then, if the flag is set, a
+    /// mount namespace; then, if the flag is set, the resolver's two sockets as in [`Request::Resolve`]; then one socket for
+    /// each of `attach`; then one for each of `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
     Start {
         /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration. Not
         /// with [`Config::runtime`]: another runtime finds the profile in the specification.
         seccomp: bool,
         /// A descriptor of the network namespace to join follows.
         network_namespace: bool,
+        /// Descriptors of namespaces of other containers follow, which take the place of new ones of their kinds.
+        #[serde(default)]
+        joins: Vec<NamespaceKind>,
+        /// A descriptor of the mount namespace follows in which [`MountWhole::Shared`] is found.
+        #[serde(default)]
+        shared_mounts: bool,
         /// The descriptors of [`Request::Resolve`] follow.
         #[serde(default)]
         resolver: bool,
@@ -254,6 +262,9 @@ pub struct ExecOptions {
     /// The user as written (`name`, `uid:gid`, …), resolved in the container's own files; `None`: as in `process`.
     #[serde(default)]
     pub user: Option<String>,
+    /// Further groups by name or number, resolved there as well; only with `user`.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Whether the client's socket comes along, and how it is attached. `None`: stdio is `/dev/null`.
     #[serde(default)]
     pub attach: Option<AttachOptions>,
@@ -277,6 +288,9 @@ pub struct Config {
     /// The image's or the caller's user as written, resolved in the root file system; `None`: as in the specification.
     #[serde(default)]
     pub user: Option<String>,
+    /// Further groups by name or number, resolved there as well; only with `user`.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Create the working directory if the root file system lacks it.
     #[serde(default)]
     pub create_cwd: bool,
@@ -335,6 +349,8 @@ pub enum MountWhole {
     Directory(PathBuf),
     /// An image's layers, topmost first; they can't be written to.
     Layers(Vec<PathBuf>),
+    /// What is mounted at this path in the mount namespace that came with [`Request::Start`]: another container's.
+    Shared(PathBuf),
 }
 
 /// An OCI runtime that is another program, driven by runc's command line.

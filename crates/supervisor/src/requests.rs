@@ -91,8 +91,8 @@ impl Supervisor {
     fn carry_out(&mut self, request: Request, mut descriptors: Descriptors) -> Result<Reply, Failure> {
         match request {
             Request::Hello { .. } | Request::Sync => {}
-            Request::Start { seccomp, network_namespace, resolver, attach, waits } => {
-                let flags = StartFlags { seccomp, network_namespace, resolver };
+            Request::Start { seccomp, network_namespace, joins, shared_mounts, resolver, attach, waits } => {
+                let flags = StartFlags { seccomp, network_namespace, joins, shared_mounts, resolver };
                 return self.start(flags, &attach, waits, descriptors);
             }
             Request::Resolve => {

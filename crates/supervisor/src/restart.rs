@@ -14,9 +14,10 @@
 //! Between two runs there is no process and no cgroup, but the container keeps its network namespace with all that is
 //! in it, its resolver and its log. Attached clients have seen the end of their streams.
 //!
-//! A container that may have changed its network gets a new one, as it would in Docker. Only the daemon can make it, so the
-//! supervisor of such a container leaves the next run to the daemon that is connected, and ends. With no daemon there the
-//! container has the old network again, which is better than none.
+//! A container that may have changed its network gets a new one, as it would in Docker, and one that shares namespaces of another
+//! container those that this one has now. Only the daemon can bring either, so the supervisor of such a container leaves the next
+//! run to the daemon that is connected, and ends. With no daemon there the container has the old ones again, which is better than
+//! none.
 //!
 //! Invariants:
 //! - Each end and each start is in the journal, whether a daemon is there or not.
@@ -50,8 +51,8 @@ impl Restarts {
         if self.config.policy == RestartPolicy::Never && !restarts_unhealthy {
             (origin.config, origin.seccomp) = (None, None);
         }
-        let namespace = origin.network_namespace.take().or_else(|| self.origin.network_namespace.take());
-        self.origin = Origin { network_namespace: namespace, ..origin };
+        let namespaces = origin.namespaces.take().or_else(|| self.origin.namespaces.take());
+        self.origin = Origin { namespaces, ..origin };
     }
 
     /// What the next run is made from.
@@ -131,7 +132,7 @@ impl Supervisor {
             }
             Life::Running(_) | Life::Draining { .. } | Life::Restarting { .. } => {}
         }
-        self.restarts.adopt(&config, Origin { config: Some(file), seccomp, network_namespace: None });
+        self.restarts.adopt(&config, Origin { config: Some(file), seccomp, namespaces: None });
         Ok(())
     }
 }

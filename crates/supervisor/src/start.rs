@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use palan_linux::event::Interest;
+use palan_oci::runtime_spec::{Namespace, NamespaceKind, Spec};
 use palan_runtime::seccomp::Program;
 
 use crate::health::Health;
 use crate::journal::Event;
-use crate::launch::{self, Created};
+use crate::launch::{self, Created, Given};
 use crate::log::Log;
 use crate::oom::OomWatch;
 use crate::protocol::{AttachOptions, Config, Failure, FailureKind, Reply, VERSION, WaitOptions};
@@ -25,10 +26,11 @@ use crate::watch::{INIT, Token};
 const MAX_CONFIG: u64 = 16 * 1024 * 1024;
 
 /// Which descriptors come with a start.
-#[derive(Clone, Copy)]
 pub(crate) struct StartFlags {
     pub(crate) seccomp: bool,
     pub(crate) network_namespace: bool,
+    pub(crate) joins: Vec<NamespaceKind>,
+    pub(crate) shared_mounts: bool,
     pub(crate) resolver: bool,
 }
 
@@ -58,8 +60,47 @@ pub(crate) struct Origin {
     pub(crate) config: Option<File>,
     /// The seccomp program.
     pub(crate) seccomp: Option<File>,
-    /// The network namespace to join.
-    pub(crate) network_namespace: Option<OwnedFd>,
+    /// Where it takes place. `None`: where the run before did.
+    pub(crate) namespaces: Option<Namespaces>,
+}
+
+/// Namespaces that came with the start.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    /// The container's network namespace.
+    network: Option<OwnedFd>,
+    /// Those of other containers, which take the place of new ones of their kinds.
+    joined: Vec<(NamespaceKind, OwnedFd)>,
+    /// The mount namespace of the container whose mounts are shared.
+    mounts: Option<OwnedFd>,
+}
+
+impl Namespaces {
+    fn take(flags: &StartFlags, descriptors: &mut Descriptors) -> Result<Self, Failure> {
+        let network = descriptors.take_if(flags.network_namespace, "the network namespace")?;
+        let joins = flags.joins.iter();
+        let joined = joins.map(|kind| Ok((*kind, descriptors.take("a namespace of another container")?)));
+        let joined = joined.collect::<Result<_, Failure>>()?;
+        let mounts = descriptors.take_if(flags.shared_mounts, "a mount namespace")?;
+        Ok(Self { network, joined, mounts })
+    }
+
+    /// Names the joined ones in the specification, by paths that live as long as their descriptors, and gives copies of the
+    /// others.
+    fn give(&self, spec: &mut Spec) -> Result<Given, Failure> {
+        for (kind, namespace) in &self.joined {
+            let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+            let namespaces = &mut spec.linux.get_or_insert_default().namespaces;
+            namespaces.retain(|namespace| namespace.kind != *kind);
+            namespaces.push(Namespace { kind: *kind, path });
+        }
+        let copy = |namespace: &Option<OwnedFd>| namespace.as_ref().map(OwnedFd::try_clone).transpose();
+        let failed = |error| Failure::cannot("duplicate a descriptor", &error);
+        Ok(Given {
+            network_namespace: copy(&self.network).map_err(failed)?,
+            shared_mounts: copy(&self.mounts).map_err(failed)?,
+        })
+    }
 }
 
 impl Origin {
@@ -72,9 +113,9 @@ impl Origin {
         self.seccomp.as_ref().map(read_program).transpose()
     }
 
-    fn network_namespace(&self) -> Result<Option<OwnedFd>, Failure> {
-        let copies = self.network_namespace.as_ref().map(OwnedFd::try_clone).transpose();
-        copies.map_err(|error| Failure::cannot("duplicate a descriptor", &error))
+    /// See [`Namespaces::give`].
+    fn namespaces(&self, spec: &mut Spec) -> Result<Given, Failure> {
+        self.namespaces.as_ref().map_or_else(|| Ok(Given::default()), |namespaces| namespaces.give(spec))
     }
 }
 
@@ -112,11 +153,11 @@ impl Supervisor {
         let origin = Origin {
             config: Some(descriptors.take("the configuration")?.into()),
             seccomp: descriptors.take_if(flags.seccomp, "the seccomp program")?.map(File::from),
-            network_namespace: descriptors.take_if(flags.network_namespace, "the network namespace")?,
+            namespaces: Some(Namespaces::take(&flags, &mut descriptors)?),
         };
-        let config = origin.config()?;
+        let mut config = origin.config()?;
         let seccomp = origin.seccomp()?;
-        let namespace = origin.network_namespace()?;
+        let given = origin.namespaces(&mut config.spec)?;
         self.journal.continue_after(config.journal_after);
         self.restarts.adopt(&config, origin);
         if flags.resolver {
@@ -133,7 +174,7 @@ impl Supervisor {
         if config.runtime.is_some() {
             self.adopt_orphans()?;
         }
-        let created = self.create(&config, seccomp.as_ref(), namespace)?;
+        let created = self.create(&config, seccomp.as_ref(), given)?;
         for options in attach {
             let client = descriptors.take("a client's connection")?;
             self.attach_client(client, options)?;
@@ -148,11 +189,11 @@ impl Supervisor {
     /// The run that follows another by the restart policy. On failure nothing of it is left.
     pub(crate) fn try_start_again(&mut self) -> Result<i32, Failure> {
         let origin = self.restarts.origin();
-        let config = origin.config()?;
+        let mut config = origin.config()?;
         let seccomp = origin.seccomp()?;
-        let namespace = origin.network_namespace()?;
+        let given = origin.namespaces(&mut config.spec)?;
         self.stdio.renew();
-        let created = self.create(&config, seccomp.as_ref(), namespace)?;
+        let created = self.create(&config, seccomp.as_ref(), given)?;
         match self.execute(created, config, seccomp)? {
             Reply::Started { pid, .. } => Ok(pid),
             _ => Err(Failure::new(FailureKind::Other, "the start was not one")),
@@ -164,9 +205,9 @@ impl Supervisor {
         &mut self,
         config: &Config,
         seccomp: Option<&Program>,
-        namespace: Option<OwnedFd>,
+        given: Given,
     ) -> Result<Box<dyn Created>, Failure> {
-        let (created, ends) = launch::create(config, &self.run_dir, seccomp, namespace)?;
+        let (created, ends) = launch::create(config, &self.run_dir, seccomp, given)?;
         let terminal = ends.stdout.is_some() && ends.stderr.is_none();
         let input_end = if config.stdin_once && !terminal { InputEnd::Closes } else { InputEnd::Detaches };
         self.stdio.connect(ends, terminal, input_end)?;

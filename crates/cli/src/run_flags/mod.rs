@@ -3,12 +3,18 @@
 //! A flag has its row in [`TABLE`] with the check that pflag would make while parsing; whatever takes the whole set of
 //! flags (conflicts, files, defaults) happens in [`request`]. Error texts are Docker's.
 
+/// `--device` and the limits of devices.
+pub(crate) mod devices;
+/// `--gpus`.
+pub(crate) mod gpus;
 /// `--health-*`.
 pub(crate) mod health;
 /// `--env-file` and `--label-file`.
 pub(crate) mod key_values;
 /// `--mount` and `--volume`.
 pub(crate) mod mounts;
+/// `--pid`, `--uts` and the other namespaces.
+pub(crate) mod namespaces;
 /// `--network` and its long form.
 pub(crate) mod networks;
 /// `--publish` and `--expose`.
@@ -18,49 +24,49 @@ pub(crate) mod request;
 
 use std::net::IpAddr;
 
-use crate::flags::Flag;
+use crate::flags::{Flag, parse_int};
 
 /// The flags of `create`; `run` has [`RUN_ONLY`] too.
 #[rustfmt::skip]
 pub(crate) static TABLE: &[Flag] = &[
     Flag::list("add-host", None, "Add a custom host-to-IP mapping (host:ip)").check(check_extra_host),
-    Flag::list("annotation", None, "Add an annotation to the container (passed through to the OCI runtime)").named("map").not_yet(),
+    Flag::list("annotation", None, "Add an annotation to the container (passed through to the OCI runtime)").named("map"),
     Flag::list("attach", Some('a'), "Attach to STDIN, STDOUT or STDERR").check(check_attach),
-    Flag::int("blkio-weight", None, "Block IO (relative weight), between 10 and 1000, or 0 to disable").named("uint16").not_yet(),
-    Flag::list("blkio-weight-device", None, "Block IO weight (relative device weight)").not_yet(),
+    Flag::int("blkio-weight", None, "Block IO (relative weight), between 10 and 1000, or 0 to disable").named("uint16").check(|text| parse_uint(text, 16).map(|_| ())),
+    Flag::list("blkio-weight-device", None, "Block IO weight (relative device weight)").check(|text| devices::parse_weight(text).map(|_| ())),
     Flag::list("cap-add", None, "Add Linux capabilities"),
     Flag::list("cap-drop", None, "Drop Linux capabilities"),
-    Flag::string("cgroup-parent", None, "Optional parent cgroup for the container").not_yet(),
-    Flag::string("cgroupns", None, "Cgroup namespace to use (host|private)").not_yet(),
+    Flag::string("cgroup-parent", None, "Optional parent cgroup for the container"),
+    Flag::string("cgroupns", None, "Cgroup namespace to use (host|private)"),
     Flag::string("cidfile", None, "Write the container ID to the file"),
-    Flag::int("cpu-count", None, "CPU count (Windows only)").not_yet(),
-    Flag::int("cpu-percent", None, "CPU percent (Windows only)").not_yet(),
-    Flag::int("cpu-period", None, "Limit CPU CFS (Completely Fair Scheduler) period").not_yet(),
-    Flag::int("cpu-quota", None, "Limit CPU CFS (Completely Fair Scheduler) quota").not_yet(),
-    Flag::int("cpu-rt-period", None, "Limit CPU real-time period in microseconds").not_yet(),
-    Flag::int("cpu-rt-runtime", None, "Limit CPU real-time runtime in microseconds").not_yet(),
+    Flag::int("cpu-count", None, "CPU count (Windows only)").hidden(),
+    Flag::int("cpu-percent", None, "CPU percent (Windows only)").hidden(),
+    Flag::int("cpu-period", None, "Limit CPU CFS (Completely Fair Scheduler) period"),
+    Flag::int("cpu-quota", None, "Limit CPU CFS (Completely Fair Scheduler) quota"),
+    Flag::int("cpu-rt-period", None, "Limit CPU real-time period in microseconds"),
+    Flag::int("cpu-rt-runtime", None, "Limit CPU real-time runtime in microseconds"),
     Flag::int("cpu-shares", Some('c'), "CPU shares (relative weight)"),
     Flag::string("cpus", None, "Number of CPUs").named("decimal").check(|text| parse_cpus(text).map(|_| ())),
     Flag::string("cpuset-cpus", None, "CPUs in which to allow execution (0-3, 0,1)"),
-    Flag::string("cpuset-mems", None, "MEMs in which to allow execution (0-3, 0,1)").not_yet(),
+    Flag::string("cpuset-mems", None, "MEMs in which to allow execution (0-3, 0,1)"),
     Flag::list("device", None, "Add a host device to the container"),
-    Flag::list("device-cgroup-rule", None, "Add a rule to the cgroup allowed devices list").not_yet(),
-    Flag::list("device-read-bps", None, "Limit read rate (bytes per second) from a device").not_yet(),
-    Flag::list("device-read-iops", None, "Limit read rate (IO per second) from a device").not_yet(),
-    Flag::list("device-write-bps", None, "Limit write rate (bytes per second) to a device").not_yet(),
-    Flag::list("device-write-iops", None, "Limit write rate (IO per second) to a device").not_yet(),
+    Flag::list("device-cgroup-rule", None, "Add a rule to the cgroup allowed devices list").check(devices::check_cgroup_rule),
+    Flag::list("device-read-bps", None, "Limit read rate (bytes per second) from a device").check(|text| devices::parse_bytes_rate(text).map(|_| ())),
+    Flag::list("device-read-iops", None, "Limit read rate (IO per second) from a device").check(|text| devices::parse_operations_rate(text).map(|_| ())),
+    Flag::list("device-write-bps", None, "Limit write rate (bytes per second) to a device").check(|text| devices::parse_bytes_rate(text).map(|_| ())),
+    Flag::list("device-write-iops", None, "Limit write rate (IO per second) to a device").check(|text| devices::parse_operations_rate(text).map(|_| ())),
     // Content trust is gone from Docker too, which still accepts the flag.
     Flag::bool("disable-content-trust", None, "Skip image verification").default("true").hidden(),
     Flag::list("dns", None, "Set custom DNS servers").check(check_address),
     Flag::list("dns-option", None, "Set DNS options"),
     Flag::list("dns-opt", None, "Set DNS options").hidden(),
     Flag::list("dns-search", None, "Set custom DNS search domains").check(check_dns_search),
-    Flag::string("domainname", None, "Container NIS domain name").not_yet(),
+    Flag::string("domainname", None, "Container NIS domain name"),
     Flag::string("entrypoint", None, "Overwrite the default ENTRYPOINT of the image"),
     Flag::list("env", Some('e'), "Set environment variables").check(check_env),
     Flag::list("env-file", None, "Read in a file of environment variables"),
     Flag::list("expose", None, "Expose a port or a range of ports"),
-    Flag::list("gpus", None, "GPU devices to add to the container ('all' to pass all GPUs)").named("gpu-request").not_yet(),
+    Flag::list("gpus", None, "GPU devices to add to the container ('all' to pass all GPUs)").named("gpu-request").check(|text| gpus::parse(text).map(|_| ())),
     Flag::list("group-add", None, "Add additional groups to join"),
     Flag::string("health-cmd", None, "Command to run to check health"),
     Flag::string("health-interval", None, "Time between running the check (ms|s|m|h)").named("duration").check(health::check_duration),
@@ -73,13 +79,13 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::string("hostname", Some('h'), "Container host name"),
     Flag::bool("init", None, "Run an init inside the container that forwards signals and reaps processes"),
     Flag::bool("interactive", Some('i'), "Keep STDIN open even if not attached"),
-    Flag::string("io-maxbandwidth", None, "Maximum IO bandwidth limit for the system drive (Windows only)").named("bytes").not_yet(),
-    Flag::int("io-maxiops", None, "Maximum IOps limit for the system drive (Windows only)").named("uint").not_yet(),
+    Flag::string("io-maxbandwidth", None, "Maximum IO bandwidth limit for the system drive (Windows only)").named("bytes").check(|text| parse_bytes(text).map(|_| ())).hidden(),
+    Flag::int("io-maxiops", None, "Maximum IOps limit for the system drive (Windows only)").named("uint").check(|text| parse_uint(text, 64).map(|_| ())).hidden(),
     Flag::string("ip", None, "IPv4 address (e.g., 172.30.100.104)").named("ip").check(networks::check_address),
     Flag::string("ip6", None, "IPv6 address (e.g., 2001:db8::33)").named("ip").check(networks::check_address),
-    Flag::string("ipc", None, "IPC mode to use").not_yet(),
-    Flag::string("isolation", None, "Container isolation technology").not_yet(),
-    Flag::string("kernel-memory", None, "Kernel memory limit").named("bytes").not_yet(),
+    Flag::string("ipc", None, "IPC mode to use"),
+    Flag::string("isolation", None, "Container isolation technology"),
+    Flag::string("kernel-memory", None, "Kernel memory limit (deprecated)").named("bytes").check(|text| parse_bytes(text).map(|_| ())).hidden(),
     Flag::list("label", Some('l'), "Set meta data on a container").check(check_label),
     Flag::list("label-file", None, "Read in a line delimited file of labels"),
     Flag::list("link", None, "Add link to another container").check(networks::check_link),
@@ -90,16 +96,16 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::string("memory", Some('m'), "Memory limit").named("bytes").check(|text| parse_bytes(text).map(|_| ())),
     Flag::string("memory-reservation", None, "Memory soft limit").named("bytes").check(|text| parse_bytes(text).map(|_| ())),
     Flag::string("memory-swap", None, "Swap limit equal to memory plus swap: '-1' to enable unlimited swap").named("bytes").check(|text| parse_swap(text).map(|_| ())),
-    Flag::int("memory-swappiness", None, "Tune container memory swappiness (0 to 100)").default("-1").not_yet(),
+    Flag::int("memory-swappiness", None, "Tune container memory swappiness (0 to 100)").default("-1"),
     Flag::list("mount", None, "Attach a filesystem mount to the container").named("mount").check(|text| mounts::parse_mount(text).map(|_| ())),
     Flag::string("name", None, "Assign a name to the container"),
     Flag::list("net", None, "Connect a container to a network").hidden().check(|text| networks::parse(text).map(|_| ())),
     Flag::list("network", None, "Connect a container to a network").named("network").check(|text| networks::parse(text).map(|_| ())),
     Flag::list("network-alias", None, "Add network-scoped alias for the container"),
     Flag::bool("no-healthcheck", None, "Disable any container-specified HEALTHCHECK"),
-    Flag::bool("oom-kill-disable", None, "Disable OOM Killer").not_yet(),
+    Flag::bool("oom-kill-disable", None, "Disable OOM Killer"),
     Flag::int("oom-score-adj", None, "Tune host's OOM preferences (-1000 to 1000)"),
-    Flag::string("pid", None, "PID namespace to use").not_yet(),
+    Flag::string("pid", None, "PID namespace to use"),
     Flag::int("pids-limit", None, "Tune container pids limit (set -1 for unlimited)"),
     Flag::string("platform", None, "Set platform if server is multi-platform capable"),
     Flag::bool("privileged", None, "Give extended privileges to this container"),
@@ -114,15 +120,15 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::string("shm-size", None, "Size of /dev/shm").named("bytes").check(|text| parse_bytes(text).map(|_| ())),
     Flag::string("stop-signal", None, "Signal to stop the container"),
     Flag::int("stop-timeout", None, "Timeout (in seconds) to stop a container"),
-    Flag::list("storage-opt", None, "Storage driver options for the container").not_yet(),
-    Flag::list("sysctl", None, "Sysctl options").named("map").not_yet(),
+    Flag::list("storage-opt", None, "Storage driver options for the container"),
+    Flag::list("sysctl", None, "Sysctl options").named("map").check(check_sysctl),
     Flag::list("tmpfs", None, "Mount a tmpfs directory"),
     Flag::bool("tty", Some('t'), "Allocate a pseudo-TTY"),
     Flag::list("ulimit", None, "Ulimit options").default("[]").named("ulimit").check(|text| parse_ulimit(text).map(|_| ())),
-    Flag::bool("use-api-socket", None, "Bind mount Docker API socket and required auth").not_yet(),
+    Flag::bool("use-api-socket", None, "Bind mount Docker API socket and required auth"),
     Flag::string("user", Some('u'), "Username or UID (format: <name|uid>[:<group|gid>])"),
-    Flag::string("userns", None, "User namespace to use").not_yet(),
-    Flag::string("uts", None, "UTS namespace to use").not_yet(),
+    Flag::string("userns", None, "User namespace to use"),
+    Flag::string("uts", None, "UTS namespace to use"),
     Flag::list("volume", Some('v'), "Bind mount a volume"),
     Flag::string("volume-driver", None, "Optional volume driver for the container"),
     Flag::list("volumes-from", None, "Mount volumes from the specified container(s)"),
@@ -218,6 +224,44 @@ pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
         Ok(number) if number < 0.0 => Err(format!("invalid size: '{text}'")),
         Ok(_) if suffix.is_empty() => Err(format!("invalid size: '{text}'")),
         Ok(_) => Err(format!("invalid suffix: '{}'", suffix.to_ascii_lowercase())),
+    }
+}
+
+/// Go's `strconv.ParseUint` with base 0, for a number of so many bits.
+pub(crate) fn parse_uint(text: &str, bits: u32) -> Result<u64, String> {
+    let failure = |why: &str| format!("strconv.ParseUint: parsing {text:?}: {why}");
+    if text.starts_with(['-', '+']) {
+        return Err(failure("invalid syntax"));
+    }
+    match parse_int(text) {
+        Ok(number) => u64::try_from(number)
+            .ok()
+            .filter(|number| bits == 64 || number >> bits == 0)
+            .ok_or_else(|| failure("value out of range")),
+        Err(why) if why.ends_with("value out of range") => Err(failure("value out of range")),
+        Err(_) => Err(failure("invalid syntax")),
+    }
+}
+
+/// `--sysctl`: what belongs to a namespace that a container can have of its own.
+fn check_sysctl(text: &str) -> Result<(), String> {
+    const KERNEL: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    match text.split_once('=') {
+        Some((key, _))
+            if KERNEL.contains(&key) || key.starts_with("net.") || key.starts_with("fs.mqueue.") =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("sysctl '{text}' is not allowed")),
     }
 }
 
@@ -326,7 +370,7 @@ mod tests {
         let shown = all.iter().filter(|flag| flag.support != Support::Hidden);
         let known = shown.clone().count();
         let full = shown.filter(|flag| flag.support == Support::Full).count();
-        assert!(full >= 55 && known >= 102, "{full} of {known}");
+        assert!(full == known && known >= 97, "{full} of {known}");
     }
 
     #[test]
@@ -364,7 +408,10 @@ mod tests {
         check(&["-m", "1mm"], "invalid suffix: 'mm'");
         check(&["-m", "1x"], "invalid suffix: 'x'");
         check(&["--memory-swap", "-2"], "invalid size: '-2'");
-        check(&["--gpus", "all"], "--gpus is not supported yet");
+        check(&["--sysctl", "kernel.panic=1"], "sysctl 'kernel.panic=1' is not allowed");
+        check(&["--sysctl", "net.ipv4.ip_forward"], "sysctl 'net.ipv4.ip_forward' is not allowed");
+        check(&["--blkio-weight", "70000"], "strconv.ParseUint: parsing \"70000\": value out of range");
+        check(&["--blkio-weight", "-1"], "strconv.ParseUint: parsing \"-1\": invalid syntax");
     }
 
     #[test]

@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use palan_docker_api::types::{
-    ContainerConfig, CreateContainerRequest, DeviceMapping, Empty, HostConfig, LogConfig, NetworkingConfig,
-    PortBinding, RestartPolicy, StringMap, Ulimit,
+    ContainerConfig, CreateContainerRequest, Empty, HostConfig, LogConfig, NetworkingConfig, PortBinding,
+    RestartPolicy, StringMap, Ulimit,
 };
 use palan_stdx::fs;
 
 use super::key_values::{self, Bare};
 use super::mounts::{self, Volume};
-use super::{health, networks, parse_bytes, parse_cpus, parse_swap, parse_ulimit, publish, split_extra_host};
+use super::{
+    devices, gpus, health, namespaces, networks, parse_bytes, parse_cpus, parse_swap, parse_ulimit, publish,
+    split_extra_host,
+};
 use crate::flags::Parsed;
 use crate::output::json;
 
@@ -31,6 +34,8 @@ pub(crate) fn build(
 ) -> Result<CreateContainerRequest, String> {
     let mut config = config(flags, args, around)?;
     let mut host = host_config(flags)?;
+    set_devices(flags, &mut host)?;
+    namespaces::set(flags, &mut host)?;
     set_mounts(flags, around, &mut config, &mut host)?;
     set_ports(flags, &mut config, &mut host)?;
     let mut names = flags.list("network");
@@ -56,6 +61,7 @@ fn config(flags: &Parsed, args: &[String], around: &Surroundings<'_>) -> Result<
     let entrypoint = flags.given("entrypoint").map(|path| vec![path.to_owned()]);
     Ok(ContainerConfig {
         hostname: flags.string("hostname").to_owned(),
+        domainname: flags.string("domainname").to_owned(),
         user: flags.string("user").to_owned(),
         attach_stdin,
         attach_stdout: attach.is_empty() || attached("stdout"),
@@ -133,6 +139,7 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
         log_config: LogConfig { kind: log_driver.to_owned(), config: map(log_options) },
         restart_policy: restart_policy(flags.string("restart"))?,
         auto_remove: flags.bool("rm"),
+        annotations: map(flags.list("annotation")),
         cap_add: list("cap-add"),
         cap_drop: list("cap-drop"),
         dns: flags.list("dns").iter().map(|address| address.trim().to_owned()).collect(),
@@ -154,6 +161,7 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
         readonly_rootfs: flags.bool("read-only"),
         runtime: flags.string("runtime").to_owned(),
         security_opt,
+        storage_opt: storage_options(&flags.list("storage-opt"))?,
         volume_driver: flags.string("volume-driver").to_owned(),
         volumes_from: flags.list("volumes-from").into_iter().map(str::to_owned).collect(),
         tmpfs: flags
@@ -163,15 +171,21 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
             .map(|(path, options)| (path.to_owned(), options.to_owned()))
             .collect(),
         shm_size: bytes("shm-size")?,
+        sysctls: map(flags.list("sysctl")),
         cpu_shares: flags.int("cpu-shares"),
         memory: bytes("memory")?,
         nano_cpus: flags.given("cpus").map_or(Ok(0), parse_cpus)?,
+        cgroup_parent: flags.string("cgroup-parent").to_owned(),
+        cpu_period: flags.int("cpu-period"),
+        cpu_quota: flags.int("cpu-quota"),
+        cpu_realtime_period: flags.int("cpu-rt-period"),
+        cpu_realtime_runtime: flags.int("cpu-rt-runtime"),
         cpuset_cpus: flags.string("cpuset-cpus").to_owned(),
-        devices: flags.list("device").iter().map(|text| device(text)).collect::<Result<_, _>>()?,
+        cpuset_mems: flags.string("cpuset-mems").to_owned(),
         memory_reservation: bytes("memory-reservation")?,
         memory_swap: flags.given("memory-swap").map_or(Ok(0), parse_swap)?,
-        memory_swappiness: Some(-1),
-        oom_kill_disable: Some(false),
+        memory_swappiness: Some(swappiness(flags.int("memory-swappiness"))?),
+        oom_kill_disable: Some(flags.bool("oom-kill-disable")),
         pids_limit: Some(flags.int("pids-limit")),
         ulimits: flags
             .list("ulimit")
@@ -190,6 +204,40 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
         init: flags.changed("init").then(|| flags.bool("init")),
         ..HostConfig::default()
     })
+}
+
+/// -1 leaves it to the daemon.
+fn swappiness(percent: i64) -> Result<i64, String> {
+    match percent {
+        -1..=100 => Ok(percent),
+        _ => Err(format!("invalid value: {percent}. Valid memory swappiness range is 0-100")),
+    }
+}
+
+fn storage_options(options: &[&str]) -> Result<StringMap, String> {
+    if options.iter().any(|option| !option.contains('=')) {
+        return Err("invalid storage option".to_owned());
+    }
+    Ok(map(options.iter().copied()))
+}
+
+fn set_devices(flags: &Parsed, host: &mut HostConfig) -> Result<(), String> {
+    let rates = |name: &str, parse: fn(&str) -> Result<_, String>| {
+        flags.list(name).into_iter().map(parse).collect::<Result<Vec<_>, _>>()
+    };
+    host.blkio_weight = devices::parse_own_weight(flags.string("blkio-weight"))?;
+    let weights = flags.list("blkio-weight-device").into_iter();
+    host.blkio_weight_device = weights.map(devices::parse_weight).collect::<Result<_, _>>()?;
+    host.blkio_device_read_bps = rates("device-read-bps", devices::parse_bytes_rate)?;
+    host.blkio_device_write_bps = rates("device-write-bps", devices::parse_bytes_rate)?;
+    host.blkio_device_read_iops = rates("device-read-iops", devices::parse_operations_rate)?;
+    host.blkio_device_write_iops = rates("device-write-iops", devices::parse_operations_rate)?;
+    host.device_cgroup_rules = flags.list("device-cgroup-rule").into_iter().map(str::to_owned).collect();
+    host.device_requests = flags.list("gpus").into_iter().map(gpus::parse).collect::<Result<_, _>>()?;
+    let (mappings, described) = devices::parse(&flags.list("device"))?;
+    host.devices = mappings;
+    host.device_requests.extend(described);
+    Ok(())
 }
 
 pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
@@ -240,37 +288,6 @@ fn seccomp_profile(path: &str) -> Result<String, String> {
     let text = String::from_utf8(bytes).map_err(|error| invalid(error.to_string()))?;
     serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| invalid(error.to_string()))?;
     Ok(json::compact(&text))
-}
-
-/// `host[:container[:permissions]]` or `host[:permissions]`.
-fn device(text: &str) -> Result<DeviceMapping, String> {
-    let is_mode = |text: &str| {
-        !text.is_empty()
-            && text.len() <= 3
-            && text
-                .chars()
-                .enumerate()
-                .all(|(index, c)| matches!(c, 'r' | 'w' | 'm') && !text[..index].contains(c))
-    };
-    let (host, inside, mode) = match text.split(':').collect::<Vec<_>>()[..] {
-        [host] => (host, host, "rwm"),
-        [host, mode] if is_mode(mode) => (host, host, mode),
-        [host, inside] => (host, inside, "rwm"),
-        [_, _, mode] if !is_mode(mode) => return Err(format!("bad mode specified: {mode}")),
-        [host, inside, mode] => (host, inside, mode),
-        _ => return Err(format!("bad format for path: {text}")),
-    };
-    if host.is_empty() {
-        return Err(format!("bad format for path: {text}"));
-    }
-    if !inside.starts_with('/') {
-        return Err(format!("{inside} is not an absolute path"));
-    }
-    Ok(DeviceMapping {
-        path_on_host: host.to_owned(),
-        path_in_container: inside.to_owned(),
-        cgroup_permissions: mode.to_owned(),
-    })
 }
 
 fn set_mounts(
@@ -373,6 +390,17 @@ mod tests {
         check("-p 99999:1 x", "invalid hostPort: 99999");
         check("--device a x", "a is not an absolute path");
         check("--device /dev/a:/b:z x", "bad mode specified: z");
+        check("--pid container: x", "--pid: invalid PID mode");
+        check("--uts container:a x", "--uts: invalid UTS mode");
+        check("--userns private x", "--userns: invalid USER mode");
+        check("--cgroupns none x", "--cgroupns: invalid CGROUP mode");
+        check("--storage-opt size x", "invalid storage option");
+        check("--memory-swappiness 101 x", "invalid value: 101. Valid memory swappiness range is 0-100");
+        check(
+            "--cpu-count 2 x",
+            "\"--cpu-count\" is only supported on a Docker daemon running on windows, but the Docker daemon is \
+             running on linux",
+        );
     }
 
     #[test]
@@ -392,6 +420,27 @@ mod tests {
         assert!(wrong.contains("time: missing unit in duration"), "{wrong}");
         let wrong = run("--health-on-failure panic x").unwrap_err();
         assert!(wrong.contains("valid actions are none, kill and stop"), "{wrong}");
+    }
+
+    #[test]
+    fn limits_devices_and_namespaces_arrive() {
+        let request = run(
+            "--annotation a=b --blkio-weight 300 --cgroup-parent /p --cpu-quota -1 --cpu-rt-runtime 5 \
+                           --device-read-bps /dev/sda:1m --device v.com/c=d --gpus all --domainname d --ipc shareable \
+                           --pid container:web --uts host --sysctl net.ipv4.ip_forward=1 --storage-opt size=1G \
+                           --memory-swappiness 0 --oom-kill-disable --cpuset-mems 0 image",
+        );
+        let CreateContainerRequest { config, host_config: host, .. } = request.unwrap();
+        assert_eq!(config.domainname, "d");
+        assert_eq!((host.annotations["a"].as_str(), host.storage_opt["size"].as_str()), ("b", "1G"));
+        assert_eq!((host.blkio_weight, host.cpu_quota, host.cpu_realtime_runtime), (300, -1, 5));
+        assert_eq!(host.blkio_device_read_bps[0].rate, 1 << 20);
+        let drivers: Vec<_> = host.device_requests.iter().map(|request| request.driver.as_str()).collect();
+        assert_eq!(drivers, ["", "cdi"]);
+        assert_eq!((host.ipc_mode.as_str(), host.pid_mode.as_str()), ("shareable", "container:web"));
+        assert_eq!((host.uts_mode.as_str(), host.cpuset_mems.as_str()), ("host", "0"));
+        assert_eq!((host.memory_swappiness, host.oom_kill_disable), (Some(0), Some(true)));
+        assert_eq!(host.sysctls["net.ipv4.ip_forward"], "1");
     }
 
     #[test]

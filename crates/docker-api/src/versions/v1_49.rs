@@ -1,4 +1,4 @@
-//! Up to 1.49: an image's configuration has the fields of a container's, and `info` those of bridge-nf-call.
+//! Up to 1.49: an image's configuration has the fields of a container's, and `info` those of bridge-nf-call, but no devices.
 
 use crate::types::{ImageConfig, ImageInspect, SystemInfo};
 
@@ -20,6 +20,7 @@ pub(super) fn container_fields(config: &mut ImageConfig) {
 }
 
 pub(super) fn info(answer: &mut SystemInfo) {
+    answer.discovered_devices.clear();
     answer.bridge_nf_iptables = Some(false);
     answer.bridge_nf_ip6tables = Some(false);
 }

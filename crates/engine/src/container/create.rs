@@ -10,18 +10,19 @@ use palan_network::files::{self, DnsOptions};
 use palan_oci::Platform;
 use palan_store::Image;
 
+use crate::cdi;
 use crate::container::driver::{container_event, short};
 use crate::container::index::Handle;
 use crate::container::mounts::{self, Planned};
 use crate::container::{
-    Created, Details, MountPoint, OverlayDirs, driver, health, logging, merge, oci, security, validate,
+    Created, Details, MountPoint, OverlayDirs, driver, health, limits, logging, merge, namespaces, oci,
+    quota, security, validate,
 };
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
-use crate::host::HostFacts;
 use crate::network::{endpoints, ports};
-use crate::spec::{ContainerSpec, HostConfig, Resources};
+use crate::spec::{ContainerSpec, HostConfig};
 use crate::volume::{Fill, Volume};
 use crate::{Error, Result, identifier, image, volume};
 
@@ -33,7 +34,9 @@ pub(crate) const CONTAINER_MARK: &str = ".dockerenv";
 
 impl Engine {
     /// Makes a container.
-    pub async fn create(&self, spec: ContainerSpec) -> Result<Created> {
+    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
+        let mut warnings = limits::complete(&mut spec.host.resources, &self.host);
+        warnings.extend(limits::oom_score_warning(spec.host.oom_score_adj, &self.host));
         validate::spec(&spec, &self.host)?;
         let id = identifier::new_id();
         let name = self.index.reserve_name(spec.name.as_deref(), &id)?;
@@ -47,7 +50,10 @@ impl Engine {
         let make = move || Making::new(&engine, own_id).make(spec, own_name);
         let made = if may_take_long { waiting_for_client(make).await } else { blocking(make).await };
         let outcome = match made {
-            Ok(made) => self.record(made).await,
+            Ok(mut made) => {
+                warnings.append(&mut made.warnings);
+                self.record(Made { warnings, ..made }).await
+            }
             Err(error) => Err(error),
         };
         if outcome.is_err() {
@@ -74,6 +80,7 @@ impl Engine {
         if let Err(error) = self.db.commit(change).await {
             let engine = self.shared();
             let undo = blocking(move || {
+                quota::release(&details.overlay.upper, details.quota_project);
                 Undo { engine: &engine, id: &id, volumes: &volumes, images }.all();
                 Ok(())
             });
@@ -102,18 +109,22 @@ struct Making<'a> {
     volumes: Vec<(Volume, bool)>,
     /// How many images are held for its mounts.
     images: usize,
+    /// See [`Details::quota_project`].
+    quota_project: u32,
     warnings: Vec<String>,
 }
 
 impl<'a> Making<'a> {
     fn new(engine: &'a Engine, id: String) -> Self {
-        Self { engine, id, volumes: Vec::new(), images: 0, warnings: Vec::new() }
+        Self { engine, id, volumes: Vec::new(), images: 0, quota_project: 0, warnings: Vec::new() }
     }
 
     fn make(mut self, spec: ContainerSpec, name: String) -> Result<Made> {
         match self.steps(spec, name) {
             Ok(details) => Ok(Made { details, volumes: self.volumes, warnings: self.warnings }),
             Err(error) => {
+                let upper = self.engine.container_dir(&self.id).join("upper");
+                quota::release(&upper.to_string_lossy(), self.quota_project);
                 Undo { engine: self.engine, id: &self.id, volumes: &self.volumes, images: self.images }.all();
                 Err(error)
             }
@@ -129,7 +140,7 @@ impl<'a> Making<'a> {
         engine.store.hold(&self.id, &image.id).map_err(image::store_error)?;
         let lowers = engine.store.lower_dirs(&image.id).map_err(image::store_error)?;
         details.overlay.lowers = lowers.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        self.make_directories(&details)?;
+        self.make_directories(&mut details)?;
         for planned in planned {
             let point = self.make_mount(planned, &image)?;
             details.mounts.push(point);
@@ -137,7 +148,9 @@ impl<'a> Making<'a> {
         write_files(engine, &details)?;
         // What the start would refuse is refused now, when the user still looks.
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
-        oci::spec(&details, &options)?;
+        let mut spec = oci::spec(&details, &options)?;
+        cdi::inject(&details.host.resources.requested_devices, &engine.config.cdi_spec_dirs, &mut spec)?;
+        details.app_armor_profile = options.app_armor.unwrap_or_default();
         ports::port_bindings(&details)?;
         Ok(details)
     }
@@ -174,6 +187,7 @@ impl<'a> Making<'a> {
         let (path, args) = merge::command_line(&config)?;
         self.warnings.extend(health::check_merged(&config)?);
         let mut host = self.complete_host(spec)?;
+        namespaces::settle_names(engine, &mut host)?;
         let endpoints = endpoints::of_new_container(engine, &mut host, &spec.endpoints)?;
         if config.hostname.is_empty() {
             config.hostname = if host.network_mode == "host" || host.uts_mode == "host" {
@@ -189,7 +203,7 @@ impl<'a> Making<'a> {
         };
         // A container that shares another's network has its files about the network, too.
         let shared = match endpoints::shared_with(&host) {
-            Some(other) => Some(engine.index.find(other)?.details()),
+            Some(other) => Some(namespaces::find(engine, other)?.details()),
             None => None,
         };
         if let Some(other) = &shared {
@@ -215,7 +229,10 @@ impl<'a> Making<'a> {
             resolv_conf_path: own_or_shared("resolv.conf", &|other| &other.resolv_conf_path),
             hostname_path: own_or_shared("hostname", &|other| &other.hostname_path),
             hosts_path: own_or_shared("hosts", &|other| &other.hosts_path),
-            cgroup_path: cgroup_path(&host, &self.id),
+            cgroup_path: match host.resources.cgroup_parent.as_str() {
+                "" => cgroup_path(&engine.config.cgroup_parent, &self.id),
+                parent => cgroup_path(parent, &self.id),
+            },
             overlay: OverlayDirs { lowers: Vec::new(), upper: path_of("upper"), work: path_of("work") },
             config,
             host,
@@ -243,10 +260,13 @@ impl<'a> Making<'a> {
             host.shm_size = settings.default_shm_size;
         }
         if host.ipc_mode.is_empty() {
-            host.ipc_mode = "private".into();
+            host.ipc_mode.clone_from(&settings.default_ipc_mode);
         }
         if host.cgroupns_mode.is_empty() {
-            host.cgroupns_mode = if host.privileged { "host" } else { "private" }.into();
+            // As in Docker: a privileged container expects to see all of an old hierarchy.
+            let sees_all = host.privileged && self.engine.host.cgroup_version == 1;
+            host.cgroupns_mode =
+                if sees_all { "host" } else { settings.default_cgroupns_mode.as_str() }.into();
         }
         if host.restart_policy.name.is_empty() {
             host.restart_policy.name = "no".into();
@@ -255,10 +275,6 @@ impl<'a> Making<'a> {
             settings.runtimes.default_name().clone_into(&mut host.runtime);
         }
         settings.runtimes.find(&host.runtime)?;
-        host.init.get_or_insert(settings.init);
-        if host.resources.cgroup_parent.is_empty() {
-            host.resources.cgroup_parent.clone_from(&settings.cgroup_parent);
-        }
         for (name, limit) in &settings.default_ulimits {
             if !host.resources.ulimits.iter().any(|own| own.name == *name) {
                 host.resources.ulimits.push(limit.clone());
@@ -271,13 +287,10 @@ impl<'a> Making<'a> {
         };
         host.masked_paths.get_or_insert_with(|| paths(&oci::MASKED_PATHS));
         host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
-        complete_resources(&self.engine.host, &mut host.resources, &mut self.warnings);
         Ok(host)
     }
 
-    /// Limits that this host has not are left out, with a warning, as Docker does; the swap limit defaults to twice the
-    /// memory.
-    fn make_directories(&self, details: &Details) -> Result<()> {
+    fn make_directories(&mut self, details: &mut Details) -> Result<()> {
         let directory = self.engine.container_dir(&self.id);
         let directories = [
             (directory.as_path(), 0o710),
@@ -288,6 +301,8 @@ impl<'a> Making<'a> {
             palan_stdx::fs::create_dir(path, mode)
                 .context(|| "cannot make the container's directories".into())?;
         }
+        quota::limit(details)?;
+        self.quota_project = details.quota_project;
         // What programs look for to learn that they run in a container.
         let mark = Path::new(&details.overlay.upper).join(CONTAINER_MARK);
         palan_stdx::fs::write(&mark, "").context(|| "cannot mark the container's root".into())?;
@@ -398,9 +413,17 @@ fn inherited_mounts(engine: &Engine, host: &HostConfig) -> Result<Vec<MountPoint
     Ok(inherited)
 }
 
-fn cgroup_path(host: &HostConfig, id: &str) -> String {
-    let parent = host.resources.cgroup_parent.trim_matches('/');
-    if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") }
+/// The cgroup's path below each hierarchy. As in Docker, a parent that leads above the hierarchy's root is below it all the same.
+fn cgroup_path(parent: &str, id: &str) -> String {
+    let mut path: Vec<&str> = Vec::new();
+    for part in parent.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        if part == ".." {
+            path.pop();
+        } else {
+            path.push(part);
+        }
+    }
+    path.iter().chain([&id]).map(|part| format!("/{part}")).collect()
 }
 
 fn write_files(engine: &Engine, details: &Details) -> Result<()> {
@@ -469,40 +492,20 @@ impl Undo<'_> {
     }
 }
 
-/// Gives limits their defaults, and leaves out with a warning what this host can't do.
-pub(super) fn complete_resources(facts: &HostFacts, resources: &mut Resources, warnings: &mut Vec<String>) {
-    let mut warn = |text: &str| warnings.push(text.to_owned());
-    if resources.memory > 0 && !facts.memory_limit {
-        warn(
-            "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
-        );
-        (resources.memory, resources.memory_swap) = (0, -1);
-    }
-    if resources.memory > 0 && resources.memory_swap != -1 && !facts.swap_limit {
-        warn(
-            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
-        );
-        resources.memory_swap = -1;
-    }
-    if resources.memory > 0 && resources.memory_swap == 0 {
-        resources.memory_swap = resources.memory.saturating_mul(2);
-    }
-    if resources.memory_swap == -1 && !facts.swap_limit {
-        // Nothing to write where there is no such file.
-        resources.memory_swap = 0;
-    }
-    if resources.oom_kill_disable == Some(true) && !facts.oom_kill_disable {
-        warn("Your kernel does not support OomKillDisable. OomKillDisable discarded.");
-        resources.oom_kill_disable = None;
-    }
-    if resources.pids_limit.is_some_and(|limit| limit > 0) && !facts.pids {
-        warn(
-            "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.",
-        );
-        resources.pids_limit = None;
-    }
-    if (resources.nano_cpus > 0 || resources.cpu_quota > 0) && !facts.cpu_quota {
-        warn("Your kernel does not support CPU cfs quota or the cgroup is not mounted. Quota discarded.");
-        (resources.nano_cpus, resources.cpu_quota) = (0, 0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_of_a_cgroup_never_leads_out() {
+        for (parent, path) in [
+            ("/palan", "/palan/i"),
+            ("a/b/", "/a/b/i"),
+            ("../../x", "/x/i"),
+            ("/a/../../b/./c", "/b/c/i"),
+            ("", "/i"),
+        ] {
+            assert_eq!(cgroup_path(parent, "i"), path, "{parent}");
+        }
     }
 }

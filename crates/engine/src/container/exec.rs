@@ -227,11 +227,13 @@ impl Driver {
         host.privileged |= exec.privileged;
         let seccomp = self.engine.seccomp.descriptor(&host, &options)?;
         let (attach, socket) = client.unzip();
+        let user = if exec.user.is_empty() { &details.config.user } else { &exec.user };
+        let (user, groups) = oci::user_names(user, &details.host);
         let request = ExecOptions {
             exec: session.id.clone(),
             process: oci::exec_process(&details, &exec, &options)?,
-            user: Some(if exec.user.is_empty() { details.config.user.clone() } else { exec.user })
-                .filter(|user| !user.is_empty()),
+            user,
+            groups,
             attach,
             seccomp: seccomp.is_some(),
         };

@@ -10,7 +10,7 @@ use crate::container::driver::{Driver, Flow, Pending, container_event};
 use crate::container::index::Reply;
 use crate::container::start::{detach_network, end_events};
 use crate::container::stop::SIGKILL;
-use crate::container::{Details, RemoveOptions, Status};
+use crate::container::{Details, RemoveOptions, Status, quota};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::events::Event;
@@ -162,7 +162,9 @@ async fn discard(engine: &std::sync::Arc<Engine>, details: &Details, mut trash: 
     let id = details.id.clone();
     let images = details.mounts.iter().filter(|mount| mount.kind == "image").count();
     let moving = engine.clone();
+    let (upper, project) = (details.overlay.upper.clone(), details.quota_project);
     let outcome = blocking(move || {
+        quota::release(&upper, project);
         let target = moving.trash_name();
         let outcome = palan_stdx::fs::rename(&moving.container_dir(&id), &target);
         trash.push(target);

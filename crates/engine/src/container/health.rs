@@ -176,9 +176,11 @@ pub(crate) fn supervisor_config(details: &Details, options: &Options) -> Result<
     let (Some(check), Some(command)) = (&config.healthcheck, command(config)) else { return Ok(None) };
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let exec = ExecSpec { cmd: command, ..ExecSpec::default() };
+    let (user, groups) = oci::user_names(&config.user, &details.host);
     Ok(Some(HealthConfig {
         process: oci::exec_process(details, &exec, options)?,
-        user: Some(config.user.clone()).filter(|user| !user.is_empty()),
+        user,
+        groups,
         interval_ns: nanoseconds(or_default(check.interval, DEFAULT_INTERVAL)),
         timeout_ns: nanoseconds(timeout(config)),
         start_period_ns: nanoseconds(or_default(check.start_period, Duration::ZERO)),

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod index;
 pub(crate) mod journal;
 mod lifecycle;
+pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod list;
 mod log_reader;
@@ -21,7 +22,9 @@ pub(crate) mod logging;
 pub(crate) mod logs;
 pub(crate) mod merge;
 pub(crate) mod mounts;
+pub(crate) mod namespaces;
 pub(crate) mod oci;
+pub(crate) mod quota;
 pub(crate) mod restart;
 pub(crate) mod security;
 pub(crate) mod start;
@@ -238,6 +241,8 @@ pub struct Details {
     pub app_armor_profile: String,
     /// Directories of the root filesystem.
     pub overlay: OverlayDirs,
+    /// The project whose quota limits them; 0 for none.
+    pub quota_project: u32,
     /// The network was set up for a run whose end is not recorded yet.
     pub is_attached: bool,
     /// Sequence number of the last journal entry that is in the database.

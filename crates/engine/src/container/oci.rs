@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use palan_oci::runtime_spec::{
-    BlockIo, Capabilities, ConsoleSize, Cpu, Device, DeviceRule, Linux, Memory, Mount, Namespace,
-    NamespaceKind, Pids, Process, Resources, Rlimit, Root, Spec, User, VERSION,
+    BlockIo, Capabilities, ConsoleSize, Cpu, Device, DeviceRule, Linux, Memory, Mount, Pids, Process,
+    Resources, Rlimit, Root, Spec, User, VERSION,
 };
 
+use crate::container::namespaces::SHARED_MEMORY;
 use crate::container::security::Options;
-use crate::container::{Details, ExecSpec, MountPoint, merge, security, validate};
+use crate::container::{Details, ExecSpec, MountPoint, limits, merge, namespaces, security, validate};
 use crate::error::Context;
 use crate::spec::{self, HostConfig, Ulimit};
 use crate::{Error, Result};
@@ -37,6 +38,7 @@ pub(crate) fn spec(details: &Details, options: &Options) -> Result<Spec> {
     let host = &details.host;
     let (devices, mut rules) = devices(host)?;
     let mut resources = resources(&host.resources);
+    resources.block_io = limits::block_io(&host.resources)?;
     for rule in &host.resources.device_cgroup_rules {
         let (kind, major, minor, access) = validate::device_rule(rule)?;
         rules.push(device_rule(true, kind, major, minor, access));
@@ -46,7 +48,7 @@ pub(crate) fn spec(details: &Details, options: &Options) -> Result<Spec> {
         sysctl: sysctls(host),
         resources: Some(resources),
         cgroups_path: details.cgroup_path.clone(),
-        namespaces: namespaces(host),
+        namespaces: namespaces::specification(host),
         devices,
         rootfs_propagation: rootfs_propagation(&details.mounts).into(),
         masked_paths: host.masked_paths.clone().unwrap_or_default(),
@@ -59,7 +61,7 @@ pub(crate) fn spec(details: &Details, options: &Options) -> Result<Spec> {
         root: Some(Root { path: "rootfs".into(), readonly: host.readonly_rootfs }),
         hostname: if host.uts_mode == "host" { String::new() } else { details.config.hostname.clone() },
         domainname: if host.uts_mode == "host" { String::new() } else { details.config.domainname.clone() },
-        mounts: mounts(details)?,
+        mounts: mounts(details, options)?,
         hooks: None,
         annotations: host.annotations.clone(),
         linux: Some(linux),
@@ -72,13 +74,14 @@ fn process(details: &Details, options: &Options) -> Result<Process> {
     Ok(Process {
         terminal: config.tty,
         console_size: console_size(config.tty, host.console_size),
-        user: user(host)?,
+        user: user(host),
         args,
         env: merge::environment(config),
         cwd: if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone() },
         capabilities: Some(capability_sets(security::capabilities(host)?)),
         rlimits: host.resources.ulimits.iter().map(rlimit).collect(),
         no_new_privileges: options.no_new_privileges,
+        apparmor_profile: options.app_armor.clone().unwrap_or_default(),
         oom_score_adj: i32::try_from(host.oom_score_adj).ok().filter(|adjustment| *adjustment != 0),
         ..Process::default()
     })
@@ -112,16 +115,18 @@ fn console_size(tty: bool, [height, width]: [u64; 2]) -> Option<ConsoleSize> {
     (tty && size != (0, 0)).then_some(ConsoleSize { height: size.0, width: size.1 })
 }
 
-/// The user's name is resolved inside the root filesystem; only the additional groups are known here.
-fn user(host: &HostConfig) -> Result<User> {
-    let groups = host.group_add.iter().map(|group| group.parse::<u32>());
-    let additional_gids = groups.collect::<Result<_, _>>().map_err(|_| {
-        validate::unsupported(format!(
-            "a supplementary group by name ({}); give its number",
-            host.group_add.join(", ")
-        ))
-    })?;
-    Ok(User { additional_gids, ..User::default() })
+/// The user's name is resolved inside the root filesystem, and so are the names of further groups; only those that are given
+/// by number are known here.
+fn user(host: &HostConfig) -> User {
+    let additional_gids = host.group_add.iter().filter_map(|group| group.parse().ok()).collect();
+    User { additional_gids, ..User::default() }
+}
+
+/// The user and the further groups that are to be resolved inside; groups by name need a user, if only the default one.
+pub(crate) fn user_names(user: &str, host: &HostConfig) -> (Option<String>, Vec<String>) {
+    let is_name = |group: &&String| group.parse::<u32>().is_err();
+    let groups: Vec<String> = host.group_add.iter().filter(is_name).cloned().collect();
+    ((!user.is_empty() || !groups.is_empty()).then(|| user.to_owned()), groups)
 }
 
 /// Nothing is inheritable or ambient: a program that gains capabilities by a file's would get more than it should.
@@ -145,24 +150,9 @@ fn rlimit(limit: &Ulimit) -> Rlimit {
     }
 }
 
-fn namespaces(host: &HostConfig) -> Vec<Namespace> {
-    let own = [
-        (NamespaceKind::Mount, true),
-        (NamespaceKind::Network, host.network_mode != "host"),
-        (NamespaceKind::Uts, host.uts_mode != "host"),
-        (NamespaceKind::Pid, host.pid_mode != "host"),
-        (NamespaceKind::Ipc, host.ipc_mode != "host"),
-        (NamespaceKind::Cgroup, host.cgroupns_mode != "host"),
-    ];
-    own.into_iter()
-        .filter(|(_, is_own)| *is_own)
-        .map(|(kind, _)| Namespace { kind, path: String::new() })
-        .collect()
-}
-
 fn sysctls(host: &HostConfig) -> std::collections::BTreeMap<String, String> {
     let mut sysctls = host.sysctls.clone();
-    if host.network_mode != "host" {
+    if namespaces::has_own_network(host) {
         // Ping and low ports without privileges, as in Docker: the namespace is the container's own.
         sysctls.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
         sysctls.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
@@ -182,7 +172,7 @@ fn rootfs_propagation(mounts: &[MountPoint]) -> &'static str {
     }
 }
 
-fn mounts(details: &Details) -> Result<Vec<Mount>> {
+fn mounts(details: &Details, options: &Options) -> Result<Vec<Mount>> {
     let host = &details.host;
     let mut list = Vec::with_capacity(16);
     let mut add = |destination: &str, kind: &str, source: &str, options: &[&str]| {
@@ -197,21 +187,27 @@ fn mounts(details: &Details) -> Result<Vec<Mount>> {
             ..Mount::default()
         });
     };
-    let writable = if host.privileged { "rw" } else { "ro" };
+    let access = |is_writable: bool| if is_writable { "rw" } else { "ro" };
+    let writable = access(host.privileged);
+    let writable_cgroups = access(options.writable_cgroups.unwrap_or(host.privileged));
     add("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]);
     add("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]);
     let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     add("/dev/pts", "devpts", "devpts", &pts);
     add("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable]);
-    add("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", writable]);
-    if host.ipc_mode == "host" {
-        add("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]);
-        add("/dev/shm", "bind", "/dev/shm", &["rbind"]);
-    } else {
-        add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
-        if host.ipc_mode != "none" {
+    add("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", writable_cgroups]);
+    // It shows the queues of the IPC namespace, whosever that is; the host need not have it mounted.
+    add("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]);
+    match (host.ipc_mode.as_str(), host.ipc_mode.strip_prefix("container:")) {
+        ("host", _) => add(SHARED_MEMORY, "bind", SHARED_MEMORY, &["rbind", "rprivate"]),
+        // The supervisor finds it; the source is for messages.
+        (_, Some(other)) => {
+            add(SHARED_MEMORY, "bind", &format!("shm of {other}"), &["rbind", "rprivate"]);
+        }
+        ("none", _) => {}
+        _ => {
             let size = format!("size={}", host.shm_size);
-            add("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]);
+            add(SHARED_MEMORY, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]);
         }
     }
     let files = [
@@ -294,6 +290,8 @@ fn resources(wanted: &spec::Resources) -> Resources {
     let cpu = Cpu {
         shares: u64::try_from(wanted.cpu_shares).ok().filter(|shares| *shares > 0),
         quota,
+        realtime_period: u64::try_from(wanted.cpu_realtime_period).ok().filter(|period| *period > 0),
+        realtime_runtime: (wanted.cpu_realtime_runtime != 0).then_some(wanted.cpu_realtime_runtime),
         period: period.and_then(|period| u64::try_from(period).ok()),
         cpus: wanted.cpuset_cpus.clone(),
         mems: wanted.cpuset_mems.clone(),
@@ -317,7 +315,15 @@ fn device_rule(allow: bool, kind: char, major: Option<i64>, minor: Option<i64>, 
 /// Device nodes beyond the standard ones, and the rules of the devices cgroup.
 fn devices(host: &HostConfig) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
     if host.privileged {
-        return Ok((host_devices()?, vec![device_rule(true, 'a', None, None, "rwm")]));
+        let mut devices = host_devices()?;
+        // All are there under their own names.
+        let renamed = host.resources.devices.iter().filter(|mapping| {
+            !mapping.path_in_container.is_empty() && mapping.path_in_container != mapping.path_on_host
+        });
+        for mapping in renamed {
+            devices.extend(mapped_devices(mapping)?);
+        }
+        return Ok((devices, vec![device_rule(true, 'a', None, None, "rwm")]));
     }
     let mut rules = vec![
         device_rule(false, 'a', None, None, "rwm"),
@@ -333,26 +339,25 @@ fn devices(host: &HostConfig) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
     }
     let mut devices = Vec::new();
     for mapping in &host.resources.devices {
-        let inside = if mapping.path_in_container.is_empty() {
-            &mapping.path_on_host
-        } else {
-            &mapping.path_in_container
-        };
         let access = if mapping.cgroup_permissions.is_empty() { "rwm" } else { &mapping.cgroup_permissions };
-        let found = devices_at(Path::new(&mapping.path_on_host), inside).map_err(|error| {
-            let path = &mapping.path_on_host;
-            Error::invalid(format!(
-                "error gathering device information while adding custom device \"{path}\""
-            ))
-            .with_source(error)
-        })?;
-        for device in found {
+        for device in mapped_devices(mapping)? {
             let kind = if device.kind == "b" { 'b' } else { 'c' };
             rules.push(device_rule(true, kind, device.major, device.minor, access));
             devices.push(device);
         }
     }
     Ok((devices, rules))
+}
+
+/// What one `--device` means.
+fn mapped_devices(mapping: &spec::DeviceMapping) -> Result<Vec<Device>> {
+    let inside =
+        if mapping.path_in_container.is_empty() { &mapping.path_on_host } else { &mapping.path_in_container };
+    devices_at(Path::new(&mapping.path_on_host), inside).map_err(|error| {
+        let path = &mapping.path_on_host;
+        Error::invalid(format!("error gathering device information while adding custom device \"{path}\""))
+            .with_source(error)
+    })
 }
 
 /// One device, or all devices in a directory.
@@ -422,6 +427,8 @@ fn host_devices() -> Result<Vec<Device>> {
 
 #[cfg(test)]
 mod tests {
+    use palan_oci::runtime_spec::NamespaceKind;
+
     use super::*;
     use crate::spec::Config;
 

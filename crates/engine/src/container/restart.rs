@@ -22,7 +22,7 @@ use crate::container::exit::{detach_volumes, kill_cgroup};
 use crate::container::index::Handle;
 use crate::container::journal::run_ended;
 use crate::container::start::detach_network;
-use crate::container::{Details, Status};
+use crate::container::{Details, Status, namespaces};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::network::endpoints;
@@ -40,7 +40,7 @@ pub(crate) fn supervisor_config(details: &Details) -> RestartConfig {
         policy: policy(&details.host.restart_policy),
         count: details.restart_count,
         last_delay_ms: details.restart_delay_ms,
-        by_daemon: may_change_its_network(&details.host),
+        by_daemon: may_change_its_network(&details.host) || namespaces::are_shared(&details.host),
     }
 }
 

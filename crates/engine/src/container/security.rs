@@ -43,6 +43,10 @@ pub(crate) struct Options {
     pub(crate) seccomp: Option<Seccomp>,
     /// Neither masked nor read-only paths.
     pub(crate) system_paths_unconfined: bool,
+    /// Whether the container may write to its cgroups; absent: if it is privileged.
+    pub(crate) writable_cgroups: Option<bool>,
+    /// AppArmor profile; absent for none.
+    pub(crate) app_armor: Option<String>,
 }
 
 /// What `seccomp=` asks for.
@@ -60,17 +64,26 @@ pub(crate) enum Seccomp {
 pub(crate) fn options(list: &[String], host: &HostFacts, config: &EngineConfig) -> Result<Options> {
     let mut options = Options { no_new_privileges: config.no_new_privileges, ..Options::default() };
     for text in list {
-        if text == "no-new-privileges" {
-            options.no_new_privileges = true;
-            continue;
+        match text.as_str() {
+            "no-new-privileges" => {
+                options.no_new_privileges = true;
+                continue;
+            }
+            "writable-cgroups" => {
+                options.writable_cgroups = Some(true);
+                continue;
+            }
+            // An old way to say `label=disable`.
+            "disable" => continue,
+            _ => {}
         }
         let (key, value) = text
             .split_once('=')
             .or_else(|| text.split_once(':'))
             .ok_or_else(|| Error::invalid(format!("invalid --security-opt 1: \"{text}\"")))?;
         match (key, value) {
-            ("no-new-privileges", "true") => options.no_new_privileges = true,
-            ("no-new-privileges", "false") => options.no_new_privileges = false,
+            ("no-new-privileges", value) => options.no_new_privileges = boolean(text, value)?,
+            ("writable-cgroups", value) => options.writable_cgroups = Some(boolean(text, value)?),
             ("seccomp", "unconfined") => options.seccomp = Some(Seccomp::Unconfined),
             ("seccomp", "builtin") => options.seccomp = Some(Seccomp::Builtin),
             ("seccomp", profile) => {
@@ -80,24 +93,33 @@ pub(crate) fn options(list: &[String], host: &HostFacts, config: &EngineConfig) 
             }
             ("systempaths", "unconfined") => options.system_paths_unconfined = true,
             ("apparmor", "unconfined") if !host.app_armor => {}
-            ("label", "disable") if !host.selinux => {}
             ("apparmor", profile) if !host.app_armor => {
                 return Err(Error::invalid(format!(
                     "--security-opt apparmor={profile}: AppArmor is not enabled in this host's kernel"
                 )));
             }
+            // Containers have no label here, as with a Docker daemon that was not told `selinux-enabled`.
+            ("label", "disable") => {}
             ("label", _) if !host.selinux => {
                 return Err(Error::invalid(format!(
                     "--security-opt {text}: SELinux is not enabled in this host's kernel"
                 )));
             }
-            ("apparmor" | "label" | "writable-cgroups", _) => {
-                return Err(unsupported(format!("--security-opt {text}")));
-            }
+            ("apparmor", profile) => options.app_armor = Some(profile.into()),
+            ("label", _) => return Err(unsupported(format!("--security-opt {text}"))),
             _ => return Err(Error::invalid(format!("invalid --security-opt 2: \"{text}\""))),
         }
     }
     Ok(options)
+}
+
+/// Go's `strconv.ParseBool`.
+fn boolean(option: &str, value: &str) -> Result<bool> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(Error::invalid(format!("invalid --security-opt 2: \"{option}\""))),
+    }
 }
 
 /// The bounding set, as the OCI names it.
@@ -266,12 +288,22 @@ mod tests {
         let parse = |text: &str| options(&[text.to_owned()], &HostFacts::default(), &config);
         assert!(parse("no-new-privileges").expect("fine").no_new_privileges);
         assert!(parse("no-new-privileges:true").expect("fine").no_new_privileges);
+        assert!(!parse("no-new-privileges=0").expect("fine").no_new_privileges);
+        assert_eq!(
+            parse("no-new-privileges=maybe").expect_err("no boolean").to_string(),
+            "invalid --security-opt 2: \"no-new-privileges=maybe\""
+        );
+        assert_eq!(parse("writable-cgroups").expect("fine").writable_cgroups, Some(true));
+        assert_eq!(parse("writable-cgroups=false").expect("fine").writable_cgroups, Some(false));
+        let facts = HostFacts { app_armor: true, ..HostFacts::default() };
+        let confined = options(&["apparmor=x".to_owned()], &facts, &config).expect("there is AppArmor");
+        assert_eq!(confined.app_armor.as_deref(), Some("x"));
         assert_eq!(parse("seccomp=unconfined").expect("fine").seccomp, Some(Seccomp::Unconfined));
         assert_eq!(parse("colour").expect_err("unknown").to_string(), "invalid --security-opt 1: \"colour\"");
         assert_eq!(parse("a=b").expect_err("unknown").to_string(), "invalid --security-opt 2: \"a=b\"");
         assert!(
             parse("apparmor=x").expect_err("no AppArmor").to_string().contains("AppArmor is not enabled")
         );
-        assert!(parse("apparmor=unconfined").is_ok());
+        assert!(parse("apparmor=unconfined").is_ok() && parse("label=disable").is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! A start, step by step: network and supervisor at the same time, then the configuration, then the answer.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,13 @@ use palan_supervisor::protocol::{
     self, Failure, FailureKind, HealthAction, MountSource, MountWhole, Request, RestartPolicy, RootfsConfig,
 };
 
+use crate::cdi;
 use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
 use crate::container::link::Link;
-use crate::container::{Details, MountPoint, Status, health, logging, oci, restart, security, validate};
+use crate::container::namespaces::{Joined, SHARED_MEMORY};
+use crate::container::{
+    Details, MountPoint, Status, health, limits, logging, namespaces, oci, restart, security, validate,
+};
 use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
@@ -68,9 +72,8 @@ impl Driver {
     /// Whether a failed start means that the container goes: it was made to be removed.
     pub(super) fn gives_up_after_failed_start(&self, outcome: &Result<()>) -> bool {
         let details = self.details();
-        let was_attempt = outcome
-            .as_ref()
-            .is_err_and(|error| !matches!(error.class(), Class::NotModified | Class::Conflict));
+        // A start that is refused for the container's state changes nothing.
+        let was_attempt = outcome.as_ref().is_err_and(|error| details.state.error == error.report());
         details.host.auto_remove && was_attempt && !details.state.status.is_live()
     }
 
@@ -91,7 +94,8 @@ impl Driver {
 
     pub(super) async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
         let ours = |error: Error| (FAILED_TO_START, error);
-        let prepared = Prepared::new(&self.engine, details).map_err(ours)?;
+        let mut prepared = Prepared::new(&self.engine, details).map_err(ours)?;
+        prepared.joined = namespaces::join(&self.engine, details).map_err(ours)?;
         attach_volumes(&self.engine, details).await.map_err(ours)?;
         let started = self.attempt_with_volumes(details, prepared).await;
         if started.is_err() {
@@ -193,12 +197,16 @@ impl Driver {
         let request = Request::Start {
             seccomp: prepared.seccomp.is_some(),
             network_namespace: netns.is_some(),
+            joins: prepared.joined.namespaces.iter().map(|(kind, _)| *kind).collect(),
+            shared_mounts: prepared.joined.mounts.is_some(),
             resolver: resolver.is_some(),
             attach: clients.iter().map(|(options, _)| options.clone()).collect(),
             waits: self.holds.iter().map(|(key, hold)| wait_options(*key, hold)).collect(),
         };
         descriptors.extend(prepared.seccomp);
         descriptors.extend(netns);
+        descriptors.extend(prepared.joined.namespaces.into_iter().map(|(_, namespace)| namespace));
+        descriptors.extend(prepared.joined.mounts);
         if let Some(sockets) = resolver {
             descriptors.extend([sockets.udp, sockets.tcp]);
         }
@@ -226,13 +234,17 @@ impl Driver {
 pub(super) struct Prepared {
     pub(super) config: OwnedFd,
     pub(super) seccomp: Option<OwnedFd>,
+    /// Open from before the start on, so that a container that ends meanwhile does no harm.
+    joined: Joined,
 }
 
 impl Prepared {
     pub(super) fn new(engine: &Engine, details: &Details) -> Result<Self> {
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
+        limits::give_real_time(&engine.config, details)?;
         let mut spec = oci::spec(details, &options)?;
+        cdi::inject(&details.host.resources.requested_devices, &engine.config.cdi_spec_dirs, &mut spec)?;
         let sources = sources(engine, details, &spec)?;
         let mut seccomp = None;
         if runtime.is_some() {
@@ -245,6 +257,7 @@ impl Prepared {
         let restart = restart::supervisor_config(details);
         let restarts = restart.policy != RestartPolicy::Never
             || health.as_ref().is_some_and(|health| health.on_failure == HealthAction::Restart);
+        let (user, groups) = oci::user_names(&details.config.user, &details.host);
         let config = protocol::Config {
             version: protocol::VERSION,
             spec,
@@ -261,9 +274,11 @@ impl Prepared {
                 // A volatile overlay can't be mounted a second time.
                 volatile: details.host.auto_remove && !restarts,
             },
-            user: Some(details.config.user.clone()).filter(|user| !user.is_empty()),
+            user,
+            groups,
             create_cwd: true,
-            init: details.host.init.unwrap_or_default(),
+            // Another's process 1 reaps already.
+            init: details.host.init.unwrap_or(engine.config.init) && namespaces::has_own_init(&details.host),
             log: logging::supervisor_config(details)?,
             open_stdin: details.config.open_stdin,
             stdin_once: details.config.stdin_once,
@@ -277,7 +292,7 @@ impl Prepared {
             restart,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
-        Ok(Self { config, seccomp })
+        Ok(Self { config, seccomp, joined: Joined::default() })
     }
 }
 
@@ -297,7 +312,16 @@ fn sources(engine: &Engine, details: &Details, spec: &Spec) -> Result<Vec<MountS
         let mount_index = index.ok_or_else(|| Error::system("a mount is missing in the specification"))?;
         Ok(MountSource { mount: mount_index, whole, subpath: Path::new(&mount.subpath).into() })
     };
-    special.map(source).collect()
+    let mut sources = special.map(source).collect::<Result<Vec<_>>>()?;
+    if namespaces::shares_memory(details) {
+        let index = spec.mounts.iter().position(|entry| entry.destination == SHARED_MEMORY);
+        sources.extend(index.map(|mount| MountSource {
+            mount,
+            whole: MountWhole::Shared(SHARED_MEMORY.into()),
+            subpath: PathBuf::new(),
+        }));
+    }
+    Ok(sources)
 }
 
 /// The signal of `stop`.

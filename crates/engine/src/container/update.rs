@@ -11,7 +11,7 @@ use palan_supervisor::protocol::{Failure, FailureKind, Request};
 use crate::container::driver::{Driver, Pending, container_event};
 use crate::container::index::Reply;
 use crate::container::start::Prepared;
-use crate::container::{Details, Status, create, restart, validate};
+use crate::container::{Details, Status, limits, restart, validate};
 use crate::db::Change;
 use crate::engine::Engine;
 use crate::spec::{HostConfig, Resources, RestartPolicy};
@@ -94,13 +94,12 @@ impl Driver {
         let mut host = details.host.clone();
         merge(&mut host, update)?;
         validate::resources(&host.resources, &self.engine.host, true)?;
-        let mut warnings = Vec::new();
-        create::complete_resources(&self.engine.host, &mut host.resources, &mut warnings);
+        let warnings = limits::complete(&mut host.resources, &self.engine.host);
         Ok((host, warnings))
     }
 
     fn update_request(&self, next: &Details) -> Result<(Request, Vec<std::os::fd::OwnedFd>)> {
-        let Prepared { config, seccomp } = Prepared::new(&self.engine, next)?;
+        let Prepared { config, seccomp, .. } = Prepared::new(&self.engine, next)?;
         let request = Request::Update { limits: true, seccomp: seccomp.is_some() };
         Ok((request, std::iter::once(config).chain(seccomp).collect()))
     }

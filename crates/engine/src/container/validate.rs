@@ -1,6 +1,6 @@
 //! Checks of what a caller asks, with the texts that Docker's clients know. Pure: what depends on the host is handed in.
 
-use crate::container::restart;
+use crate::container::{namespaces, quota, restart};
 use crate::host::HostFacts;
 use crate::spec::{Config, ContainerSpec, HostConfig, Resources, Ulimit};
 use crate::{Class, Error, Result};
@@ -38,6 +38,7 @@ pub(crate) fn spec(spec: &ContainerSpec, host: &HostFacts) -> Result<()> {
     }
     config(&spec.config)?;
     host_config(&spec.host)?;
+    namespaces::check(spec)?;
     resources(&spec.host.resources, host, false)?;
     Ok(())
 }
@@ -116,32 +117,21 @@ fn host_config(host: &HostConfig) -> Result<()> {
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
     }
-    if !matches!(host.isolation.as_str(), "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
+    if !matches!(host.isolation.to_ascii_lowercase().as_str(), "" | "default") {
+        return Err(Error::invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
     }
-    let refused = [
-        ("a cgroup of another container", !host.cgroup.is_empty()),
-        ("a storage option", !host.storage_opt.is_empty()),
-    ];
-    if let Some((what, _)) = refused.iter().find(|(_, asked)| *asked) {
-        return Err(unsupported(what));
+    if !host.cgroup.is_empty() {
+        return Err(unsupported("a cgroup of another container"));
     }
-    let modes = [
-        ("IPC", &host.ipc_mode, &["", "private", "shareable", "none", "host"][..]),
-        ("PID", &host.pid_mode, &["", "host", "private"][..]),
-        ("UTS", &host.uts_mode, &["", "host"][..]),
-        ("cgroup namespace", &host.cgroupns_mode, &["", "private", "host"][..]),
-        ("user namespace", &host.userns_mode, &["", "host"][..]),
-    ];
-    for (what, mode, known) in modes {
-        if mode.starts_with("container:") {
-            return Err(unsupported(format!("joining the {what} namespace of another container ({mode})")));
-        }
-        if !known.contains(&mode.as_str()) {
-            return Err(Error::invalid(format!("invalid {what} mode: {mode}")));
-        }
+    if host.annotations.contains_key("") {
+        return Err(Error::invalid(
+            "invalid Annotations: the empty string is not permitted as an annotation key",
+        ));
     }
-    network_mode(host)?;
+    quota::check(&host.storage_opt)?;
     for address in &host.dns {
         if address.parse::<std::net::IpAddr>().is_err() {
             return Err(Error::invalid(format!("bad parameter: {address} is not an ip address")));
@@ -162,30 +152,6 @@ fn host_config(host: &HostConfig) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether the network exists is for the engine to say.
-fn network_mode(host: &HostConfig) -> Result<()> {
-    let Some(container) = host.network_mode.strip_prefix("container:") else { return Ok(()) };
-    let conflicts = [
-        (
-            "conflicting options: port publishing and the container type network mode",
-            !host.port_bindings.is_empty() || host.publish_all_ports,
-        ),
-        ("conflicting options: dns and the network mode", !host.dns.is_empty()),
-        ("conflicting options: custom host-to-IP mapping and the network mode", !host.extra_hosts.is_empty()),
-        (
-            "conflicting options: container type network can't be used with links. This would result in undefined behavior",
-            !host.links.is_empty(),
-        ),
-    ];
-    if container.is_empty() {
-        return Err(Error::invalid("invalid container format container:<name|id>"));
-    }
-    match conflicts.iter().find(|(_, is_asked)| *is_asked) {
-        Some((text, _)) => Err(Error::invalid(*text)),
-        None => Ok(()),
-    }
 }
 
 /// One `net.….IFNAME.name=value` of an endpoint's interface, as a path below `/proc/sys` and a value.
@@ -237,7 +203,8 @@ fn sysctl(key: &str, value: &str, host: &HostConfig) -> Result<()> {
     let private = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
         host.ipc_mode != "host"
     } else {
-        dotted.starts_with("net.") && host.network_mode != "host"
+        (dotted.starts_with("net.") && host.network_mode != "host")
+            || (dotted == "kernel.domainname" && host.uts_mode != "host")
     };
     if private {
         return Ok(());
@@ -285,11 +252,6 @@ pub(super) fn resources(wanted: &Resources, host: &HostFacts, update: bool) -> R
     if wanted.blkio_weight != 0 && !(10..=1000).contains(&wanted.blkio_weight) {
         return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
     }
-    if wanted.device_requests != 0 {
-        return Err(Error::invalid(
-            "could not select device driver \"\" with capabilities: [[gpu]]: device requests are not supported by this version",
-        ));
-    }
     for rule in &wanted.device_cgroup_rules {
         device_rule(rule)?;
     }
@@ -331,6 +293,11 @@ fn processors(wanted: &Resources, host: &HostFacts) -> Result<()> {
     if wanted.nano_cpus > 0 && wanted.cpu_quota > 0 {
         return Err(Error::invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
     }
+    if wanted.nano_cpus > 0 && !host.cpu_quota {
+        return Err(Error::invalid(
+            "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted",
+        ));
+    }
     let most = i64::try_from(host.cpus).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
     if wanted.nano_cpus < 0 || wanted.nano_cpus > most || (1..10_000_000).contains(&wanted.nano_cpus) {
         return Err(Error::invalid(format!(
@@ -352,8 +319,11 @@ fn processors(wanted: &Resources, host: &HostFacts) -> Result<()> {
     if wanted.cpu_quota > 0 && wanted.cpu_quota < 1000 {
         return Err(Error::invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
-    if wanted.cpu_realtime_period != 0 || wanted.cpu_realtime_runtime != 0 {
-        return Err(unsupported("real-time scheduling (--cpu-rt-period, --cpu-rt-runtime)"));
+    if (wanted.cpu_realtime_period != 0 || wanted.cpu_realtime_runtime != 0) && !host.cpu_realtime {
+        return Err(Error::invalid("kernel does not support CPU real-time scheduler"));
+    }
+    if wanted.cpu_realtime_period != 0 && wanted.cpu_realtime_runtime > wanted.cpu_realtime_period {
+        return Err(Error::invalid("cpu real-time runtime cannot be higher than cpu real-time period"));
     }
     cpu_set("cpus", &wanted.cpuset_cpus, &host.cpu_list)?;
     cpu_set("mems", &wanted.cpuset_mems, &host.memory_node_list)
@@ -503,7 +473,14 @@ mod tests {
     use super::*;
 
     fn host() -> HostFacts {
-        HostFacts { cpus: 2, cpu_list: "0-1".into(), memory_node_list: "0".into(), ..HostFacts::default() }
+        HostFacts {
+            cpus: 2,
+            cpu_list: "0-1".into(),
+            memory_node_list: "0".into(),
+            cpu_quota: true,
+            cpu_realtime: true,
+            ..HostFacts::default()
+        }
     }
 
     fn check(change: impl FnOnce(&mut ContainerSpec), expected: &str) {
@@ -553,6 +530,15 @@ mod tests {
         );
         check(|spec| spec.host.resources.cpuset_cpus = "a".into(), "Invalid value a for cpuset cpus");
         check(|spec| spec.host.shm_size = -1, "SHM size can not be less than 0");
+        check(
+            |spec| {
+                spec.host.resources.cpu_realtime_period = 1000;
+                spec.host.resources.cpu_realtime_runtime = 2000;
+            },
+            "cpu real-time runtime cannot be higher than cpu real-time period",
+        );
+        check(|spec| spec.host.resources.cpu_realtime_runtime = 2000, "");
+        check(|spec| spec.host.resources.blkio_weight = 5, "Range of blkio weight is from 10 to 1000");
     }
 
     #[test]
@@ -567,6 +553,15 @@ mod tests {
         check(
             |spec| spec.host.restart_policy.name = "sometimes".into(),
             "invalid restart policy: unknown policy 'sometimes'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
+        );
+        check(
+            |spec| spec.host.isolation = "hyperv".into(),
+            "invalid isolation (hyperv): linux only supports 'default'",
+        );
+        check(|spec| spec.host.isolation = "Default".into(), "");
+        check(
+            |spec| drop(spec.host.annotations.insert(String::new(), "x".into())),
+            "invalid Annotations: the empty string is not permitted as an annotation key",
         );
         check(
             |spec| drop(spec.host.sysctls.insert("kernel.panic".into(), "1".into())),

@@ -156,6 +156,7 @@ fn set_up(
         bundle: &bundle.path,
         rootfs: &bundle.rootfs,
         user: None,
+        groups: &[],
         create_cwd: true,
         network_namespace: None,
         seccomp: None,

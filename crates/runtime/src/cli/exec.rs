@@ -79,6 +79,7 @@ fn attempt(global: &Global, arguments: &Arguments) -> Outcome {
         personality: existing.state.personality.as_ref(),
         memory_policy: existing.state.memory_policy.as_ref(),
         user: None,
+        groups: &[],
         seccomp: seccomp.as_ref(),
         state: &existing.state.for_hooks().at(Status::Running.as_str(), existing.state.init_process_pid),
         stdio: if process.terminal { terminal(console_socket) } else { Stdio::Inherit },

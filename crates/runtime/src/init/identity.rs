@@ -120,8 +120,8 @@ pub(crate) fn set_limits(process: &ProcessPlan) -> Result<(), Error> {
 /// Finds out who to run as.
 pub(crate) fn resolve_user(root: &RootDir, process: &ProcessPlan) -> Result<ResolvedUser, Error> {
     let mut resolved = match &process.user {
-        UserPlan::Named { user, groups } => {
-            let mut resolved = user::resolve(root, user, &[])?;
+        UserPlan::Named { user, group_names, groups } => {
+            let mut resolved = user::resolve(root, user, group_names)?;
             resolved.groups.extend(groups);
             resolved
         }

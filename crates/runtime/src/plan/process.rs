@@ -49,7 +49,7 @@ pub(crate) enum UserPlan {
     /// By number.
     Numeric { uid: u32, gid: u32, groups: Vec<u32> },
     /// To look up in the container.
-    Named { user: String, groups: Vec<u32> },
+    Named { user: String, group_names: Vec<String>, groups: Vec<u32> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,7 @@ impl ProcessPlan {
     pub(crate) fn new(
         process: &Process,
         user: Option<&str>,
+        group_names: &[String],
         seccomp: Option<Program>,
     ) -> Result<Self, Error> {
         let name = process.args.first().filter(|name| !name.is_empty());
@@ -92,7 +93,9 @@ impl ProcessPlan {
         check_user(&process.user)?;
         let groups = process.user.additional_gids.clone();
         let user = match user {
-            Some(user) => UserPlan::Named { user: user.to_owned(), groups },
+            Some(user) => {
+                UserPlan::Named { user: user.to_owned(), group_names: group_names.to_vec(), groups }
+            }
             None => UserPlan::Numeric { uid: process.user.uid, gid: process.user.gid, groups },
         };
         let mut warnings = Vec::new();

@@ -72,6 +72,7 @@ fn check(sandbox: &Sandbox, json: &str) -> Result<(), String> {
         bundle: sandbox.directory.path(),
         rootfs: &rootfs,
         user: None,
+        groups: &[],
         create_cwd: true,
         network_namespace: None,
         seccomp: None,

@@ -136,6 +136,7 @@ pub(crate) fn terminal() {
         personality: None,
         memory_policy: None,
         user: None,
+        groups: &[],
         seccomp: None,
         state: &running.container.state,
         stdio: Stdio::Terminal {

@@ -148,6 +148,7 @@ impl Sandbox {
             bundle: self.directory.path(),
             rootfs: &root,
             user: self.user.as_deref(),
+            groups: &[],
             create_cwd: self.create_cwd,
             network_namespace: None,
             seccomp: None,

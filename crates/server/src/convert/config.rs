@@ -116,6 +116,15 @@ pub(super) fn host_config(host: &spec::HostConfig) -> wire::HostConfig {
         nano_cpus: limits.nano_cpus,
         cgroup_parent: limits.cgroup_parent.clone(),
         blkio_weight: limits.blkio_weight,
+        blkio_weight_device: limits
+            .blkio_weight_device
+            .iter()
+            .map(|device| wire::WeightDevice { path: device.path.clone(), weight: device.weight })
+            .collect(),
+        blkio_device_read_bps: throttles(&limits.blkio_device_read_bps),
+        blkio_device_write_bps: throttles(&limits.blkio_device_write_bps),
+        blkio_device_read_iops: throttles(&limits.blkio_device_read_iops),
+        blkio_device_write_iops: throttles(&limits.blkio_device_write_iops),
         cpu_period: limits.cpu_period,
         cpu_quota: limits.cpu_quota,
         cpu_realtime_period: limits.cpu_realtime_period,
@@ -124,6 +133,7 @@ pub(super) fn host_config(host: &spec::HostConfig) -> wire::HostConfig {
         cpuset_mems: limits.cpuset_mems.clone(),
         devices: limits.devices.iter().map(device).collect(),
         device_cgroup_rules: limits.device_cgroup_rules.clone(),
+        device_requests: limits.requested_devices.iter().map(device_request).collect(),
         memory_reservation: limits.memory_reservation,
         memory_swap: limits.memory_swap,
         memory_swappiness: limits.memory_swappiness,
@@ -134,7 +144,7 @@ pub(super) fn host_config(host: &spec::HostConfig) -> wire::HostConfig {
         masked_paths: host.masked_paths.clone(),
         readonly_paths: host.readonly_paths.clone(),
         init: host.init,
-        // What `convert::create` refuses.
+        // What `convert::create` refuses or discards.
         ..wire::HostConfig::default()
     }
 }
@@ -152,6 +162,20 @@ fn device(device: &spec::DeviceMapping) -> wire::DeviceMapping {
         path_on_host: device.path_on_host.clone(),
         path_in_container: device.path_in_container.clone(),
         cgroup_permissions: device.cgroup_permissions.clone(),
+    }
+}
+
+fn throttles(list: &[spec::ThrottleDevice]) -> Vec<wire::ThrottleDevice> {
+    list.iter().map(|device| wire::ThrottleDevice { path: device.path.clone(), rate: device.rate }).collect()
+}
+
+fn device_request(request: &spec::DeviceRequest) -> wire::DeviceRequest {
+    wire::DeviceRequest {
+        driver: request.driver.clone(),
+        count: request.count,
+        device_ids: request.device_ids.clone(),
+        capabilities: request.capabilities.clone(),
+        options: request.options.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `POST /containers/create` → [`ContainerSpec`].
 //!
-//! Whether a value makes sense is the engine's to say. Here only what its types have no place for is refused: an option
-//! of Docker's that this version does not have, with a value that is not the default.
+//! Whether a value makes sense is the engine's to say. Here only what its types have no place for is refused, or left out
+//! with a warning: what Docker has for Windows only.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(crate) fn spec(request: wire::CreateContainerRequest) -> ApiResult<spec::Con
             "Config.MacAddress was removed in API v1.52: use NetworkingConfig.EndpointsConfig instead";
         return Err(ApiError::invalid(message));
     }
-    refuse_unsupported(&host)?;
+    refuse_foreign(&host)?;
     if matches!(host.network_mode.as_str(), "" | "default") {
         DEFAULT_NETWORK.clone_into(&mut host.network_mode);
         if let Some(endpoint) = networking_config.endpoints_config.remove("default") {
@@ -42,16 +42,21 @@ pub(crate) fn spec(request: wire::CreateContainerRequest) -> ApiResult<spec::Con
 
 /// What is to change in a container.
 pub(crate) fn update(asked: wire::UpdateContainerRequest) -> ApiResult<Update> {
-    refuse_unsupported(&asked)?;
+    refuse_foreign(&asked)?;
     let refused = [
         ("Devices", !asked.devices.is_empty()),
         ("DeviceCgroupRules", !asked.device_cgroup_rules.is_empty()),
         ("DeviceRequests", !asked.device_requests.is_empty()),
         ("Ulimits", !asked.ulimits.is_empty()),
         ("CgroupParent", !asked.cgroup_parent.is_empty()),
+        ("BlkioWeightDevice", !asked.blkio_weight_device.is_empty()),
+        ("BlkioDeviceReadBps", !asked.blkio_device_read_bps.is_empty()),
+        ("BlkioDeviceWriteBps", !asked.blkio_device_write_bps.is_empty()),
+        ("BlkioDeviceReadIOps", !asked.blkio_device_read_iops.is_empty()),
+        ("BlkioDeviceWriteIOps", !asked.blkio_device_write_iops.is_empty()),
     ];
     if let Some((name, _)) = refused.iter().find(|(_, set)| *set) {
-        return Err(unsupported_option(&format!("{name} in an update")));
+        return Err(ApiError::unsupported(&format!("{name} in an update")));
     }
     // Unlike at creation, "no limit" is something else than nothing.
     let resources = spec::Resources { pids_limit: asked.pids_limit, ..resources(&asked) };
@@ -61,30 +66,32 @@ pub(crate) fn update(asked: wire::UpdateContainerRequest) -> ApiResult<Update> {
     Ok(Update { resources, restart_policy })
 }
 
-fn refuse_unsupported(host: &wire::HostConfig) -> ApiResult<()> {
-    let block_io = [
-        ("BlkioDeviceReadBps", &host.blkio_device_read_bps),
-        ("BlkioDeviceWriteBps", &host.blkio_device_write_bps),
-        ("BlkioDeviceReadIOps", &host.blkio_device_read_iops),
-        ("BlkioDeviceWriteIOps", &host.blkio_device_write_iops),
+/// What only a Windows host has, in Docker's words.
+fn refuse_foreign(host: &wire::HostConfig) -> ApiResult<()> {
+    let settings = [
+        (host.io_maximum_bandwidth, "QoS maximum bandwidth configuration"),
+        (host.io_maximum_iops, "QoS maximum IOPs configuration"),
     ];
-    let limits = block_io.map(|(name, list)| (name, !list.is_empty()));
-    let others = [
-        ("BlkioWeightDevice", !host.blkio_weight_device.is_empty()),
-        ("KernelMemory", host.kernel_memory != 0),
-        ("CpuCount", host.cpu_count != 0),
-        ("CpuPercent", host.cpu_percent != 0),
-        ("IOMaximumIOps", host.io_maximum_iops != 0),
-        ("IOMaximumBandwidth", host.io_maximum_bandwidth != 0),
-    ];
-    match limits.into_iter().chain(others).find(|(_, set)| *set) {
-        Some((name, _)) => Err(unsupported_option(&format!("HostConfig.{name}"))),
+    match settings.iter().find(|(value, _)| *value != 0) {
+        Some((_, what)) => {
+            Err(ApiError::invalid(format!("invalid option: {what} is not supported on linux")))
+        }
         None => Ok(()),
     }
 }
 
-fn unsupported_option(name: &str) -> ApiError {
-    ApiError::invalid(format!("{name} is not supported by this version of Palan: leave it out"))
+/// What is asked for and has no effect here, as Docker warns of it.
+pub(crate) fn warnings(request: &wire::CreateContainerRequest) -> Vec<String> {
+    let host = &request.host_config;
+    let discarded = [
+        (host.cpu_percent > 0, "linux does not support CPU percent. Percent discarded."),
+        (host.cpu_count > 0, "linux does not support CPU count. Count discarded."),
+        (
+            host.kernel_memory > 0,
+            "Your kernel does not support kernel memory limit capabilities or the cgroup is not mounted. Limitation discarded.",
+        ),
+    ];
+    discarded.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, text)| text.to_owned()).collect()
 }
 
 pub(crate) fn container_config(config: wire::ContainerConfig) -> spec::Config {
@@ -183,6 +190,15 @@ fn resources(host: &wire::HostConfig) -> spec::Resources {
         nano_cpus: host.nano_cpus,
         cgroup_parent: host.cgroup_parent.clone(),
         blkio_weight: host.blkio_weight,
+        blkio_weight_device: host
+            .blkio_weight_device
+            .iter()
+            .map(|device| spec::WeightDevice { path: device.path.clone(), weight: device.weight })
+            .collect(),
+        blkio_device_read_bps: throttles(&host.blkio_device_read_bps),
+        blkio_device_write_bps: throttles(&host.blkio_device_write_bps),
+        blkio_device_read_iops: throttles(&host.blkio_device_read_iops),
+        blkio_device_write_iops: throttles(&host.blkio_device_write_iops),
         cpu_period: host.cpu_period,
         cpu_quota: host.cpu_quota,
         cpu_realtime_period: host.cpu_realtime_period,
@@ -191,7 +207,7 @@ fn resources(host: &wire::HostConfig) -> spec::Resources {
         cpuset_mems: host.cpuset_mems.clone(),
         devices: devices.collect(),
         device_cgroup_rules: host.device_cgroup_rules.clone(),
-        device_requests: host.device_requests.len(),
+        requested_devices: host.device_requests.iter().map(device_request).collect(),
         memory_reservation: host.memory_reservation,
         memory_swap: host.memory_swap,
         // Docker's CLI says -1 for "not given".
@@ -199,6 +215,20 @@ fn resources(host: &wire::HostConfig) -> spec::Resources {
         oom_kill_disable: host.oom_kill_disable,
         pids_limit: host.pids_limit.filter(|limit| *limit > 0),
         ulimits: ulimits.collect(),
+    }
+}
+
+fn throttles(list: &[wire::ThrottleDevice]) -> Vec<spec::ThrottleDevice> {
+    list.iter().map(|device| spec::ThrottleDevice { path: device.path.clone(), rate: device.rate }).collect()
+}
+
+fn device_request(request: &wire::DeviceRequest) -> spec::DeviceRequest {
+    spec::DeviceRequest {
+        driver: request.driver.clone(),
+        count: request.count,
+        device_ids: request.device_ids.clone(),
+        capabilities: request.capabilities.clone(),
+        options: request.options.clone(),
     }
 }
 
@@ -325,18 +355,28 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_options_are_named() {
-        let message = |name: &str| {
-            ApiError::invalid(format!(
-                "HostConfig.{name} is not supported by this version of Palan: leave it out"
-            ))
-        };
-        assert_eq!(
-            refused(&json!({"BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1}]})),
-            message("BlkioDeviceReadBps")
-        );
-        assert_eq!(refused(&json!({"kernelmemory": 1})), message("KernelMemory"));
-        assert_eq!(refused(&json!({"CpuCount": 1})), message("CpuCount"));
+    fn limits_of_devices_arrive() {
+        let resources = converted(&json!({"HostConfig": {
+            "BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1}],
+            "BlkioDeviceWriteIOps": [{"Path": "/dev/sdb", "Rate": 2}],
+            "BlkioWeightDevice": [{"Path": "/dev/sdc", "Weight": 3}],
+            "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["v/c=d"], "Capabilities": null}],
+        }}));
+        let resources = resources.unwrap().host.resources;
+        assert_eq!(resources.blkio_device_read_bps[0].path, "/dev/sda");
+        assert_eq!(resources.blkio_device_write_iops[0].rate, 2);
+        assert_eq!(resources.blkio_weight_device[0].weight, 3);
+        assert_eq!(resources.requested_devices[0].device_ids, ["v/c=d"]);
+    }
+
+    #[test]
+    fn what_linux_does_not_have() {
+        let bandwidth = "invalid option: QoS maximum bandwidth configuration is not supported on linux";
+        assert_eq!(refused(&json!({"IOMaximumBandwidth": 1})), ApiError::invalid(bandwidth));
+        let body = json!({"HostConfig": {"kernelmemory": 1, "CpuPercent": 5, "CpuCount": 2}});
+        let request = wire::CreateContainerRequest::from_slice(body.to_string().as_bytes()).unwrap();
+        assert_eq!(warnings(&request).len(), 3);
+        assert!(spec(request).is_ok());
         let mount = refused(&json!({"Mounts": [{"Type": "bind", "VolumeOptions": {}}]}));
         assert_eq!(mount, ApiError::invalid("VolumeOptions must not be specified on mount type \"bind\""));
     }

@@ -129,6 +129,12 @@ pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
             .map(|pool| wire::AddressPool { base: pool.base.clone(), size: pool.size.into() })
             .collect(),
         firewall_backend: Some(wire::FirewallInfo { driver: "nftables".to_owned(), info: Vec::new() }),
+        discovered_devices: info
+            .cdi_devices
+            .into_iter()
+            .map(|id| wire::DeviceInfo { source: "cdi".to_owned(), id })
+            .collect(),
+        cdi_spec_dirs: config.cdi_spec_dirs.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         warnings: info.warnings,
         ..wire::SystemInfo::default()
     }

@@ -58,11 +58,13 @@ pub(crate) async fn create(
         return Err(ApiError::invalid("config cannot be empty in order to create a container"));
     }
     versions::create_container(&mut request, version.0)?;
+    let discarded = convert::create::warnings(&request);
     let mut spec = convert::create::spec(request)?;
     spec.name = params.some("name").map(|name| name.strip_prefix('/').map(str::to_owned).unwrap_or(name));
     spec.platform = versions::create_platform(params.some("platform"), version.0);
     let created = engine.create(spec).await?;
-    let answer = CreateContainerResponse { id: created.id, warnings: created.warnings };
+    let warnings = created.warnings.into_iter().chain(discarded).collect();
+    let answer = CreateContainerResponse { id: created.id, warnings };
     Ok(json_response(StatusCode::CREATED, &answer))
 }
 

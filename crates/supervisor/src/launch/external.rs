@@ -36,7 +36,7 @@ use self::bundle::{Bundle, Paths};
 use self::command::{MAKING, Runtime, Streams};
 use self::console::ConsoleSocket;
 use super::stdio::{Pipes, terminal_size};
-use super::{Container, Created, Execed};
+use super::{Container, Created, Execed, Given};
 use crate::protocol::{Config, ExecOptions, ExternalRuntime, Failure, FailureKind};
 use crate::session::Ends;
 
@@ -68,7 +68,7 @@ pub(super) fn create(
     config: &Config,
     settings: &ExternalRuntime,
     run_dir: &Path,
-    network_namespace: Option<OwnedFd>,
+    given: Given,
 ) -> Result<(Box<dyn Created>, Ends), Failure> {
     let process = config.spec.process.as_ref();
     let process =
@@ -80,7 +80,7 @@ pub(super) fn create(
         let _ = runtime.run("delete", &[OsStr::new("--force")], &[]);
         paths.clear()?;
     }
-    let bundle = Bundle::make(&paths, config, network_namespace)?;
+    let bundle = Bundle::make(&paths, config, given)?;
     let path = bundle.path.clone();
     let workshop = Workshop { runtime, bundle, paths, is_cleared: false };
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
@@ -237,7 +237,7 @@ impl Container for External {
     fn exec(&self, options: &ExecOptions, _seccomp: Option<&Program>) -> Result<Execed, Failure> {
         const FILE: &str = "exec.json";
         let mut process = options.process.clone();
-        self.workshop.bundle.settle_user(&mut process, options.user.as_deref())?;
+        self.workshop.bundle.settle_user(&mut process, options.user.as_deref(), &options.groups)?;
         self.workshop.bundle.write(FILE, &process)?;
         let open_stdin = options.attach.as_ref().is_some_and(|attach| attach.stdin);
         let pipes = Pipes::for_process(&process, open_stdin, options.attach.is_some())?;

@@ -1,6 +1,8 @@
 //! Processes made by Palan's own runtime, inside of this process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod hooked;
+
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use palan_linux::process;
@@ -11,8 +13,9 @@ use palan_runtime::cgroup::Location;
 use palan_runtime::seccomp::Program;
 use palan_runtime::{CreateRequest, ExecRequest, Stdio};
 
+use self::hooked::{Bundle, Hooked};
 use super::stdio::{Pipes, terminal_size};
-use super::{Container, Created, Execed, sources};
+use super::{Container, Created, Execed, Given, sources};
 use crate::protocol::{Config, ExecOptions, Failure, FailureKind};
 use crate::session::Ends;
 
@@ -20,7 +23,7 @@ pub(super) fn create(
     config: &Config,
     run_dir: &Path,
     seccomp: Option<&Program>,
-    network_namespace: Option<&OwnedFd>,
+    given: &Given,
 ) -> Result<(Box<dyn Created>, Ends), Failure> {
     let Some(process) = &config.spec.process else {
         return Err(Failure::new(FailureKind::Invalid, "the specification has no process"));
@@ -29,17 +32,20 @@ pub(super) fn create(
     if cgroup.is_empty() {
         return Err(Failure::new(FailureKind::Invalid, "the specification has no linux.cgroupsPath"));
     }
-    let sources = sources::open(&config.sources, run_dir)?;
+    // The directory bears the container's name.
+    let id = run_dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let bundle = config.spec.hooks.as_ref().map(|_| Bundle::make(run_dir, id, &config.spec)).transpose()?;
+    let sources = sources::open(&config.sources, run_dir, given.shared_mounts.as_ref())?;
     let pipes = Pipes::for_process(process, config.open_stdin, true)?;
     let created = palan_runtime::create(&CreateRequest {
-        // The directory bears the container's name.
-        id: run_dir.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+        id,
         spec: &config.spec,
-        bundle: run_dir,
+        bundle: bundle.as_ref().map_or(run_dir, |bundle| &bundle.path),
         rootfs: &config.rootfs,
         user: config.user.as_deref(),
+        groups: &config.groups,
         create_cwd: config.create_cwd,
-        network_namespace: network_namespace.map(AsFd::as_fd),
+        network_namespace: given.network_namespace.as_ref().map(AsFd::as_fd),
         seccomp,
         stdio: stdio(&pipes, process),
         cgroup: Location::Root(cgroup),
@@ -52,7 +58,11 @@ pub(super) fn create(
         sources: &sources,
     })?;
     let ends = pipes.ends(created.container().console_master.as_ref())?;
-    Ok((Box::new(created), ends))
+    let created: Box<dyn Created> = Box::new(created);
+    Ok(match bundle {
+        None => (created, ends),
+        Some(bundle) => (Box::new(Hooked::new(created, bundle)), ends),
+    })
 }
 
 fn stdio<'a>(pipes: &'a Pipes, process: &Process) -> Stdio<'a> {
@@ -128,6 +138,7 @@ impl Container for palan_runtime::Container {
             personality: None,
             memory_policy: None,
             user: options.user.as_deref(),
+            groups: &options.groups,
             seccomp,
             state: &self.state,
             stdio: stdio(&pipes, process),

@@ -15,12 +15,16 @@ use rustix::io::Errno;
 use crate::protocol::{Failure, FailureKind, MountSource, MountWhole};
 
 /// Detached mounts of all sources, with the index of the mount each is for. `place` is a directory of ours that is empty or whose
-/// content need not be seen any more.
-pub(super) fn open(sources: &[MountSource], place: &Path) -> Result<Vec<(usize, OwnedFd)>, Failure> {
-    sources.iter().map(|source| Ok((source.mount, open_one(source, place)?))).collect()
+/// content need not be seen any more, `shared` the mount namespace of another container.
+pub(super) fn open(
+    sources: &[MountSource],
+    place: &Path,
+    shared: Option<&OwnedFd>,
+) -> Result<Vec<(usize, OwnedFd)>, Failure> {
+    sources.iter().map(|source| Ok((source.mount, open_one(source, place, shared)?))).collect()
 }
 
-fn open_one(source: &MountSource, place: &Path) -> Result<OwnedFd, Failure> {
+fn open_one(source: &MountSource, place: &Path, shared: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
     let copy = match &source.whole {
         MountWhole::Directory(path) => {
             let root = RootDir::open(path).map_err(|error| Failure::cannot("open the volume", &error))?;
@@ -35,10 +39,40 @@ fn open_one(source: &MountSource, place: &Path) -> Result<OwnedFd, Failure> {
                 part_of_image(image, &source.subpath, place)?
             }
         }
+        MountWhole::Shared(path) => {
+            let namespace = shared.ok_or_else(|| {
+                Failure::new(FailureKind::Invalid, "the request lacks the other container's mount namespace")
+            })?;
+            mount_of_other(namespace, path)
+                .map_err(|error| Failure::cannot("share the other container's mount", &error))?
+        }
     };
     let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
     mount::change(&copy, &private, true).map_err(cannot_bind)?;
     Ok(copy)
+}
+
+/// A copy of what another container has mounted at `path`. The kernel copies mounts of the caller's namespace only, so this
+/// process, which has one thread, is in the other one for the time of one call.
+fn mount_of_other(namespace: &OwnedFd, path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &str| rustix::fs::openat(CWD, path, flags, Mode::empty());
+    let (own, root, working_directory) = (namespace::open(0, Kind::Mount)?, open("/")?, open(".")?);
+    namespace::join(namespace, Kind::Mount)?;
+    let inside = RootDir::open(Path::new("/")).map_err(std::io::Error::other).and_then(|root| {
+        let found = root.open_path_beneath(path.strip_prefix("/").unwrap_or(path));
+        clone(found.map_err(|error| error.source)?)
+    });
+    // To stay there must not happen: everything that follows would be done in the other container.
+    let back = namespace::join(&own, Kind::Mount).and_then(|()| {
+        rustix::process::fchdir(&root)?;
+        rustix::process::chroot(".")?;
+        Ok(rustix::process::fchdir(&working_directory)?)
+    });
+    if back.is_err() {
+        palan_linux::process::exit_now(1);
+    }
+    inside
 }
 
 fn cannot_bind(error: std::io::Error) -> Failure {
@@ -121,7 +155,7 @@ mod tests {
     fn message(whole: &Path, subpath: &str) -> String {
         let source =
             MountSource { mount: 0, whole: MountWhole::Directory(whole.into()), subpath: subpath.into() };
-        match open(&[source], Path::new("/")) {
+        match open(&[source], Path::new("/"), None) {
             Ok(_) => "mounted".into(),
             Err(failure) => failure.message,
         }

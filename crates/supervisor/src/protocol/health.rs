@@ -11,6 +11,9 @@ pub struct HealthConfig {
     /// The user as written, resolved in the container's own files; `None`: as in `process`.
     #[serde(default)]
     pub user: Option<String>,
+    /// Further groups by name or number, resolved there as well; only with `user`.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// From the end of a probe to the next one.
     pub interval_ns: u64,
     /// How long a probe may take.

@@ -68,6 +68,7 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
         spec: serde_json::from_value(specification(arguments, &format!("/{cgroup_parent}/c"))).unwrap(),
         rootfs: RootfsConfig::Directory(rootfs),
         user: None,
+        groups: Vec::new(),
         create_cwd: false,
         init: false,
         log: LogConfig::JsonFile {
@@ -141,6 +142,7 @@ pub(crate) fn exec_options(name: &str, arguments: &[&str]) -> ExecOptions {
         exec: name.into(),
         process: serde_json::from_value(process(arguments)).unwrap(),
         user: None,
+        groups: Vec::new(),
         attach: None,
         seccomp: false,
     }
@@ -289,7 +291,15 @@ impl Container {
         descriptors.extend(clients);
         descriptors.extend(connections);
         self.request(
-            Request::Start { seccomp: false, network_namespace: false, resolver: false, attach, waits },
+            Request::Start {
+                seccomp: false,
+                network_namespace: false,
+                joins: Vec::new(),
+                shared_mounts: false,
+                resolver: false,
+                attach,
+                waits,
+            },
             descriptors,
         )
     }

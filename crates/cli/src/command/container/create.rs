@@ -11,6 +11,7 @@ use palan_stdx::fs;
 
 use super::super::image::pull;
 use super::super::{Arity, Command};
+use super::api_socket;
 use crate::app::{App, Program};
 use crate::environment::DOCKER_DEFAULT_PLATFORM;
 use crate::error::{CliError, Kind, Result};
@@ -27,8 +28,8 @@ pub(crate) static COMMAND: Command = Command {
 };
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
-    let request = build(app, flags, "create")?;
-    let id = create(app, flags, &request)?;
+    let mut request = build(app, flags, "create")?;
+    let id = create(app, flags, &mut request)?;
     app.streams.line(&id)
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn build(app: &App, flags: &Parsed, verb: &str) -> Result<CreateConta
 }
 
 /// Creates the container and returns its id.
-pub(crate) fn create(app: &App, flags: &Parsed, request: &CreateContainerRequest) -> Result<String> {
+pub(crate) fn create(app: &App, flags: &Parsed, request: &mut CreateContainerRequest) -> Result<String> {
     let platform = match flags.given("platform") {
         Some(platform) => Some(platform),
         None => app.environment.set(DOCKER_DEFAULT_PLATFORM),
@@ -68,7 +69,12 @@ pub(crate) fn create(app: &App, flags: &Parsed, request: &CreateContainerRequest
         text.parse::<Platform>()
             .map_err(|error| CliError::new(format!("error parsing specified platform: {error}")))?;
     }
+    if flags.changed("kernel-memory") {
+        app.streams.say("Flag --kernel-memory has been deprecated, and no longer supported by the kernel");
+    }
+    let credentials = flags.bool("use-api-socket").then(|| api_socket::add(app, request)).transpose()?;
     let mut id_file = IdFile::reserve(flags.string("cidfile"))?;
+    let request = &*request;
     let image = request.config.image.as_str();
     // An image's full id is no reference, and can't be pulled.
     let is_id = image.len() == 64 && image.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -96,7 +102,10 @@ pub(crate) fn create(app: &App, flags: &Parsed, request: &CreateContainerRequest
         }
         (answer, _) => answer?,
     };
-    for warning in &answer.warnings {
+    let given = credentials.map_or(Ok(()), |credentials| credentials.give(app, &answer.id));
+    let failed =
+        given.err().map(|error| format!("injecting docker config.json into container failed: {error}"));
+    for warning in answer.warnings.iter().chain(&failed) {
         app.streams.say(&format!("WARNING: {warning}"));
     }
     id_file.write(&answer.id)?;

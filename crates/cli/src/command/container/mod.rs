@@ -1,5 +1,6 @@
 //! `palan container …` and the short forms of its commands.
 
+pub(crate) mod api_socket;
 pub(crate) mod attach;
 pub(crate) mod commit;
 pub(crate) mod create;

@@ -57,7 +57,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     let keys = detach_keys(app, flags)?;
     let (rows, columns) = app.streams.size();
     request.host_config.console_size = [u32::from(rows), u32::from(columns)];
-    let id = create::create(app, flags, &request).map_err(|error| classify(app.program, error))?;
+    let id = create::create(app, flags, &mut request).map_err(|error| classify(app.program, error))?;
     if attached.stdin || attached.stdout || attached.stderr {
         let forward = flags.bool("sig-proxy");
         attached_run(app, &id, attached, &keys, forward, request.host_config.auto_remove)

@@ -127,6 +127,9 @@ fn server(info: &SystemInfo, user: &str, debug: bool, text: &mut String) {
     }
     let _ = writeln!(text, "  Log: {}", info.plugins.log.join(" "));
     list(text, "CDI spec directories", info.cdi_spec_dirs.iter().map(String::as_str));
+    let devices: Vec<String> =
+        info.discovered_devices.iter().map(|device| format!("{}: {}", device.source, device.id)).collect();
+    list(text, "Discovered Devices", devices.iter().map(String::as_str));
     let _ = writeln!(text, " Swarm: {}", info.swarm.local_node_state);
     if !info.runtimes.is_empty() {
         let names: Vec<&str> = info.runtimes.keys().map(String::as_str).collect();

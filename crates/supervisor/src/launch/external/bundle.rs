@@ -23,7 +23,7 @@ use palan_runtime::user::{self, ResolvedUser};
 use palan_stdx::fs;
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::super::sources;
+use super::super::{Given, sources};
 use crate::protocol::{Config, Failure, FailureKind, RootfsConfig};
 
 /// The directory in the run directory.
@@ -82,11 +82,7 @@ pub(super) struct Bundle {
 
 impl Bundle {
     /// Makes the bundle of a container. This process is in a mount namespace of its own afterwards.
-    pub(super) fn make(
-        paths: &Paths,
-        config: &Config,
-        network_namespace: Option<OwnedFd>,
-    ) -> Result<Self, Failure> {
+    pub(super) fn make(paths: &Paths, config: &Config, given: Given) -> Result<Self, Failure> {
         let failed = |error: fs::PathError| Failure::cannot("make the bundle", &error);
         enter_own_namespace(&paths.run_dir)?;
         let path = paths.bundle.clone();
@@ -111,16 +107,24 @@ impl Bundle {
         };
         // From here on there is something to take off.
         let sources = Vec::new();
+        let Given { network_namespace, shared_mounts } = given;
         let mut bundle = Self { path, directory, root: None, place, sources, network_namespace };
         let root = RootDir::open(&rootfs);
         bundle.root = Some(root.map_err(|error| Failure::cannot("open the root file system", &error))?);
-        bundle.fill(paths, config, rootfs)?;
+        bundle.fill(paths, config, rootfs, shared_mounts.as_ref())?;
         Ok(bundle)
     }
 
-    fn fill(&mut self, paths: &Paths, config: &Config, rootfs: PathBuf) -> Result<(), Failure> {
+    fn fill(
+        &mut self,
+        paths: &Paths,
+        config: &Config,
+        rootfs: PathBuf,
+        shared_mounts: Option<&OwnedFd>,
+    ) -> Result<(), Failure> {
         let mut spec = config.spec.clone();
-        self.add_sources(&mut spec, config)?;
+        self.add_sources(&mut spec, config, shared_mounts)?;
+        name_domain_by_sysctl(&mut spec);
         OCI_VERSION.clone_into(&mut spec.oci_version);
         refuse_sharing_into_run_directory(&spec, &paths.run_dir)?;
         let root = spec.root.get_or_insert_default();
@@ -131,7 +135,7 @@ impl Bundle {
         let Some(process) = &mut spec.process else {
             return Err(Failure::new(FailureKind::Invalid, "the specification has no process"));
         };
-        self.settle_user(process, config.user.as_deref())?;
+        self.settle_user(process, config.user.as_deref(), &config.groups)?;
         if config.create_cwd {
             self.root()?.create_dir_all(&process.cwd, 0o755).map_err(|error| {
                 Failure::new(
@@ -162,10 +166,15 @@ impl Bundle {
 
     /// Replaces the user as written by numbers, which are all that the specification knows. Names are those of the root
     /// file system, as in Docker: what is mounted over it is not seen here.
-    pub(super) fn settle_user(&self, process: &mut Process, user: Option<&str>) -> Result<(), Failure> {
+    pub(super) fn settle_user(
+        &self,
+        process: &mut Process,
+        user: Option<&str>,
+        groups: &[String],
+    ) -> Result<(), Failure> {
         let wanted = &mut process.user;
         let resolved = match user {
-            Some(user) => user::resolve(self.root()?, user, &[]).map_err(palan_runtime::Error::from)?,
+            Some(user) => user::resolve(self.root()?, user, groups).map_err(palan_runtime::Error::from)?,
             None => ResolvedUser {
                 uid: wanted.uid,
                 gid: wanted.gid,
@@ -212,8 +221,13 @@ impl Bundle {
 
     /// Mounts what has no path of the host that could be trusted, where only this namespace sees it, and names that place as the
     /// mount's source.
-    fn add_sources(&mut self, spec: &mut Spec, config: &Config) -> Result<(), Failure> {
-        for (index, source) in sources::open(&config.sources, &self.path)? {
+    fn add_sources(
+        &mut self,
+        spec: &mut Spec,
+        config: &Config,
+        shared_mounts: Option<&OwnedFd>,
+    ) -> Result<(), Failure> {
+        for (index, source) in sources::open(&config.sources, &self.path, shared_mounts)? {
             let failed =
                 |error: std::io::Error| Failure::cannot("provide a part of a volume or image", &error);
             let wanted = spec.mounts.get_mut(index);
@@ -305,6 +319,15 @@ fn refuse_sharing_into_run_directory(spec: &Spec, run_dir: &Path) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Says the domain name as Docker does: runtimes before version 1.1 of the specification ignore its field.
+fn name_domain_by_sysctl(spec: &mut Spec) {
+    let name = std::mem::take(&mut spec.domainname);
+    if !name.is_empty() {
+        let sysctl = &mut spec.linux.get_or_insert_default().sysctl;
+        sysctl.entry("kernel.domainname".to_owned()).or_insert(name);
+    }
 }
 
 /// Makes the container join the network namespace, by a path that lives as long as this process.
