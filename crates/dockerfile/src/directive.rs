@@ -1,0 +1,132 @@
+//! Parser directives: `# name=value` at the top of the file.
+
+use crate::{Error, Span};
+
+/// What the directives said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directives {
+    /// `# syntax=`: the image of the frontend that should read the file.
+    pub syntax: Option<(String, Span)>,
+    /// `# check=`: options of the checks.
+    pub check: Option<(String, Span)>,
+    /// `# escape=`: `\` or `` ` ``.
+    pub escape: char,
+}
+
+impl Default for Directives {
+    fn default() -> Self {
+        Self { syntax: None, check: None, escape: '\\' }
+    }
+}
+
+/// Reads directives until something else stands there.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) found: Directives,
+    has_escape: bool,
+    is_closed: bool,
+}
+
+impl Reader {
+    /// What follows is no directive, whatever it looks like.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Takes a comment line; true if it was a directive.
+    pub(crate) fn comment(&mut self, comment: &str, line: usize) -> Result<bool, Error> {
+        if self.is_closed {
+            return Ok(false);
+        }
+        // A file may be a program, too: its first line says of which interpreter.
+        if line == 1 && comment.starts_with("#!") {
+            return Ok(true);
+        }
+        let span = Span::line(line);
+        let once = |is_repeated: bool, name: &str| match is_repeated {
+            true => Err(Error::new(span, format!("only one {name} parser directive can be used"))),
+            false => Ok(()),
+        };
+        match split(&comment[1..]) {
+            Some(("syntax", value)) => {
+                once(self.found.syntax.is_some(), "syntax")?;
+                self.found.syntax = Some((value.to_owned(), span));
+            }
+            Some(("check", value)) => {
+                once(self.found.check.is_some(), "check")?;
+                self.found.check = Some((value.to_owned(), span));
+            }
+            Some(("escape", value)) => {
+                once(self.has_escape, "escape")?;
+                self.has_escape = true;
+                self.found.escape = match value {
+                    "\\" => '\\',
+                    "`" => '`',
+                    _ => {
+                        let message = format!("invalid escape token '{value}' does not match ` or \\");
+                        return Err(Error::new(span, message));
+                    }
+                };
+            }
+            _ => {
+                self.close();
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A known directive's name and value.
+pub(crate) fn split(text: &str) -> Option<(&'static str, &str)> {
+    let (name, value) = text.split_once('=')?;
+    let name = name.trim_end();
+    let value = value.trim();
+    let known =
+        ["syntax", "check", "escape"].into_iter().find(|known| name.trim_start().eq_ignore_ascii_case(known));
+    known.filter(|_| !value.is_empty()).map(|known| (known, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Result<Directives, Error> {
+        let mut reader = Reader::default();
+        for (index, line) in lines.iter().enumerate() {
+            reader.comment(line, index + 1)?;
+        }
+        Ok(reader.found)
+    }
+
+    #[test]
+    fn directives_are_read_in_any_case_and_spacing() {
+        let found =
+            read(&["# Syntax = docker/dockerfile:1 ", "#ESCAPE=`", "#check=skip=all"]).expect("directives");
+        assert_eq!(found.syntax.expect("syntax").0, "docker/dockerfile:1");
+        assert_eq!(found.check.expect("check").0, "skip=all");
+        assert_eq!(found.escape, '`');
+        assert_eq!(read(&["#!/usr/bin/env palan", "# escape=`"]).expect("directives").escape, '`');
+    }
+
+    #[test]
+    fn a_comment_ends_them() {
+        let found = read(&["# hello", "# escape=`"]).expect("directives");
+        assert_eq!(found, Directives::default());
+        let found = read(&["# unknown=1", "# escape=`"]).expect("directives");
+        assert_eq!(found, Directives::default());
+        let found = read(&["# syntax=", "# escape=`"]).expect("directives");
+        assert_eq!(found, Directives::default());
+    }
+
+    #[test]
+    fn mistakes() {
+        let error = read(&["# escape=\\", "# escape=`"]).expect_err("twice");
+        assert_eq!(
+            (error.to_string().as_str(), error.span()),
+            ("only one escape parser directive can be used", Span::line(2))
+        );
+        let error = read(&["# escape=x"]).expect_err("no such token");
+        assert_eq!(error.to_string(), "invalid escape token 'x' does not match ` or \\");
+    }
+}
