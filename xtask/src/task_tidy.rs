@@ -21,6 +21,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-store", &["linux", "redeflate"]),
     ("palan-redeflate", &[]),
     ("palan-dns", &[]),
+    ("palan-dockerfile", &[]),
+    ("palan-context", &["linux"]),
     ("palan-docker-api", &[]),
     ("palan-linux", &[]),
     ("palan-oci", &[]),
