@@ -1,3 +1,5 @@
+//! Each rule, where it speaks and where it is silent.
+
 use super::*;
 use crate::parse;
 

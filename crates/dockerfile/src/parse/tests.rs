@@ -1,3 +1,5 @@
+//! Whole files, every instruction, and their mistakes.
+
 use std::time::Duration;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Which value a variable has where.
+
 use super::*;
 use crate::parse;
 

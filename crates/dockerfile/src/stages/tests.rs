@@ -1,3 +1,5 @@
+//! What needs what, and what can't.
+
 use super::*;
 use crate::parse;
 use crate::scope::{Request, Values};

@@ -1,3 +1,5 @@
+//! Words, quotes, variables and their modifiers.
+
 use std::collections::BTreeMap;
 
 use super::*;
