@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-server", &["engine", "docker-api"]),
     ("palan-cli", &["docker-api", "linux"]),
     ("palan-engine", &["store", "registry", "network", "supervisor", "linux", "dns"]),
+    ("palan-builder", &["dockerfile", "context", "linux"]),
     ("palan-registry", &["store"]),
     ("palan-supervisor", &["runtime", "linux", "dns"]),
     ("palan-runtime", &["linux"]),

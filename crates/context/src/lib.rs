@@ -17,5 +17,6 @@ mod tar;
 mod walk;
 
 pub use ignore::{Ignore, IgnoreError, Matches, candidates};
+pub use pattern::Pattern;
 pub use tar::{PackError, Packed, pack};
 pub use walk::{Entry, WalkError, walk};

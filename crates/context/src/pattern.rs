@@ -1,4 +1,4 @@
-//! One pattern of an ignore file.
+//! One pattern of an ignore file, or of an instruction that copies.
 //!
 //! `*` and `?` don't match `/`, `**` matches any number of directories, `[a-z]` and `[^a-z]` match one character, `\` takes
 //! the meaning of the next one. What `**` means depends on where it stands, as in Docker: at the end it matches all that begins
@@ -9,7 +9,7 @@ pub(crate) const MAX_PATTERN: usize = 4096;
 
 /// A pattern, compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pattern {
+pub struct Pattern {
     text: String,
     matcher: Matcher,
 }
@@ -43,8 +43,8 @@ enum Token {
 }
 
 impl Pattern {
-    /// Compiles a cleaned pattern. None: its syntax is wrong.
-    pub(crate) fn new(text: &str) -> Option<Self> {
+    /// Compiles a cleaned pattern. None: its syntax is wrong, or it is longer than any path.
+    pub fn new(text: &str) -> Option<Self> {
         if text.len() > MAX_PATTERN {
             return None;
         }
@@ -100,7 +100,7 @@ impl Pattern {
     }
 
     /// Whether it matches a path, from its start to its end.
-    pub(crate) fn matches(&self, path: &str) -> bool {
+    pub fn matches(&self, path: &str) -> bool {
         match &self.matcher {
             Matcher::Exact => path == self.text,
             Matcher::Prefix(prefix) => path.starts_with(prefix.as_str()),
