@@ -41,14 +41,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         base_image: &|_| Some(BaseImage::default()),
         is_ignored: Some(&|path| path.len() % 2 == 0),
     };
-    match lint::check(&file, &options) {
-        Ok(report) => {
-            for warning in report.warnings {
-                assert!(source.excerpt(warning.span).contains(">>>"), "{warning:?}");
-            }
-        }
-        Err(error) => {
-            let _ = error.render(&source);
-        }
+    let report = lint::check(&file, &options);
+    for warning in report.warnings {
+        assert!(source.excerpt(warning.span).contains(">>>"), "{warning:?}");
+    }
+    if let Some(error) = report.error {
+        let _ = error.render(&source);
     }
 });

@@ -6,7 +6,7 @@ use palan_dockerfile::ast::{self, Command, Dockerfile, Instruction, Script};
 use palan_dockerfile::mount::{self, Kind};
 use palan_dockerfile::scope::{Environment, Globals, Request, Scope, Values, is_proxy};
 use palan_dockerfile::stages::{self, Origin};
-use palan_dockerfile::{Error, Span, parse_instruction};
+use palan_dockerfile::{DockerfileError, Span, parse_instruction};
 use palan_oci::{Digest, ImageConfig, Platform};
 
 use crate::graph::{Copy, Input, Mount, MountKind, Op, Owner, Plan, Run, Vertex};
@@ -62,11 +62,11 @@ pub enum Lowered {
     /// These images have to be known first. Then it is to be called again.
     Needs(Vec<ImageRequest>),
     /// The plan.
-    Plan(Plan),
+    Plan(Box<Plan>),
 }
 
 /// Makes a plan.
-pub fn lower(build: &Build<'_>) -> Result<Lowered, Error> {
+pub fn lower(build: &Build<'_>) -> Result<Lowered, DockerfileError> {
     let last = build.file.stages.last().and_then(ast::Stage::id);
     let request = Request {
         build_args: build.build_args,
@@ -87,10 +87,10 @@ pub fn lower(build: &Build<'_>) -> Result<Lowered, Error> {
         if !trigger(build, &graph, &mut file, &mut triggered)? {
             let planner =
                 Planner { build, file: &file, graph: &graph, globals: &globals, vertices: Vec::new() };
-            return planner.plan().map(Lowered::Plan);
+            return planner.plan().map(|plan| Lowered::Plan(Box::new(plan)));
         }
     }
-    Err(Error::new(Span::default(), "triggers of base images lead to ever new images"))
+    Err(DockerfileError::new(Span::default(), "triggers of base images lead to ever new images"))
 }
 
 fn platform_of(build: &Build<'_>, resolved: &stages::Resolved) -> String {
@@ -118,7 +118,7 @@ fn trigger(
     graph: &stages::Graph,
     file: &mut Dockerfile,
     done: &mut BTreeSet<usize>,
-) -> Result<bool, Error> {
+) -> Result<bool, DockerfileError> {
     let mut any = false;
     for index in &graph.needed {
         if !done.insert(*index) {
@@ -138,7 +138,7 @@ fn trigger(
             Origin::Scratch | Origin::Context(_) => Vec::new(),
         };
         let span = file.stages[*index].span;
-        let parsed: Result<Vec<Instruction>, Error> =
+        let parsed: Result<Vec<Instruction>, DockerfileError> =
             triggers.iter().map(|text| parse_instruction(text, span)).collect();
         any |= !triggers.is_empty();
         file.stages[*index].instructions.splice(0..0, parsed?);
@@ -186,7 +186,7 @@ impl Counter {
 }
 
 impl<'a> Planner<'a> {
-    fn plan(mut self) -> Result<Plan, Error> {
+    fn plan(mut self) -> Result<Plan, DockerfileError> {
         let mut states: BTreeMap<usize, State<'a>> = BTreeMap::new();
         for index in &self.graph.needed {
             let state = self.stage(*index, &states)?;
@@ -194,12 +194,16 @@ impl<'a> Planner<'a> {
         }
         let target = states.remove(&self.graph.target).ok_or_else(|| {
             // The target needs itself.
-            Error::new(Span::default(), "the target is not part of its own build")
+            DockerfileError::new(Span::default(), "the target is not part of its own build")
         })?;
         Ok(Plan { vertices: self.vertices, target: target.files, config: target.image.config })
     }
 
-    fn stage(&mut self, index: usize, states: &BTreeMap<usize, State<'a>>) -> Result<State<'a>, Error> {
+    fn stage(
+        &mut self,
+        index: usize,
+        states: &BTreeMap<usize, State<'a>>,
+    ) -> Result<State<'a>, DockerfileError> {
         let stage = &self.file.stages[index];
         let resolved = &self.graph.stages[index];
         let mut counter = self.counter(index, resolved);
@@ -264,10 +268,17 @@ impl<'a> Planner<'a> {
         State { scope: base.scope.clone(), image: Image::on(&base.image.config), files: base.files.clone() }
     }
 
-    fn known(&self, name: &str, resolved: &stages::Resolved, span: Span) -> Result<&'a BaseImage, Error> {
+    fn known(
+        &self,
+        name: &str,
+        resolved: &stages::Resolved,
+        span: Span,
+    ) -> Result<&'a BaseImage, DockerfileError> {
         let request = ImageRequest { name: name.to_owned(), platform: platform_of(self.build, resolved) };
         let image = self.build.images.get(&request);
-        image.ok_or_else(|| Error::new(span, format!("image {name} is not known for {}", request.platform)))
+        image.ok_or_else(|| {
+            DockerfileError::new(span, format!("image {name} is not known for {}", request.platform))
+        })
     }
 
     /// The vertex of an image; one for all who need it.
@@ -292,7 +303,7 @@ impl<'a> Planner<'a> {
         resolved: &stages::Resolved,
         states: &BTreeMap<usize, State<'a>>,
         span: Span,
-    ) -> Result<Input, Error> {
+    ) -> Result<Input, DockerfileError> {
         Ok(match origin {
             Origin::Scratch => Input::Scratch,
             Origin::Stage(stage) => states[stage].files.clone(),
@@ -311,9 +322,9 @@ impl<'a> Planner<'a> {
         state: &mut State<'a>,
         counter: &mut Counter,
         ignore_cache: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), DockerfileError> {
         let span = instruction.span;
-        let fail = |message: String| Error::new(span, message);
+        let fail = |message: String| DockerfileError::new(span, message);
         let command = state.scope.step(instruction, &mut |_| {})?;
         if state.image.say(&command).map_err(fail)? {
             return Ok(());

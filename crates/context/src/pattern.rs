@@ -94,8 +94,9 @@ impl Pattern {
 
     /// Whether it has no wildcards but `/*` or `/**` at its end: then what it matches lies below this directory.
     pub(crate) fn directory(&self) -> Option<&str> {
-        let text = self.text.strip_suffix("/**").unwrap_or(&self.text);
-        let text = text.strip_suffix("/*").unwrap_or(text);
+        // One of both: what `a/*/**` matches lies in the directories of `a`, whatever they are called.
+        let text =
+            self.text.strip_suffix("/**").or_else(|| self.text.strip_suffix("/*")).unwrap_or(&self.text);
         (!text.contains(['*', '[', ']', '?', '^', '\\'])).then_some(text)
     }
 
@@ -284,6 +285,7 @@ mod tests {
         assert_eq!(directory("a/*"), Some("a".to_owned()));
         assert_eq!(directory("a/**"), Some("a".to_owned()));
         assert_eq!(directory("a/*/b"), None);
+        assert_eq!(directory("a/*/**"), None);
         assert_eq!(directory("**/a"), None);
     }
 }

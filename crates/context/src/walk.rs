@@ -213,6 +213,7 @@ mod tests {
         assert_eq!(paths(root.path(), "a\n"), ["f", "g", "g/h"].map(String::from));
         assert_eq!(paths(root.path(), "a\n!a/b/c"), ["a", "a/b", "a/b/c", "f", "g", "g/h"]);
         assert_eq!(paths(root.path(), "*\n!**/h"), ["g", "g/h"]);
+        assert_eq!(paths(root.path(), "*\n!a/*/**"), ["a", "a/b", "a/b/c", "a/b/d"]);
         assert_eq!(paths(root.path(), "**"), [""; 0]);
         assert_eq!(paths(root.path(), "**/b/\nf"), ["a", "a/e", "g", "g/h"]);
     }
@@ -222,7 +223,7 @@ mod tests {
         let root = tree(&["secret/x", "a"]);
         let secret = root.path().join("secret");
         // Root reads everything, so what tells is that nothing below is listed; for others it is an error avoided.
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0)).expect("a mode");
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).expect("a mode");
         assert_eq!(paths(root.path(), "secret"), ["a"]);
         assert_eq!(paths(root.path(), "secret\n!secret/nothing"), ["a"]);
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o755)).expect("a mode");

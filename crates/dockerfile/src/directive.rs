@@ -1,6 +1,6 @@
 //! Parser directives: `# name=value` at the top of the file.
 
-use crate::{Error, Span};
+use crate::{DockerfileError, Span};
 
 /// What the directives said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Reader {
     }
 
     /// Takes a comment line; true if it was a directive.
-    pub(crate) fn comment(&mut self, comment: &str, line: usize) -> Result<bool, Error> {
+    pub(crate) fn comment(&mut self, comment: &str, line: usize) -> Result<bool, DockerfileError> {
         if self.is_closed {
             return Ok(false);
         }
@@ -44,7 +44,7 @@ impl Reader {
         }
         let span = Span::line(line);
         let once = |is_repeated: bool, name: &str| match is_repeated {
-            true => Err(Error::new(span, format!("only one {name} parser directive can be used"))),
+            true => Err(DockerfileError::new(span, format!("only one {name} parser directive can be used"))),
             false => Ok(()),
         };
         match split(&comment[1..]) {
@@ -64,7 +64,7 @@ impl Reader {
                     "`" => '`',
                     _ => {
                         let message = format!("invalid escape token '{value}' does not match ` or \\");
-                        return Err(Error::new(span, message));
+                        return Err(DockerfileError::new(span, message));
                     }
                 };
             }
@@ -91,7 +91,7 @@ pub(crate) fn split(text: &str) -> Option<(&'static str, &str)> {
 mod tests {
     use super::*;
 
-    fn read(lines: &[&str]) -> Result<Directives, Error> {
+    fn read(lines: &[&str]) -> Result<Directives, DockerfileError> {
         let mut reader = Reader::default();
         for (index, line) in lines.iter().enumerate() {
             reader.comment(line, index + 1)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::lines::Logical;
-use crate::{Error, suggest};
+use crate::{DockerfileError, suggest};
 
 /// A logical line, cut: keyword, flags, arguments. Ranges are offsets in the line's text.
 #[derive(Debug)]
@@ -103,10 +103,10 @@ impl Flags {
         logical: &Logical,
         raw: &[RawFlag],
         known: &[(&'static str, Kind)],
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, DockerfileError> {
         let mut values: Vec<(&'static str, String)> = Vec::new();
         for flag in raw {
-            let fail = |message: String| Error::new(logical.span(flag.range.clone()), message);
+            let fail = |message: String| DockerfileError::new(logical.span(flag.range.clone()), message);
             let (dashed, value) = match flag.text.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (flag.text.as_str(), None),

@@ -9,7 +9,7 @@ use crate::json::{self, Json};
 use crate::lines::Logical;
 use crate::mount::{Device, RawMount};
 use crate::words::{self, Pair};
-use crate::{Error, suggest};
+use crate::{DockerfileError, suggest};
 
 /// Every keyword.
 pub(crate) const KEYWORDS: [&str; 18] = [
@@ -53,28 +53,28 @@ pub(crate) fn can_have_heredocs(split: &Split<'_>, line: &str, escape: char) -> 
 
 impl Parts<'_> {
     /// An error about the whole instruction.
-    fn fail<T>(&self, message: impl Into<String>) -> Result<T, Error> {
+    fn fail<T>(&self, message: impl Into<String>) -> Result<T, DockerfileError> {
         Err(self.error(message))
     }
 
-    fn error(&self, message: impl Into<String>) -> Error {
-        Error::new(self.logical.whole(), message)
+    fn error(&self, message: impl Into<String>) -> DockerfileError {
+        DockerfileError::new(self.logical.whole(), message)
     }
 
     /// An error about the arguments, if there are any.
-    fn fail_arguments<T>(&self, message: impl Into<String>) -> Result<T, Error> {
+    fn fail_arguments<T>(&self, message: impl Into<String>) -> Result<T, DockerfileError> {
         if self.split.arguments.is_empty() {
             return self.fail(message);
         }
-        Err(Error::new(self.logical.span(self.split.arguments_range.clone()), message))
+        Err(DockerfileError::new(self.logical.span(self.split.arguments_range.clone()), message))
     }
 
-    fn flags(&self, known: &[(&'static str, Kind)]) -> Result<Flags, Error> {
+    fn flags(&self, known: &[(&'static str, Kind)]) -> Result<Flags, DockerfileError> {
         Flags::parse(self.logical, &self.split.flags, known)
     }
 
     /// What the instruction says.
-    pub(crate) fn command(&self) -> Result<Command, Error> {
+    pub(crate) fn command(&self) -> Result<Command, DockerfileError> {
         let keyword = self.split.keyword.to_ascii_uppercase();
         match keyword.as_str() {
             "ADD" => return self.add(),
@@ -102,15 +102,15 @@ impl Parts<'_> {
         })
     }
 
-    fn unknown<T>(&self) -> Result<T, Error> {
+    fn unknown<T>(&self) -> Result<T, DockerfileError> {
         let keyword = self.split.keyword;
         let hint = suggest::hint_any_case(keyword, KEYWORDS);
         let span = self.logical.span(self.split.keyword_range.clone());
-        Err(Error::new(span, format!("unknown instruction: {keyword}{hint}")))
+        Err(DockerfileError::new(span, format!("unknown instruction: {keyword}{hint}")))
     }
 
     /// `FROM`.
-    pub(crate) fn stage(&self) -> Result<Stage, Error> {
+    pub(crate) fn stage(&self) -> Result<Stage, DockerfileError> {
         let arguments = words::split_blank(self.split.arguments);
         let (base, as_keyword, name) = match arguments.as_slice() {
             [base] => (base, None, None),
@@ -136,19 +136,19 @@ impl Parts<'_> {
         })
     }
 
-    fn one(&self, keyword: &str) -> Result<String, Error> {
+    fn one(&self, keyword: &str) -> Result<String, DockerfileError> {
         if self.split.arguments.is_empty() {
             return self.fail(format!("{keyword} requires exactly one argument"));
         }
         Ok(self.split.arguments.to_owned())
     }
 
-    fn at_least_one<T>(&self, keyword: &str) -> Result<T, Error> {
+    fn at_least_one<T>(&self, keyword: &str) -> Result<T, DockerfileError> {
         self.fail(format!("{keyword} requires at least one argument"))
     }
 
     /// Words, or the strings of a JSON array.
-    fn list(&self) -> Result<Vec<String>, Error> {
+    fn list(&self) -> Result<Vec<String>, DockerfileError> {
         match json::parse(self.split.arguments) {
             Json::Strings(strings) => Ok(strings),
             Json::OtherArray => self.fail_arguments(NOT_STRINGS),
@@ -156,7 +156,7 @@ impl Parts<'_> {
         }
     }
 
-    fn command_line(&self, text: &str) -> Result<CommandLine, Error> {
+    fn command_line(&self, text: &str) -> Result<CommandLine, DockerfileError> {
         match json::parse(text) {
             Json::Strings(strings) => Ok(CommandLine::Exec(strings)),
             Json::OtherArray => self.fail_arguments(NOT_STRINGS),
@@ -164,7 +164,7 @@ impl Parts<'_> {
         }
     }
 
-    fn arguments(&self) -> Result<Vec<Argument>, Error> {
+    fn arguments(&self) -> Result<Vec<Argument>, DockerfileError> {
         let words = words::split_quoted(self.split.arguments, self.escape);
         if words.is_empty() {
             return self.at_least_one("ARG");
@@ -177,7 +177,7 @@ impl Parts<'_> {
         words.into_iter().map(argument).collect()
     }
 
-    fn pairs(&self, keyword: &str) -> Result<Vec<Pair>, Error> {
+    fn pairs(&self, keyword: &str) -> Result<Vec<Pair>, DockerfileError> {
         let pairs = words::pairs(self.split.arguments, keyword, self.escape)
             .or_else(|message| self.fail_arguments(message))?;
         if pairs.is_empty() {
@@ -189,7 +189,7 @@ impl Parts<'_> {
         Ok(pairs)
     }
 
-    fn ports(&self) -> Result<Vec<String>, Error> {
+    fn ports(&self) -> Result<Vec<String>, DockerfileError> {
         let mut ports = words::split_blank(self.split.arguments);
         if ports.is_empty() {
             return self.at_least_one("EXPOSE");
@@ -198,7 +198,7 @@ impl Parts<'_> {
         Ok(ports)
     }
 
-    fn volumes(&self) -> Result<Vec<String>, Error> {
+    fn volumes(&self) -> Result<Vec<String>, DockerfileError> {
         let volumes = self.list()?;
         if volumes.is_empty() {
             return self.at_least_one("VOLUME");
@@ -210,7 +210,7 @@ impl Parts<'_> {
         Ok(volumes)
     }
 
-    fn shell(&self) -> Result<Vec<String>, Error> {
+    fn shell(&self) -> Result<Vec<String>, DockerfileError> {
         match self.command_line(self.split.arguments)? {
             CommandLine::Exec(shell) if !shell.is_empty() => Ok(shell),
             CommandLine::Shell(text) if !text.is_empty() => {
@@ -220,7 +220,7 @@ impl Parts<'_> {
         }
     }
 
-    fn onbuild(&self) -> Result<String, Error> {
+    fn onbuild(&self) -> Result<String, DockerfileError> {
         let trigger =
             self.split.arguments.split(crate::flags::is_blank).next().unwrap_or_default().to_uppercase();
         match trigger.as_str() {
@@ -240,7 +240,7 @@ impl Parts<'_> {
         Ok(text)
     }
 
-    fn files(&self, keyword: &str, flags: &Flags) -> Result<Files, Error> {
+    fn files(&self, keyword: &str, flags: &Flags) -> Result<Files, DockerfileError> {
         let mut words = self.list()?;
         let destination = words.pop().filter(|_| !words.is_empty());
         let Some(destination) = destination else {
@@ -273,7 +273,7 @@ impl Parts<'_> {
         Ok(files)
     }
 
-    fn add(&self) -> Result<Command, Error> {
+    fn add(&self) -> Result<Command, DockerfileError> {
         let flags = self.flags(&[
             ("chown", Kind::Value),
             ("chmod", Kind::Value),
@@ -291,7 +291,7 @@ impl Parts<'_> {
         })
     }
 
-    fn copy(&self) -> Result<Command, Error> {
+    fn copy(&self) -> Result<Command, DockerfileError> {
         let flags = self.flags(&[
             ("chown", Kind::Value),
             ("from", Kind::Value),
@@ -307,7 +307,7 @@ impl Parts<'_> {
         })
     }
 
-    fn run(&self) -> Result<Command, Error> {
+    fn run(&self) -> Result<Command, DockerfileError> {
         let flags = self.flags(&[
             ("mount", Kind::Values),
             ("network", Kind::Value),
@@ -340,15 +340,15 @@ impl Parts<'_> {
     }
 
     /// An error about the first flag of that name.
-    fn fail_flag<T>(&self, name: &str, message: String) -> Result<T, Error> {
+    fn fail_flag<T>(&self, name: &str, message: String) -> Result<T, DockerfileError> {
         let is_it = |flag: &&RawFlag| flag.text[2..].split('=').next() == Some(name);
         match self.split.flags.iter().find(is_it) {
-            Some(flag) => Err(Error::new(self.logical.span(flag.range.clone()), message)),
+            Some(flag) => Err(DockerfileError::new(self.logical.span(flag.range.clone()), message)),
             None => self.fail(message),
         }
     }
 
-    fn healthcheck(&self) -> Result<Healthcheck, Error> {
+    fn healthcheck(&self) -> Result<Healthcheck, DockerfileError> {
         let arguments = self.split.arguments;
         let end = arguments.find(char::is_whitespace).unwrap_or(arguments.len());
         let (kind, rest) = (arguments[..end].to_uppercase(), arguments[end..].trim_start());
@@ -388,7 +388,7 @@ impl Parts<'_> {
     }
 
     /// A duration of at least a millisecond; zero is the default.
-    fn interval(&self, flags: &Flags, name: &str) -> Result<Option<Duration>, Error> {
+    fn interval(&self, flags: &Flags, name: &str) -> Result<Option<Duration>, DockerfileError> {
         let Some(value) = given(flags.value(name)) else { return Ok(None) };
         let duration =
             palan_stdx::duration::parse(&value).or_else(|error| self.fail_flag(name, error.to_string()))?;
@@ -401,7 +401,7 @@ impl Parts<'_> {
         Ok(Some(duration))
     }
 
-    fn retries(&self, flags: &Flags) -> Result<Option<u32>, Error> {
+    fn retries(&self, flags: &Flags) -> Result<Option<u32>, DockerfileError> {
         let Some(value) = given(flags.value("retries")) else { return Ok(None) };
         match value.parse::<i32>().map(|number| (number, u32::try_from(number))) {
             Ok((_, Ok(0))) => Ok(None),

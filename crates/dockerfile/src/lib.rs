@@ -42,8 +42,8 @@ mod words;
 
 pub use ast::{Command, Dockerfile, Instruction, Stage};
 pub use directive::Directives;
-pub use parse::{parse, parse_instruction};
-pub use source::{Error, Position, Source, Span};
+pub use parse::{parse, parse_instruction, parse_up_to_error};
+pub use source::{DockerfileError, Position, Source, Span};
 
 /// The most bytes that a Dockerfile may have. Nobody writes a tenth of it; what is larger is something else by mistake.
 pub const MAX_FILE: usize = 16 << 20;

@@ -1,7 +1,7 @@
 //! From bytes to logical lines: comments, continuations, and where each byte came from.
 
 use crate::directive::{Directives, Reader as DirectiveReader};
-use crate::{Error, MAX_LINE, Position, Span};
+use crate::{DockerfileError, MAX_LINE, Position, Span};
 
 /// The lines of a file, one by one, as they stand in it.
 pub(crate) struct Physical<'a> {
@@ -16,7 +16,7 @@ impl<'a> Physical<'a> {
     }
 
     /// The next line without its end.
-    pub(crate) fn next(&mut self) -> Result<Option<&'a [u8]>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<&'a [u8]>, DockerfileError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -27,7 +27,7 @@ impl<'a> Physical<'a> {
         self.number += 1;
         if length > MAX_LINE {
             let message = format!("dockerfile line greater than max allowed size of {MAX_LINE}");
-            return Err(Error::new(Span::line(self.number), message));
+            return Err(DockerfileError::new(Span::line(self.number), message));
         }
         let (line, rest) = self.rest.split_at(length);
         self.rest = rest;
@@ -35,18 +35,21 @@ impl<'a> Physical<'a> {
     }
 
     /// The next line as text, with its end.
-    pub(crate) fn next_text(&mut self) -> Result<Option<&'a str>, Error> {
+    pub(crate) fn next_text(&mut self) -> Result<Option<&'a str>, DockerfileError> {
         self.next()?.map(|line| text(line, self.number)).transpose()
     }
 }
 
 /// A line that is used must be text; what stands in a comment may be anything.
-fn text(line: &[u8], number: usize) -> Result<&str, Error> {
+fn text(line: &[u8], number: usize) -> Result<&str, DockerfileError> {
     std::str::from_utf8(line).map_err(|error| {
         let column = error.valid_up_to();
         let start = Position { line: number, column };
         let end = Position { line: number, column: column + 1 };
-        Error::new(Span { start, end }, format!("line {number} is not UTF-8 text (byte {})", column + 1))
+        DockerfileError::new(
+            Span { start, end },
+            format!("line {number} is not UTF-8 text (byte {})", column + 1),
+        )
     })
 }
 
@@ -74,16 +77,16 @@ impl Logical {
 
     fn position(&self, offset: usize) -> Position {
         let index = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
-        self.from_piece(index, offset)
+        self.in_piece(index, offset)
     }
 
     /// An end belongs to the line whose last byte is before it.
     fn position_of_end(&self, offset: usize) -> Position {
         let index = self.pieces.partition_point(|(start, _)| *start < offset).saturating_sub(1);
-        self.from_piece(index, offset)
+        self.in_piece(index, offset)
     }
 
-    fn from_piece(&self, index: usize, offset: usize) -> Position {
+    fn in_piece(&self, index: usize, offset: usize) -> Position {
         let (start, position) = self.pieces[index];
         Position { line: position.line, column: position.column + (offset - start) }
     }
@@ -106,7 +109,7 @@ impl<'a> Reader<'a> {
         &self.directives.found
     }
 
-    pub(crate) fn next(&mut self) -> Result<Option<Logical>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Logical>, DockerfileError> {
         let (mut text, first) = loop {
             let Some(line) = self.lines.next()? else { return Ok(None) };
             let number = self.lines.number;
@@ -156,7 +159,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next line of an instruction; comments and empty lines between them don't count.
-    fn continuation(&mut self, has_empty: &mut bool) -> Result<Option<&'a str>, Error> {
+    fn continuation(&mut self, has_empty: &mut bool) -> Result<Option<&'a str>, DockerfileError> {
         while let Some(line) = self.lines.next()? {
             let content = trim_end_of_line(line);
             let trimmed = content.trim_ascii_start();

@@ -11,7 +11,7 @@ use crate::ast::{Command, CommandLine, Dockerfile, Instruction, Stage};
 use crate::scope::{Environment, Globals, Request, Scope, Values};
 use crate::stages::{self, Graph, Origin};
 use crate::word::{Expansion, Lexer};
-use crate::{Error, Span, directive, expose, suggest};
+use crate::{DockerfileError, Span, directive, expose, suggest};
 
 pub use rule::Rule;
 
@@ -135,46 +135,30 @@ impl std::fmt::Debug for Options<'_> {
 pub struct Report {
     /// In the file's order.
     pub warnings: Vec<Warning>,
-    /// The build fails because of them, with this text.
+    /// A mistake that would end the build as well. What is behind it was not looked at.
+    pub error: Option<DockerfileError>,
+    /// The build fails because of the warnings, with this text.
     pub failure: Option<String>,
 }
 
-/// Checks a file. An error is a mistake that would end the build as well.
-pub fn check(file: &Dockerfile, options: &Options<'_>) -> Result<Report, Error> {
-    let config = match (options.config, &file.directives.check) {
-        (Some(config), _) => config.clone(),
-        (None, Some((text, span))) => {
-            let text = text.split(' ').next().unwrap_or_default();
-            Config::parse(text)
-                .map_err(|why| Error::new(*span, format!("failed to parse check options: {why}")))?
-        }
-        (None, None) => Config::default(),
-    };
+/// Checks a file, or what of it stands in front of a mistake.
+pub fn check(file: &Dockerfile, options: &Options<'_>) -> Report {
     let mut checker = Checker {
         file,
         options,
-        current: config.clone(),
-        config,
+        current: Config::default(),
+        config: Config::default(),
         warnings: Vec::new(),
         lexer: Lexer::new(file.directives.escape),
     };
-    checker.texts();
-    checker.names();
-    checker.casing();
-    checker.defaults();
-    let globals = Globals::new(file, &options.request)?;
-    checker.bases(&globals);
-    let selection =
-        stages::Options { target: options.target, contexts: options.contexts, all: options.target.is_none() };
-    let graph = stages::resolve(file, &globals, &selection)?;
-    checker.stages(&graph, &globals)?;
-    let mut warnings = checker.warnings;
+    let error = checker.all().err();
+    let (mut warnings, config) = (checker.warnings, checker.config);
     warnings.sort_by_key(|warning| warning.span.start.line);
     let failed: BTreeSet<&str> = warnings.iter().map(|warning| warning.rule.name()).collect();
-    let failure = (checker.config.error && !failed.is_empty()).then(|| {
+    let failure = (config.error && !failed.is_empty()).then(|| {
         format!("lint violation found for rules: {}", failed.into_iter().collect::<Vec<_>>().join(", "))
     });
-    Ok(Report { warnings, failure })
+    Report { warnings, error, failure }
 }
 
 struct Checker<'a> {
@@ -197,6 +181,37 @@ struct Left<'a> {
 }
 
 impl<'a> Checker<'a> {
+    fn all(&mut self) -> Result<(), DockerfileError> {
+        self.config = match (self.options.config, &self.file.directives.check) {
+            (Some(config), _) => config.clone(),
+            (None, Some((text, span))) => {
+                let text = text.split(' ').next().unwrap_or_default();
+                Config::parse(text).map_err(|why| {
+                    DockerfileError::new(*span, format!("failed to parse check options: {why}"))
+                })?
+            }
+            (None, None) => Config::default(),
+        };
+        self.current = self.config.clone();
+        self.texts();
+        if self.file.stages.is_empty() {
+            return Ok(());
+        }
+        self.names();
+        self.casing();
+        self.defaults();
+        let options = self.options;
+        let globals = Globals::new(self.file, &options.request)?;
+        self.bases(&globals);
+        let selection = stages::Options {
+            target: options.target,
+            contexts: options.contexts,
+            all: options.target.is_none(),
+        };
+        let graph = stages::resolve(self.file, &globals, &selection)?;
+        self.stages(&graph, &globals)
+    }
+
     fn enter(&mut self, comments: &[String]) {
         self.current = self.config.with_comments(comments);
     }
@@ -387,8 +402,11 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn stages(&mut self, graph: &Graph, globals: &'a Globals) -> Result<(), Error> {
-        let mut left: BTreeMap<usize, Left<'a>> = BTreeMap::new();
+    fn stages<'g>(&mut self, graph: &Graph, globals: &'g Globals) -> Result<(), DockerfileError>
+    where
+        'a: 'g,
+    {
+        let mut left: BTreeMap<usize, Left<'g>> = BTreeMap::new();
         for index in &graph.needed {
             let resolved = &graph.stages[*index];
             if resolved.is_replaced {
@@ -419,7 +437,10 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    fn start(&self, globals: &'a Globals, image: BaseImage, is_known: bool) -> Left<'a> {
+    fn start<'g>(&self, globals: &'g Globals, image: BaseImage, is_known: bool) -> Left<'g>
+    where
+        'a: 'g,
+    {
         let scope = Scope::new(self.file, globals, self.options.request.build_args, image.environment);
         Left { scope, has_workdir: false, has_shell: image.has_shell, is_known }
     }
@@ -440,7 +461,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn stage(&mut self, stage: &Stage, state: &mut Left<'a>) -> Result<(), Error> {
+    fn stage(&mut self, stage: &Stage, state: &mut Left<'_>) -> Result<(), DockerfileError> {
         // Where the last one of a kind stands, of which only one counts.
         let mut last: BTreeMap<&str, Span> = BTreeMap::new();
         for instruction in &stage.instructions {
@@ -486,8 +507,8 @@ impl<'a> Checker<'a> {
         keyword: &str,
         instruction: &Instruction,
         command: &Command,
-        state: &mut Left<'a>,
-    ) -> Result<(), Error> {
+        state: &mut Left<'_>,
+    ) -> Result<(), DockerfileError> {
         let span = instruction.span;
         match command {
             Command::Env(pairs) | Command::Label(pairs) => {
@@ -526,7 +547,7 @@ impl<'a> Checker<'a> {
             }
             Command::Expose(ports) => {
                 for port in ports {
-                    let read = expose::parse(port).map_err(|message| Error::new(span, message))?;
+                    let read = expose::parse(port).map_err(|message| DockerfileError::new(span, message))?;
                     if read.has_odd_case {
                         let message =
                             format!("Defined protocol '{port}' in EXPOSE instruction should be lowercase");

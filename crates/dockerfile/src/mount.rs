@@ -104,10 +104,9 @@ impl RawMount {
 
     /// The stage or image that it needs.
     pub fn from(&self) -> Option<&str> {
-        let values = self.fields.iter().filter_map(|field| field.split_once('='));
+        let mut values = self.fields.iter().filter_map(|field| field.split_once('='));
         values
-            .filter(|(key, value)| key.eq_ignore_ascii_case("from") && !value.is_empty())
-            .last()
+            .rfind(|(key, value)| key.eq_ignore_ascii_case("from") && !value.is_empty())
             .map(|(_, value)| value)
     }
 

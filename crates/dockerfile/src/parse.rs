@@ -4,75 +4,93 @@ use crate::ast::{Command, Dockerfile, Instruction};
 use crate::heredoc::{self, Heredoc};
 use crate::instruction::{Parts, can_have_heredocs};
 use crate::lines::{Logical, Reader};
-use crate::{Error, MAX_FILE, MAX_INSTRUCTIONS, Position, Span, flags};
+use crate::{DockerfileError, MAX_FILE, MAX_INSTRUCTIONS, Position, Span, flags};
 
 /// Parses a Dockerfile.
-pub fn parse(bytes: &[u8]) -> Result<Dockerfile, Error> {
-    if bytes.len() > MAX_FILE {
-        let message = format!("the Dockerfile has {} bytes; at most {MAX_FILE} are allowed", bytes.len());
-        return Err(Error::new(Span::default(), message));
+pub fn parse(bytes: &[u8]) -> Result<Dockerfile, DockerfileError> {
+    match parse_up_to_error(bytes) {
+        (file, None) => Ok(file),
+        (_, Some(error)) => Err(error),
     }
-    if let Some(offset) = bytes.iter().position(|byte| *byte == 0) {
-        let line = 1 + bytes[..offset].iter().filter(|byte| **byte == b'\n').count();
-        let message = format!("line {line} has a NUL byte: this is not a Dockerfile");
-        return Err(Error::new(Span::line(line), message));
-    }
-    if bytes.is_empty() {
-        return Err(Error::new(Span::default(), "the Dockerfile cannot be empty"));
-    }
-    let mut reader = Reader::new(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
+}
+
+/// Parses a Dockerfile, and returns what stands in front of a mistake with it: there may be something to warn of. Without an error
+/// there is at least one stage.
+pub fn parse_up_to_error(bytes: &[u8]) -> (Dockerfile, Option<DockerfileError>) {
     let mut file = Dockerfile {
         directives: crate::Directives::default(),
         arguments: Vec::new(),
         stages: Vec::new(),
         empty_continuations: Vec::new(),
     };
+    let error = fill(bytes, &mut file).err();
+    (file, error)
+}
+
+fn fill(bytes: &[u8], file: &mut Dockerfile) -> Result<(), DockerfileError> {
+    if bytes.len() > MAX_FILE {
+        let message = format!("the Dockerfile has {} bytes; at most {MAX_FILE} are allowed", bytes.len());
+        return Err(DockerfileError::new(Span::default(), message));
+    }
+    if let Some(offset) = bytes.iter().position(|byte| *byte == 0) {
+        let line = 1 + bytes[..offset].iter().filter(|byte| **byte == b'\n').count();
+        let message = format!("line {line} has a NUL byte: this is not a Dockerfile");
+        return Err(DockerfileError::new(Span::line(line), message));
+    }
+    if bytes.is_empty() {
+        return Err(DockerfileError::new(Span::default(), "the Dockerfile cannot be empty"));
+    }
+    let mut reader = Reader::new(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
     let mut count = 0;
     while let Some(logical) = reader.next()? {
+        reader.directives().clone_into(&mut file.directives);
         count += 1;
         if count > MAX_INSTRUCTIONS {
             let message = format!("the Dockerfile has more than {MAX_INSTRUCTIONS} instructions");
-            return Err(Error::new(logical.whole(), message));
+            return Err(DockerfileError::new(logical.whole(), message));
         }
         file.empty_continuations.extend(logical.empty_continuation);
-        instruction(&mut reader, &logical, &mut file)?;
+        instruction(&mut reader, &logical, file)?;
     }
+    let end = Span::line(reader.lines.number);
     if count == 0 {
-        return Err(Error::new(Span::line(reader.lines.number), "file with no instructions"));
+        return Err(DockerfileError::new(end, "file with no instructions"));
     }
     if file.stages.is_empty() {
-        let message = "dockerfile contains no stages to build";
-        return Err(Error::new(Span::line(reader.lines.number), message));
+        return Err(DockerfileError::new(end, "dockerfile contains no stages to build"));
     }
-    file.directives = reader.directives().clone();
-    Ok(file)
+    Ok(())
 }
 
 /// Parses one instruction that stands somewhere else: a trigger of a base image, or a change of `docker commit`. Errors and the
 /// result point at `span`.
-pub fn parse_instruction(text: &str, span: Span) -> Result<Instruction, Error> {
-    let at = |error: Error| Error::new(span, error.to_string());
+pub fn parse_instruction(text: &str, span: Span) -> Result<Instruction, DockerfileError> {
+    let at = |error: DockerfileError| DockerfileError::new(span, error.to_string());
     if text.len() > MAX_FILE || text.contains('\0') {
-        return Err(Error::new(span, "the instruction is too long or has a NUL byte"));
+        return Err(DockerfileError::new(span, "the instruction is too long or has a NUL byte"));
     }
     let mut reader = Reader::new(text.as_bytes());
     let Some(logical) = reader.next().map_err(at)? else {
-        return Err(Error::new(span, "an empty text is no instruction"));
+        return Err(DockerfileError::new(span, "an empty text is no instruction"));
     };
     let escape = reader.directives().escape;
     let parts = parts(&mut reader, &logical, escape).map_err(at)?;
     let mut parsed = parsed(&parts, logical.whole()).map_err(at)?;
     parsed.span = span;
     if reader.next().map_err(at)?.is_some() {
-        return Err(Error::new(span, "onbuild trigger should be a single expression"));
+        return Err(DockerfileError::new(span, "onbuild trigger should be a single expression"));
     }
     Ok(parsed)
 }
 
 /// One instruction, put where it belongs.
-fn instruction(reader: &mut Reader<'_>, logical: &Logical, file: &mut Dockerfile) -> Result<(), Error> {
+fn instruction(
+    reader: &mut Reader<'_>,
+    logical: &Logical,
+    file: &mut Dockerfile,
+) -> Result<(), DockerfileError> {
     let start = logical.whole();
-    let in_instruction = |error: Error| error.in_instruction(start.start.line);
+    let in_instruction = |error: DockerfileError| error.in_instruction(start.start.line);
     let escape = reader.directives().escape;
     let parts = parts(reader, logical, escape)?;
     if parts.split.keyword.eq_ignore_ascii_case("from") {
@@ -85,12 +103,14 @@ fn instruction(reader: &mut Reader<'_>, logical: &Logical, file: &mut Dockerfile
     match (file.stages.last_mut(), &parsed.command) {
         (Some(stage), _) => stage.instructions.push(parsed),
         (None, Command::Arg(_)) => file.arguments.push(parsed),
-        (None, _) => return Err(in_instruction(Error::new(start, "no build stage in current context"))),
+        (None, _) => {
+            return Err(in_instruction(DockerfileError::new(start, "no build stage in current context")));
+        }
     }
     Ok(())
 }
 
-fn parsed(parts: &Parts<'_>, span: Span) -> Result<Instruction, Error> {
+fn parsed(parts: &Parts<'_>, span: Span) -> Result<Instruction, DockerfileError> {
     Ok(Instruction {
         keyword: parts.split.keyword.to_owned(),
         text: parts.logical.text.trim().to_owned(),
@@ -101,7 +121,11 @@ fn parsed(parts: &Parts<'_>, span: Span) -> Result<Instruction, Error> {
 }
 
 /// Cuts the line and reads the heredocs that follow it.
-fn parts<'a>(reader: &mut Reader<'_>, logical: &'a Logical, escape: char) -> Result<Parts<'a>, Error> {
+fn parts<'a>(
+    reader: &mut Reader<'_>,
+    logical: &'a Logical,
+    escape: char,
+) -> Result<Parts<'a>, DockerfileError> {
     let split = flags::split(&logical.text, 0, escape);
     let mut heredocs = Vec::new();
     if logical.text.contains("<<") && can_have_heredocs(&split, &logical.text, escape) {
@@ -113,14 +137,18 @@ fn parts<'a>(reader: &mut Reader<'_>, logical: &'a Logical, escape: char) -> Res
     Ok(Parts { logical, split, heredocs, escape })
 }
 
-fn read_heredoc(reader: &mut Reader<'_>, heredoc: &mut Heredoc, logical: &Logical) -> Result<(), Error> {
+fn read_heredoc(
+    reader: &mut Reader<'_>,
+    heredoc: &mut Heredoc,
+    logical: &Logical,
+) -> Result<(), DockerfileError> {
     while let Some(line) = reader.lines.next_text()? {
         if heredoc.is_end(line) {
             return Ok(());
         }
         heredoc.content.push_str(line);
     }
-    Err(Error::new(logical.whole(), format!("unterminated heredoc: no line is {:?}", heredoc.name)))
+    Err(DockerfileError::new(logical.whole(), format!("unterminated heredoc: no line is {:?}", heredoc.name)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::ast::{Argument, Command, Dockerfile, Files, Instruction, Run};
 use crate::mount::Mount;
 use crate::word::{Expansion, Lexer, Quotes, Variables};
 use crate::words::Pair;
-use crate::{Error, Span};
+use crate::{DockerfileError, Span};
 
 /// Names and values: of `--build-arg`, of the global scope.
 pub type Values = BTreeMap<String, String>;
@@ -54,7 +54,7 @@ pub struct Request<'a> {
 
 impl Globals {
     /// Expands the `ARG`s before the first `FROM` in their order.
-    pub fn new(file: &Dockerfile, request: &Request<'_>) -> Result<Self, Error> {
+    pub fn new(file: &Dockerfile, request: &Request<'_>) -> Result<Self, DockerfileError> {
         let mut values = platform_values(request);
         let mut declared = BTreeSet::new();
         let lexer = Lexer::new(file.directives.escape);
@@ -66,7 +66,7 @@ impl Globals {
                     (Some(given), _) => given.clone(),
                     (None, Some(default)) => {
                         let expansion = lexer.expand(default, &values);
-                        expansion.map_err(|message| Error::new(instruction.span, message))?.text
+                        expansion.map_err(|message| DockerfileError::new(instruction.span, message))?.text
                     }
                     (None, None) => continue,
                 };
@@ -174,8 +174,8 @@ impl<'a> Scope<'a> {
         &mut self,
         instruction: &Instruction,
         unset: &mut dyn FnMut(Unset),
-    ) -> Result<Command, Error> {
-        let fail = |message: String| Error::new(instruction.span, message);
+    ) -> Result<Command, DockerfileError> {
+        let fail = |message: String| DockerfileError::new(instruction.span, message);
         let command = self.expand(&instruction.command, unset).map_err(fail)?;
         match &command {
             Command::Env(pairs) => {
@@ -188,11 +188,16 @@ impl<'a> Scope<'a> {
     }
 
     /// A `RUN`'s mounts with their variables expanded.
-    pub fn mounts(&self, run: &Run, span: Span, unset: &mut dyn FnMut(Unset)) -> Result<Vec<Mount>, Error> {
+    pub fn mounts(
+        &self,
+        run: &Run,
+        span: Span,
+        unset: &mut dyn FnMut(Unset),
+    ) -> Result<Vec<Mount>, DockerfileError> {
         let mut expand = |text: &str| self.word(text, unset);
         let mounts: Result<Vec<Mount>, String> =
             run.mounts.iter().map(|mount| mount.resolve(&mut expand)).collect();
-        mounts.map_err(|message| Error::new(span, message))
+        mounts.map_err(|message| DockerfileError::new(span, message))
     }
 
     fn expand(&mut self, command: &Command, unset: &mut dyn FnMut(Unset)) -> Result<Command, String> {

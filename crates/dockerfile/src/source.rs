@@ -114,12 +114,12 @@ fn caret(line: &str, span: Span) -> String {
 
 /// What is wrong with a Dockerfile, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct DockerfileError {
     message: String,
     span: Span,
 }
 
-impl Error {
+impl DockerfileError {
     /// An error at a place.
     pub fn new(span: Span, message: impl Into<String>) -> Self {
         Self { message: message.into(), span }
@@ -142,13 +142,13 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for DockerfileError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for DockerfileError {}
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ast::{Command, Dockerfile};
 use crate::scope::Globals;
 use crate::word::{Lexer, Nothing};
-use crate::{Error, Span, suggest};
+use crate::{DockerfileError, Span, suggest};
 
 /// What a stage starts with, or where files come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,11 @@ pub struct Options<'a> {
 }
 
 /// Resolves the stages of a file.
-pub fn resolve(file: &Dockerfile, globals: &Globals, options: &Options<'_>) -> Result<Graph, Error> {
+pub fn resolve(
+    file: &Dockerfile,
+    globals: &Globals,
+    options: &Options<'_>,
+) -> Result<Graph, DockerfileError> {
     let resolver = Resolver { file, globals, options, lexer: Lexer::new(file.directives.escape) };
     let mut names = BTreeMap::new();
     let mut stages = Vec::new();
@@ -77,7 +81,7 @@ pub fn resolve(file: &Dockerfile, globals: &Globals, options: &Options<'_>) -> R
         None => stages.len() - 1,
         Some(wanted) => *names.get(&wanted.to_lowercase()).ok_or_else(|| {
             let hint = suggest::hint(wanted, names.keys().map(String::as_str));
-            Error::new(Span::default(), format!("target stage {wanted:?} could not be found{hint}"))
+            DockerfileError::new(Span::default(), format!("target stage {wanted:?} could not be found{hint}"))
         })?,
     };
     let needed = if options.all { (0..stages.len()).collect() } else { needed(&stages, target) };
@@ -93,9 +97,9 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn base(&self, index: usize, names: &BTreeMap<String, usize>) -> Result<Resolved, Error> {
+    fn base(&self, index: usize, names: &BTreeMap<String, usize>) -> Result<Resolved, DockerfileError> {
         let stage = &self.file.stages[index];
-        let fail = |message: String| Error::new(stage.span, message);
+        let fail = |message: String| DockerfileError::new(stage.span, message);
         let expand =
             |text: &str| self.lexer.expand(text, &self.globals.values).map(|expansion| expansion.text);
         let name = expand(&stage.base).map_err(fail)?;
@@ -109,7 +113,10 @@ impl Resolver<'_> {
                     fail(format!("failed to process arguments for platform {text}: {message}"))
                 })?;
                 if value.is_empty() {
-                    return Err(fail(format!("empty platform value from expression {text}")));
+                    return Err(fail(format!(
+                        "empty platform value from expression {text}{}",
+                        self.meant(text)
+                    )));
                 }
                 value
                     .parse::<palan_oci::Platform>()
@@ -126,6 +133,18 @@ impl Resolver<'_> {
         Ok(Resolved { base, platform, is_replaced, uses: Vec::new() })
     }
 
+    /// The variable that was perhaps meant by one that isn't set.
+    fn meant(&self, text: &str) -> String {
+        let expansion = self.lexer.expand(text, &self.globals.values).unwrap_or_default();
+        let known = || self.globals.values.keys().map(String::as_str);
+        expansion
+            .unmatched
+            .iter()
+            .map(|name| suggest::hint(name, known()))
+            .find(|hint| !hint.is_empty())
+            .unwrap_or_default()
+    }
+
     fn origin(&self, name: &str, stage: Option<usize>) -> Origin {
         match stage {
             Some(index) => Origin::Stage(index),
@@ -139,11 +158,11 @@ impl Resolver<'_> {
         &self,
         index: usize,
         names: &BTreeMap<String, usize>,
-    ) -> Result<Vec<(usize, Vec<Origin>)>, Error> {
+    ) -> Result<Vec<(usize, Vec<Origin>)>, DockerfileError> {
         let by_name = |name: &str| self.origin(name, names.get(&name.to_lowercase()).copied());
         let mut uses = Vec::new();
         for (number, instruction) in self.file.stages[index].instructions.iter().enumerate() {
-            let fail = |message: String| Error::new(instruction.span, message);
+            let fail = |message: String| DockerfileError::new(instruction.span, message);
             match &instruction.command {
                 Command::Copy { from: Some(from), .. } => {
                     let plain = self.lexer.expand(from, &Nothing).map_err(fail)?;
@@ -198,7 +217,7 @@ fn title(file: &Dockerfile, stage: usize) -> String {
 }
 
 /// Depth first, without recursion: a file may have thousands of stages.
-fn no_circle(file: &Dockerfile, stages: &[Resolved]) -> Result<(), Error> {
+fn no_circle(file: &Dockerfile, stages: &[Resolved]) -> Result<(), DockerfileError> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
@@ -221,7 +240,7 @@ fn no_circle(file: &Dockerfile, stages: &[Resolved]) -> Result<(), Error> {
                 }
                 Some((other, instruction)) if marks[other] == Mark::Open => {
                     let message = format!("circular dependency detected on stage: {}", title(file, other));
-                    return Err(Error::new(span_of(file, stage, instruction), message));
+                    return Err(DockerfileError::new(span_of(file, stage, instruction), message));
                 }
                 Some((other, _)) if marks[other] == Mark::New => {
                     marks[other] = Mark::Open;
@@ -248,7 +267,7 @@ fn needed(stages: &[Resolved], target: usize) -> BTreeSet<usize> {
 }
 
 /// Nothing can be taken from a stage that comes later.
-fn in_order(file: &Dockerfile, stages: &[Resolved], needed: &BTreeSet<usize>) -> Result<(), Error> {
+fn in_order(file: &Dockerfile, stages: &[Resolved], needed: &BTreeSet<usize>) -> Result<(), DockerfileError> {
     for index in needed {
         for (other, instruction) in stages[*index].needs() {
             if other < *index {
@@ -266,7 +285,7 @@ fn in_order(file: &Dockerfile, stages: &[Resolved], needed: &BTreeSet<usize>) ->
                     "cannot copy from stage {from:?}, it needs to be defined before current stage {to:?}"
                 ),
             };
-            return Err(Error::new(span, message));
+            return Err(DockerfileError::new(span, message));
         }
     }
     Ok(())

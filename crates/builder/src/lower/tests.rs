@@ -14,7 +14,7 @@ fn lowered(
     target: Option<&str>,
     args: &[(&str, &str)],
     images: &[(&str, BaseImage)],
-) -> Result<Lowered, Error> {
+) -> Result<Lowered, DockerfileError> {
     let file = palan_dockerfile::parse(text.as_bytes())?;
     let platform: Platform = "linux/amd64".parse().expect("a platform");
     let images = images
@@ -38,7 +38,7 @@ fn lowered(
 
 fn plan(text: &str) -> Plan {
     match lowered(text, None, &[("HTTP_PROXY", "p"), ("given", "yes")], &[("base", base(&[]))]) {
-        Ok(Lowered::Plan(plan)) => plan,
+        Ok(Lowered::Plan(plan)) => *plan,
         other => panic!("{text}: {other:?}"),
     }
 }

@@ -30,7 +30,7 @@ fn plan_of(text: &str, no_cache: bool) -> Plan {
         no_cache_filter: &BTreeSet::new(),
     });
     match lowered {
-        Ok(Lowered::Plan(plan)) => plan,
+        Ok(Lowered::Plan(plan)) => *plan,
         other => panic!("{text}: {other:?}"),
     }
 }

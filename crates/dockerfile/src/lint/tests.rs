@@ -1,10 +1,10 @@
 //! Each rule, where it speaks and where it is silent.
 
 use super::*;
-use crate::parse;
+use crate::parse_up_to_error;
 
 fn report(text: &str, ignored: Option<&dyn Fn(&str) -> bool>) -> Report {
-    let file = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    let (file, _) = parse_up_to_error(text.as_bytes());
     let platform = "linux/amd64".parse().expect("a platform");
     let build_args = Values::new();
     let request = Request {
@@ -30,7 +30,7 @@ fn report(text: &str, ignored: Option<&dyn Fn(&str) -> bool>) -> Report {
         base_image: &image,
         is_ignored: ignored,
     };
-    check(&file, &options).unwrap_or_else(|error| panic!("{text}\n{error}"))
+    check(&file, &options)
 }
 
 /// `line rule: message` of each warning.
@@ -219,6 +219,23 @@ fn warnings_can_fail_the_build() {
     );
     assert_eq!(report("# check=error=true\nFROM a", None).failure, None);
     assert_eq!(report("FROM a\nMAINTAINER b", None).failure, None);
+}
+
+#[test]
+fn warnings_come_in_front_of_a_mistake() {
+    check_warnings(
+        "FROM scratch AS Bad\nMAINTAINER me\nBADCMD\nMAINTAINER you",
+        &[
+            "1 StageNameCasing: Stage name 'Bad' should be lowercase",
+            "2 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label",
+        ],
+    );
+    let report = report("FROM --platform=$BULIDPLATFORM scratch", None);
+    assert_eq!(report.warnings[0].rule, Rule::UndefinedArgInFrom);
+    assert_eq!(
+        report.error.expect("a mistake").to_string(),
+        "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)"
+    );
 }
 
 #[test]

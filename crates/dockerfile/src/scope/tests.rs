@@ -15,7 +15,7 @@ fn values(pairs: &[(&str, &str)]) -> Values {
 fn expand(
     text: &str,
     build_args: &[(&str, &str)],
-) -> Result<(Vec<Command>, Vec<String>, Environment), Error> {
+) -> Result<(Vec<Command>, Vec<String>, Environment), DockerfileError> {
     let file = parse(text.as_bytes()).expect(text);
     let build_args = values(build_args);
     let (build, target) = (platform("linux/amd64"), platform("linux/arm/v7"));

@@ -4,7 +4,7 @@ use super::*;
 use crate::parse;
 use crate::scope::{Request, Values};
 
-fn graph(text: &str, target: Option<&str>, contexts: &[&str]) -> Result<Graph, Error> {
+fn graph(text: &str, target: Option<&str>, contexts: &[&str]) -> Result<Graph, DockerfileError> {
     let file = parse(text.as_bytes()).expect(text);
     let platform = "linux/amd64".parse().expect("a platform");
     let build_args = Values::from([("given".to_owned(), "yes".to_owned())]);
@@ -102,6 +102,11 @@ fn mistakes() {
     );
     check_error("ARG e\nFROM $e", 2, "base name ($e) should not be blank");
     check_error("FROM --platform=$e a", 1, "empty platform value from expression $e");
+    check_error(
+        "FROM --platform=$BULIDPLATFORM a",
+        1,
+        "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)",
+    );
     check_error(
         "FROM a\nCOPY --from=$x b c",
         2,
