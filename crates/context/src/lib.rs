@@ -1,4 +1,4 @@
-//! Build contexts: which files of a directory belong to a build, and an archive of them.
+//! Build contexts: which files of a directory belong to a build, an archive of them, and addresses of contexts elsewhere.
 //!
 //! [`Ignore`] reads `.dockerignore`, [`walk`] visits what it leaves, [`pack`] writes that as a tar stream. The same directory
 //! gives the same bytes, on whatever host and as whoever it is packed: entries come in the order of their names, owners are
@@ -13,6 +13,7 @@
 
 mod ignore;
 mod pattern;
+pub mod remote;
 mod tar;
 mod walk;
 
