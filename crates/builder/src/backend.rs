@@ -9,7 +9,7 @@ use palan_oci::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::graph::{Copy, Run};
+use crate::graph::{Copy, Remote, Run};
 
 /// A root file system: its layers, the lowest first. None is an empty one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -88,6 +88,13 @@ pub trait Sources: Sync {
     /// The files of a context, without what its ignore file leaves out.
     fn context(&self, name: &str) -> Result<RootDir, StepError>;
 
+    /// What remote files are now: a digest that changes with them (of a commit, of a file). With a checksum that doesn't match,
+    /// an error.
+    fn pin(&self, remote: &Remote, cancel: &Cancel) -> Result<Digest, StepError>;
+
+    /// Remote files; they must be what they were when they were pinned.
+    fn remote(&self, remote: &Remote, pinned: Digest, cancel: &Cancel) -> Result<Snapshot, StepError>;
+
     /// The files of an image; what is missing of it is pulled.
     fn image(&self, name: &str, manifest: Digest, cancel: &Cancel) -> Result<Snapshot, StepError>;
 }
@@ -100,11 +107,12 @@ pub trait Layers: Sync {
     /// A look at the files, for as long as the handle lives.
     fn open(&self, snapshot: &Snapshot) -> Result<RootDir, StepError>;
 
-    /// A new layer with copied files; with no change it may be the base.
+    /// A new layer with copied files; with no change it may be the base. Sources name the inputs by their numbers, of which 0
+    /// is the base.
     fn copy(
         &self,
         base: &Snapshot,
-        from: &Material,
+        inputs: &[Material],
         copy: &Copy,
         cancel: &Cancel,
     ) -> Result<Snapshot, StepError>;

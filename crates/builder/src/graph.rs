@@ -60,6 +60,8 @@ pub enum Op {
         #[serde(skip)]
         name: String,
     },
+    /// Has the files of a repository, or a downloaded file. What they are, the network says: it is asked for each build.
+    Remote(Remote),
     /// Runs a command.
     Run(Run),
     /// Copies files.
@@ -70,6 +72,35 @@ pub enum Op {
         path: String,
         /// The user that gets what is made, in the image's terms; empty for root.
         user: String,
+    },
+}
+
+/// Files that are somewhere else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Remote {
+    /// A file, under this name.
+    Http {
+        /// Where.
+        url: String,
+        /// Its name in the result.
+        name: String,
+        /// `--checksum`: what its digest must be.
+        checksum: Option<Digest>,
+    },
+    /// A directory of a repository.
+    Git {
+        /// What `git` calls the remote.
+        remote: String,
+        /// A branch, tag or commit; the remote's default if none.
+        reference: Option<String>,
+        /// The commit that it must be, or its first digits.
+        checksum: Option<String>,
+        /// The directory; empty for all of it.
+        subdirectory: String,
+        /// `.git` is kept.
+        keep_git_dir: bool,
+        /// Submodules are fetched.
+        submodules: bool,
     },
 }
 
@@ -170,11 +201,22 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// A copy. Input 0 is what it is copied to, input 1 where it comes from.
+/// A file or directory to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Source {
+    /// The number of the vertex's input that it is in.
+    pub input: usize,
+    /// A path or pattern, relative to the input's root.
+    pub path: String,
+    /// Archives are unpacked.
+    pub unpack: bool,
+}
+
+/// A copy. Input 0 is what it is copied to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Copy {
-    /// Paths and patterns, relative to the input's root.
-    pub sources: Vec<String>,
+    /// What is copied.
+    pub sources: Vec<Source>,
     /// Files with their content, which come from no input.
     pub inline: Vec<(String, String)>,
     /// Absolute; with a `/` at the end it is a directory.
@@ -187,8 +229,6 @@ pub struct Copy {
     pub parents: bool,
     /// Patterns of what is left out.
     pub exclude: Vec<String>,
-    /// Archives are unpacked.
-    pub unpack: bool,
     /// The files don't depend on what they are copied to.
     pub link: bool,
 }
@@ -206,7 +246,10 @@ impl Op {
     /// Paths that it reads of an input: patterns for a copy, one path for a mount.
     pub fn reads(&self, input: usize) -> Vec<&str> {
         match self {
-            Self::Copy(copy) if input == 1 => copy.sources.iter().map(String::as_str).collect(),
+            Self::Copy(copy) => {
+                let here = copy.sources.iter().filter(|source| source.input == input);
+                here.map(|source| source.path.as_str()).collect()
+            }
             Self::Run(run) => run.mounts.iter().filter_map(|mount| mount.kind.source(input)).collect(),
             _ => Vec::new(),
         }

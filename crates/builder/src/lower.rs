@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use palan_context::remote;
 use palan_dockerfile::ast::{self, Command, Dockerfile, Instruction, Script};
 use palan_dockerfile::mount::{self, Kind};
 use palan_dockerfile::scope::{Environment, Globals, Request, Scope, Values, is_proxy};
@@ -9,7 +10,7 @@ use palan_dockerfile::stages::{self, Origin};
 use palan_dockerfile::{DockerfileError, Span, parse_instruction};
 use palan_oci::{Digest, ImageConfig, Platform};
 
-use crate::graph::{Copy, Input, Mount, MountKind, Op, Owner, Plan, Run, Vertex};
+use crate::graph::{Copy, Input, Mount, MountKind, Op, Owner, Plan, Remote, Run, Source, Vertex};
 use crate::image::Image;
 
 /// How many times triggers of base images may bring new images.
@@ -354,21 +355,32 @@ impl<'a> Planner<'a> {
                 vertex
             }
             Command::Copy { files, parents, .. } => {
+                if let Some(Ok(Some(_))) =
+                    files.sources.iter().map(|text| remote::source(text)).find(is_remote)
+                {
+                    return Err(fail("source can't be a URL or a git ref for COPY".to_owned()));
+                }
                 let from = froms.into_iter().next().unwrap_or_else(|| Input::Context(String::new()));
-                let copy = copy_op("COPY", files, *parents, false, &mut state.image).map_err(fail)?;
+                let source = |path: &String| Source { input: 1, path: path.clone(), unpack: false };
+                let sources = files.sources.iter().map(source).collect();
+                let copy = copy_op("COPY", files, sources, *parents, &mut state.image).map_err(fail)?;
                 self.push(title, span, Op::Copy(copy), vec![base, from], ignore_cache)
             }
-            Command::Add { files, unpack, checksum, keep_git_dir } => {
-                no_remote(files, checksum.is_some() || keep_git_dir.is_some()).map_err(fail)?;
-                let copy =
-                    copy_op("ADD", files, false, unpack.unwrap_or(true), &mut state.image).map_err(fail)?;
-                self.push(
-                    title,
-                    span,
-                    Op::Copy(copy),
-                    vec![base, Input::Context(String::new())],
-                    ignore_cache,
-                )
+            Command::Add { .. } => {
+                let (copy, remotes) =
+                    add_op(&command, self.build.build_args, &mut state.image).map_err(fail)?;
+                let mut inputs = vec![base, Input::Context(String::new())];
+                for (address, remote) in remotes {
+                    let name = format!("[internal] load {address}");
+                    inputs.push(Input::Vertex(self.push(
+                        name,
+                        span,
+                        Op::Remote(remote),
+                        Vec::new(),
+                        ignore_cache,
+                    )));
+                }
+                self.push(title, span, Op::Copy(copy), inputs, ignore_cache)
             }
             // `say` took all others.
             _ => return Ok(()),
@@ -393,22 +405,86 @@ fn title(instruction: &Instruction) -> String {
     title
 }
 
-fn no_remote(files: &ast::Files, has_flags: bool) -> Result<(), String> {
-    let is_remote = |source: &&String| {
-        ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|prefix| source.starts_with(prefix))
+fn is_remote(found: &Result<Option<remote::Remote>, remote::RemoteError>) -> bool {
+    matches!(found, Ok(Some(_)))
+}
+
+/// An `ADD`: the copy, and what of it is somewhere else, which are its inputs from 2 on.
+fn add_op(
+    command: &Command,
+    build_args: &Values,
+    image: &mut Image,
+) -> Result<(Copy, Vec<(String, Remote)>), String> {
+    let Command::Add { files, checksum, keep_git_dir, unpack } = command else {
+        return Err("not an ADD".to_owned());
     };
-    match files.sources.iter().find(is_remote) {
-        Some(source) => Err(format!("ADD of {source}: remote sources are not supported yet")),
-        None if has_flags => Err("--checksum and --keep-git-dir require a remote source".to_owned()),
-        None => Ok(()),
+    if checksum.is_some() && files.sources.len() + files.inline.len() != 1 {
+        return Err("checksum can't be specified for multiple sources".to_owned());
+    }
+    let keep_all = build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|value| value == "1");
+    let mut sources = Vec::new();
+    let mut remotes = Vec::new();
+    for text in &files.sources {
+        let (path, remote, unpacked) = match remote::source(text).map_err(|error| error.to_string())? {
+            None => {
+                if checksum.is_some() {
+                    return Err("checksum requires HTTP(S) or Git sources".to_owned());
+                }
+                // Archives of the context are unpacked unless it is forbidden, others only if it is asked for.
+                sources.push(Source { input: 1, path: text.clone(), unpack: unpack.unwrap_or(true) });
+                continue;
+            }
+            Some(remote::Remote::Http(url)) => {
+                let name = file_name(&url);
+                let checksum = checksum.as_deref().map(str::parse).transpose();
+                let checksum = checksum.map_err(|error| format!("invalid checksum: {error}"))?;
+                (name.clone(), Remote::Http { url, name, checksum }, unpack.unwrap_or(false))
+            }
+            Some(remote::Remote::Git(git)) => {
+                let given = git.checksum.clone().or_else(|| checksum.clone());
+                if let (Some(left), Some(right)) = (&git.checksum, checksum)
+                    && left != right
+                {
+                    return Err(format!("checksum mismatch {right:?} != {left:?}"));
+                }
+                if let (Some(left), Some(right)) = (git.keep_git_dir, keep_git_dir)
+                    && left != *right
+                {
+                    return Err("inconsistent keep-git-dir configuration".to_owned());
+                }
+                let remote = Remote::Git {
+                    remote: git.remote,
+                    reference: git.reference,
+                    checksum: given,
+                    subdirectory: git.subdirectory,
+                    keep_git_dir: git.keep_git_dir.or(*keep_git_dir).unwrap_or(keep_all),
+                    submodules: git.submodules.unwrap_or(true),
+                };
+                (".".to_owned(), remote, false)
+            }
+        };
+        sources.push(Source { input: 2 + remotes.len(), path, unpack: unpacked });
+        remotes.push((text.clone(), remote));
+    }
+    Ok((copy_op("ADD", files, sources, false, image)?, remotes))
+}
+
+/// What a download is called: the last part of its path.
+fn file_name(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+    let name = path.split_once('/').and_then(|(_, path)| path.rsplit('/').next()).unwrap_or_default();
+    match name {
+        "" | "." | ".." => "__unnamed__".to_owned(),
+        name => name.to_owned(),
     }
 }
 
 fn copy_op(
     keyword: &str,
     files: &ast::Files,
+    sources: Vec<Source>,
     parents: bool,
-    unpack: bool,
     image: &mut Image,
 ) -> Result<Copy, String> {
     if let Some(mode) = &files.chmod
@@ -429,14 +505,13 @@ fn copy_op(
     text.extend(files.inline.iter().flat_map(|inline| [" <<", &inline.name]));
     image.record(format!("{text} {} # buildkit", files.destination), true);
     Ok(Copy {
-        sources: files.sources.clone(),
+        sources,
         inline: files.inline.iter().map(|inline| (inline.name.clone(), inline.content.clone())).collect(),
         destination: image.absolute(&files.destination),
         owner: files.chown.clone(),
         mode: files.chmod.clone(),
         parents,
         exclude: files.exclude.clone(),
-        unpack,
         link: files.link,
     })
 }

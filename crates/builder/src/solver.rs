@@ -1,7 +1,7 @@
 //! What of a plan is known, and executing the rest.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,7 +14,7 @@ use crate::cache::{Cache, Record};
 use crate::cancel::Cancel;
 use crate::content::{self, Owners};
 use crate::flight::Flights;
-use crate::graph::{Input, KEY_VERSION, Op, Plan, Vertex, VertexId};
+use crate::graph::{Input, KEY_VERSION, Op, Plan, Source, Vertex, VertexId};
 
 /// How a vertex came to its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,14 @@ impl<'a> Solver<'a> {
             Input::Vertex(target) => *target,
         };
         let (cancel, _watch) = cancel.child();
-        let work = Work { solver: self, plan, observer, cancel: &cancel };
+        let work = Work {
+            solver: self,
+            plan,
+            observer,
+            cancel: &cancel,
+            pins: Mutex::default(),
+            contexts: Mutex::default(),
+        };
         let keys = work.static_keys(target)?;
         let state = Mutex::new(work.known(target, &keys));
         let changed = Condvar::new();
@@ -114,6 +121,9 @@ struct Work<'a> {
     plan: &'a Plan,
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
+    pins: Mutex<BTreeMap<VertexId, Digest>>,
+    /// Digests of what vertices take from contexts, by vertex and input: contexts don't change during a build.
+    contexts: Mutex<BTreeMap<(VertexId, usize), Digest>>,
 }
 
 /// How far it is.
@@ -155,6 +165,9 @@ impl Work<'_> {
             let mut hasher = Hasher::new();
             hasher.update(b"static");
             hasher.update(vertex.op.digest().as_bytes());
+            if let Some(pinned) = self.pinned(id).map_err(at)? {
+                hasher.update(pinned.as_bytes());
+            }
             for (number, input) in vertex.inputs.iter().enumerate() {
                 match input {
                     Input::Scratch => hasher.update(b"scratch"),
@@ -165,7 +178,7 @@ impl Work<'_> {
                     Input::Context(name) => {
                         hasher.update(b"content");
                         let content =
-                            self.content(vertex, number, &Material::Context(name.clone())).map_err(at)?;
+                            self.content(id, number, &Material::Context(name.clone())).map_err(at)?;
                         hasher.update(content.as_bytes());
                     }
                 }
@@ -175,11 +188,35 @@ impl Work<'_> {
         Ok(keys)
     }
 
+    /// What remote files are: asked once for a build.
+    fn pinned(&self, id: VertexId) -> Result<Option<Digest>, StepError> {
+        let Op::Remote(remote) = &self.plan.vertices[id].op else { return Ok(None) };
+        if let Some(known) = lock(&self.pins).get(&id) {
+            return Ok(Some(*known));
+        }
+        let pinned = self.solver.backend.sources.pin(remote, self.cancel)?;
+        lock(&self.pins).insert(id, pinned);
+        Ok(Some(pinned))
+    }
+
     /// The digest of the files that a vertex takes from an input.
-    fn content(&self, vertex: &Vertex, number: usize, material: &Material) -> Result<Digest, StepError> {
+    fn content(&self, id: VertexId, number: usize, material: &Material) -> Result<Digest, StepError> {
+        if let Material::Context(_) = material
+            && let Some(known) = lock(&self.contexts).get(&(id, number))
+        {
+            return Ok(*known);
+        }
+        let digest = self.digest(&self.plan.vertices[id], number, material)?;
+        if let Material::Context(_) = material {
+            lock(&self.contexts).insert((id, number), digest);
+        }
+        Ok(digest)
+    }
+
+    fn digest(&self, vertex: &Vertex, number: usize, material: &Material) -> Result<Digest, StepError> {
         let patterns = vertex.op.reads(number);
         let exclude = match &vertex.op {
-            Op::Copy(copy) if number == 1 => copy.exclude.join("\n"),
+            Op::Copy(copy) if number > 0 => copy.exclude.join("\n"),
             _ => String::new(),
         };
         let exclude = Ignore::parse(exclude.as_bytes()).map_err(StepError::other)?;
@@ -264,7 +301,7 @@ impl Work<'_> {
         }
         let vertex = &self.plan.vertices[id];
         self.observer.started(id, vertex);
-        let key = self.content_key(vertex, materials)?;
+        let key = self.content_key(id, vertex, materials)?;
         let was_cached = Cell::new(false);
         let landed = self.solver.flights.join(key, self.cancel, || {
             // Here and not before: who has just landed has put the result there.
@@ -297,10 +334,18 @@ impl Work<'_> {
     }
 
     /// The key that is known when the inputs are.
-    fn content_key(&self, vertex: &Vertex, materials: &[Material]) -> Result<Digest, StepError> {
+    fn content_key(
+        &self,
+        id: VertexId,
+        vertex: &Vertex,
+        materials: &[Material],
+    ) -> Result<Digest, StepError> {
         let mut hasher = Hasher::new();
         hasher.update(b"content");
         hasher.update(vertex.op.digest().as_bytes());
+        if let Some(pinned) = self.pinned(id)? {
+            hasher.update(pinned.as_bytes());
+        }
         for (number, material) in materials.iter().enumerate() {
             match material {
                 // What a step is on, it is on as a whole: the layers say what that is.
@@ -311,7 +356,7 @@ impl Work<'_> {
                 }
                 material => {
                     hasher.update(b"files");
-                    hasher.update(self.content(vertex, number, material)?.as_bytes());
+                    hasher.update(self.content(id, number, material)?.as_bytes());
                 }
             }
         }
@@ -324,16 +369,18 @@ impl Work<'_> {
             None => Snapshot::default(),
             Some(Material::Snapshot(snapshot)) => snapshot.clone(),
             Some(context @ Material::Context(_)) => {
-                layers.copy(&Snapshot::default(), context, &everything(), self.cancel)?
+                let inputs = [Material::Snapshot(Snapshot::default()), context.clone()];
+                layers.copy(&Snapshot::default(), &inputs, &everything(), self.cancel)?
             }
         };
         match &vertex.op {
             Op::Image { digest, name } => sources.image(name, *digest, self.cancel),
-            Op::MakeDirectory { path, user } => layers.make_directory(&base, path, user),
-            Op::Copy(copy) => {
-                let nothing = Material::Snapshot(Snapshot::default());
-                layers.copy(&base, materials.get(1).unwrap_or(&nothing), copy, self.cancel)
+            Op::Remote(remote) => {
+                let pinned = self.pinned(id)?.unwrap_or(Digest::of(""));
+                sources.remote(remote, pinned, self.cancel)
             }
+            Op::MakeDirectory { path, user } => layers.make_directory(&base, path, user),
+            Op::Copy(copy) => layers.copy(&base, materials, copy, self.cancel),
             Op::Run(run) => {
                 let command = Command {
                     run,
@@ -351,14 +398,13 @@ impl Work<'_> {
 /// A copy of a whole context: what a stage starts with that is replaced by one.
 fn everything() -> crate::graph::Copy {
     crate::graph::Copy {
-        sources: vec![".".to_owned()],
+        sources: vec![Source { input: 1, path: ".".to_owned(), unpack: false }],
         inline: Vec::new(),
         destination: "/".to_owned(),
         owner: None,
         mode: None,
         parents: false,
         exclude: Vec::new(),
-        unpack: false,
         link: false,
     }
 }

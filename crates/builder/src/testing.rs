@@ -16,12 +16,14 @@ use crate::backend::{Backend, Command, Layers, Material, Runner, Snapshot, Sourc
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::content::{self, Owners};
-use crate::graph::{Copy, MountKind};
+use crate::graph::{Copy, MountKind, Remote};
 
 pub(crate) struct Fake {
     directory: tempfile::TempDir,
     /// What was executed.
     pub(crate) log: Mutex<Vec<String>>,
+    /// What is elsewhere.
+    pub(crate) remote_content: Mutex<String>,
     waiting: Mutex<BTreeMap<String, u32>>,
     changed: Condvar,
     hanging: Condvar,
@@ -36,6 +38,7 @@ impl Fake {
         let fake = Self {
             directory,
             log: Mutex::default(),
+            remote_content: Mutex::default(),
             waiting: Mutex::default(),
             changed: Condvar::new(),
             hanging: Condvar::new(),
@@ -126,6 +129,13 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
+fn address(remote: &Remote) -> &str {
+    match remote {
+        Remote::Http { url, .. } => url,
+        Remote::Git { remote, .. } => remote,
+    }
+}
+
 fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
@@ -133,6 +143,20 @@ fn below(root: &Path, path: &str) -> PathBuf {
 impl Sources for Fake {
     fn context(&self, name: &str) -> Result<RootDir, StepError> {
         RootDir::open(self.root(&Material::Context(name.to_owned()))).map_err(StepError::other)
+    }
+
+    fn pin(&self, remote: &Remote, _cancel: &Cancel) -> Result<Digest, StepError> {
+        self.note(format!("pin {}", address(remote)));
+        Ok(Digest::of(self.remote_content.lock().expect("a lock").as_bytes()))
+    }
+
+    fn remote(&self, remote: &Remote, _pinned: Digest, _cancel: &Cancel) -> Result<Snapshot, StepError> {
+        self.note(format!("fetch {}", address(remote)));
+        self.change(&Snapshot::default(), |root| {
+            let content = self.remote_content.lock().expect("a lock");
+            fs::write(root.join("remote"), content.as_bytes()).expect("a file");
+            Ok(())
+        })
     }
 
     fn image(&self, name: &str, _manifest: Digest, _cancel: &Cancel) -> Result<Snapshot, StepError> {
@@ -156,25 +180,23 @@ impl Layers for Fake {
     fn copy(
         &self,
         base: &Snapshot,
-        from: &Material,
+        inputs: &[Material],
         copy: &Copy,
         _cancel: &Cancel,
     ) -> Result<Snapshot, StepError> {
-        self.note(format!("copy {} to {}", copy.sources.join(" "), copy.destination));
-        let source_root = self.root(from);
-        let root = RootDir::open(&source_root).map_err(StepError::other)?;
+        let names: Vec<&str> = copy.sources.iter().map(|source| source.path.as_str()).collect();
+        self.note(format!("copy {} to {}", names.join(" "), copy.destination));
         self.change(base, |target| {
-            for pattern in &copy.sources {
-                for path in content::select(&root, pattern).map_err(StepError::other)? {
+            for source in &copy.sources {
+                let source_root = self.root(&inputs[source.input]);
+                let root = RootDir::open(&source_root).map_err(StepError::other)?;
+                for path in content::select(&root, &source.path).map_err(StepError::other)? {
                     let (from, to) = (source_root.join(&path), below(target, &copy.destination));
                     if from.is_dir() {
                         copy_into(&from, &to);
                     } else {
-                        let to = if copy.destination.ends_with('/') {
-                            to.join(path.file_name().expect("a name"))
-                        } else {
-                            to
-                        };
+                        let is_directory = copy.destination.ends_with('/');
+                        let to = if is_directory { to.join(path.file_name().expect("a name")) } else { to };
                         fs::create_dir_all(to.parent().expect("a parent")).expect("a directory");
                         fs::copy(from, to).expect("a copy");
                     }

@@ -214,15 +214,61 @@ fn scripts_in_heredocs() {
 }
 
 #[test]
+fn add_fetches_and_unpacks() {
+    let digest = Digest::of("x");
+    let plan = plan(&format!(
+        "FROM scratch\nADD a.tar https://h/d/b.tar?x git@h:c.git#v1 /\nADD --unpack=false a.tar /\nADD --checksum={digest} --unpack https://h /x"
+    ));
+    assert_eq!(
+        names(&plan),
+        [
+            "[internal] load https://h/d/b.tar?x",
+            "[internal] load git@h:c.git#v1",
+            "[1/3] ADD a.tar https://h/d/b.tar?x git@h:c.git#v1 /",
+            "[2/3] ADD --unpack=false a.tar /",
+            "[internal] load https://h",
+            &format!("[3/3] ADD --checksum={digest} --unpack https://h /x"),
+        ]
+    );
+    let copy = |number: usize| match &plan.vertices[number].op {
+        Op::Copy(copy) => copy
+            .sources
+            .iter()
+            .map(|source| (source.input, source.path.as_str(), source.unpack))
+            .collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(copy(2), [(1, "a.tar", true), (2, "b.tar", false), (3, ".", false)]);
+    assert_eq!(copy(3), [(1, "a.tar", false)]);
+    assert_eq!(copy(5), [(2, "__unnamed__", true)]);
+    assert!(
+        matches!(&plan.vertices[1].op, Op::Remote(Remote::Git { reference: Some(reference), submodules: true, .. }) if reference == "v1")
+    );
+    assert!(
+        matches!(&plan.vertices[4].op, Op::Remote(Remote::Http { checksum: Some(found), .. }) if *found == digest)
+    );
+}
+
+#[test]
 fn mistakes() {
+    check_error("FROM scratch\nADD --checksum=x a /", "checksum requires HTTP(S) or Git sources");
     check_error(
-        "FROM scratch\nADD https://example.com/a /",
-        "ADD of https://example.com/a: remote sources are not supported yet",
+        "FROM scratch\nADD --checksum=x git@h:a b /",
+        "checksum can't be specified for multiple sources",
     );
     check_error(
-        "FROM scratch\nADD --checksum=x a /",
-        "--checksum and --keep-git-dir require a remote source",
+        "FROM scratch\nADD --checksum=aa git@h:a?checksum=bb /",
+        "checksum mismatch \"aa\" != \"bb\"",
     );
+    check_error(
+        "FROM scratch\nADD --keep-git-dir git@h:a?keep-git-dir=false /",
+        "inconsistent keep-git-dir configuration",
+    );
+    check_error(
+        "FROM scratch\nADD git@h:a#-x /",
+        "invalid remote source \"git@h:a#-x\": the reference \"-x\" begins with '-'",
+    );
+    check_error("FROM scratch\nCOPY https://h/a /", "source can't be a URL or a git ref for COPY");
     check_error(
         "FROM scratch\nCOPY --chmod=999 a /",
         "invalid chmod parameter: '999'. it should be octal string and between 0 and 07777",

@@ -120,6 +120,24 @@ fn a_stage_that_comes_to_the_same_files_changes_nothing() {
 }
 
 #[test]
+fn what_is_elsewhere_is_asked_for_each_time_and_fetched_when_it_changed() {
+    let fake = Fake::new();
+    let text = "FROM scratch\nADD https://h/remote /\nRUN copy /remote /copy";
+    let files = build(&fake, text);
+    assert_eq!(fake.read(&files, "copy"), "");
+    assert_eq!(
+        fake.executed(),
+        ["copy remote to /", "fetch https://h/remote", "pin https://h/remote", "run copy /remote /copy"]
+    );
+    build(&fake, text);
+    assert_eq!(fake.executed(), ["pin https://h/remote"]);
+    "new".clone_into(&mut lock(&fake.remote_content));
+    let files = build(&fake, text);
+    assert_eq!(fake.read(&files, "copy"), "new");
+    assert_eq!(fake.executed().len(), 4);
+}
+
+#[test]
 fn stages_are_built_side_by_side() {
     let fake = Fake::new();
     // Each waits for the other.
