@@ -45,9 +45,18 @@ pub enum Owners {
     Root,
 }
 
+/// What `**` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The same as `*`.
+    One,
+    /// Any number of directories.
+    Any,
+}
+
 /// The paths that a pattern stands for, in order. Symlinks on the way are followed inside of the root. A path without wildcards
 /// must exist; with wildcards it may be none.
-pub fn select(root: &RootDir, pattern: &str) -> Result<Vec<PathBuf>, ContentError> {
+pub fn select(root: &RootDir, pattern: &str, depth: Depth) -> Result<Vec<PathBuf>, ContentError> {
     let mut paths = vec![PathBuf::new()];
     let mut has_wildcards = false;
     for part in pattern.split('/').filter(|part| !matches!(*part, "" | ".")) {
@@ -56,6 +65,15 @@ pub fn select(root: &RootDir, pattern: &str) -> Result<Vec<PathBuf>, ContentErro
             paths.iter_mut().for_each(|path| {
                 path.pop();
             });
+            continue;
+        }
+        if part == "**" && depth == Depth::Any {
+            has_wildcards = true;
+            let mut found = Vec::new();
+            for path in paths {
+                directories(root, &path, &mut found)?;
+            }
+            paths = found;
             continue;
         }
         let compiled = Pattern::new(part).ok_or_else(|| ContentError::Pattern(pattern.to_owned()))?;
@@ -89,18 +107,39 @@ pub fn select(root: &RootDir, pattern: &str) -> Result<Vec<PathBuf>, ContentErro
     Ok(existing)
 }
 
-/// A digest of what the patterns stand for, without what `exclude` leaves out of it.
+/// A directory and all that are in it. Symlinks are no directories here.
+fn directories(root: &RootDir, path: &Path, found: &mut Vec<PathBuf>) -> Result<(), ContentError> {
+    if !root.metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    found.push(path.to_owned());
+    let below = root.open_root(path)?;
+    walk::<WalkError>(&below, &Ignore::default(), &mut |entry| {
+        if entry.metadata.is_dir() {
+            found.push(path.join(entry.path));
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A digest of what the patterns stand for, without what `exclude` leaves out of it. With [`Depth::Any`], which is what
+/// `--parents` has, the directories above count, too.
 pub fn digest(
     root: &RootDir,
     patterns: &[&str],
+    depth: Depth,
     exclude: &Ignore,
     owners: Owners,
 ) -> Result<Digest, ContentError> {
     let mut summer = Summer { hasher: Hasher::new(), owners, buffer: vec![0; 256 * 1024] };
     for pattern in patterns {
-        let paths = select(root, pattern)?;
+        let paths = select(root, pattern, depth)?;
         summer.number(paths.len() as u64);
         for path in paths {
+            if depth == Depth::Any {
+                summer.parents(root, &path)?;
+            }
             summer.source(root, &path, exclude)?;
         }
     }
@@ -122,6 +161,17 @@ impl Summer {
     fn text(&mut self, text: &[u8]) {
         self.number(text.len() as u64);
         self.hasher.update(text);
+    }
+
+    fn parents(&mut self, root: &RootDir, path: &Path) -> Result<(), ContentError> {
+        let above: Vec<&Path> =
+            path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+        self.number(above.len() as u64);
+        for directory in above {
+            self.text(directory.as_os_str().as_bytes());
+            self.attributes(&root.metadata(directory)?);
+        }
+        Ok(())
     }
 
     /// A source itself is followed; what is in it is not.
@@ -215,12 +265,12 @@ mod tests {
 
     fn of(root: &Path, patterns: &[&str]) -> Digest {
         let root = RootDir::open(root).expect("the root");
-        digest(&root, patterns, &Ignore::default(), Owners::Root).expect("a digest")
+        digest(&root, patterns, Depth::One, &Ignore::default(), Owners::Root).expect("a digest")
     }
 
     fn selected(root: &Path, pattern: &str) -> Vec<String> {
         let root = RootDir::open(root).expect("the root");
-        let paths = select(&root, pattern).expect("paths");
+        let paths = select(&root, pattern, Depth::One).expect("paths");
         paths.into_iter().map(|path| path.to_string_lossy().into_owned()).collect()
     }
 
@@ -234,10 +284,13 @@ mod tests {
         assert_eq!(selected(root.path(), "."), [""]);
         assert_eq!(selected(root.path(), "no*"), [""; 0]);
         let root = RootDir::open(root.path()).expect("the root");
-        let error = select(&root, "src/none").expect_err("no such file");
+        let error = select(&root, "src/none", Depth::One).expect_err("no such file");
         assert_eq!(error.to_string(), "\"/src/none\": not found");
-        assert_eq!(select(&root, "top/x").expect_err("no directory").to_string(), "\"/top/x\": not found");
-        assert!(matches!(select(&root, "[").expect_err("a pattern"), ContentError::Pattern(_)));
+        assert_eq!(
+            select(&root, "top/x", Depth::One).expect_err("no directory").to_string(),
+            "\"/top/x\": not found"
+        );
+        assert!(matches!(select(&root, "[", Depth::One).expect_err("a pattern"), ContentError::Pattern(_)));
     }
 
     #[test]
@@ -269,9 +322,12 @@ mod tests {
         assert_eq!(of(root.path(), &["src/*.c"]), before);
         let handle = RootDir::open(root.path()).expect("the root");
         let without = Ignore::parse(b"lib").expect("patterns");
-        let excluded = digest(&handle, &["src"], &without, Owners::Root).expect("a digest");
+        let excluded = digest(&handle, &["src"], Depth::One, &without, Owners::Root).expect("a digest");
         fs::write(root.path().join("src/lib/new"), "more").expect("a file");
-        assert_eq!(digest(&handle, &["src"], &without, Owners::Root).expect("a digest"), excluded);
+        assert_eq!(
+            digest(&handle, &["src"], Depth::One, &without, Owners::Root).expect("a digest"),
+            excluded
+        );
     }
 
     #[test]
@@ -284,6 +340,6 @@ mod tests {
         assert_ne!(of(root.path(), &["src"]), before);
         // A source that leads out ends at the root, where there is no such file.
         let handle = RootDir::open(root.path()).expect("the root");
-        assert!(matches!(select(&handle, "src/out"), Err(ContentError::NotFound { .. })));
+        assert!(matches!(select(&handle, "src/out", Depth::One), Err(ContentError::NotFound { .. })));
     }
 }

@@ -51,6 +51,8 @@ pub mod content;
 pub mod graph;
 pub mod image;
 pub mod lower;
+pub mod mode;
+pub mod placement;
 pub mod solver;
 
 mod flight;

@@ -12,6 +12,7 @@ use palan_oci::{Digest, ImageConfig, Platform};
 
 use crate::graph::{Copy, Input, Mount, MountKind, Op, Owner, Plan, Remote, Run, Source, Vertex};
 use crate::image::Image;
+use crate::mode::Mode;
 
 /// How many times triggers of base images may bring new images.
 const MAX_ROUNDS: usize = 32;
@@ -487,13 +488,8 @@ fn copy_op(
     parents: bool,
     image: &mut Image,
 ) -> Result<Copy, String> {
-    if let Some(mode) = &files.chmod
-        && mode.bytes().all(|byte| byte.is_ascii_digit())
-        && !u32::from_str_radix(mode, 8).is_ok_and(|mode| mode <= 0o7777)
-    {
-        return Err(format!(
-            "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
-        ));
+    if let Some(mode) = &files.chmod {
+        Mode::parse(mode)?;
     }
     let mut text = keyword.to_owned();
     let flags = [("--chown=", &files.chown), ("--chmod=", &files.chmod)];

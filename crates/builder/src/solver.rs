@@ -12,7 +12,7 @@ use palan_oci::{Digest, digest::Hasher};
 use crate::backend::{Backend, Command, Material, Snapshot, StepError, Stream};
 use crate::cache::{Cache, Record};
 use crate::cancel::Cancel;
-use crate::content::{self, Owners};
+use crate::content::{self, Depth, Owners};
 use crate::flight::Flights;
 use crate::graph::{Input, KEY_VERSION, Op, Plan, Source, Vertex, VertexId};
 
@@ -223,13 +223,17 @@ impl Work<'_> {
         if patterns.is_empty() && number > 0 {
             return Ok(Digest::of(KEY_VERSION));
         }
+        let depth = match &vertex.op {
+            Op::Copy(copy) if copy.parents => Depth::Any,
+            _ => Depth::One,
+        };
         let (root, owners) = match material {
             Material::Context(name) => (self.solver.backend.sources.context(name)?, Owners::Root),
             Material::Snapshot(snapshot) => (self.solver.backend.layers.open(snapshot)?, Owners::Kept),
         };
         // A stage whose base is a context starts with all of it.
         let patterns = if number == 0 { vec!["."] } else { patterns };
-        content::digest(&root, &patterns, &exclude, owners).map_err(StepError::other)
+        content::digest(&root, &patterns, depth, &exclude, owners).map_err(StepError::other)
     }
 
     /// Looks downwards from the target for results in the cache; below one nobody looks further.

@@ -15,7 +15,7 @@ use palan_oci::Digest;
 use crate::backend::{Backend, Command, Layers, Material, Runner, Snapshot, Sources, StepError, Stream};
 use crate::cache::Cache;
 use crate::cancel::Cancel;
-use crate::content::{self, Owners};
+use crate::content::{self, Depth, Owners};
 use crate::graph::{Copy, MountKind, Remote};
 
 pub(crate) struct Fake {
@@ -98,7 +98,8 @@ impl Fake {
         copy_into(&self.path_of(base), work.path());
         change(work.path())?;
         let root = RootDir::open(work.path()).expect("a root");
-        let digest = content::digest(&root, &["."], &Ignore::default(), Owners::Root).expect("a digest");
+        let digest =
+            content::digest(&root, &["."], Depth::One, &Ignore::default(), Owners::Root).expect("a digest");
         let snapshot = Snapshot { layers: vec![digest] };
         let path = self.path_of(&snapshot);
         if !path.exists() {
@@ -190,7 +191,7 @@ impl Layers for Fake {
             for source in &copy.sources {
                 let source_root = self.root(&inputs[source.input]);
                 let root = RootDir::open(&source_root).map_err(StepError::other)?;
-                for path in content::select(&root, &source.path).map_err(StepError::other)? {
+                for path in content::select(&root, &source.path, Depth::One).map_err(StepError::other)? {
                     let (from, to) = (source_root.join(&path), below(target, &copy.destination));
                     if from.is_dir() {
                         copy_into(&from, &to);
