@@ -155,7 +155,7 @@ pub enum MountKind {
     },
     /// A directory that outlives the build.
     Cache {
-        /// Its name.
+        /// Its name: any text, no path.
         id: String,
         /// Who may use it at the same time.
         #[serde(serialize_with = "sharing_name")]

@@ -372,7 +372,7 @@ impl<'a> Planner<'a> {
                     add_op(&command, self.build.build_args, &mut state.image).map_err(fail)?;
                 let mut inputs = vec![base, Input::Context(String::new())];
                 for (address, remote) in remotes {
-                    let name = format!("[internal] load {address}");
+                    let name = format!("[internal] load {}", remote::redacted(&address));
                     inputs.push(Input::Vertex(self.push(
                         name,
                         span,
@@ -395,6 +395,9 @@ impl<'a> Planner<'a> {
 fn title(instruction: &Instruction) -> String {
     let rest = instruction.text.get(instruction.keyword.len()..).unwrap_or_default();
     let mut title = format!("{}{rest}", instruction.keyword.to_uppercase());
+    if matches!(instruction.command, Command::Add { .. }) {
+        title = title.split(' ').map(remote::redacted).collect::<Vec<_>>().join(" ");
+    }
     if let Command::Run(run) = &instruction.command
         && let Some(heredoc) = run.heredocs.first()
     {
@@ -470,6 +473,15 @@ fn add_op(
     Ok((copy_op("ADD", files, sources, false, image)?, remotes))
 }
 
+/// The name of a heredoc that becomes a file must be no path: it could lead anywhere.
+fn file_name_only(name: &str) -> Result<(), String> {
+    match name {
+        "." | ".." => Err(format!("the heredoc's name {name:?} can't be the name of a file")),
+        _ if name.contains('/') => Err(format!("the heredoc's name {name:?} can't be the name of a file")),
+        _ => Ok(()),
+    }
+}
+
 /// What a download is called: the last part of its path.
 fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
@@ -491,13 +503,17 @@ fn copy_op(
     if let Some(mode) = &files.chmod {
         Mode::parse(mode)?;
     }
+    files.inline.iter().try_for_each(|inline| file_name_only(&inline.name))?;
     let mut text = keyword.to_owned();
     let flags = [("--chown=", &files.chown), ("--chmod=", &files.chmod)];
     text.push_str(if parents { " --parents" } else { "" });
     for (flag, value) in flags {
         text.extend(value.iter().flat_map(|value| [" ", flag, value]));
     }
-    text.extend(files.sources.iter().flat_map(|source| [" ", source]));
+    for source in &files.sources {
+        text.push(' ');
+        text.push_str(&remote::redacted(source));
+    }
     text.extend(files.inline.iter().flat_map(|inline| [" <<", &inline.name]));
     image.record(format!("{text} {} # buildkit", files.destination), true);
     Ok(Copy {
@@ -524,6 +540,7 @@ fn run_op(
         Script::Exec(arguments) => arguments,
         Script::Shell(text) => state.image.arguments(&ast::CommandLine::Shell(text)),
         Script::Program { name, content } => {
+            file_name_only(&name)?;
             let path = format!("/dev/pipes/{name}");
             program = Some((name, content));
             vec![path]

@@ -85,6 +85,19 @@ pub fn context(text: &str) -> Result<Option<Remote>, RemoteError> {
     found.map(|git| Some(Remote::Git(git))).map_err(|reason| RemoteError { address: text.to_owned(), reason })
 }
 
+/// An address without what is secret in it: for logs, names of steps, attestations (CVE-2023-26054).
+pub fn redacted(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..host_end].rsplit_once('@') {
+        Some((user, host)) => {
+            let hidden = if user.contains(':') { "xxxxx:xxxxx" } else { "xxxxx" };
+            format!("{scheme}://{hidden}@{host}{}", &rest[host_end..])
+        }
+        None => text.to_owned(),
+    }
+}
+
 /// An address without fragment and query.
 struct Parts<'a> {
     address: &'a str,
@@ -316,6 +329,14 @@ mod tests {
             assert_eq!(source(path), Ok(None), "{path}");
         }
         assert_eq!(context("-"), Ok(None));
+    }
+
+    #[test]
+    fn secrets_are_hidden() {
+        assert_eq!(redacted("https://me:pa@ss@h/a@b?c"), "https://xxxxx:xxxxx@h/a@b?c");
+        assert_eq!(redacted("ssh://git@h/a"), "ssh://xxxxx@h/a");
+        assert_eq!(redacted("https://h/a@b"), "https://h/a@b");
+        assert_eq!(redacted("git@h:a"), "git@h:a");
     }
 
     #[test]

@@ -217,19 +217,20 @@ fn scripts_in_heredocs() {
 fn add_fetches_and_unpacks() {
     let digest = Digest::of("x");
     let plan = plan(&format!(
-        "FROM scratch\nADD a.tar https://h/d/b.tar?x git@h:c.git#v1 /\nADD --unpack=false a.tar /\nADD --checksum={digest} --unpack https://h /x"
+        "FROM scratch\nADD a.tar https://me:secret@h/d/b.tar?x git@h:c.git#v1 /\nADD --unpack=false a.tar /\nADD --checksum={digest} --unpack https://h /x"
     ));
     assert_eq!(
         names(&plan),
         [
-            "[internal] load https://h/d/b.tar?x",
+            "[internal] load https://xxxxx:xxxxx@h/d/b.tar?x",
             "[internal] load git@h:c.git#v1",
-            "[1/3] ADD a.tar https://h/d/b.tar?x git@h:c.git#v1 /",
+            "[1/3] ADD a.tar https://xxxxx:xxxxx@h/d/b.tar?x git@h:c.git#v1 /",
             "[2/3] ADD --unpack=false a.tar /",
             "[internal] load https://h",
             &format!("[3/3] ADD --checksum={digest} --unpack https://h /x"),
         ]
     );
+    assert!(plan.config.history.iter().all(|entry| !entry.created_by.contains("secret")));
     let copy = |number: usize| match &plan.vertices[number].op {
         Op::Copy(copy) => copy
             .sources
@@ -251,6 +252,14 @@ fn add_fetches_and_unpacks() {
 
 #[test]
 fn mistakes() {
+    check_error(
+        "FROM scratch\nCOPY <<../x /\na\n../x",
+        "the heredoc's name \"../x\" can't be the name of a file",
+    );
+    check_error(
+        "FROM scratch\nRUN <<a/b\n#!/bin/sh\na/b",
+        "the heredoc's name \"a/b\" can't be the name of a file",
+    );
     check_error("FROM scratch\nADD --checksum=x a /", "checksum requires HTTP(S) or Git sources");
     check_error(
         "FROM scratch\nADD --checksum=x git@h:a b /",
