@@ -69,6 +69,7 @@ pub enum Lowered {
 
 /// Makes a plan.
 pub fn lower(build: &Build<'_>) -> Result<Lowered, DockerfileError> {
+    build.file.directives.check_syntax()?;
     let last = build.file.stages.last().and_then(ast::Stage::id);
     let request = Request {
         build_args: build.build_args,

@@ -19,7 +19,7 @@ use crate::graph::{Input, KEY_VERSION, Op, Plan, Source, Vertex, VertexId};
 /// How a vertex came to its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// It was in the cache.
+    /// It was in the cache, or all that is on it was.
     Cached,
     /// Another build at the same time did it.
     Shared,
@@ -245,7 +245,6 @@ impl Work<'_> {
             let vertex = &self.plan.vertices[id];
             match keys[id].filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(key)) {
                 Some(snapshot) => {
-                    self.observer.finished(id, vertex, Origin::Cached);
                     results[id] = Some(snapshot);
                 }
                 None => {
@@ -253,6 +252,9 @@ impl Work<'_> {
                     wanted.extend(self.vertex_inputs(id));
                 }
             }
+        }
+        for id in self.needed(target).difference(&open) {
+            self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached);
         }
         State { results, open, busy: 0, failure: None }
     }

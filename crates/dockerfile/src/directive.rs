@@ -19,6 +19,27 @@ impl Default for Directives {
     }
 }
 
+impl Directives {
+    /// Whether the file is written for the frontend that we are: `docker/dockerfile` of any registry, version and channel.
+    /// Nothing else can read it.
+    pub fn check_syntax(&self) -> Result<(), DockerfileError> {
+        let Some((text, span)) = &self.syntax else { return Ok(()) };
+        let image = text.split(' ').next().unwrap_or_default();
+        let reference = palan_oci::Reference::parse(image);
+        let is_ours = reference.is_ok_and(|reference| {
+            let mut names = reference.path().rsplit('/');
+            names.next().is_some_and(|name| name.starts_with("dockerfile")) && names.next() == Some("docker")
+        });
+        if is_ours {
+            return Ok(());
+        }
+        let message = format!(
+            "the frontend {image:?} of the syntax directive is not supported: Dockerfiles are read by a built-in docker/dockerfile; remove the directive or name that one"
+        );
+        Err(DockerfileError::new(*span, message))
+    }
+}
+
 /// Reads directives until something else stands there.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
@@ -107,6 +128,26 @@ mod tests {
         assert_eq!(found.check.expect("check").0, "skip=all");
         assert_eq!(found.escape, '`');
         assert_eq!(read(&["#!/usr/bin/env palan", "# escape=`"]).expect("directives").escape, '`');
+    }
+
+    #[test]
+    fn one_frontend_is_built_in() {
+        let syntax = |text: &str| read(&[&format!("# syntax={text}")]).expect("a directive").check_syntax();
+        for ours in [
+            "docker/dockerfile:1",
+            "docker/dockerfile",
+            "docker.io/docker/dockerfile:1.7-labs",
+            "docker/dockerfile-upstream:master",
+            "mirror.example.com/hub/docker/dockerfile:1@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "docker/dockerfile:1 --option",
+        ] {
+            assert_eq!(syntax(ours), Ok(()), "{ours}");
+        }
+        for other in ["example/frontend", "dockerfile", "docker/other", "docker/dockerfile/x", "!"] {
+            let error = syntax(other).expect_err(other);
+            assert!(error.to_string().starts_with(&format!("the frontend {other:?}")), "{error}");
+        }
+        assert_eq!(Directives::default().check_syntax(), Ok(()));
     }
 
     #[test]

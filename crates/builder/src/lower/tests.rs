@@ -252,6 +252,9 @@ fn add_fetches_and_unpacks() {
 
 #[test]
 fn mistakes() {
+    let error =
+        lowered("# syntax=example/frontend\nFROM scratch", None, &[], &[]).expect_err("another frontend");
+    assert!(error.to_string().contains("\"example/frontend\" of the syntax directive is not supported"));
     check_error(
         "FROM scratch\nCOPY <<../x /\na\n../x",
         "the heredoc's name \"../x\" can't be the name of a file",

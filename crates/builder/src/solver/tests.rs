@@ -243,13 +243,19 @@ fn observers_hear_what_happens() {
     let fake = Fake::new();
     let cache = fake.cache();
     let solver = Solver::new(fake.backend(), &cache, 1);
-    let plan = plan_of("FROM scratch\nRUN write /a a", false);
+    let plan = plan_of("FROM base\nRUN write /a a", false);
     let heard = Heard::default();
     solver.solve(&plan, &heard, &Cancel::new()).expect("a build");
     solver.solve(&plan, &heard, &Cancel::new()).expect("a build");
     assert_eq!(
         *lock(&heard.0),
-        ["output write /a a", "Executed [1/1] RUN write /a a", "Cached [1/1] RUN write /a a"]
+        [
+            "Executed [1/2] FROM base",
+            "output write /a a",
+            "Executed [2/2] RUN write /a a",
+            "Cached [1/2] FROM base",
+            "Cached [2/2] RUN write /a a"
+        ]
     );
 }
 
