@@ -1,0 +1,345 @@
+//! What files are, as far as keys are concerned: names, kinds, modes, owners, link targets and bytes. No times.
+
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use palan_context::{Entry, Ignore, Pattern, WalkError, walk};
+use palan_linux::path::{FileKind, Metadata, PathError, RootDir};
+use palan_oci::{Digest, digest::Hasher};
+
+/// Files that can't be digested.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// There is no such file.
+    #[error("{path:?}: not found")]
+    NotFound {
+        /// As the Dockerfile names it, from the root.
+        path: String,
+    },
+    /// Brackets without an end, or the like.
+    #[error("syntax error in pattern {0:?}")]
+    Pattern(String),
+    /// It can't be looked at.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Something in it can't be read.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// A file can't be read to its end.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Whose owners count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Those of the files: of a stage or an image.
+    Kept,
+    /// Root's: the files of a context belong to nobody in the image.
+    Root,
+}
+
+/// What `**` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The same as `*`.
+    One,
+    /// Any number of directories.
+    Any,
+}
+
+/// The paths that a pattern stands for, in order. Symlinks on the way are followed inside of the root. A path without wildcards
+/// must exist; with wildcards it may be none.
+pub fn select(root: &RootDir, pattern: &str, depth: Depth) -> Result<Vec<PathBuf>, ContentError> {
+    let mut paths = vec![PathBuf::new()];
+    let mut has_wildcards = false;
+    for part in pattern.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        if part == ".." {
+            // Above the root there is the root.
+            paths.iter_mut().for_each(|path| {
+                path.pop();
+            });
+            continue;
+        }
+        if part == "**" && depth == Depth::Any {
+            has_wildcards = true;
+            let mut found = Vec::new();
+            for path in paths {
+                directories(root, &path, &mut found)?;
+            }
+            paths = found;
+            continue;
+        }
+        let compiled = Pattern::new(part).ok_or_else(|| ContentError::Pattern(pattern.to_owned()))?;
+        if !part.contains(['*', '?', '[', '\\']) {
+            paths.iter_mut().for_each(|path| path.push(part));
+            continue;
+        }
+        has_wildcards = true;
+        let mut found = Vec::new();
+        for path in paths {
+            // What is no directory has nothing that could match.
+            let Ok(entries) = root.read_dir(&path) else { continue };
+            let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+            names.retain(|name| compiled.matches(&name.to_string_lossy()));
+            names.sort();
+            found.extend(names.into_iter().map(|name| path.join(name)));
+        }
+        paths = found;
+    }
+    let mut existing = Vec::new();
+    for path in paths {
+        match root.metadata(&path) {
+            Ok(_) => existing.push(path),
+            Err(error) if has_wildcards && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(ContentError::NotFound { path: format!("/{}", path.display()) });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(existing)
+}
+
+/// A directory and all that are in it. Symlinks are no directories here.
+fn directories(root: &RootDir, path: &Path, found: &mut Vec<PathBuf>) -> Result<(), ContentError> {
+    if !root.metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(());
+    }
+    found.push(path.to_owned());
+    let below = root.open_root(path)?;
+    walk::<WalkError>(&below, &Ignore::default(), &mut |entry| {
+        if entry.metadata.is_dir() {
+            found.push(path.join(entry.path));
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A digest of what the patterns stand for, without what `exclude` leaves out of it. With [`Depth::Any`], which is what
+/// `--parents` has, the directories above count, too.
+pub fn digest(
+    root: &RootDir,
+    patterns: &[&str],
+    depth: Depth,
+    exclude: &Ignore,
+    owners: Owners,
+) -> Result<Digest, ContentError> {
+    let mut summer = Summer { hasher: Hasher::new(), owners, buffer: vec![0; 256 * 1024] };
+    for pattern in patterns {
+        let paths = select(root, pattern, depth)?;
+        summer.number(paths.len() as u64);
+        for path in paths {
+            if depth == Depth::Any {
+                summer.parents(root, &path)?;
+            }
+            summer.source(root, &path, exclude)?;
+        }
+    }
+    Ok(summer.hasher.finish())
+}
+
+struct Summer {
+    hasher: Hasher,
+    owners: Owners,
+    buffer: Vec<u8>,
+}
+
+impl Summer {
+    fn number(&mut self, number: u64) {
+        self.hasher.update(&number.to_be_bytes());
+    }
+
+    /// With its length, so that two texts in a row are never another two.
+    fn text(&mut self, text: &[u8]) {
+        self.number(text.len() as u64);
+        self.hasher.update(text);
+    }
+
+    fn parents(&mut self, root: &RootDir, path: &Path) -> Result<(), ContentError> {
+        let above: Vec<&Path> =
+            path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+        self.number(above.len() as u64);
+        for directory in above {
+            self.text(directory.as_os_str().as_bytes());
+            self.attributes(&root.metadata(directory)?);
+        }
+        Ok(())
+    }
+
+    /// A source itself is followed; what is in it is not.
+    fn source(&mut self, root: &RootDir, path: &Path, exclude: &Ignore) -> Result<(), ContentError> {
+        let metadata = root.metadata(path)?;
+        self.text(path.file_name().unwrap_or_default().as_bytes());
+        self.attributes(&metadata);
+        match metadata.kind {
+            FileKind::Directory => {
+                let below = root.open_root(path)?;
+                walk(&below, exclude, &mut |entry| self.entry(entry))?;
+                // The end, which no name's length is.
+                self.number(u64::MAX);
+            }
+            FileKind::Regular => {
+                let mut file = root.open_file(path)?;
+                self.bytes(&mut file, path)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), ContentError> {
+        self.text(entry.path.as_os_str().as_bytes());
+        self.attributes(&entry.metadata);
+        match entry.metadata.kind {
+            FileKind::Regular => self.bytes(&mut entry.open()?, entry.path)?,
+            FileKind::Symlink => {
+                let target = entry.read_link()?;
+                self.text(target.as_os_str().as_bytes());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn attributes(&mut self, metadata: &Metadata) {
+        let (uid, gid) = match self.owners {
+            Owners::Kept => (metadata.uid, metadata.gid),
+            Owners::Root => (0, 0),
+        };
+        let kind = match metadata.kind {
+            FileKind::Regular => 1,
+            FileKind::Directory => 2,
+            FileKind::Symlink => 3,
+            FileKind::Fifo => 4,
+            FileKind::CharacterDevice => 5,
+            FileKind::BlockDevice => 6,
+            FileKind::Socket | FileKind::Unknown => 7,
+        };
+        // A symlink's mode is nothing that anybody could change.
+        let mode = if metadata.kind == FileKind::Symlink { 0 } else { metadata.mode };
+        for number in [kind, mode, uid, gid, metadata.node.0, metadata.node.1] {
+            self.number(number.into());
+        }
+    }
+
+    fn bytes(&mut self, file: &mut impl Read, path: &Path) -> Result<(), ContentError> {
+        let mut content = Hasher::new();
+        loop {
+            match file.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(length) => content.update(&self.buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ContentError::Read { path: path.to_owned(), source }),
+            }
+        }
+        self.hasher.update(content.finish().as_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("src/lib")).expect("directories");
+        for name in ["src/a.c", "src/b.c", "src/lib/x.h", "top"] {
+            fs::write(root.path().join(name), name).expect("a file");
+        }
+        symlink("src", root.path().join("link")).expect("a link");
+        root
+    }
+
+    fn of(root: &Path, patterns: &[&str]) -> Digest {
+        let root = RootDir::open(root).expect("the root");
+        digest(&root, patterns, Depth::One, &Ignore::default(), Owners::Root).expect("a digest")
+    }
+
+    fn selected(root: &Path, pattern: &str) -> Vec<String> {
+        let root = RootDir::open(root).expect("the root");
+        let paths = select(&root, pattern, Depth::One).expect("paths");
+        paths.into_iter().map(|path| path.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn patterns_stand_for_paths() {
+        let root = tree();
+        assert_eq!(selected(root.path(), "src/*.c"), ["src/a.c", "src/b.c"]);
+        assert_eq!(selected(root.path(), "/s*/lib/./x.h"), ["src/lib/x.h"]);
+        assert_eq!(selected(root.path(), "link/*.c"), ["link/a.c", "link/b.c"]);
+        assert_eq!(selected(root.path(), "../../top"), ["top"]);
+        assert_eq!(selected(root.path(), "."), [""]);
+        assert_eq!(selected(root.path(), "no*"), [""; 0]);
+        let root = RootDir::open(root.path()).expect("the root");
+        let error = select(&root, "src/none", Depth::One).expect_err("no such file");
+        assert_eq!(error.to_string(), "\"/src/none\": not found");
+        assert_eq!(
+            select(&root, "top/x", Depth::One).expect_err("no directory").to_string(),
+            "\"/top/x\": not found"
+        );
+        assert!(matches!(select(&root, "[", Depth::One).expect_err("a pattern"), ContentError::Pattern(_)));
+    }
+
+    #[test]
+    fn content_counts_and_times_do_not() {
+        let root = tree();
+        let before = of(root.path(), &["src"]);
+        fs::File::open(root.path().join("src/a.c"))
+            .expect("a file")
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .expect("a time");
+        assert_eq!(of(root.path(), &["src"]), before);
+        assert_eq!(of(root.path(), &["link"]).to_string().len(), before.to_string().len());
+        fs::set_permissions(root.path().join("src/a.c"), fs::Permissions::from_mode(0o755)).expect("a mode");
+        let changed = of(root.path(), &["src"]);
+        assert_ne!(changed, before);
+        fs::write(root.path().join("src/lib/x.h"), "other").expect("a file");
+        let other = of(root.path(), &["src"]);
+        assert_ne!(other, changed);
+        fs::rename(root.path().join("src/lib/x.h"), root.path().join("src/lib/y.h")).expect("a name");
+        assert_ne!(of(root.path(), &["src"]), other);
+    }
+
+    #[test]
+    fn what_is_not_selected_does_not_count() {
+        let root = tree();
+        let before = of(root.path(), &["src/*.c"]);
+        fs::write(root.path().join("src/lib/new"), "").expect("a file");
+        fs::write(root.path().join("top"), "other").expect("a file");
+        assert_eq!(of(root.path(), &["src/*.c"]), before);
+        let handle = RootDir::open(root.path()).expect("the root");
+        let without = Ignore::parse(b"lib").expect("patterns");
+        let excluded = digest(&handle, &["src"], Depth::One, &without, Owners::Root).expect("a digest");
+        fs::write(root.path().join("src/lib/new"), "more").expect("a file");
+        assert_eq!(
+            digest(&handle, &["src"], Depth::One, &without, Owners::Root).expect("a digest"),
+            excluded
+        );
+    }
+
+    #[test]
+    fn links_inside_are_links() {
+        let root = tree();
+        symlink("/etc/passwd", root.path().join("src/out")).expect("a link");
+        let before = of(root.path(), &["src"]);
+        fs::remove_file(root.path().join("src/out")).expect("no link");
+        symlink("/etc/group", root.path().join("src/out")).expect("a link");
+        assert_ne!(of(root.path(), &["src"]), before);
+        // A source that leads out ends at the root, where there is no such file.
+        let handle = RootDir::open(root.path()).expect("the root");
+        assert!(matches!(select(&handle, "src/out", Depth::One), Err(ContentError::NotFound { .. })));
+    }
+}

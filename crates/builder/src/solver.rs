@@ -1,0 +1,465 @@
+//! What of a plan is known, and executing the rest.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use palan_context::Ignore;
+use palan_oci::{Digest, digest::Hasher};
+
+use crate::backend::{Backend, Command, Material, Snapshot, StepError, Stream};
+use crate::cache::{Cache, Record};
+use crate::cancel::Cancel;
+use crate::content::{self, Depth, Owners};
+use crate::flight::Flights;
+use crate::graph::{Input, KEY_VERSION, Op, Plan, Source, Vertex, VertexId};
+
+/// How a vertex came to its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was in the cache, or all that is on it was.
+    Cached,
+    /// Another build at the same time did it.
+    Shared,
+    /// It was executed.
+    Executed,
+}
+
+/// What happens in a build. Called from several threads.
+pub trait Observer: Sync {
+    /// A vertex is being worked on.
+    fn started(&self, _id: VertexId, _vertex: &Vertex) {}
+    /// A command writes.
+    fn output(&self, _id: VertexId, _stream: Stream, _bytes: &[u8]) {}
+    /// A vertex has its result.
+    fn finished(&self, _id: VertexId, _vertex: &Vertex, _origin: Origin) {}
+}
+
+/// Nobody looks.
+#[derive(Debug, Clone, Copy)]
+pub struct Nobody;
+
+impl Observer for Nobody {}
+
+/// A step that failed, and which one.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to solve: {source}")]
+pub struct SolveError {
+    /// The vertex; none if there was none at fault.
+    pub vertex: Option<VertexId>,
+    /// Why.
+    pub source: StepError,
+}
+
+/// Solves plans. One for all builds of a daemon.
+pub struct Solver<'a> {
+    backend: Backend<'a>,
+    cache: &'a Cache,
+    flights: Flights,
+    threads: usize,
+}
+
+impl fmt::Debug for Solver<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Solver").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Solver<'a> {
+    /// `threads` is how many vertices of one build are worked on at the same time.
+    pub fn new(backend: Backend<'a>, cache: &'a Cache, threads: usize) -> Self {
+        Self { backend, cache, flights: Flights::default(), threads: threads.max(1) }
+    }
+
+    /// The files of a plan's target.
+    pub fn solve(
+        &self,
+        plan: &Plan,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Material, SolveError> {
+        let target = match &plan.target {
+            Input::Scratch => return Ok(Material::Snapshot(Snapshot::default())),
+            Input::Context(name) => return Ok(Material::Context(name.clone())),
+            Input::Vertex(target) => *target,
+        };
+        let (cancel, _watch) = cancel.child();
+        let work = Work {
+            solver: self,
+            plan,
+            observer,
+            cancel: &cancel,
+            pins: Mutex::default(),
+            contexts: Mutex::default(),
+        };
+        let keys = work.static_keys(target)?;
+        let state = Mutex::new(work.known(target, &keys));
+        let changed = Condvar::new();
+        thread::scope(|scope| {
+            let jobs = lock(&state).open.len();
+            for _ in 0..self.threads.min(jobs) {
+                scope.spawn(|| work.worker(&state, &changed, &keys));
+            }
+        });
+        let mut state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (state.failure.take(), state.results[target].take()) {
+            (None, Some(snapshot)) => Ok(Material::Snapshot(snapshot)),
+            (Some(failure), _) => Err(failure),
+            // A worker panicked: its message is in the log.
+            (None, None) => {
+                Err(SolveError { vertex: Some(target), source: StepError::other("a build step broke off") })
+            }
+        }
+    }
+}
+
+/// One build.
+struct Work<'a> {
+    solver: &'a Solver<'a>,
+    plan: &'a Plan,
+    observer: &'a dyn Observer,
+    cancel: &'a Cancel,
+    pins: Mutex<BTreeMap<VertexId, Digest>>,
+    /// Digests of what vertices take from contexts, by vertex and input: contexts don't change during a build.
+    contexts: Mutex<BTreeMap<(VertexId, usize), Digest>>,
+}
+
+/// How far it is.
+struct State {
+    results: Vec<Option<Snapshot>>,
+    /// Vertices that have to be worked on, and nobody does yet.
+    open: BTreeSet<VertexId>,
+    /// How many are being worked on.
+    busy: usize,
+    failure: Option<SolveError>,
+}
+
+impl Work<'_> {
+    fn needed(&self, target: VertexId) -> BTreeSet<VertexId> {
+        let mut needed = BTreeSet::from([target]);
+        // Everything a vertex depends on stands in front of it.
+        for id in (0..=target).rev() {
+            if needed.contains(&id) {
+                needed.extend(self.vertex_inputs(id));
+            }
+        }
+        needed
+    }
+
+    fn vertex_inputs(&self, id: VertexId) -> impl Iterator<Item = VertexId> {
+        self.plan.vertices[id].inputs.iter().filter_map(|input| match input {
+            Input::Vertex(id) => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// The keys that are known before anything is executed.
+    fn static_keys(&self, target: VertexId) -> Result<Vec<Option<Digest>>, SolveError> {
+        let needed = self.needed(target);
+        let mut keys: Vec<Option<Digest>> = vec![None; self.plan.vertices.len()];
+        for id in needed {
+            let vertex = &self.plan.vertices[id];
+            let at = |source| SolveError { vertex: Some(id), source };
+            let mut hasher = Hasher::new();
+            hasher.update(b"static");
+            hasher.update(vertex.op.digest().as_bytes());
+            if let Some(pinned) = self.pinned(id).map_err(at)? {
+                hasher.update(pinned.as_bytes());
+            }
+            for (number, input) in vertex.inputs.iter().enumerate() {
+                match input {
+                    Input::Scratch => hasher.update(b"scratch"),
+                    Input::Vertex(input) => {
+                        hasher.update(b"vertex");
+                        hasher.update(keys[*input].unwrap_or(Digest::of("")).as_bytes());
+                    }
+                    Input::Context(name) => {
+                        hasher.update(b"content");
+                        let content =
+                            self.content(id, number, &Material::Context(name.clone())).map_err(at)?;
+                        hasher.update(content.as_bytes());
+                    }
+                }
+            }
+            keys[id] = Some(hasher.finish());
+        }
+        Ok(keys)
+    }
+
+    /// What remote files are: asked once for a build.
+    fn pinned(&self, id: VertexId) -> Result<Option<Digest>, StepError> {
+        let Op::Remote(remote) = &self.plan.vertices[id].op else { return Ok(None) };
+        if let Some(known) = lock(&self.pins).get(&id) {
+            return Ok(Some(*known));
+        }
+        let pinned = self.solver.backend.sources.pin(remote, self.cancel)?;
+        lock(&self.pins).insert(id, pinned);
+        Ok(Some(pinned))
+    }
+
+    /// The digest of the files that a vertex takes from an input.
+    fn content(&self, id: VertexId, number: usize, material: &Material) -> Result<Digest, StepError> {
+        if let Material::Context(_) = material
+            && let Some(known) = lock(&self.contexts).get(&(id, number))
+        {
+            return Ok(*known);
+        }
+        let digest = self.digest(&self.plan.vertices[id], number, material)?;
+        if let Material::Context(_) = material {
+            lock(&self.contexts).insert((id, number), digest);
+        }
+        Ok(digest)
+    }
+
+    fn digest(&self, vertex: &Vertex, number: usize, material: &Material) -> Result<Digest, StepError> {
+        let patterns = vertex.op.reads(number);
+        let exclude = match &vertex.op {
+            Op::Copy(copy) if number > 0 => copy.exclude.join("\n"),
+            _ => String::new(),
+        };
+        let exclude = Ignore::parse(exclude.as_bytes()).map_err(StepError::other)?;
+        if patterns.is_empty() && number > 0 {
+            return Ok(Digest::of(KEY_VERSION));
+        }
+        let depth = match &vertex.op {
+            Op::Copy(copy) if copy.parents => Depth::Any,
+            _ => Depth::One,
+        };
+        let (root, owners) = match material {
+            Material::Context(name) => (self.solver.backend.sources.context(name)?, Owners::Root),
+            Material::Snapshot(snapshot) => (self.solver.backend.layers.open(snapshot)?, Owners::Kept),
+        };
+        // A stage whose base is a context starts with all of it.
+        let patterns = if number == 0 { vec!["."] } else { patterns };
+        content::digest(&root, &patterns, depth, &exclude, owners).map_err(StepError::other)
+    }
+
+    /// Looks downwards from the target for results in the cache; below one nobody looks further.
+    fn known(&self, target: VertexId, keys: &[Option<Digest>]) -> State {
+        let mut results = vec![None; self.plan.vertices.len()];
+        let mut open = BTreeSet::new();
+        let mut wanted = BTreeSet::from([target]);
+        while let Some(id) = wanted.pop_last() {
+            let vertex = &self.plan.vertices[id];
+            match keys[id].filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(key)) {
+                Some(snapshot) => {
+                    results[id] = Some(snapshot);
+                }
+                None => {
+                    open.insert(id);
+                    wanted.extend(self.vertex_inputs(id));
+                }
+            }
+        }
+        for id in self.needed(target).difference(&open) {
+            self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached);
+        }
+        State { results, open, busy: 0, failure: None }
+    }
+
+    fn cached(&self, key: Digest) -> Option<Snapshot> {
+        let snapshot = self.solver.cache.get(key)?.snapshot;
+        self.solver.backend.layers.has(&snapshot).then_some(snapshot)
+    }
+
+    fn worker(&self, state: &Mutex<State>, changed: &Condvar, keys: &[Option<Digest>]) {
+        let mut guard = lock(state);
+        loop {
+            if guard.failure.is_some() || (guard.open.is_empty() && guard.busy == 0) {
+                changed.notify_all();
+                return;
+            }
+            let is_ready =
+                |id: &&VertexId| self.vertex_inputs(**id).all(|input| guard.results[input].is_some());
+            let Some(id) = guard.open.iter().find(is_ready).copied() else {
+                guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            guard.open.remove(&id);
+            guard.busy += 1;
+            let materials = self.materials(id, &guard.results);
+            drop(guard);
+            let seat = Seat { state, changed, work: self, id };
+            let result = self.vertex(id, &materials, keys[id]);
+            guard = seat.leave(result);
+        }
+    }
+
+    fn materials(&self, id: VertexId, results: &[Option<Snapshot>]) -> Vec<Material> {
+        let material = |input: &Input| match input {
+            Input::Scratch => Material::Snapshot(Snapshot::default()),
+            Input::Context(name) => Material::Context(name.clone()),
+            Input::Vertex(id) => Material::Snapshot(results[*id].clone().unwrap_or_default()),
+        };
+        self.plan.vertices[id].inputs.iter().map(material).collect()
+    }
+
+    fn vertex(
+        &self,
+        id: VertexId,
+        materials: &[Material],
+        static_key: Option<Digest>,
+    ) -> Result<Snapshot, StepError> {
+        if self.cancel.is_cancelled() {
+            return Err(StepError::Cancelled);
+        }
+        let vertex = &self.plan.vertices[id];
+        self.observer.started(id, vertex);
+        let key = self.content_key(id, vertex, materials)?;
+        let was_cached = Cell::new(false);
+        let landed = self.solver.flights.join(key, self.cancel, || {
+            // Here and not before: who has just landed has put the result there.
+            if let Some(snapshot) =
+                Some(key).filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(key))
+            {
+                was_cached.set(true);
+                return Ok(snapshot);
+            }
+            let snapshot = self.execute(id, vertex, materials)?;
+            self.keep(key, vertex, &snapshot);
+            Ok(snapshot)
+        });
+        let snapshot = landed.result?;
+        let origin = match (landed.is_shared, was_cached.get()) {
+            (true, _) => Origin::Shared,
+            (false, true) => Origin::Cached,
+            (false, false) => Origin::Executed,
+        };
+        if let Some(key) = static_key {
+            self.keep(key, vertex, &snapshot);
+        }
+        self.observer.finished(id, vertex, origin);
+        Ok(snapshot)
+    }
+
+    /// Without the record the vertex is built again next time: not worth a failure.
+    fn keep(&self, key: Digest, vertex: &Vertex, snapshot: &Snapshot) {
+        let _ = self.solver.cache.put(key, &Record::new(snapshot.clone(), vertex.name.clone()));
+    }
+
+    /// The key that is known when the inputs are.
+    fn content_key(
+        &self,
+        id: VertexId,
+        vertex: &Vertex,
+        materials: &[Material],
+    ) -> Result<Digest, StepError> {
+        let mut hasher = Hasher::new();
+        hasher.update(b"content");
+        hasher.update(vertex.op.digest().as_bytes());
+        if let Some(pinned) = self.pinned(id)? {
+            hasher.update(pinned.as_bytes());
+        }
+        for (number, material) in materials.iter().enumerate() {
+            match material {
+                // What a step is on, it is on as a whole: the layers say what that is.
+                Material::Snapshot(snapshot) if number == 0 => {
+                    hasher.update(b"layers");
+                    hasher.update(&(snapshot.layers.len() as u64).to_be_bytes());
+                    snapshot.layers.iter().for_each(|layer| hasher.update(layer.as_bytes()));
+                }
+                material => {
+                    hasher.update(b"files");
+                    hasher.update(self.content(id, number, material)?.as_bytes());
+                }
+            }
+        }
+        Ok(hasher.finish())
+    }
+
+    fn execute(&self, id: VertexId, vertex: &Vertex, materials: &[Material]) -> Result<Snapshot, StepError> {
+        let Backend { sources, layers, runner } = self.solver.backend;
+        let base = match materials.first() {
+            None => Snapshot::default(),
+            Some(Material::Snapshot(snapshot)) => snapshot.clone(),
+            Some(context @ Material::Context(_)) => {
+                let inputs = [Material::Snapshot(Snapshot::default()), context.clone()];
+                layers.copy(&Snapshot::default(), &inputs, &everything(), self.cancel)?
+            }
+        };
+        match &vertex.op {
+            Op::Image { digest, name } => sources.image(name, *digest, self.cancel),
+            Op::Remote(remote) => {
+                let pinned = self.pinned(id)?.unwrap_or(Digest::of(""));
+                sources.remote(remote, pinned, self.cancel)
+            }
+            Op::MakeDirectory { path, user } => layers.make_directory(&base, path, user),
+            Op::Copy(copy) => layers.copy(&base, materials, copy, self.cancel),
+            Op::Run(run) => {
+                let command = Command {
+                    run,
+                    hidden_env: &vertex.hidden_env,
+                    base: &base,
+                    inputs: materials,
+                    cancel: self.cancel,
+                };
+                runner.run(&command, &|stream, bytes| self.observer.output(id, stream, bytes))
+            }
+        }
+    }
+}
+
+/// A copy of a whole context: what a stage starts with that is replaced by one.
+fn everything() -> crate::graph::Copy {
+    crate::graph::Copy {
+        sources: vec![Source { input: 1, path: ".".to_owned(), unpack: false }],
+        inline: Vec::new(),
+        destination: "/".to_owned(),
+        owner: None,
+        mode: None,
+        parents: false,
+        exclude: Vec::new(),
+        link: false,
+    }
+}
+
+/// The place of a worker at a vertex. Leaving it, even by a panic, lets the others go on.
+struct Seat<'a> {
+    state: &'a Mutex<State>,
+    changed: &'a Condvar,
+    work: &'a Work<'a>,
+    id: VertexId,
+}
+
+impl<'a> Seat<'a> {
+    fn leave(self, result: Result<Snapshot, StepError>) -> MutexGuard<'a, State> {
+        let (state, changed, work, id) = (self.state, self.changed, self.work, self.id);
+        std::mem::forget(self);
+        let mut guard = lock(state);
+        guard.busy -= 1;
+        match result {
+            Ok(snapshot) => guard.results[id] = Some(snapshot),
+            // What stopped because another step failed is not the cause.
+            Err(source) if guard.failure.is_none() => {
+                guard.failure = Some(SolveError { vertex: Some(id), source });
+                drop(guard);
+                work.cancel.cancel();
+                guard = lock(state);
+            }
+            Err(_) => {}
+        }
+        changed.notify_all();
+        guard
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut guard = lock(self.state);
+        guard.busy -= 1;
+        guard.failure.get_or_insert(SolveError {
+            vertex: Some(self.id),
+            source: StepError::other("a build step broke off"),
+        });
+        self.changed.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
