@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use palan_supervisor::client;
-use palan_supervisor::protocol::{Backoff, RestartConfig, RestartPolicy};
+use palan_supervisor::protocol::{Backoff, Request, RestartConfig, RestartPolicy};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::container::exit::{detach_volumes, kill_cgroup};
 use crate::container::index::Handle;
 use crate::container::journal::run_ended;
 use crate::container::start::detach_network;
+use crate::container::stop::SIGKILL;
 use crate::container::{Details, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
@@ -30,6 +31,9 @@ use crate::{Error, Result, spec};
 
 /// Exit code of a run whose supervisor died.
 pub(crate) const KILLED: i32 = 137;
+
+/// What ends a run for certain.
+pub(super) const KILL: Request = Request::Signal { signal: SIGKILL };
 
 /// How many containers a daemon that has just started starts at once.
 const STARTS_AT_ONCE: usize = 8;
@@ -202,7 +206,7 @@ impl Driver {
             _ => return Flow::Continue,
         }
         if self.removal.is_some() || !self.stoppers.is_empty() {
-            return self.stay_down().await;
+            return self.stay_down(KILL).await;
         }
         let delay = self.details().restart_delay_ms.unwrap_or_default();
         self.restart_at = Some(Instant::now() + Duration::from_millis(delay));
