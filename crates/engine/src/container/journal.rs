@@ -161,7 +161,8 @@ impl Driver {
             }
             Turn::Ours => {
                 let delay = Duration::from_millis(next.restart_delay_ms.unwrap_or_default());
-                self.release_for_restart(&mut next).await;
+                let more = self.release_for_restart(&mut next).await;
+                let events = events.into_iter().chain(more).collect();
                 self.pause_between_runs(*next, events).await;
                 self.restart_at = Some(Instant::now() + delay);
                 if self.removal.is_some() || !self.stoppers.is_empty() {

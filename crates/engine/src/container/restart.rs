@@ -21,11 +21,12 @@ use crate::container::driver::{Action, Driver, Flow};
 use crate::container::exit::{detach_volumes, kill_cgroup};
 use crate::container::index::Handle;
 use crate::container::journal::run_ended;
-use crate::container::start::detach_network;
+use crate::container::start::{detach_network, end_events};
 use crate::container::stop::SIGKILL;
 use crate::container::{Details, Status};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
+use crate::events::Event;
 use crate::network::endpoints;
 use crate::{Error, Result, spec};
 
@@ -187,21 +188,21 @@ impl Driver {
                 let is_wanted = self.stoppers.is_empty() && self.removal.is_none();
                 let delay = after_lost_run(&details, KILLED).filter(|_| is_wanted);
                 let mut next = (*details).clone();
-                let events = run_ended(&mut next, Timestamp::now(), KILLED, false, delay);
+                let mut events = run_ended(&mut next, Timestamp::now(), KILLED, false, delay);
                 next.state.error = "the supervisor of the container died".into();
                 self.engine.sessions.container_ended(&self.handle.id);
                 if delay.is_none() {
                     self.end(next, events).await;
                     return self.after_exit().await;
                 }
-                self.release_for_restart(&mut next).await;
+                events.extend(self.release_for_restart(&mut next).await);
                 self.record(next, Change::new().events(events)).await;
                 self.announce_exit(KILLED, Status::Restarting);
             }
             Status::Restarting => {
                 let mut next = (*details).clone();
-                self.release_for_restart(&mut next).await;
-                self.commit_details(next, Change::new()).await;
+                let events = self.release_for_restart(&mut next).await;
+                self.commit_details(next, Change::new().events(events)).await;
             }
             _ => return Flow::Continue,
         }
@@ -213,11 +214,13 @@ impl Driver {
         Flow::Continue
     }
 
-    /// Gives back what the next run will be given anew.
-    pub(super) async fn release_for_restart(&self, next: &mut Details) {
+    /// Gives back what the next run will be given anew; returns the events of it.
+    pub(super) async fn release_for_restart(&self, next: &mut Details) -> Vec<Event> {
+        let events = end_events(next, &self.engine);
         detach_network(&self.engine, next).await;
         detach_volumes(&self.engine, next).await;
         endpoints::forget(next);
+        events
     }
 
     /// It is time for the run that follows one whose supervisor is gone.
