@@ -242,6 +242,25 @@ fn stopping_by_hand_ends_it() {
 }
 
 #[test]
+fn stopped_in_the_moment_of_a_restart() {
+    requires!(root);
+    let daemon = daemon();
+    for (round, words) in
+        [&["stop", "-t", "0"][..], &["kill"], &["rm", "-f"]].into_iter().cycle().take(18).enumerate()
+    {
+        let name = format!("c{round}");
+        // It runs for ever from its second run on.
+        run(&daemon, &name, &["--restart", "always"], "test -e /n && exec sleep 1000; touch /n; exit 1");
+        // Over the rounds all moments around the restart are met.
+        std::thread::sleep(Duration::from_millis(60 + 8 * round as u64));
+        daemon.palan(words.iter().copied().chain([name.as_str()])).ok();
+        if words[0] != "rm" {
+            assert_eq!(state(&daemon, &name)["Status"], "exited", "{words:?}");
+        }
+    }
+}
+
+#[test]
 fn no_daemon_is_needed_and_nothing_is_lost() {
     requires!(root);
     let mut daemon = daemon();

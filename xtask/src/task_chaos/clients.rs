@@ -30,6 +30,8 @@ const EXPECTED: &[&str] = &[
     "No such object",
     // The daemon that made it was killed before it was started.
     "No such exec instance",
+    // Its container ended before it was started.
+    "has already run",
     "is not running",
     "is restarting",
     "already in progress",
@@ -172,7 +174,7 @@ impl<'a> Clients<'a> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         *told.done.entry(word).or_default() += 1;
         // A process that ended with its container, or came too late for it, which is told on its output.
-        let was_killed = word == "exec" && matches!(run.code, 128 | 137);
+        let was_killed = word == "exec" && matches!(run.code, 126 | 128 | 137);
         if run.code != 0 && !was_killed && !EXPECTED.iter().any(|text| run.stderr.contains(text)) {
             told.complaints.push(format!("{} ({}): {}", run.command, run.code, run.stderr.trim()));
         }

@@ -8,6 +8,7 @@ use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
 use crate::container::driver::{Driver, Flow, Pending, container_event};
 use crate::container::index::Reply;
+use crate::container::restart::KILL;
 use crate::container::start::{detach_network, end_events};
 use crate::container::stop::SIGKILL;
 use crate::container::{Details, RemoveOptions, Status, quota};
@@ -81,7 +82,7 @@ impl Driver {
         }
         self.removal = Some((options, reply));
         if details.state.status == Status::Restarting {
-            return self.stay_down().await;
+            return self.stay_down(KILL).await;
         }
         let event = container_event(&details, "kill", [("signal", SIGKILL.to_string())]);
         self.commit_or_log(Change::new().event(event)).await;
@@ -89,7 +90,7 @@ impl Driver {
         if details.state.status == Status::Paused {
             self.request(Request::Resume, Vec::new(), Pending::Nobody);
         }
-        self.request(Request::Signal { signal: SIGKILL }, Vec::new(), Pending::Nobody);
+        self.request(KILL, Vec::new(), Pending::Nobody);
         Flow::Continue
     }
 

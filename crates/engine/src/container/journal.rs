@@ -9,6 +9,7 @@ use palan_supervisor::protocol::Request;
 use tokio::time::Instant;
 
 use crate::container::driver::{Driver, Flow, Pending, container_event, start_failure_text, timestamp};
+use crate::container::restart::KILL;
 use crate::container::{Details, State, Status, health};
 use crate::db::Change;
 use crate::events::Event;
@@ -160,11 +161,12 @@ impl Driver {
             }
             Turn::Ours => {
                 let delay = Duration::from_millis(next.restart_delay_ms.unwrap_or_default());
-                self.release_for_restart(&mut next).await;
+                let more = self.release_for_restart(&mut next).await;
+                let events = events.into_iter().chain(more).collect();
                 self.pause_between_runs(*next, events).await;
                 self.restart_at = Some(Instant::now() + delay);
                 if self.removal.is_some() || !self.stoppers.is_empty() {
-                    self.stay_down().await
+                    self.stay_down(KILL).await
                 } else {
                     Flow::Continue
                 }

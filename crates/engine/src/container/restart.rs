@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use palan_supervisor::client;
-use palan_supervisor::protocol::{Backoff, RestartConfig, RestartPolicy};
+use palan_supervisor::protocol::{Backoff, Request, RestartConfig, RestartPolicy};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -21,15 +21,20 @@ use crate::container::driver::{Action, Driver, Flow};
 use crate::container::exit::{detach_volumes, kill_cgroup};
 use crate::container::index::Handle;
 use crate::container::journal::run_ended;
-use crate::container::start::detach_network;
+use crate::container::start::{detach_network, end_events};
+use crate::container::stop::SIGKILL;
 use crate::container::{Details, Status, namespaces};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
+use crate::events::Event;
 use crate::network::endpoints;
 use crate::{Error, Result, spec};
 
 /// Exit code of a run whose supervisor died.
 pub(crate) const KILLED: i32 = 137;
+
+/// What ends a run for certain.
+pub(super) const KILL: Request = Request::Signal { signal: SIGKILL };
 
 /// How many containers a daemon that has just started starts at once.
 const STARTS_AT_ONCE: usize = 8;
@@ -183,37 +188,39 @@ impl Driver {
                 let is_wanted = self.stoppers.is_empty() && self.removal.is_none();
                 let delay = after_lost_run(&details, KILLED).filter(|_| is_wanted);
                 let mut next = (*details).clone();
-                let events = run_ended(&mut next, Timestamp::now(), KILLED, false, delay);
+                let mut events = run_ended(&mut next, Timestamp::now(), KILLED, false, delay);
                 next.state.error = "the supervisor of the container died".into();
                 self.engine.sessions.container_ended(&self.handle.id);
                 if delay.is_none() {
                     self.end(next, events).await;
                     return self.after_exit().await;
                 }
-                self.release_for_restart(&mut next).await;
+                events.extend(self.release_for_restart(&mut next).await);
                 self.record(next, Change::new().events(events)).await;
                 self.announce_exit(KILLED, Status::Restarting);
             }
             Status::Restarting => {
                 let mut next = (*details).clone();
-                self.release_for_restart(&mut next).await;
-                self.commit_details(next, Change::new()).await;
+                let events = self.release_for_restart(&mut next).await;
+                self.commit_details(next, Change::new().events(events)).await;
             }
             _ => return Flow::Continue,
         }
         if self.removal.is_some() || !self.stoppers.is_empty() {
-            return self.stay_down().await;
+            return self.stay_down(KILL).await;
         }
         let delay = self.details().restart_delay_ms.unwrap_or_default();
         self.restart_at = Some(Instant::now() + Duration::from_millis(delay));
         Flow::Continue
     }
 
-    /// Gives back what the next run will be given anew.
-    pub(super) async fn release_for_restart(&self, next: &mut Details) {
+    /// Gives back what the next run will be given anew; returns the events of it.
+    pub(super) async fn release_for_restart(&self, next: &mut Details) -> Vec<Event> {
+        let events = end_events(next, &self.engine);
         detach_network(&self.engine, next).await;
         detach_volumes(&self.engine, next).await;
         endpoints::forget(next);
+        events
     }
 
     /// It is time for the run that follows one whose supervisor is gone.

@@ -1,7 +1,8 @@
 //! Stopping: what `stop` and `kill` do, and who is told of an end.
 //!
 //! Whoever stops a container by hand wants it to stay so: the supervisor is told first that the next end is the last
-//! (`StayDown`), then the signal is sent. Between two runs there is nothing to signal, and the first is all.
+//! (`StayDown`), then the signal is sent. Between two runs the first is all, and the signal finds nothing; but both are sent, since the
+//! next run may have begun a moment ago.
 
 use std::time::Duration;
 
@@ -31,11 +32,12 @@ impl Driver {
             drop(reply.send(Err(error)));
             return Flow::Continue;
         }
+        let timeout_ms = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.stays_for_restart = again;
         self.stoppers.push(reply);
         if details.state.status == Status::Restarting {
             self.mark_stopped_by_user(&details, true, None).await;
-            return self.stay_down().await;
+            return self.stay_down(Request::Stop { signal, timeout_ms }).await;
         }
         self.mark_stopped_by_user(&details, true, Some(signal)).await;
         self.request(Request::StayDown, Vec::new(), Pending::Nobody);
@@ -43,7 +45,6 @@ impl Driver {
             // A frozen process can't act on a signal.
             self.request(Request::Resume, Vec::new(), Pending::Nobody);
         }
-        let timeout_ms = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.request(Request::Stop { signal, timeout_ms }, Vec::new(), Pending::Nobody);
         Flow::Continue
     }
@@ -62,7 +63,8 @@ impl Driver {
         let stops = is_meant_to_stop(&details, signal);
         if details.state.status == Status::Restarting {
             self.mark_stopped_by_user(&details, stops, None).await;
-            let flow = if stops { self.stay_down().await } else { Flow::Continue };
+            let request = Request::Signal { signal };
+            let flow = if stops { self.stay_down(request).await } else { Flow::Continue };
             // The caller may have gone.
             let _ = reply.send(Ok(()));
             return flow;
@@ -85,10 +87,12 @@ impl Driver {
         self.commit_details(next, Change::new().events(event)).await;
     }
 
-    /// The container that is between two runs ends with this: at once, or when its supervisor says so.
-    pub(super) async fn stay_down(&mut self) -> Flow {
+    /// The container that is between two runs ends with this: at once, or when its supervisor says so. `request` is what ends a run
+    /// that has just begun.
+    pub(super) async fn stay_down(&mut self, request: Request) -> Flow {
         if self.restart_at.take().is_none() && self.link.is_some() {
             self.request(Request::StayDown, Vec::new(), Pending::Nobody);
+            self.request(request, Vec::new(), Pending::Nobody);
             return Flow::Continue;
         }
         let mut next = (*self.details()).clone();
