@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn a_pinned_process_is_never_another() {
+        #[expect(clippy::disallowed_methods, reason = "any process will do")]
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pinned = PinnedProcess::open(child.id()).unwrap();
         let own = identity(open(0, Kind::Uts).unwrap()).unwrap();

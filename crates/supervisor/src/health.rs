@@ -348,6 +348,7 @@ mod tests {
         let config = HealthConfig {
             process: Default::default(),
             user: None,
+            groups: Vec::new(),
             interval_ns: 30_000_000_000,
             timeout_ns: 30_000_000_000,
             start_period_ns: start_period * 1_000_000_000,

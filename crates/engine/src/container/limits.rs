@@ -90,7 +90,8 @@ fn processors(resources: &mut Resources, host: &HostFacts, warn: &mut impl FnMut
         warn("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.");
         (resources.cpu_period, resources.cpu_quota) = (0, 0);
     }
-    if !(resources.cpuset_cpus.is_empty() && resources.cpuset_mems.is_empty()) && !host.cpuset {
+    let has_set = !resources.cpuset_cpus.is_empty() || !resources.cpuset_mems.is_empty();
+    if has_set && !host.cpuset {
         warn("Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.");
         resources.cpuset_cpus.clear();
         resources.cpuset_mems.clear();

@@ -74,7 +74,7 @@ fn free_project(directory: &File, id: &str) -> Result<u32> {
     for attempt in 0..ATTEMPTS {
         let project = FIRST_PROJECT | (wish.wrapping_add(attempt) & (FIRST_PROJECT - 1));
         match quota::project(directory, project) {
-            Ok(found) if found == (quota::Project { limit: 0, used: 0 }) => return Ok(project),
+            Ok(quota::Project { limit: 0, used: 0 }) => return Ok(project),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(project),
             Ok(_) => {}
             Err(source) => {

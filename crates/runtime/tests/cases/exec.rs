@@ -58,6 +58,7 @@ impl Running {
             personality: None,
             memory_policy: None,
             user,
+            groups: &[],
             seccomp,
             state: &self.container.state,
             stdio,

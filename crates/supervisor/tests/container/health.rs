@@ -14,7 +14,7 @@ fn checked(script: &str, timeout: u64, on_failure: HealthAction) -> Container {
     container.config.health = Some(HealthConfig {
         process: exec_options("", &["sh", "-c", script]).process,
         user: None,
-        groups: vec![],
+        groups: Vec::new(),
         interval_ns: 50 * MILLISECOND,
         timeout_ns: timeout * MILLISECOND,
         start_period_ns: 0,
