@@ -1,6 +1,6 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
-//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
+//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`], [`cp`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
@@ -15,6 +15,7 @@ mod archives;
 mod bad_input;
 mod bad_registry;
 mod commit;
+mod cp;
 mod daemon_start;
 mod disk;
 mod docker_cli;

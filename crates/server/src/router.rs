@@ -49,6 +49,10 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/{name}/top", get(container::top))
         .route("/containers/{name}/changes", get(archive::changes))
         .route("/containers/{name}/export", get(archive::export))
+        .route(
+            "/containers/{name}/archive",
+            get(archive::read_path).head(archive::stat_path).put(archive::write_path),
+        )
         .route("/commit", post(archive::commit))
         .route("/containers/{name}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
@@ -97,7 +101,7 @@ fn others() -> Router<Arc<Engine>> {
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
-    let containers = ["attach/ws", "archive", "update", "checkpoints"];
+    let containers = ["attach/ws", "update", "checkpoints"];
     let plain = [
         "/build",
         "/build/prune",

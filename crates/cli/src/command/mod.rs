@@ -99,6 +99,7 @@ static GROUPS: &[Group] =
 static OTHERS: &[Entry] = &[
     Entry(&["attach"], &container::attach::COMMAND),
     Entry(&["commit"], &container::commit::COMMAND),
+    Entry(&["cp"], &container::cp::COMMAND),
     Entry(&["create"], &container::create::COMMAND),
     Entry(&["diff"], &container::diff::COMMAND),
     Entry(&["doctor"], &system::doctor::COMMAND),
@@ -135,7 +136,6 @@ static MISSING: &[&str] = &[
     "compose",
     "config",
     "context",
-    "cp",
     "node",
     "plugin",
     "secret",

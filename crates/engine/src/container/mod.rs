@@ -3,6 +3,7 @@
 //! A request arrives in `create`, `lifecycle`, `attach`, `wait`, `logs`, `list` or `top`.
 
 pub(crate) mod attach;
+pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) use create::parse_platform;
 pub(crate) mod driver;
@@ -25,6 +26,7 @@ pub(crate) mod security;
 pub(crate) mod start;
 mod top;
 pub(crate) mod validate;
+pub(crate) mod view;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
@@ -34,8 +36,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use copy::{CopyOptions, PathStat};
 pub use files::{Change, ChangeKind};
 pub use health::{Health, HealthResult};
+pub use palan_linux::path::FileKind;
 pub use palan_supervisor::protocol::HealthStatus;
 
 use crate::spec::{Config, EndpointSettings, Filters, HostConfig};

@@ -53,6 +53,7 @@ impl Driver {
             }
         }
         self.await_end_of_previous_run().await?;
+        let _no_views = self.handle.views.end().await?;
         match self.attempt(&details).await {
             Ok(()) => Ok(()),
             Err((exit_code, error)) => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod commit;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod exec;
@@ -31,6 +32,7 @@ pub(crate) const GROUP: Group = Group {
     entries: &[
         Entry(&["attach"], &attach::COMMAND),
         Entry(&["commit"], &commit::COMMAND),
+        Entry(&["cp"], &cp::COMMAND),
         Entry(&["create"], &create::COMMAND),
         Entry(&["diff"], &diff::COMMAND),
         Entry(&["exec"], &exec::COMMAND),
@@ -53,5 +55,5 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["unpause"], &pause::UNPAUSE),
         Entry(&["wait"], &wait::COMMAND),
     ],
-    missing: &["cp", "update"],
+    missing: &["update"],
 };
