@@ -5,13 +5,14 @@
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
 //! looks after containers; [`runtimes`] are other OCI
-//! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
+//! runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod api_garbage;
 mod archives;
+mod attach_ws;
 mod bad_input;
 mod bad_registry;
 mod commit;
@@ -41,6 +42,7 @@ mod save;
 mod seeds;
 mod small_disk;
 mod storage;
+mod tls;
 mod tty;
 mod volumes;
 

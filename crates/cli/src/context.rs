@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use palan_docker_api::host::Host;
-use palan_stdx::fs;
+use palan_docker_api::client::{Client, Tls, TlsFiles};
+use palan_docker_api::host::{DEFAULT_TCP_PORT, DEFAULT_TLS_PORT, Host};
+use palan_docker_api::version::ApiVersion;
+use palan_stdx::{error_chain, fs};
 
-use crate::environment::{
-    DOCKER_CONTEXT, DOCKER_HOST, DOCKER_TLS, DOCKER_TLS_VERIFY, Environment, PALAN_HOST,
-};
+use crate::environment::{DOCKER_CONTEXT, DOCKER_HOST, Environment, PALAN_HOST};
 use crate::error::{CliError, Kind, Result};
 use crate::output::json::Ordered;
 
@@ -22,6 +22,25 @@ pub(crate) struct Target {
     pub(crate) context: String,
     /// Nobody named it, so it may be started.
     pub(crate) by_default: bool,
+    /// The certificates for TLS, if it is wanted.
+    pub(crate) tls: Option<TlsFiles>,
+}
+
+impl Target {
+    /// A client of it.
+    pub(crate) fn client(&self, version: Option<ApiVersion>) -> Result<Client> {
+        let client = match version {
+            Some(version) => Client::with_version(self.host.clone(), version),
+            None => Client::new(self.host.clone()),
+        };
+        match &self.tls {
+            Some(files) => {
+                let tls = Tls::load(files).map_err(|error| CliError::new(error_chain::to_string(&error)))?;
+                Ok(client.with_tls(tls))
+            }
+            None => Ok(client),
+        }
+    }
 }
 
 /// What the command line says about it.
@@ -29,26 +48,22 @@ pub(crate) struct Target {
 pub(crate) struct Asked<'a> {
     pub(crate) hosts: Vec<&'a str>,
     pub(crate) context: Option<&'a str>,
-    pub(crate) tls: bool,
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 /// Chooses the daemon. Docker's stored *current* context is left to Docker: it names Docker's daemon, not ours.
 pub(crate) fn choose(asked: &Asked<'_>, environment: &Environment) -> Result<Target> {
-    if asked.tls || environment.set(DOCKER_TLS).is_some() || environment.set(DOCKER_TLS_VERIFY).is_some() {
-        return Err(CliError::new("TLS connections to the daemon are not supported yet")
-            .hint("Use the unix socket, or forward it over SSH."));
-    }
     match (asked.hosts.as_slice(), asked.context) {
         ([], None) => {}
         ([_, _, ..], _) => return Err(CliError::new("Specify only one -H")),
         (_, Some(_)) if !asked.hosts.is_empty() => {
             return Err(CliError::new("conflicting options: cannot specify both --host and --context"));
         }
-        ([host], _) => return named(host),
+        ([host], _) => return named(host, asked.tls.clone()),
         (_, Some(context)) => return stored(context, environment),
     }
     if let Some(host) = environment.set(PALAN_HOST).or_else(|| environment.set(DOCKER_HOST)) {
-        return named(host);
+        return named(host, asked.tls.clone());
     }
     match environment.set(DOCKER_CONTEXT) {
         Some(context) => stored(context, environment),
@@ -61,13 +76,16 @@ fn default() -> Target {
         host: Host::Unix(PathBuf::from(DEFAULT_SOCKET)),
         context: "default".to_owned(),
         by_default: true,
+        tls: None,
     }
 }
 
-fn named(text: &str) -> Result<Target> {
+fn named(text: &str, tls: Option<TlsFiles>) -> Result<Target> {
     let full = if text.contains("://") { text.to_owned() } else { format!("tcp://{text}") };
-    let host = full.parse::<Host>().map_err(|error| CliError::of(Kind::General, error.to_string()))?;
-    Ok(Target { host, context: "default".to_owned(), by_default: false })
+    let port = if tls.is_some() { DEFAULT_TLS_PORT } else { DEFAULT_TCP_PORT };
+    let host = Host::parse_with_port(&full, port);
+    let host = host.map_err(|error| CliError::of(Kind::General, error.to_string()))?;
+    Ok(Target { host, context: "default".to_owned(), by_default: false, tls })
 }
 
 /// A context of Docker's client: `contexts/meta/<digest>/meta.json` beside the configuration.
@@ -77,18 +95,28 @@ fn stored(name: &str, environment: &Environment) -> Result<Target> {
     }
     let missing =
         || CliError::new(format!("unable to resolve docker endpoint: context {name:?}: context not found"));
-    let directory = environment.config_directory().join("contexts/meta");
-    let entries = fs::if_exists(fs::read_dir(&directory)).ok().flatten().unwrap_or_default();
-    let meta = entries
+    let contexts = environment.config_directory().join("contexts");
+    let entries = fs::if_exists(fs::read_dir(&contexts.join("meta"))).ok().flatten().unwrap_or_default();
+    let (directory, meta) = entries
         .iter()
-        .filter_map(|entry| read_meta(&entry.path().join("meta.json")))
-        .find(|meta| meta.get("Name").and_then(Ordered::as_str) == Some(name))
+        .filter_map(|entry| Some((entry.file_name(), read_meta(&entry.path().join("meta.json"))?)))
+        .find(|(_, meta)| meta.get("Name").and_then(Ordered::as_str) == Some(name))
         .ok_or_else(missing)?;
     let endpoint = meta.get("Endpoints").and_then(|endpoints| endpoints.get("docker"));
     match endpoint.and_then(|endpoint| endpoint.get("Host")).and_then(Ordered::as_str) {
-        Some(host) => Ok(Target { context: name.to_owned(), ..named(host)? }),
+        Some(host) => {
+            let tls = stored_tls(&contexts.join("tls").join(directory).join("docker"));
+            Ok(Target { context: name.to_owned(), ..named(host, tls)? })
+        }
         None => Err(CliError::new(format!("context {name:?} names no docker endpoint"))),
     }
+}
+
+/// The certificates that Docker's client keeps with a context; none means no TLS.
+fn stored_tls(directory: &Path) -> Option<TlsFiles> {
+    let there = |name: &str| Some(directory.join(name)).filter(|path| path.exists());
+    let files = TlsFiles { authorities: there("ca.pem"), identity: there("cert.pem").zip(there("key.pem")) };
+    (files != TlsFiles::default()).then_some(files)
 }
 
 fn read_meta(path: &Path) -> Option<Ordered> {
@@ -100,7 +128,7 @@ mod tests {
     use super::*;
 
     fn check(hosts: &[&str], context: Option<&str>, variables: &[(&str, &str)], expected: &str) {
-        let asked = Asked { hosts: hosts.to_vec(), context, tls: false };
+        let asked = Asked { hosts: hosts.to_vec(), context, tls: None };
         let shown = match choose(&asked, &Environment::of(variables)) {
             Ok(target) => format!("{} {} {}", target.host, target.context, target.by_default),
             Err(error) => error.message,

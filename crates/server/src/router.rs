@@ -44,6 +44,7 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/{name}/resize", post(container::resize))
         .route("/containers/{name}/wait", post(container::wait))
         .route("/containers/{name}/attach", post(container::attach))
+        .route("/containers/{name}/attach/ws", get(container::attach_websocket))
         .route("/containers/{name}/logs", get(container::logs))
         .route("/containers/{name}/stats", get(container::stats))
         .route("/containers/{name}/top", get(container::top))
@@ -101,7 +102,7 @@ fn others() -> Router<Arc<Engine>> {
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
-    let containers = ["attach/ws", "update", "checkpoints"];
+    let containers = ["update", "checkpoints"];
     let plain = [
         "/build",
         "/build/prune",

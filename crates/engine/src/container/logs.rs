@@ -51,7 +51,7 @@ pub(crate) async fn open(engine: &Engine, handle: &Arc<Handle>, options: LogOpti
             "configured logging driver does not support reading",
         ));
     }
-    let tty = details.config.tty;
+    let tty = details.config.tty || options.raw;
     let path = details.log_path.clone();
     let follow = options.follow && details.state.status.is_live();
     let watch = if follow {

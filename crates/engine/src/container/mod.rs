@@ -382,6 +382,8 @@ pub struct AttachOptions {
     pub logs: bool,
     /// Keys that detach, such as `ctrl-p,ctrl-q`; the default when absent, none when empty.
     pub detach_keys: Option<String>,
+    /// No frames, even without a terminal: nothing tells output from errors.
+    pub raw: bool,
 }
 
 /// A connection that speaks raw bytes in both directions, after its response head was flushed.
@@ -431,6 +433,8 @@ pub struct LogOptions {
     pub details: bool,
     /// Only the last lines; all when absent.
     pub tail: Option<u64>,
+    /// No frames, even without a terminal.
+    pub raw: bool,
 }
 
 /// A new process for a running container.

@@ -55,6 +55,7 @@ pub fn unpack_into(
 
 #[cfg(test)]
 mod tests {
+    use palan_tar::pack::Picked;
     use palan_tar::testing::{Header, Tar};
 
     use super::*;
