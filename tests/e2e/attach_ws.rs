@@ -37,7 +37,10 @@ impl WebSocket {
     fn open(daemon: &Daemon, target: &str) -> Self {
         let (stream, answer) = handshake(daemon, target, "Origin: http://localhost\r\n");
         assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-        assert!(answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+        assert!(
+            answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{answer}"
+        );
         Self(stream)
     }
 
@@ -139,7 +142,9 @@ fn refusals() {
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     daemon.palan(["create", "--name", "cc", "--network", "none", BUSYBOX, "true"]).ok();
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-    stream.write_all(b"GET /containers/cc/attach/ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /containers/cc/attach/ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("Upgrade must be websocket"), "{answer}");

@@ -21,7 +21,19 @@ fn scene(running: bool) -> Scene {
     let host = daemon.scratch().join("host");
     std::fs::create_dir(&host).unwrap();
     let verb: &[&str] = if running { &["run", "-d"] } else { &["create"] };
-    let rest = ["--name", "cc", "--network", "none", "-v", "data:/data", "--tmpfs", "/tmpfs", BUSYBOX, "sleep", "1000"];
+    let rest = [
+        "--name",
+        "cc",
+        "--network",
+        "none",
+        "-v",
+        "data:/data",
+        "--tmpfs",
+        "/tmpfs",
+        BUSYBOX,
+        "sleep",
+        "1000",
+    ];
     daemon.palan(verb.iter().chain(&rest)).ok();
     Scene { daemon, host }
 }
@@ -121,7 +133,9 @@ fn refusals_are_those_of_docker() {
         let tree = scene.path("tree");
         scene.cp(&file, "cc:/nosuch/").fails(1, "no such directory");
         scene.cp(&file, "cc:/nosuch/x").fails(1, "Could not find the file /nosuch in container cc");
-        scene.cp("cc:/nosuch", &scene.host.to_string_lossy()).fails(1, "Could not find the file /nosuch in container cc");
+        scene
+            .cp("cc:/nosuch", &scene.host.to_string_lossy())
+            .fails(1, "Could not find the file /nosuch in container cc");
         scene.cp(&tree, "cc:/etc/passwd").fails(1, "cannot copy directory");
         scene.cp("cc:/etc", &file).fails(1, "cannot copy directory");
         scene.cp("cc:/etc/passwd/", &scene.host.to_string_lossy()).fails(1, "not a directory");
@@ -135,15 +149,13 @@ fn refusals_are_those_of_docker() {
         scene.cp("-", "cc:/etc/passwd").fails(1, "destination \"cc:/etc/passwd\" must be a directory");
         // A directory of the container where the file would go, and the other way round.
         scene.write("names/etc", "a file");
-        scene.cp(&scene.path("names/etc"), "cc:/").fails(
-            1,
-            "cannot overwrite directory \"/etc\" with non-directory \"/\"",
-        );
+        scene
+            .cp(&scene.path("names/etc"), "cc:/")
+            .fails(1, "cannot overwrite directory \"/etc\" with non-directory \"/\"");
         scene.write("names/passwd/x", "a directory");
-        scene.cp(&scene.path("names/passwd"), "cc:/etc").fails(
-            1,
-            "cannot overwrite non-directory \"/etc/passwd\" with directory \"/etc\"",
-        );
+        scene
+            .cp(&scene.path("names/passwd"), "cc:/etc")
+            .fails(1, "cannot overwrite non-directory \"/etc/passwd\" with directory \"/etc\"");
         scene.cp("cc:/proc", &scene.host.to_string_lossy()).code;
     });
 }
@@ -215,7 +227,19 @@ fn what_is_read_only_stays_as_it_is() {
     let file = file.to_str().unwrap();
     let bind = format!("{}:/bind:ro", daemon.scratch().display());
     for (verb, name) in [(&["run", "-d"][..], "live"), (&["create"][..], "made")] {
-        let flags = ["--read-only", "--name", name, "--network", "none", "-v", "vol:/rw", "-v", "vol:/ro:ro", "-v", &bind];
+        let flags = [
+            "--read-only",
+            "--name",
+            name,
+            "--network",
+            "none",
+            "-v",
+            "vol:/rw",
+            "-v",
+            "vol:/ro:ro",
+            "-v",
+            &bind,
+        ];
         daemon.palan(verb.iter().chain(&flags).chain(&[BUSYBOX, "sleep", "1000"])).ok();
         let cp = |to: &str| daemon.palan(["cp", file, &format!("{name}:{to}")]);
         cp("/").fails(1, "container rootfs is marked read-only");
@@ -235,7 +259,9 @@ fn owners() {
     std::fs::write(&file, "x").unwrap();
     std::os::unix::fs::chown(&file, Some(4321), Some(1234)).unwrap();
     let path = file.to_str().unwrap();
-    daemon.palan(["run", "-d", "--name", "cc", "-u", "alice", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    daemon
+        .palan(["run", "-d", "--name", "cc", "-u", "alice", "--network", "none", BUSYBOX, "sleep", "1000"])
+        .ok();
     daemon.palan(["cp", path, "cc:/tmp/plain"]).ok();
     daemon.palan(["cp", "-a", path, "cc:/tmp/archive"]).ok();
     let owners = daemon.palan(["exec", "cc", "stat", "-c", "%u:%g", "/tmp/plain", "/tmp/archive"]).ok();
@@ -259,11 +285,15 @@ fn streams_and_words() {
     let quiet = scene.cp(&file, "cc:/tmp/").ok();
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
     let said = scene.daemon.palan(["cp", "--quiet=false", &file, "cc:/tmp/"]).ok();
-    assert!(said.stderr.starts_with("Successfully copied ") && said.stderr.ends_with("kB to cc:/tmp/\n"), "{said}");
+    assert!(
+        said.stderr.starts_with("Successfully copied ") && said.stderr.ends_with("kB to cc:/tmp/\n"),
+        "{said}"
+    );
     let out = scene.path("out");
     let said = scene.daemon.palan(["container", "cp", "--quiet=false", "cc:/tmp/f", &out]).ok();
     assert!(said.stderr.ends_with(&format!("kB to {out}\n")), "{said}");
-    let events = scene.daemon.palan(["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]).ok();
+    let events =
+        scene.daemon.palan(["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]).ok();
     for action in ["archive-path", "extract-to-dir"] {
         assert!(events.stdout.lines().any(|line| line == action), "{events}");
     }
@@ -273,7 +303,10 @@ fn streams_and_words() {
 #[test]
 fn dockers_client() {
     requires!(root);
-    requires!(Path::new("/usr/local/bin/docker").exists() || Path::new("/usr/bin/docker").exists(), "needs the docker CLI");
+    requires!(
+        Path::new("/usr/local/bin/docker").exists() || Path::new("/usr/bin/docker").exists(),
+        "needs the docker CLI"
+    );
     both(|scene| {
         let docker = |source: &str, destination: &str| scene.daemon.docker(["cp", source, destination]);
         scene.write("tree/a/b", "deep");

@@ -1,6 +1,6 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
-//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`], [`cp`] are the daily
+//! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`log_drivers`], [`exec`], [`tty`], [`cp`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon; [`health`]
@@ -27,6 +27,7 @@ mod exec;
 mod health;
 mod layers;
 mod lifecycle;
+mod log_drivers;
 mod logs;
 mod manifest;
 mod mounts;

@@ -30,7 +30,9 @@ impl Scene {
         let path = |name: &str| own.path().join(name).to_str().unwrap().to_owned();
         let host = format!("tcp://127.0.0.1:{port}");
         let mut arguments: Vec<String> =
-            ["-H", &host, "--tlscert", &path("server-cert.pem"), "--tlskey", &path("server-key.pem")].map(str::to_owned).into();
+            ["-H", &host, "--tlscert", &path("server-cert.pem"), "--tlskey", &path("server-key.pem")]
+                .map(str::to_owned)
+                .into();
         if verify {
             arguments.extend(["--tlsverify", "--tlscacert", &path("ca.pem")].map(str::to_owned));
         } else {
@@ -47,7 +49,8 @@ impl Scene {
     /// Runs a client of `program` with these settings of the environment.
     #[expect(clippy::disallowed_methods, reason = "Docker's own client, too")]
     fn client(&self, program: &str, variables: &[(&str, &str)], words: &[&str], input: Option<&[u8]>) -> Run {
-        let program = if program == "palan" { palan_test_support::daemon::program() } else { PathBuf::from(program) };
+        let program =
+            if program == "palan" { palan_test_support::daemon::program() } else { PathBuf::from(program) };
         let mut command = std::process::Command::new(program);
         let host = format!("tcp://127.0.0.1:{}", self.port);
         command.args(words).env("DOCKER_HOST", host).env_remove("PALAN_HOST").env_remove("DOCKER_CONTEXT");
@@ -69,12 +72,20 @@ fn clients_need_a_certificate() {
     scene.client("palan", &good, &["version"], None).ok();
     // The same by flags.
     let path = |name: &str| format!("{}/{name}", scene.path().display());
-    let flags = ["--tlsverify".to_owned(), "--tlscacert".to_owned(), path("ca.pem"), format!("--tlscert={}", path("cert.pem")), format!("--tlskey={}", path("key.pem")), "ps".to_owned()];
+    let flags = [
+        "--tlsverify".to_owned(),
+        "--tlscacert".to_owned(),
+        path("ca.pem"),
+        format!("--tlscert={}", path("cert.pem")),
+        format!("--tlskey={}", path("key.pem")),
+        "ps".to_owned(),
+    ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     scene.client("palan", &[], &flags, None).ok();
     let strangers = scene.strangers.path().to_str().unwrap();
     // Not our daemon; nobody asked for TLS; no certificate; somebody else's.
-    let run = scene.client("palan", &[("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", strangers)], &["ps"], None);
+    let run =
+        scene.client("palan", &[("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", strangers)], &["ps"], None);
     assert!(run.code == 1 && run.stderr.contains("certificate"), "{run}");
     assert_eq!(scene.client("palan", &[], &["ps"], None).code, 1);
     let nowhere = scene.daemon.scratch().to_str().unwrap();
@@ -91,14 +102,33 @@ fn streams_are_carried() {
     requires!(root);
     let scene = Scene::new(true);
     for program in ["palan", "docker"] {
-        let run = |words: &[&str], input: Option<&[u8]>| scene.client(program, &scene.verified(), words, input);
-        let out = run(&["run", "--rm", "--network", "none", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 3"], None);
+        let run =
+            |words: &[&str], input: Option<&[u8]>| scene.client(program, &scene.verified(), words, input);
+        let out = run(
+            &["run", "--rm", "--network", "none", BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 3"],
+            None,
+        );
         assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code), ("out\n", "err\n", 3), "{out}");
         // The end of the input arrives, and all that was before it.
         let big = vec![b'x'; 3 << 20];
         let counted = run(&["run", "-i", "--rm", "--network", "none", BUSYBOX, "wc", "-c"], Some(&big)).ok();
         assert_eq!(counted.line(), (3 << 20).to_string());
-        run(&["run", "-d", "--name", "cc", "--network", "none", BUSYBOX, "sh", "-c", "echo one; sleep 2; echo two"], None).ok();
+        run(
+            &[
+                "run",
+                "-d",
+                "--name",
+                "cc",
+                "--network",
+                "none",
+                BUSYBOX,
+                "sh",
+                "-c",
+                "echo one; sleep 2; echo two",
+            ],
+            None,
+        )
+        .ok();
         assert_eq!(run(&["exec", "-i", "cc", "cat"], Some(b"through")).ok().stdout, "through");
         assert_eq!(run(&["logs", "-f", "cc"], None).ok().stdout, "one\ntwo\n");
         let file = scene.daemon.scratch().join("f");
@@ -128,7 +158,9 @@ fn nothing_is_open_by_accident() {
         #[expect(clippy::disallowed_methods, reason = "a daemon that does not start")]
         let mut command = std::process::Command::new(palan_test_support::daemon::program());
         let scratch = tempfile::tempdir().unwrap();
-        command.args(["daemon", "--config-file", "/dev/null", "--data-root"]).arg(scratch.path().join("data"));
+        command
+            .args(["daemon", "--config-file", "/dev/null", "--data-root"])
+            .arg(scratch.path().join("data"));
         command.arg("--run-root").arg(scratch.path().join("run")).args(more);
         finish(&mut command, None)
     };

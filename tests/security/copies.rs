@@ -43,7 +43,11 @@ impl Scene {
     /// Copies both ways while the two change places.
     fn race(&self) {
         let exchange = Exchange::start(&self.data.join("real"), &self.data.join("way"));
-        let tar = TarBuilder::new().file("planted", 0o644, "x").directory("sub", 0o755).file("sub/x", 0o644, "x").finish();
+        let tar = TarBuilder::new()
+            .file("planted", 0o644, "x")
+            .directory("sub", 0o755)
+            .file("sub/x", 0o644, "x")
+            .finish();
         let (end, mut through) = (Instant::now() + PATIENCE, 0);
         while Instant::now() < end {
             for path in ["/data/real/secret", "/data/way/secret", "/data/real/.", "/data"] {
@@ -107,7 +111,11 @@ fn archives_stay_in_the_container() {
     for tar in [
         TarBuilder::new().file("../../../../../../../../..//palan-planted", 0o4777, "x"),
         TarBuilder::new().symlink("way", &target).file("way/planted", 0o4777, "x"),
-        TarBuilder::new().symlink("way", "../../../../../../../../").file(&format!("way{target}/planted"), 0o4777, "x"),
+        TarBuilder::new().symlink("way", "../../../../../../../../").file(
+            &format!("way{target}/planted"),
+            0o4777,
+            "x",
+        ),
         TarBuilder::new().hard_link("x", "../../../../../../../../etc/passwd"),
     ] {
         let _ = daemon.palan_with_input(["cp", "-", "cc:/tmp"], &tar.finish());

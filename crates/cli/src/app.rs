@@ -11,9 +11,7 @@ use palan_stdx::error_chain;
 use crate::autostart;
 use crate::config_file::ConfigFile;
 use crate::context::{self, Asked, Target};
-use crate::environment::{
-    DOCKER_API_VERSION, DOCKER_CERT_PATH, DOCKER_TLS, DOCKER_TLS_VERIFY, Environment,
-};
+use crate::environment::{DOCKER_API_VERSION, DOCKER_CERT_PATH, DOCKER_TLS, DOCKER_TLS_VERIFY, Environment};
 use crate::error::{CliError, Result};
 use crate::flags::Parsed;
 use crate::output::streams::Streams;
@@ -116,7 +114,10 @@ impl App {
             (None, None) => self.environment.config_directory(),
         };
         let path = |flag: &str, name: &str| {
-            globals.given(flag).filter(|path| !path.is_empty()).map_or_else(|| directory.join(name), PathBuf::from)
+            globals
+                .given(flag)
+                .filter(|path| !path.is_empty())
+                .map_or_else(|| directory.join(name), PathBuf::from)
         };
         let own = |flag: &str, name: &str| {
             let path = path(flag, name);

@@ -57,7 +57,9 @@ impl Hijack {
         F: Future<Output = palan_engine::Result<()>> + Send + 'static,
     {
         let Some(upgrade) = self.0 else {
-            return Err(ApiError::invalid("this connection can't become a websocket: ask for it in the first request"));
+            return Err(ApiError::invalid(
+                "this connection can't become a websocket: ask for it in the first request",
+            ));
         };
         let (session, client) = stream_and_pair()?;
         tokio::spawn(async move {

@@ -170,10 +170,13 @@ impl Listeners {
             } else {
                 let tcp = TcpListener::from(OwnedFd::from(unix));
                 tcp.local_addr().map_err(|_| ListenError::Inherited(index))?;
-                Listener::Tcp(tcp, match protection {
-                    Protection::Tls(config) => Some(Arc::clone(config)),
-                    Protection::Unsaid | Protection::None => None,
-                })
+                Listener::Tcp(
+                    tcp,
+                    match protection {
+                        Protection::Tls(config) => Some(Arc::clone(config)),
+                        Protection::Unsaid | Protection::None => None,
+                    },
+                )
             };
             self.listeners.push(listener);
         }

@@ -60,24 +60,21 @@ impl TlsFiles {
     /// Reads them.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(default_provider());
-        let pair = |source| TlsError::Pair {
-            certificate: self.certificate.clone(),
-            key: self.key.clone(),
-            source,
-        };
+        let pair =
+            |source| TlsError::Pair { certificate: self.certificate.clone(), key: self.key.clone(), source };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().map_err(pair)?;
         let builder = match &self.client_authorities {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let unusable =
-                    |reason: String| TlsError::Authorities { path: path.clone(), reason };
+                let unusable = |reason: String| TlsError::Authorities { path: path.clone(), reason };
                 let mut roots = RootCertStore::empty();
                 for certificate in certificates("authorities", path)? {
                     roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.build().map_err(|error| unusable(error.to_string()))?)
+                builder
+                    .with_client_cert_verifier(verifier.build().map_err(|error| unusable(error.to_string()))?)
             }
         };
         let key = PrivateKeyDer::from_pem_file(&self.key);

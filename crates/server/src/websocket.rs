@@ -42,13 +42,18 @@ const PROTOCOL_ERROR: u16 = 1002;
 /// A browser lets any page open a websocket to any address and says so by `Origin`: over TCP it must be our own
 /// (`is_local`: the client came by a unix socket, where no page comes from).
 pub(crate) fn accept(headers: &HeaderMap, is_local: bool) -> ApiResult<String> {
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).unwrap_or_default();
+    let text = |name| {
+        headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok()).unwrap_or_default()
+    };
     let has = |name, word: &str| text(name).split(',').any(|part| part.trim().eq_ignore_ascii_case(word));
     if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
         return Err(ApiError::invalid("this endpoint is for websockets: Upgrade must be websocket"));
     }
     if text(header::SEC_WEBSOCKET_VERSION) != "13" {
-        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "only version 13 of the websocket protocol is supported"));
+        return Err(ApiError::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "only version 13 of the websocket protocol is supported",
+        ));
     }
     let key = text(header::SEC_WEBSOCKET_KEY).trim();
     if STANDARD.decode(key).map(|key| key.len()) != Ok(16) {
@@ -66,7 +71,8 @@ pub(crate) fn accept(headers: &HeaderMap, is_local: bool) -> ApiResult<String> {
 fn accept_key(key: &str) -> String {
     const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     // The protocol asks for SHA-1, as a mark of understanding and not for security.
-    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
+    let digest =
+        ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
     STANDARD.encode(digest)
 }
 
@@ -262,7 +268,12 @@ mod tests {
     fn handshakes() {
         // The example of RFC 6455, 1.3.
         assert_eq!(accept(&headers(&[]), true).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        for wrong in [("upgrade", "tcp"), ("connection", "close"), ("sec-websocket-version", "8"), ("sec-websocket-key", "x")] {
+        for wrong in [
+            ("upgrade", "tcp"),
+            ("connection", "close"),
+            ("sec-websocket-version", "8"),
+            ("sec-websocket-key", "x"),
+        ] {
             assert!(accept(&headers(&[wrong]), true).is_err(), "{wrong:?}");
         }
         let foreign = [("origin", "https://evil.example")];
@@ -337,7 +348,9 @@ mod tests {
         let (_, output) = exchange(&close, b"").await;
         assert_eq!(output, frame(CLOSE, &1001_u16.to_be_bytes()));
         let broken = frame(CLOSE, &PROTOCOL_ERROR.to_be_bytes());
-        for sent in [frame(BINARY, b"not masked"), masked(FINAL | 3, b"x"), masked(FINAL, b"x"), masked(PING, b"")] {
+        for sent in
+            [frame(BINARY, b"not masked"), masked(FINAL | 3, b"x"), masked(FINAL, b"x"), masked(PING, b"")]
+        {
             let (input, output) = exchange(&sent, b"").await;
             assert!(input.is_empty());
             assert_eq!(output, broken, "{sent:?}");

@@ -16,8 +16,8 @@ use std::vec::IntoIter;
 
 use palan_linux::path::{Directory, Metadata, RootDir};
 use palan_linux::xattr;
-pub use palan_tar::pack::{Picked, TreeError};
 use palan_tar::pack::{MAX_DEPTH, absolute, failed, is_gone};
+pub use palan_tar::pack::{Picked, TreeError};
 
 mod changes;
 mod copy;

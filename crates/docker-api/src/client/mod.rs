@@ -23,8 +23,8 @@ pub use archive::{CommitOptions, platform_json};
 pub use connection::Socket;
 pub use container::{AttachOptions, ListOptions, LogsOptions, PendingWait, RemoveOptions, WaitCondition};
 pub use image::{ImportOptions, Progress, PullOptions, PushOptions, RegistryManifest};
-pub use tls::{Tls, TlsError, TlsFiles};
 pub use response::{AbortHandle, Body, Head, Response, Upgraded};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 use crate::host::Host;
 use crate::json::{self, DecodeError};

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -67,9 +69,7 @@ impl Tls {
                 }
                 builder.with_root_certificates(roots)
             }
-            None => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            }
+            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
         };
         let config = match &files.identity {
             None => builder.with_no_client_auth(),
@@ -134,7 +134,8 @@ impl Relay {
                 other => other?,
             };
             let (encrypted, plain) = (ready[0].revents(), ready[1].revents());
-            if self.input.is_empty() && encrypted.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            if self.input.is_empty() && encrypted.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+            {
                 self.take_encrypted(&mut piece)?;
             }
             if self.tls.wants_write() && encrypted.contains(PollFlags::OUT) {
@@ -145,7 +146,8 @@ impl Relay {
             }
             if plain.contains(PollFlags::ERR) || (self.plain_ended && plain.contains(PollFlags::HUP)) {
                 // Nobody reads any more.
-                while self.tls.wants_write() && would_block(self.tls.write_tls(&mut self.socket))?.is_some() {}
+                while self.tls.wants_write() && would_block(self.tls.write_tls(&mut self.socket))?.is_some() {
+                }
                 return self.socket.shutdown(Shutdown::Both);
             }
             if !self.input.is_empty() {
@@ -195,7 +197,9 @@ impl Relay {
 fn would_block(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
     match outcome {
         Ok(count) => Ok(Some(count)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

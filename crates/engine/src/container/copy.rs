@@ -148,7 +148,13 @@ impl Place {
         Ok((picked, stat))
     }
 
-    fn unpack(&self, view: &View, details: &Details, options: CopyOptions, body: &mut BodyReader) -> Result<()> {
+    fn unpack(
+        &self,
+        view: &View,
+        details: &Details,
+        options: CopyOptions,
+        body: &mut BodyReader,
+    ) -> Result<()> {
         // A last symlink is followed.
         let opened = view.root.open_path(&self.clean).map_err(|error| self.failed(error))?;
         let metadata = Metadata::of(&opened).context(|| format!("cannot inspect {}", self.given))?;
@@ -158,7 +164,8 @@ impl Place {
         if mount::is_kernel_file_system(&opened) {
             return Err(of_kernel(self));
         }
-        let is_read_only = mount::is_read_only(&opened).context(|| format!("cannot inspect {}", self.given))?;
+        let is_read_only =
+            mount::is_read_only(&opened).context(|| format!("cannot inspect {}", self.given))?;
         if is_read_only {
             let on_root = mount::id_of(&opened).ok() == mount::id_of(&view.root).ok();
             let what = if on_root { "container rootfs" } else { "mounted volume" };
@@ -232,7 +239,9 @@ fn user(root: &RootDir, text: &str) -> Result<Option<(u32, u32)>> {
     }
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let passwd = lines(root, "/etc/passwd")?;
-    let entry = passwd.iter().find(|entry| entry.first().is_some_and(|name| name == user) || entry.get(2).is_some_and(|id| id == user));
+    let entry = passwd.iter().find(|entry| {
+        entry.first().is_some_and(|name| name == user) || entry.get(2).is_some_and(|id| id == user)
+    });
     let number = |text: Option<&String>| text.and_then(|text| text.parse().ok());
     let unknown = |kind: &str, name: &str| {
         Error::invalid(format!("unable to find {kind} {name}: no matching entries in the container's files"))
@@ -291,7 +300,11 @@ mod tests {
     fn paths_say_what_is_meant() {
         let place = |given: &str| {
             let place = Place::new("c", given).expect(given);
-            (place.clean.display().to_string(), place.asserts_directory, place.base.to_string_lossy().into_owned())
+            (
+                place.clean.display().to_string(),
+                place.asserts_directory,
+                place.base.to_string_lossy().into_owned(),
+            )
         };
         let is = |clean: &str, asserts, base: &str| (clean.to_owned(), asserts, base.to_owned());
         assert_eq!(place("a/b"), is("/a/b", false, "b"));
@@ -308,7 +321,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary");
         let root = RootDir::open(directory.path()).expect("opens");
         root.create_dir_all("a/b", 0o755).expect("creates");
-        for (target, link) in [("b", "a/relative"), ("/a/relative/new", "absolute"), ("../../..", "a/up"), ("loop", "loop")]
+        for (target, link) in
+            [("b", "a/relative"), ("/a/relative/new", "absolute"), ("../../..", "a/up"), ("loop", "loop")]
         {
             root.create_symlink(target, link).expect("links");
         }

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use crate::container::exec::Session;
 use crate::container::index::{Handle, Life, Reply};
 use crate::container::link::Link;
-use crate::container::{Details, RemoveOptions, Status, WaitHold, health};
+use crate::container::{Details, RemoveOptions, Status, WaitHold, health, logging};
 use crate::db::Change;
 use crate::engine::Engine;
 use crate::events::{Event, ObjectKind};
@@ -124,6 +124,7 @@ pub(crate) fn spawn(
     inbox: mpsc::Receiver<Box<Action>>,
     link: Option<Link>,
 ) {
+    logging::ship::start(&engine, &handle);
     let driver = Driver {
         engine,
         handle,

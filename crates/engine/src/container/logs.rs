@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::container::index::Handle;
 use crate::container::log_reader::{LogReader, Piece, header};
 use crate::container::log_watch::Watch;
-use crate::container::{LogOptions, Status};
+use crate::container::{LogOptions, Status, logging};
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::stream::Items;
@@ -45,7 +45,7 @@ pub(crate) async fn open(engine: &Engine, handle: &Arc<Handle>, options: LogOpti
         return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
     }
     let details = handle.details();
-    if details.log_path.is_empty() {
+    if details.log_path.is_empty() || !logging::is_readable(&details.host.log) {
         return Err(Error::new(
             crate::Class::NotImplemented,
             "configured logging driver does not support reading",

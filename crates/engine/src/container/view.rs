@@ -165,7 +165,8 @@ fn put_together(
     let (builder, plan) = (Arc::clone(engine), Arc::clone(details));
     // A thread of its own: whoever enters a mount namespace can't come back.
     let thread = std::thread::Builder::new().name("files".to_owned()).stack_size(256 * 1024);
-    let thread = thread.spawn(move || assemble(&builder, &plan)).context(|| "cannot start a thread".into())?;
+    let thread =
+        thread.spawn(move || assemble(&builder, &plan)).context(|| "cannot start a thread".into())?;
     let assembled = thread.join().map_err(|_| Error::system("an internal thread failed"))?;
     let (root, namespace) = assembled?;
     Ok(View { root, kept: Some(Kept { _namespace: namespace, _volumes: volumes, starts, _lock: lock }) })
@@ -264,12 +265,14 @@ fn source_of(engine: &Engine, point: &MountPoint) -> Result<OwnedFd> {
         let empty = ["proc", "sys"].map(|name| base_layer(&engine.config).join(name));
         let lowers = point.layers.iter().map(Into::into).chain(empty).collect();
         let attributes = Attributes::MOUNT_ATTR_RDONLY;
-        let image = overlay(&OverlayOptions { lowers, attributes, ..OverlayOptions::default() }).context(what)?;
+        let image =
+            overlay(&OverlayOptions { lowers, attributes, ..OverlayOptions::default() }).context(what)?;
         if point.subpath.is_empty() {
             return Ok(image);
         }
         // Only what is attached can be cloned before Linux 6.15. It stays below, out of sight.
-        mount::attach(&image, open_path(&engine.config.run_root.join("containers")).context(what)?).context(what)?;
+        mount::attach(&image, open_path(&engine.config.run_root.join("containers")).context(what)?)
+            .context(what)?;
         image
     } else {
         open_path(Path::new(&point.source)).context(what)?

@@ -55,10 +55,8 @@ pub(crate) async fn write_path(
     params: Params,
     body: Body,
 ) -> ApiResult {
-    let options = CopyOptions {
-        keep_kinds: params.flag("noOverwriteDirNonDir"),
-        to_user: params.flag("copyUIDGID"),
-    };
+    let options =
+        CopyOptions { keep_kinds: params.flag("noOverwriteDirNonDir"), to_user: params.flag("copyUIDGID") };
     engine.write_path(&name, params.text("path"), options, pipe_body(body)).await?;
     Ok(StatusCode::OK.into_response())
 }

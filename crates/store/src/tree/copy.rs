@@ -113,9 +113,19 @@ mod tests {
         scene.root.create_dir_all("into/kept", 0o711).expect("creates");
         scene.root.write("into/kept/old", b"old", 0o600).expect("writes");
         scene.root.set_mode("into", 0o750).expect("sets");
-        let tar = Tar::new().directory("./").directory("kept").file("kept/new", b"new").hard_link("other", "kept/new");
-        scene.unpack("/into", tar, &Unpacking { owner: Some((5, 6)), ..Unpacking::default() }).expect("unpacks");
-        assert_eq!(scene.root.metadata("into").expect("there").mode, 0o750, "the directory itself is not touched");
+        let tar = Tar::new()
+            .directory("./")
+            .directory("kept")
+            .file("kept/new", b"new")
+            .hard_link("other", "kept/new");
+        scene
+            .unpack("/into", tar, &Unpacking { owner: Some((5, 6)), ..Unpacking::default() })
+            .expect("unpacks");
+        assert_eq!(
+            scene.root.metadata("into").expect("there").mode,
+            0o750,
+            "the directory itself is not touched"
+        );
         assert_eq!(scene.root.read("into/kept/old", 9).expect("there"), b"old");
         let new = scene.root.metadata("into/other").expect("there");
         assert_eq!((new.uid, new.gid, new.links), (5, 6, 2));
@@ -127,7 +137,8 @@ mod tests {
         scene.root.create_dir_all("into/directory/deep", 0o755).expect("creates");
         scene.root.create_file("into/file", 0o644).expect("creates");
         let keep = Unpacking { keep_kinds: true, ..Unpacking::default() };
-        let refused = |tar| scene.unpack("/into", tar, &keep).expect_err("refused").kept_kind().expect("by kind");
+        let refused =
+            |tar| scene.unpack("/into", tar, &keep).expect_err("refused").kept_kind().expect("by kind");
         assert_eq!(
             refused(Tar::new().file("directory", b"")),
             "cannot overwrite directory \"/into/directory\" with non-directory \"/into\""

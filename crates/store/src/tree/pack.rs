@@ -32,31 +32,31 @@ impl Overlaid {
 }
 
 fn change(packer: &mut Packer<'_>, visited: &Visited<'_>) -> Result<(), TreeError> {
-        let Some((directory, metadata)) = &visited.upper else { return Ok(()) };
-        if visited.is_whiteout() {
-            // What hides nothing is not worth telling.
-            return if visited.lower.is_some() { whiteout(packer, visited) } else { Ok(()) };
-        }
-        if visited.name.as_bytes().starts_with(b".wh.") {
-            return Err(TreeError::Name { path: absolute(visited.path) });
-        }
-        packer.add(visited.path, directory, visited.name, metadata)?;
-        let hides = visited.lower.as_ref().is_some_and(|(_, old)| old.is_dir()) && !visited.in_opaque;
-        if visited.opaque && hides {
-            let path = [visited.path, b"/.wh..wh..opq"].concat();
-            return mark(packer, path);
-        }
-        Ok(())
+    let Some((directory, metadata)) = &visited.upper else { return Ok(()) };
+    if visited.is_whiteout() {
+        // What hides nothing is not worth telling.
+        return if visited.lower.is_some() { whiteout(packer, visited) } else { Ok(()) };
     }
+    if visited.name.as_bytes().starts_with(b".wh.") {
+        return Err(TreeError::Name { path: absolute(visited.path) });
+    }
+    packer.add(visited.path, directory, visited.name, metadata)?;
+    let hides = visited.lower.as_ref().is_some_and(|(_, old)| old.is_dir()) && !visited.in_opaque;
+    if visited.opaque && hides {
+        let path = [visited.path, b"/.wh..wh..opq"].concat();
+        return mark(packer, path);
+    }
+    Ok(())
+}
 
 fn whiteout(packer: &mut Packer<'_>, visited: &Visited<'_>) -> Result<(), TreeError> {
-        let start = visited.path.len() - visited.name.len();
-        let path = [&visited.path[..start], b".wh.", visited.name.as_bytes()].concat();
-        mark(packer, path)
-    }
+    let start = visited.path.len() - visited.name.len();
+    let path = [&visited.path[..start], b".wh.", visited.name.as_bytes()].concat();
+    mark(packer, path)
+}
 
 fn mark(packer: &mut Packer<'_>, path: Vec<u8>) -> Result<(), TreeError> {
-        let mut entry = Entry::plain(path, Kind::Regular);
-        entry.mode = 0;
-        packer.bare(&entry)
-    }
+    let mut entry = Entry::plain(path, Kind::Regular);
+    entry.mode = 0;
+    packer.bare(&entry)
+}

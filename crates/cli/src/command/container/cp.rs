@@ -96,7 +96,8 @@ impl Copy<'_> {
         let name = called.unwrap_or_else(|| own_name.clone());
         let content = Content { is_directory: stat.is_directory(), name };
         let (directory, name) = paths::prepare(&content, &Destination::local(&local)?)?;
-        let root = RootDir::open(&directory).map_err(|error| CliError::new(error_chain::to_string(&error)))?;
+        let root =
+            RootDir::open(&directory).map_err(|error| CliError::new(error_chain::to_string(&error)))?;
         // The names in an archive of the root begin with a slash.
         let bytes = |name: &str| if name == "/" { Vec::new() } else { name.as_bytes().to_vec() };
         let unpacking = Unpacking {
@@ -125,7 +126,9 @@ impl Copy<'_> {
         let destination = destination_in(client, container, given)?;
         let Some(local) = local else {
             if !destination.is_directory {
-                return Err(CliError::new(format!("destination \"{container}:{given}\" must be a directory")));
+                return Err(CliError::new(format!(
+                    "destination \"{container}:{given}\" must be a directory"
+                )));
             }
             let mut archive = self.counted(self.app.streams.take_input(), INTO);
             let written = client.write_path(container, &destination.path, self.archive, &mut archive);

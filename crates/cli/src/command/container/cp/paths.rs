@@ -151,10 +151,15 @@ impl Destination {
                     if links > MAX_LINKS {
                         return Err(CliError::new(format!("too many symlinks in {path}")));
                     }
-                    let target = std::fs::read_link(&path).map_err(|error| failed("readlink", &path, &error))?;
+                    let target =
+                        std::fs::read_link(&path).map_err(|error| failed("readlink", &path, &error))?;
                     let target = text(&target)?;
                     let (directory, _) = split_entry(&path);
-                    path = if target.starts_with('/') { target.to_owned() } else { clean(&format!("{directory}/{target}")) };
+                    path = if target.starts_with('/') {
+                        target.to_owned()
+                    } else {
+                        clean(&format!("{directory}/{target}"))
+                    };
                 }
                 Ok(metadata) => return Ok(Self { path, exists: true, is_directory: metadata.is_dir() }),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
@@ -209,7 +214,8 @@ impl Source {
             let (directory, name) = split_entry(path);
             with_its_end(clean(&format!("{}/{name}", resolve(&directory)?)), path)
         };
-        let metadata = std::fs::symlink_metadata(&resolved).map_err(|error| failed("lstat", &resolved, &error))?;
+        let metadata =
+            std::fs::symlink_metadata(&resolved).map_err(|error| failed("lstat", &resolved, &error))?;
         let is_directory = metadata.is_dir();
         if means_its_content(path) {
             let content = Content { is_directory, name: ".".to_owned() };
@@ -263,7 +269,8 @@ mod tests {
     #[test]
     fn where_it_goes() {
         let content = |is_directory, name: &str| Content { is_directory, name: name.into() };
-        let place = |path: &str, exists, is_directory| Destination { path: path.into(), exists, is_directory };
+        let place =
+            |path: &str, exists, is_directory| Destination { path: path.into(), exists, is_directory };
         let check = |content: &Content, destination: &Destination, expected: Result<(&str, &str), &str>| {
             let found = prepare(content, destination).map_err(|error| error.message);
             let expected = expected.map(|(directory, name)| (directory.to_owned(), name.to_owned()));
@@ -294,7 +301,9 @@ mod tests {
             let source = Source::local(path, follow).map_err(|error| error.message)?;
             Ok((source.entry, source.content.name, source.content.is_directory))
         };
-        let is = |entry: &str, name: &str, directory| Ok::<_, String>((entry.to_owned(), name.to_owned(), directory));
+        let is = |entry: &str, name: &str, directory| {
+            Ok::<_, String>((entry.to_owned(), name.to_owned(), directory))
+        };
         assert_eq!(entry(&at("link"), false), is("link", "link", false));
         assert_eq!(entry(&at("link"), true), is("d", "link", true));
         assert_eq!(entry(&at("link/"), false), is("d", "link", true));

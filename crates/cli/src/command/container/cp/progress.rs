@@ -29,7 +29,11 @@ struct Line {
 impl<R> Counted<R> {
     /// With `shown` the count is drawn there, behind its header.
     pub(super) fn new(source: R, shown: Option<(Sink, &'static str)>) -> Self {
-        Self { source, bytes: 0, line: shown.map(|(terminal, header)| Line { terminal, header, drawn: None }) }
+        Self {
+            source,
+            bytes: 0,
+            line: shown.map(|(terminal, header)| Line { terminal, header, drawn: None }),
+        }
     }
 
     /// Takes the line away. How many bytes there were.

@@ -53,7 +53,8 @@ impl Unpacking<'_> {
             let (above, last) = split(&name);
             if parent.as_ref().is_none_or(|(path, _)| path != above) {
                 let directory = self.root.create_dir_all(Path::new(OsStr::from_bytes(above)), 0o755);
-                parent = Some((above.to_vec(), directory.map_err(|error| self.failed(&name, &error.source))?));
+                parent =
+                    Some((above.to_vec(), directory.map_err(|error| self.failed(&name, &error.source))?));
             }
             let Some((_, directory)) = &parent else { continue };
             let last = OsStr::from_bytes(last);
@@ -80,7 +81,9 @@ impl Unpacking<'_> {
                 Kind::Symlink => {
                     self.make_room(directory, last, &name)?;
                     let target = OsStr::from_bytes(&entry.link);
-                    directory.create_symlink(last, target).and_then(|()| self.dress_at(directory, last, &entry))
+                    directory
+                        .create_symlink(last, target)
+                        .and_then(|()| self.dress_at(directory, last, &entry))
                 }
                 Kind::Fifo => {
                     self.make_room(directory, last, &name)?;
@@ -164,7 +167,8 @@ impl Unpacking<'_> {
             }
             while let (Some(segment), false) = (place.as_mut(), chunk.is_empty()) {
                 let length = usize::try_from(segment.length).unwrap_or(usize::MAX).min(chunk.len());
-                file.write_all_at(&chunk[..length], segment.offset).map_err(|error| self.failed(name, &error))?;
+                file.write_all_at(&chunk[..length], segment.offset)
+                    .map_err(|error| self.failed(name, &error))?;
                 chunk = &chunk[length..];
                 segment.offset += length as u64;
                 segment.length -= length as u64;
