@@ -8,6 +8,7 @@
 //! The session ends with the daemon: a supervisor knows no frames.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +26,9 @@ const PIECE: usize = 32 * 1024;
 const MAX_CONTROL: usize = 125;
 /// Control frames that wait for a client that does not read; more end the session.
 const BACKLOG: usize = 16;
+
+/// How long a client may take to close its side.
+const LINGER: Duration = Duration::from_secs(2);
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -78,10 +82,10 @@ fn accept_key(key: &str) -> String {
 
 /// Carries bytes between a client and its session until one of them ends.
 pub(crate) async fn relay(client: impl AsyncRead + AsyncWrite, session: UnixStream) -> io::Result<()> {
-    let (from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_client, mut to_client) = tokio::io::split(client);
     let (from_session, mut to_session) = session.into_split();
     let (controls, control) = mpsc::channel(BACKLOG);
-    let incoming = take_frames(from_client, &mut to_session, controls);
+    let incoming = take_frames(&mut from_client, &mut to_session, controls);
     let outgoing = send_frames(from_session, &mut to_client, control);
     let status = tokio::select! {
         status = incoming => match status {
@@ -96,7 +100,11 @@ pub(crate) async fn relay(client: impl AsyncRead + AsyncWrite, session: UnixStre
         }
     };
     to_client.write_all(&frame(CLOSE, &status.to_be_bytes())).await?;
-    to_client.shutdown().await
+    to_client.shutdown().await?;
+    // A connection that is closed with input unread is reset, and the client would lose the last frames.
+    let mut rest = tokio::io::sink();
+    let drained = tokio::time::timeout(LINGER, tokio::io::copy(&mut from_client, &mut rest)).await;
+    drained.map_or(Ok(()), |copied| copied.map(drop))
 }
 
 /// One frame, not masked: a server's.
@@ -140,13 +148,13 @@ async fn send_frames(
 
 /// Takes frames until the client closes; the status to answer with.
 async fn take_frames(
-    mut from_client: impl AsyncRead + Unpin,
+    from_client: &mut (impl AsyncRead + Unpin),
     to_session: &mut (impl AsyncWrite + Unpin),
     controls: mpsc::Sender<Vec<u8>>,
 ) -> io::Result<u16> {
     let mut is_in_message = false;
     loop {
-        let head = Head::read(&mut from_client).await?;
+        let head = Head::read(from_client).await?;
         match head.opcode {
             CLOSE | PING | PONG => {
                 if !head.is_final || head.length > MAX_CONTROL as u64 {
@@ -182,7 +190,7 @@ async fn take_frames(
             left -= count as u64;
             if to_session.write_all(&piece[..count]).await.is_err() {
                 // The container takes no more input; its output may go on.
-                left = skip(&mut from_client, left).await?;
+                left = skip(from_client, left).await?;
             }
         }
     }
@@ -320,6 +328,7 @@ mod tests {
         }
         container.shutdown().await.unwrap();
         client.read_to_end(&mut output).await.unwrap();
+        drop(client);
         let _ = relaying.await.unwrap();
         (input, output)
     }
