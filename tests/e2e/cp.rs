@@ -156,7 +156,6 @@ fn refusals_are_those_of_docker() {
         scene
             .cp(&scene.path("names/passwd"), "cc:/etc")
             .fails(1, "cannot overwrite non-directory \"/etc/passwd\" with directory \"/etc\"");
-        scene.cp("cc:/proc", &scene.host.to_string_lossy()).code;
     });
 }
 

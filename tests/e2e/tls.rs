@@ -59,7 +59,7 @@ impl Scene {
         finish(&mut command, input)
     }
 
-    fn verified<'a>(&'a self) -> [(&'static str, &'a str); 2] {
+    fn verified(&self) -> [(&'static str, &str); 2] {
         [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", self.path().to_str().unwrap())]
     }
 }

@@ -69,9 +69,8 @@ impl Tail {
 
     /// The next lines; none if there are no more at the moment.
     pub(super) fn read(&mut self) -> io::Result<Vec<Record>> {
-        let mut buffer = Vec::new();
+        let mut buffer = vec![0; PIECE];
         loop {
-            buffer.resize(PIECE.max(buffer.len()), 0);
             let count = self.file.read_at(&mut buffer, self.position.offset)?;
             let end = memchr::memrchr(b'\n', &buffer[..count]).map(|end| end + 1);
             if let Some(end) = end {
