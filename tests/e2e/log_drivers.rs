@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
+use palan_test_support::certificates;
 use palan_test_support::daemon::{Daemon, Options};
 use palan_test_support::requires;
 
@@ -110,6 +111,41 @@ fn syslog_by_all_its_ways() {
     let mut buffer = [0; 1024];
     let count = socket.recv(&mut buffer).unwrap();
     assert!(buffer[..count].ends_with(b": last words\n"));
+}
+
+#[test]
+fn syslog_with_tls() {
+    requires!(root);
+    let daemon = daemon();
+    let (ours, strangers) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    certificates::write(ours.path());
+    certificates::write(strangers.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("syslog-address=tcp+tls://{}", listener.local_addr().unwrap());
+    let authority = format!("syslog-tls-ca-cert={}/ca.pem", ours.path().display());
+    run(&daemon, &["syslog", &address, &authority, "syslog-format=rfc5424"], "echo words");
+    let got = lines(certificates::accept(&listener, ours.path()), 1);
+    // With the length in front.
+    let (length, message) = got[0].split_once(' ').unwrap();
+    assert_eq!(length.parse::<usize>().unwrap(), message.len() + 1, "{got:?}");
+    assert!(message.starts_with("<30>1 2") && message.ends_with(" - words"), "{got:?}");
+    daemon.palan(["rm", "cc"]).ok();
+    // Another one under the same address gets nothing, unless that is wanted.
+    run(&daemon, &["syslog", &address, &authority], "echo secret");
+    let mut seen = String::new();
+    let _ = certificates::accept(&listener, strangers.path()).read_to_string(&mut seen);
+    assert_eq!(seen, "");
+    daemon.palan(["rm", "cc"]).ok();
+    run(&daemon, &["syslog", &address, "syslog-tls-skip-verify=true", "tag=other"], "echo words");
+    loop {
+        let mut seen = String::new();
+        let stream = certificates::accept(&listener, strangers.path());
+        let _ = BufReader::new(stream).read_line(&mut seen);
+        assert!(!seen.contains("secret"), "{seen}");
+        if seen.contains("other[") {
+            break;
+        }
+    }
 }
 
 #[test]

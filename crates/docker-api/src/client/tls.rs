@@ -96,7 +96,9 @@ impl Tls {
         theirs.set_nonblocking(true)?;
         std::thread::spawn(move || {
             // Whoever reads sees the end of the stream, and that is all there is to tell.
-            let _ = Relay { tls, socket, plain: theirs, input: Vec::new(), plain_ended: false }.run();
+            let _ =
+                Relay { tls, socket, plain: theirs, input: Vec::new(), plain_ended: false, tls_ended: false }
+                    .run();
         });
         Ok(ours)
     }
@@ -116,6 +118,8 @@ struct Relay {
     /// Decrypted and not taken yet.
     input: Vec<u8>,
     plain_ended: bool,
+    /// The daemon has said all that it will; some of it may still be in `input`.
+    tls_ended: bool,
 }
 
 impl Relay {
@@ -123,13 +127,15 @@ impl Relay {
         let mut piece = vec![0; PIECE];
         loop {
             let mut encrypted = PollFlags::empty();
-            encrypted.set(PollFlags::IN, self.input.is_empty());
+            encrypted.set(PollFlags::IN, self.input.is_empty() && !self.tls_ended);
             encrypted.set(PollFlags::OUT, self.tls.wants_write());
             let mut plain = PollFlags::empty();
             plain.set(PollFlags::IN, !self.plain_ended && !self.tls.wants_write());
             plain.set(PollFlags::OUT, !self.input.is_empty());
             let mut ready = [PollFd::new(&self.socket, encrypted), PollFd::new(&self.plain, plain)];
-            match poll(&mut ready, None) {
+            // A socket that has ended would be ready all the time.
+            let waited_for = if self.tls_ended { &mut ready[1..] } else { &mut ready[..] };
+            match poll(waited_for, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 other => other?,
             };
@@ -153,6 +159,9 @@ impl Relay {
             if !self.input.is_empty() {
                 self.give_plain()?;
             }
+            if self.tls_ended && self.input.is_empty() {
+                return self.plain.shutdown(Shutdown::Both);
+            }
         }
     }
 
@@ -162,16 +171,21 @@ impl Relay {
         loop {
             match self.tls.reader().read(piece) {
                 Ok(0) => {
-                    // The daemon has said all that it will.
-                    self.plain.shutdown(Shutdown::Write)?;
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    self.tls_ended = true;
+                    break;
                 }
                 Ok(count) => self.input.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The connection was cut; what came before is given all the same.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.tls_ended = true;
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }
-        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        self.tls_ended |= count == 0;
+        Ok(())
     }
 
     fn take_plain(&mut self, piece: &mut [u8]) -> io::Result<()> {

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::Result;
 use crate::error::Context;
-use crate::{Error, Result};
 
 /// The files, in PEM.
 #[derive(Debug, Clone)]
@@ -26,11 +29,6 @@ const SYSTEM: [&str; 3] =
 impl Files {
     pub(super) fn load(&self) -> Result<Arc<ClientConfig>> {
         let what = || "the TLS settings of the log driver can't be used".to_owned();
-        if !self.verify {
-            return Err(Error::invalid(
-                "syslog-tls-skip-verify is not supported by this version: name the authority by syslog-tls-ca-cert",
-            ));
-        }
         let system = SYSTEM.iter().map(PathBuf::from).find(|path| path.exists());
         let authorities = self.authorities.clone().or(system);
         let mut roots = RootCertStore::empty();
@@ -39,9 +37,14 @@ impl Files {
         {
             roots.add(certificate).context(what)?;
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-        let builder =
-            builder.with_safe_default_protocol_versions().context(what)?.with_root_certificates(roots);
+        let provider = Arc::new(default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_safe_default_protocol_versions().context(what)?;
+        let builder = if self.verify {
+            builder.with_root_certificates(roots)
+        } else {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        };
         let config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
@@ -57,4 +60,43 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let what = || format!("cannot read the certificates in {}", path.display());
     let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).context(what)?.collect();
     found.context(what)
+}
+
+/// `syslog-tls-skip-verify`: encrypted, to whoever is there.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
