@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use palan_engine::{Engine, EngineConfig, FileConfig, SupervisorSource};
-use palan_server::Listeners;
+use palan_server::{Listeners, Protection, TlsFiles};
 use palan_stdx::{error_chain, fs};
 use serde_json::Value;
 
@@ -87,6 +87,11 @@ Options:
       --registry-mirror list           Mirror of Docker Hub
       --run-root string                Sockets and journals (default \"/run/palan\")
       --seccomp-profile string         File with another default profile
+      --tls                            Serve TCP with TLS; implied by --tlsverify
+      --tlscacert string               Authorities of clients' certificates (default \"/etc/palan/ca.pem\")
+      --tlscert string                 The daemon's certificate (default \"/etc/palan/cert.pem\")
+      --tlskey string                  Its key (default \"/etc/palan/key.pem\")
+      --tlsverify                      Serve TCP with TLS, and clients with a certificate of tlscacert only
 ";
 
 #[derive(Clone, Copy)]
@@ -140,6 +145,11 @@ const FLAGS: &[(&str, Option<char>, &str, Kind)] = &[
     ("registry-mirror", None, "registry-mirrors", Kind::List),
     ("run-root", None, "run-root", Kind::Text),
     ("seccomp-profile", None, "seccomp-profile", Kind::Text),
+    ("tls", None, "tls", Kind::Switch),
+    ("tlscacert", None, "tlscacert", Kind::Text),
+    ("tlscert", None, "tlscert", Kind::Text),
+    ("tlskey", None, "tlskey", Kind::Text),
+    ("tlsverify", None, "tlsverify", Kind::Switch),
 ];
 
 /// The one key that may stand in both places: as in Docker, the flag adds to what the file has.
@@ -207,7 +217,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.docker_socket {
         hosts.push(DOCKER_SOCKET.to_owned());
     }
-    let listeners = listen(&hosts, file.group.as_deref())?;
+    let listeners = listen(&hosts, file.group.as_deref(), &protection(&file)?)?;
     let metrics = file.metrics_addr.map(Listeners::for_metrics).transpose()?;
     let _pid_file = file.pid_file.as_deref().map(PidFile::create).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -238,18 +248,38 @@ async fn serve(
     Ok(())
 }
 
+/// How TCP is to be protected: `tlsverify` means TLS; neither of the two means that nobody said anything, which is not the same
+/// as saying no.
+fn protection(file: &FileConfig) -> Result<Protection, Failure> {
+    let tls = &file.tls;
+    match (tls.enabled, tls.verify) {
+        (None, None) => return Ok(Protection::Unsaid),
+        (_, Some(true)) | (Some(true), _) => {}
+        (Some(false), _) | (None, Some(false)) => return Ok(Protection::None),
+    }
+    let path = |given: &Option<PathBuf>, name: &str| {
+        given.clone().unwrap_or_else(|| Path::new("/etc/palan").join(name))
+    };
+    let files = TlsFiles {
+        client_authorities: tls.verify.unwrap_or(false).then(|| path(&tls.ca, "ca.pem")),
+        certificate: path(&tls.certificate, "cert.pem"),
+        key: path(&tls.key, "key.pem"),
+    };
+    Ok(Protection::Tls(files.load()?))
+}
+
 /// Opens the sockets; `fd://` stands for those that the service manager opened.
-fn listen(hosts: &[String], group: Option<&str>) -> Result<Listeners, Failure> {
+fn listen(hosts: &[String], group: Option<&str>, protection: &Protection) -> Result<Listeners, Failure> {
     let mut listeners = Listeners::new();
     for host in hosts {
         if host.starts_with("fd://") {
-            listeners.add_inherited(inherited_sockets()?)?;
+            listeners.add_inherited(inherited_sockets()?, protection)?;
             continue;
         }
         if host == SOCKET {
             fs::create_dir_all(Path::new("/run/palan"), 0o710)?;
         }
-        listeners.add_host(host, group)?;
+        listeners.add_host(host, group, protection)?;
     }
     Ok(listeners)
 }

@@ -54,7 +54,10 @@ fn settings_that_cannot_be_used() {
     for (flags, text) in [
         (&["--bip", "1.2.3"][..], "bip: \"1.2.3\" is not an IPv4 address with prefix"),
         (&["--seccomp-profile", "/nonexistent/profile"], "/nonexistent/profile: No such file or directory"),
-        (&["-H", "tcp://0.0.0.0:1"], "without TLS only addresses of the loopback interface are allowed"),
+        (
+            &["-H", "tcp://0.0.0.0:1"],
+            "without TLS everybody who can reach this address has the rights of root on this host",
+        ),
         (&["-H", "unix:///nonexistent/palan.sock"], "unix:///nonexistent/palan.sock"),
     ] {
         start(directory.path(), "{}", flags).fails(1, text);

@@ -1,12 +1,12 @@
 //! End-to-end tests: a real daemon, real images, what a user sees. Each test has a daemon of its own and leaves nothing.
 //!
 //! In reading order: [`images`] makes what the others run; [`run`] with its [`flags`], namespaces that are [`shared`] and devices of
-//! [`cdi`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily commands, [`command_line`] what shapes them; [`pull`] and
+//! [`cdi`], [`lifecycle`], [`logs`], [`log_drivers`], [`exec`], [`tty`], [`cp`] are the daily commands, [`command_line`] what shapes them; [`pull`] and
 //! [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon;
 //! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
-//! [`runtimes`] are other OCI runtimes; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what
+//! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what
 //! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
@@ -14,12 +14,14 @@
 
 mod api_garbage;
 mod archives;
+mod attach_ws;
 mod bad_input;
 mod bad_registry;
 mod cdi;
 mod clients;
 mod command_line;
 mod commit;
+mod cp;
 mod daemon_start;
 mod disk;
 mod docker_cli;
@@ -31,6 +33,7 @@ mod flags;
 mod health;
 mod layers;
 mod lifecycle;
+mod log_drivers;
 mod logs;
 mod manifest;
 mod metrics;
@@ -49,6 +52,7 @@ mod seeds;
 mod shared;
 mod small_disk;
 mod storage;
+mod tls;
 mod tty;
 mod update;
 mod volumes;

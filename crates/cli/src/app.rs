@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
-use palan_docker_api::client::{Client, ClientError};
+use palan_docker_api::client::{Client, ClientError, TlsFiles};
 use palan_docker_api::host::Host;
 use palan_docker_api::version::ApiVersion;
 use palan_stdx::error_chain;
@@ -12,7 +12,7 @@ use crate::autostart;
 use crate::config_file::ConfigFile;
 use crate::context::store::Contexts;
 use crate::context::{self, Asked, Known, Target};
-use crate::environment::{DOCKER_API_VERSION, Environment};
+use crate::environment::{DOCKER_API_VERSION, DOCKER_CERT_PATH, DOCKER_TLS, DOCKER_TLS_VERIFY, Environment};
 use crate::error::{CliError, Result};
 use crate::flags::Parsed;
 use crate::output::streams::Streams;
@@ -144,11 +144,10 @@ impl App {
     /// Does `action` with what the command line says about the daemon, and what else is known of it.
     pub(crate) fn about_target<T>(&self, action: impl FnOnce(&Asked<'_>, &Known<'_>) -> T) -> T {
         let globals = self.globals();
-        let tls = ["tls", "tlsverify", "tlscacert", "tlscert", "tlskey"];
         let asked = Asked {
             hosts: globals.list("host"),
             context: globals.given("context").filter(|context| !context.is_empty()),
-            tls: tls.iter().any(|flag| globals.changed(flag) && globals.string(flag) != "false"),
+            tls: self.tls_files(),
         };
         let (contexts, current) = (self.contexts(), self.chosen_context());
         let known = Known { environment: &self.environment, contexts: &contexts, current: &current };
@@ -165,6 +164,39 @@ impl App {
         self.about_target(context::in_use)
     }
 
+    /// The certificates for TLS, if it is asked for. As in Docker `--tlsverify` means TLS, whatever its value, and the files of the
+    /// client's own certificate may be missing unless they are named.
+    fn tls_files(&self) -> Option<TlsFiles> {
+        let globals = self.globals();
+        let verify = if globals.changed("tlsverify") {
+            globals.bool("tlsverify")
+        } else {
+            self.environment.set(DOCKER_TLS_VERIFY).is_some()
+        };
+        let wanted = globals.bool("tls") || self.environment.set(DOCKER_TLS).is_some();
+        if !wanted && !verify && !globals.changed("tlsverify") {
+            return None;
+        }
+        let directory = match (self.environment.set(DOCKER_CERT_PATH), globals.given("config")) {
+            (Some(directory), _) | (None, Some(directory)) => PathBuf::from(directory),
+            (None, None) => self.environment.config_directory(),
+        };
+        let path = |flag: &str, name: &str| {
+            globals
+                .given(flag)
+                .filter(|path| !path.is_empty())
+                .map_or_else(|| directory.join(name), PathBuf::from)
+        };
+        let own = |flag: &str, name: &str| {
+            let path = path(flag, name);
+            (globals.changed(flag) || path.exists()).then_some(path)
+        };
+        Some(TlsFiles {
+            authorities: verify.then(|| path("tlscacert", "ca.pem")),
+            identity: own("tlscert", "cert.pem").zip(own("tlskey", "key.pem")),
+        })
+    }
+
     /// The daemon, which is started if nobody named another and none answers.
     pub(crate) fn client(&self) -> Result<&Client> {
         if let Some(client) = self.client.get() {
@@ -178,14 +210,9 @@ impl App {
         if let (true, Host::Unix(socket)) = (target.by_default, &target.host) {
             autostart::ensure(socket, &self.environment)?;
         }
-        let client = match self.environment.set(DOCKER_API_VERSION) {
-            Some(version) => {
-                let version =
-                    version.parse::<ApiVersion>().map_err(|error| CliError::new(error.to_string()))?;
-                Client::with_version(target.host, version)
-            }
-            None => Client::new(target.host),
-        };
+        let version = self.environment.set(DOCKER_API_VERSION).map(str::parse::<ApiVersion>);
+        let version = version.transpose().map_err(|error| CliError::new(error.to_string()))?;
+        let client = target.client(version)?;
         Ok(self.client.get_or_init(|| client))
     }
 }

@@ -5,11 +5,12 @@ pub(crate) mod store;
 
 use std::path::PathBuf;
 
-use palan_docker_api::host::Host;
+use palan_docker_api::client::{Client, Tls, TlsFiles};
+use palan_docker_api::host::{DEFAULT_TCP_PORT, DEFAULT_TLS_PORT, Host};
+use palan_docker_api::version::ApiVersion;
+use palan_stdx::error_chain;
 
-use crate::environment::{
-    DOCKER_CONTEXT, DOCKER_HOST, DOCKER_TLS, DOCKER_TLS_VERIFY, Environment, PALAN_HOST,
-};
+use crate::environment::{DOCKER_CONTEXT, DOCKER_HOST, Environment, PALAN_HOST};
 use crate::error::{CliError, Kind, Result};
 use store::{Contexts, DEFAULT};
 
@@ -24,6 +25,25 @@ pub(crate) struct Target {
     pub(crate) context: String,
     /// Nobody named it, so it may be started.
     pub(crate) by_default: bool,
+    /// The certificates for TLS, if it is wanted.
+    pub(crate) tls: Option<TlsFiles>,
+}
+
+impl Target {
+    /// A client of it.
+    pub(crate) fn client(&self, version: Option<ApiVersion>) -> Result<Client> {
+        let client = match version {
+            Some(version) => Client::with_version(self.host.clone(), version),
+            None => Client::new(self.host.clone()),
+        };
+        match &self.tls {
+            Some(files) => {
+                let tls = Tls::load(files).map_err(|error| CliError::new(error_chain::to_string(&error)))?;
+                Ok(client.with_tls(tls))
+            }
+            None => Ok(client),
+        }
+    }
 }
 
 /// What the command line says about it.
@@ -31,7 +51,7 @@ pub(crate) struct Target {
 pub(crate) struct Asked<'a> {
     pub(crate) hosts: Vec<&'a str>,
     pub(crate) context: Option<&'a str>,
-    pub(crate) tls: bool,
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 /// What was said and stored before.
@@ -62,34 +82,36 @@ pub(crate) fn in_use(asked: &Asked<'_>, known: &Known<'_>) -> String {
 
 /// Chooses the daemon.
 pub(crate) fn choose(asked: &Asked<'_>, known: &Known<'_>) -> Result<Target> {
-    let environment = known.environment;
-    if asked.tls || environment.set(DOCKER_TLS).is_some() || environment.set(DOCKER_TLS_VERIFY).is_some() {
-        return Err(CliError::new("TLS connections to the daemon are not supported yet")
-            .hint("Use the unix socket, or forward it over SSH."));
-    }
     match asked.hosts.as_slice() {
         [] => {}
         [_] if asked.context.is_some() => {
             return Err(CliError::new("conflicting options: cannot specify both --host and --context"));
         }
-        [host] => return named(host),
+        [host] => return named(host, asked.tls.clone()),
         [_, _, ..] => return Err(CliError::new("Specify only one -H")),
     }
     match (in_use(asked, known), known.host()) {
         (name, _) if name != DEFAULT => stored(&name, known.contexts),
-        (_, Some((_, host))) if asked.context.is_none() => named(host),
+        (_, Some((_, host))) if asked.context.is_none() => named(host, asked.tls.clone()),
         _ => Ok(default()),
     }
 }
 
 fn default() -> Target {
-    Target { host: Host::Unix(PathBuf::from(DEFAULT_SOCKET)), context: DEFAULT.to_owned(), by_default: true }
+    Target {
+        host: Host::Unix(PathBuf::from(DEFAULT_SOCKET)),
+        context: DEFAULT.to_owned(),
+        by_default: true,
+        tls: None,
+    }
 }
 
-fn named(text: &str) -> Result<Target> {
+fn named(text: &str, tls: Option<TlsFiles>) -> Result<Target> {
     let full = if text.contains("://") { text.to_owned() } else { format!("tcp://{text}") };
-    let host = full.parse::<Host>().map_err(|error| CliError::of(Kind::General, error.to_string()))?;
-    Ok(Target { host, context: DEFAULT.to_owned(), by_default: false })
+    let port = if tls.is_some() { DEFAULT_TLS_PORT } else { DEFAULT_TCP_PORT };
+    let host = Host::parse_with_port(&full, port);
+    let host = host.map_err(|error| CliError::of(Kind::General, error.to_string()))?;
+    Ok(Target { host, context: DEFAULT.to_owned(), by_default: false, tls })
 }
 
 fn stored(name: &str, contexts: &Contexts) -> Result<Target> {
@@ -99,7 +121,10 @@ fn stored(name: &str, contexts: &Contexts) -> Result<Target> {
     };
     let endpoint = contexts.get(name).map_err(unresolved)?.endpoint();
     match endpoint.filter(|endpoint| !endpoint.host.is_empty()) {
-        Some(endpoint) => Ok(Target { context: name.to_owned(), ..named(&endpoint.host)? }),
+        Some(endpoint) => {
+            let tls = contexts.tls_paths(name);
+            Ok(Target { context: name.to_owned(), ..named(&endpoint.host, tls)? })
+        }
         None => Err(CliError::new(format!("context {name:?} names no docker endpoint"))),
     }
 }
@@ -109,7 +134,7 @@ mod tests {
     use super::*;
 
     fn check_with(hosts: &[&str], context: Option<&str>, known: &Known<'_>, expected: &str) {
-        let asked = Asked { hosts: hosts.to_vec(), context, tls: false };
+        let asked = Asked { hosts: hosts.to_vec(), context, tls: None };
         let shown = match choose(&asked, known) {
             Ok(target) => format!("{} {} {}", target.host, target.context, target.by_default),
             Err(error) => error.message,

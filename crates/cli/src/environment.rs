@@ -30,8 +30,9 @@ variables! {
     DOCKER_CONFIG = "DOCKER_CONFIG": "The directory of `config.json`, instead of `~/.docker`.";
     DOCKER_AUTH_CONFIG = "DOCKER_AUTH_CONFIG": "Credentials as JSON, before those of `config.json`.";
     DOCKER_DEFAULT_PLATFORM = "DOCKER_DEFAULT_PLATFORM": "The default of `--platform`.";
-    DOCKER_TLS = "DOCKER_TLS": "Asks for TLS, which is refused for now.";
-    DOCKER_TLS_VERIFY = "DOCKER_TLS_VERIFY": "Asks for verified TLS, which is refused for now.";
+    DOCKER_TLS = "DOCKER_TLS": "Use TLS, as `--tls`.";
+    DOCKER_TLS_VERIFY = "DOCKER_TLS_VERIFY": "Use TLS and verify the daemon, as `--tlsverify`.";
+    DOCKER_CERT_PATH = "DOCKER_CERT_PATH": "The directory of `ca.pem`, `cert.pem` and `key.pem`, instead of that of `config.json`.";
     HOME = "HOME": "The home directory, with `.docker`.";
     NO_COLOR = "NO_COLOR": "No colours and styles in the output.";
     CI = "CI": "Set by build services: no daemon is started on demand.";

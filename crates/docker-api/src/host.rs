@@ -25,6 +25,9 @@ pub enum Host {
 /// The port of plain TCP when none is written.
 pub const DEFAULT_TCP_PORT: u16 = 2375;
 
+/// The port of TCP with TLS when none is written.
+pub const DEFAULT_TLS_PORT: u16 = 2376;
+
 /// Why a text is no usable address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseHostError {
@@ -42,11 +45,18 @@ impl FromStr for Host {
     type Err = ParseHostError;
 
     fn from_str(text: &str) -> Result<Self, ParseHostError> {
+        Self::parse_with_port(text, DEFAULT_TCP_PORT)
+    }
+}
+
+impl Host {
+    /// Parses an address; `port` is the one of TCP where none is written.
+    pub fn parse_with_port(text: &str, port: u16) -> Result<Self, ParseHostError> {
         let malformed = || ParseHostError::Malformed(text.to_owned());
         let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
         match scheme {
             "unix" if !rest.is_empty() => Ok(Self::Unix(PathBuf::from(rest))),
-            "tcp" | "http" => parse_tcp(rest).ok_or_else(malformed),
+            "tcp" | "http" => parse_tcp(rest, port).ok_or_else(malformed),
             "ssh" => SshHost::parse(rest).map(Self::Ssh).ok_or_else(malformed),
             "npipe" | "fd" | "https" => {
                 Err(ParseHostError::UnsupportedScheme(text.to_owned(), scheme.to_owned()))
@@ -56,7 +66,7 @@ impl FromStr for Host {
     }
 }
 
-fn parse_tcp(rest: &str) -> Option<Host> {
+fn parse_tcp(rest: &str, default: u16) -> Option<Host> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('/') {
         return None;
@@ -68,7 +78,7 @@ fn parse_tcp(rest: &str) -> Option<Host> {
         }
         None => authority.rsplit_once(':').unwrap_or((authority, "")),
     };
-    let port = if port.is_empty() { DEFAULT_TCP_PORT } else { port.parse().ok()? };
+    let port = if port.is_empty() { default } else { port.parse().ok()? };
     let host = if host.is_empty() { "localhost" } else { host };
     Some(Host::Tcp { host: host.to_owned(), port })
 }

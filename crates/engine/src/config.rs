@@ -330,7 +330,7 @@ impl FileConfig {
             "dns" => self.dns = Some(setting.addresses()?),
             "dns-opts" => self.dns_options = Some(setting.strings()?),
             "dns-search" => self.dns_search = Some(setting.strings()?),
-            "log-driver" => self.log_driver = Some(setting.one_of(&["json-file", "none"])?),
+            "log-driver" => self.log_driver = Some(setting.string()?),
             "log-opts" => self.log_options = Some(setting.string_map()?),
             "default-ulimits" => self.default_ulimits = Some(setting.ulimits()?),
             "default-shm-size" => self.default_shm_size = Some(setting.bytes()?),
@@ -691,7 +691,7 @@ mod tests {
         refused("{\"debug\": \"yes\"}", "\"debug\" must be true or false");
         refused("{\"hosts\": \"unix:///x\"}", "\"hosts\" must be an array of strings");
         refused("{\"live-restore\": false}", "live-restore");
-        refused("{\"log-driver\": \"syslog\"}", "syslog");
+        refused("{\"log-driver\": \"splunk\"}", "no log driver named 'splunk' is registered");
         refused("{\"log-opts\": {\"max-sze\": \"1\"}}", "unknown log opt 'max-sze' for json-file log driver");
         refused("{\"data-root\": \"srv\"}", "must be absolute");
         refused("[]", "one JSON object");

@@ -151,6 +151,33 @@ pub fn id_of(file: impl AsFd) -> io::Result<u64> {
     Ok(found.stx_mnt_id)
 }
 
+/// Whether the open file is on a file system whose files are the kernel's state and no stored data: procfs, sysfs, cgroups and
+/// their like (`linux/magic.h`).
+pub fn is_kernel_file_system(file: impl AsFd) -> bool {
+    const MAGICS: [u64; 13] = [
+        0x9fa0,      // proc
+        0x6265_6572, // sysfs
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x1cd1,      // devpts
+        0x1980_0202, // mqueue
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x7363_6673, // securityfs
+        0xcafe_4a11, // bpf
+        0xf97c_ff8c, // selinuxfs
+        0xde5e_81e4, // efivarfs
+        0x0765_5821, // rdtgroup
+    ];
+    let found = rustix::fs::fstatfs(file).ok().and_then(|found| u64::try_from(found.f_type).ok());
+    found.is_some_and(|magic| MAGICS.contains(&magic))
+}
+
+/// Whether the mount that the open file is on, or its file system, is read-only.
+pub fn is_read_only(file: impl AsFd) -> io::Result<bool> {
+    Ok(rustix::fs::fstatvfs(file)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
 /// The root of the mount that the open `directory` is on, for [`change`], which takes nothing below it.
 pub fn root_of(directory: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -102,6 +102,12 @@ impl PinnedProcess {
     }
 }
 
+/// Opens the namespace of `kind` that the calling thread lives in.
+pub fn open_of_thread(kind: Kind) -> io::Result<OwnedFd> {
+    let path = format!("/proc/thread-self/ns/{}", kind.file_name());
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// What a path that should name a namespace names.
 #[derive(Debug)]
 pub enum Named {

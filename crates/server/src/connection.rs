@@ -28,6 +28,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::dispatch::dispatch;
 use crate::listen::{Listener, Listeners};
@@ -36,6 +38,9 @@ use crate::router::router;
 
 /// How long a client may take for the head of a request, and how long an idle connection is kept (Docker's value).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a client may take for its part of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest head of a request, with the credentials and filters that stand there.
 const MAX_HEAD: usize = 256 << 10;
@@ -94,7 +99,26 @@ async fn serve_router(
 /// A listening socket in the runtime.
 enum Acceptor {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<TlsAcceptor>),
+}
+
+/// A connection that was accepted, and how it becomes what HTTP is spoken on.
+enum Accepted {
+    Plain(Stream),
+    /// A handshake comes first, and nobody else waits for it.
+    Tls(TlsAcceptor, TcpStream),
+}
+
+impl Accepted {
+    async fn ready(self) -> io::Result<Stream> {
+        match self {
+            Self::Plain(stream) => Ok(stream),
+            Self::Tls(acceptor, stream) => {
+                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+                Ok(Stream::Tls(Box::new(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)))
+            }
+        }
+    }
 }
 
 impl Acceptor {
@@ -104,20 +128,26 @@ impl Acceptor {
                 listener.set_nonblocking(true)?;
                 UnixListener::from_std(listener).map(Self::Unix)
             }
-            Listener::Tcp(listener) => {
+            Listener::Tcp(listener, tls) => {
                 listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener).map(Self::Tcp)
+                let listener = TcpListener::from_std(listener)?;
+                Ok(Self::Tcp(listener, tls.map(TlsAcceptor::from)))
             }
         }
     }
 
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
-            Self::Tcp(listener) => {
+            Self::Unix(listener) => {
+                listener.accept().await.map(|(stream, _)| Accepted::Plain(Stream::Unix(stream)))
+            }
+            Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok(match tls {
+                    Some(tls) => Accepted::Tls(tls.clone(), stream),
+                    None => Accepted::Plain(Stream::Tcp(stream)),
+                })
             }
         }
     }
@@ -135,10 +165,13 @@ async fn accept_all(
             accepted = accept_in_slot(&acceptor, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, slot)) => {
+            Ok((accepted, slot)) => {
                 let (router, shutdown) = (router.clone(), shutdown.clone());
                 tokio::spawn(async move {
-                    serve_connection(stream, router, shutdown).await;
+                    match accepted.ready().await {
+                        Ok(stream) => serve_connection(stream, router, shutdown).await,
+                        Err(error) => tracing::info!("a TLS handshake failed: {error}"),
+                    }
                     drop(slot);
                 });
             }
@@ -153,7 +186,7 @@ async fn accept_all(
 async fn accept_in_slot(
     acceptor: &Acceptor,
     slots: &Arc<Semaphore>,
-) -> io::Result<(Stream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(Accepted, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
     Ok((acceptor.accept().await?, slot))
 }
@@ -162,7 +195,7 @@ pub(crate) async fn serve_connection(stream: Stream, router: Router, mut shutdow
     // A duplicate for the supervisors of containers that are waited for; only local clients have one.
     let duplicate = match &stream {
         Stream::Unix(unix) => unix.as_fd().try_clone_to_owned().ok(),
-        Stream::Tcp(_) => None,
+        Stream::Tcp(_) | Stream::Tls(_) => None,
     };
     let handle = ConnectionHandle(duplicate.map(Arc::new));
     let mut connection = Connection { stream, ahead: Bytes::new(), raw: false };
@@ -215,6 +248,11 @@ impl ConnectionHandle {
     pub(crate) fn duplicate(&self) -> Option<OwnedFd> {
         self.0.as_ref()?.try_clone().ok()
     }
+
+    /// Whether it is a unix socket's.
+    pub(crate) fn is_local(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 /// An accepted socket.
@@ -222,6 +260,15 @@ impl ConnectionHandle {
 pub(crate) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection without HTTP.
+pub(crate) enum Taken {
+    /// A socket to give away, and what was read of it.
+    Socket(OwnedFd, Bytes),
+    /// One whose bytes only this process understands.
+    Encrypted(Box<Connection>),
 }
 
 /// What hyper speaks on.
@@ -241,12 +288,22 @@ const _: () = assert!(SWITCHING.len() == RAW_OK.len());
 
 impl Connection {
     /// The socket and what was read of it, once HTTP is over.
-    pub(crate) fn into_socket(self) -> io::Result<(OwnedFd, Bytes)> {
+    pub(crate) fn into_socket(self) -> io::Result<Taken> {
         let socket = match self.stream {
             Stream::Unix(stream) => stream.into_std()?.into(),
             Stream::Tcp(stream) => stream.into_std()?.into(),
+            Stream::Tls(_) => return Ok(Taken::Encrypted(Box::new(self))),
         };
-        Ok((socket, self.ahead))
+        Ok(Taken::Socket(socket, self.ahead))
+    }
+
+    /// Puts bytes that were read in front of what comes next.
+    pub(crate) fn put_back(&mut self, read: Bytes) {
+        if self.ahead.is_empty() {
+            self.ahead = read;
+        } else if !read.is_empty() {
+            self.ahead = [read, std::mem::take(&mut self.ahead)].concat().into();
+        }
     }
 
     /// Reads the start of the first request, and all of its head if it may want a raw stream. False when nothing came.
@@ -329,6 +386,7 @@ impl AsyncRead for Connection {
         match &mut self.stream {
             Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -360,6 +418,7 @@ impl AsyncWrite for Connection {
         match &mut self.stream {
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
 
@@ -367,14 +426,18 @@ impl AsyncWrite for Connection {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Unix(_) | Stream::Tcp(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }
@@ -384,6 +447,7 @@ impl Stream {
         match self {
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 }

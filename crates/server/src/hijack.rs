@@ -5,6 +5,9 @@
 //! 3. The client reads the head of the answer. Until then nothing else is sent, since many clients would lose it.
 //! 4. The ticket is delivered with the socket and these bytes: from here the daemon has no part in the session.
 //!
+//! A connection with TLS stays with the daemon, which carries the bytes between it and a socket pair; so does one that becomes a
+//! websocket.
+//!
 //! A later request of a connection that asks for no upgrade can't get the socket (see `connection`); its output
 //! comes as the body of a 200 by way of a socket pair, and there is no input.
 
@@ -15,7 +18,7 @@ use std::os::fd::OwnedFd;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::IntoResponse;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::request::Parts;
 use http::{StatusCode, header};
@@ -27,9 +30,10 @@ use palan_engine::container::{ClientStream, Framing};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Taken};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Version;
+use crate::websocket;
 
 /// The right to take the connection, if the client asked for it.
 #[derive(Debug)]
@@ -45,6 +49,39 @@ impl<S: Sync> FromRequestParts<S> for Hijack {
 }
 
 impl Hijack {
+    /// Answers a websocket's handshake with `accept`, and calls `deliver` with one end of a socket pair, whose bytes come from and
+    /// go to the websocket.
+    pub(crate) fn answer_websocket<D, F>(self, accept: &str, deliver: D) -> ApiResult
+    where
+        D: FnOnce(ClientStream) -> F + Send + 'static,
+        F: Future<Output = palan_engine::Result<()>> + Send + 'static,
+    {
+        let Some(upgrade) = self.0 else {
+            return Err(ApiError::invalid(
+                "this connection can't become a websocket: ask for it in the first request",
+            ));
+        };
+        let (session, client) = stream_and_pair()?;
+        tokio::spawn(async move {
+            let relayed = match take_connection(upgrade).await {
+                Ok(connection) => {
+                    tokio::spawn(async move { report(deliver(client).await) });
+                    websocket::relay(connection, session).await.map_err(Into::into)
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = relayed {
+                tracing::debug!("a websocket ended: {error}");
+            }
+        });
+        let headers = [
+            (header::CONNECTION, "Upgrade"),
+            (header::UPGRADE, "websocket"),
+            (header::SEC_WEBSOCKET_ACCEPT, accept),
+        ];
+        Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    }
+
     /// Answers, and calls `deliver` with the connection once the answer is out.
     pub(crate) fn answer<D, F>(self, version: Version, framing: Framing, deliver: D) -> ApiResult
     where
@@ -75,26 +112,43 @@ fn report(delivered: palan_engine::Result<()>) {
     }
 }
 
-async fn take_socket(upgrade: OnUpgrade) -> Result<ClientStream, Box<dyn std::error::Error + Send + Sync>> {
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The connection, once HTTP is over, with what was read of it.
+async fn take_connection(upgrade: OnUpgrade) -> Result<Connection, Failure> {
     let upgraded = upgrade.await?;
     let parts = upgraded
         .downcast::<TokioIo<Connection>>()
         .map_err(|_| "the connection is of another kind than ours")?;
-    let (socket, ahead) = parts.io.into_inner().into_socket()?;
+    let mut connection = parts.io.into_inner();
     // hyper's own read-ahead comes first: it was taken from ours.
-    let buffered = parts.read_buf.chain(ahead).copy_to_bytes_all();
-    Ok(ClientStream { socket, buffered })
+    connection.put_back(parts.read_buf);
+    Ok(connection)
 }
 
-/// All bytes of a buffer.
-trait CopyAll: Buf + Sized {
-    fn copy_to_bytes_all(mut self) -> Vec<u8> {
-        let length = self.remaining();
-        self.copy_to_bytes(length).into()
+/// A socket to give away: the connection's own, or one end of a pair where the connection is encrypted.
+async fn take_socket(upgrade: OnUpgrade) -> Result<ClientStream, Failure> {
+    match take_connection(upgrade).await?.into_socket()? {
+        Taken::Socket(socket, ahead) => Ok(ClientStream { socket, buffered: ahead.into() }),
+        Taken::Encrypted(mut connection) => {
+            let (mut session, client) = UnixStream::pair()?;
+            tokio::spawn(async move {
+                // Whoever ends first is told to the other; why it ended is nobody's business.
+                let _ = tokio::io::copy_bidirectional(&mut *connection, &mut session).await;
+            });
+            Ok(ClientStream { socket: client.into_std()?.into(), buffered: Vec::new() })
+        }
     }
 }
 
-impl<B: Buf> CopyAll for B {}
+/// A socket pair: one end to carry bytes here, the other for the session.
+fn stream_and_pair() -> ApiResult<(UnixStream, ClientStream)> {
+    let no_pair =
+        |e| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot make a socket pair: {e}"));
+    let (ours, theirs) = UnixStream::pair().map_err(no_pair)?;
+    let socket = OwnedFd::from(theirs.into_std().map_err(no_pair)?);
+    Ok((ours, ClientStream { socket, buffered: Vec::new() }))
+}
 
 /// Output only, as the body of the answer.
 fn answer_with_body<D, F>(deliver: D) -> ApiResult
@@ -102,11 +156,8 @@ where
     D: FnOnce(ClientStream) -> F + Send + 'static,
     F: Future<Output = palan_engine::Result<()>> + Send,
 {
-    let no_pair =
-        |e| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot make a socket pair: {e}"));
-    let (ours, theirs) = UnixStream::pair().map_err(no_pair)?;
-    let socket = OwnedFd::from(theirs.into_std().map_err(no_pair)?);
-    tokio::spawn(async move { report(deliver(ClientStream { socket, buffered: Vec::new() }).await) });
+    let (ours, client) = stream_and_pair()?;
+    tokio::spawn(async move { report(deliver(client).await) });
     let chunks = stream::try_unfold(ours, |mut socket| async move {
         let mut chunk = BytesMut::with_capacity(32 << 10);
         let n = socket.read_buf(&mut chunk).await?;

@@ -6,11 +6,11 @@
 //!            task each     headers               the newest wire types, docker_api::versions what older ones had
 //! ```
 //!
-//! - [`listen`]: unix sockets with their mode and group, inherited sockets, loopback TCP.
+//! - [`listen`]: unix sockets with their mode and group, inherited sockets, TCP; `tls`: its protection.
 //! - `connection`: accepting, limits and timeouts, and old clients that expect a raw stream without an upgrade.
 //! - `dispatch`: the version prefix, the headers of every answer.
 //! - `router`: which path is which handler; `route`: the handlers; `convert`: wire types ↔ engine types.
-//! - `hijack`: attach and exec, whose socket leaves HTTP and goes to the supervisor.
+//! - `hijack`: attach and exec, whose socket leaves HTTP and goes to the supervisor; `websocket`: attach in frames.
 //! - `metrics`: what Prometheus scrapes.
 //! - `error`: the class of an engine error becomes a status.
 
@@ -27,6 +27,9 @@ mod metrics;
 mod route;
 mod router;
 mod streaming;
+mod tls;
+mod websocket;
 
 pub use connection::serve;
-pub use listen::{ListenError, Listeners};
+pub use listen::{ListenError, Listeners, Protection};
+pub use tls::{TlsError, TlsFiles};

@@ -11,8 +11,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use palan_docker_api::host::{Host, ParseHostError};
+use palan_docker_api::host::{DEFAULT_TCP_PORT, DEFAULT_TLS_PORT, Host, ParseHostError};
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::tls::TlsError;
 
 /// The group that may use the API, if it exists.
 const DEFAULT_GROUP: &str = "palan";
@@ -29,9 +33,18 @@ pub enum ListenError {
     /// The address is none.
     #[error(transparent)]
     Host(#[from] ParseHostError),
-    /// The API gives root, so it is not offered to the network without TLS.
-    #[error("cannot listen on {0}: without TLS only addresses of the loopback interface are allowed")]
+    /// The API gives root, so it is not offered to the network without TLS unless somebody says so.
+    #[error(
+        "cannot listen on {0}: without TLS everybody who can reach this address has the rights of root on this host; use \
+         --tlsverify, or --tls=false if that is what you want"
+    )]
     NotLoopback(Host),
+    /// No address of this host.
+    #[error("cannot listen on {0}: write an IP address of this host, or localhost")]
+    NoAddress(Host),
+    /// Certificate, key or authorities.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Another daemon.
     #[error("cannot listen on {0}: another daemon is listening there")]
     InUse(PathBuf),
@@ -61,7 +74,19 @@ pub enum ListenError {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<Arc<ServerConfig>>),
+}
+
+/// How TCP connections are protected.
+#[derive(Debug, Clone, Default)]
+pub enum Protection {
+    /// Nobody said anything: not at all, so only loopback addresses are served.
+    #[default]
+    Unsaid,
+    /// Somebody asked for no protection.
+    None,
+    /// TLS.
+    Tls(Arc<ServerConfig>),
 }
 
 /// The sockets to serve. Files that were made here are removed when it is dropped.
@@ -81,7 +106,7 @@ impl Listeners {
     pub fn for_metrics(address: SocketAddr) -> Result<Self, ListenError> {
         let listener = TcpListener::bind(address);
         let listener = listener.map_err(|source| ListenError::Io { address: address.to_string(), source })?;
-        Ok(Self { listeners: vec![Listener::Tcp(listener)], files: Vec::new() })
+        Ok(Self { listeners: vec![Listener::Tcp(listener, None)], files: Vec::new() })
     }
 
     /// Whether there is none.
@@ -90,10 +115,19 @@ impl Listeners {
     }
 
     /// Listens on `unix://…` or `tcp://…`. `group` is the one the user asked for; without it, `palan` is taken if it exists.
-    pub fn add_host(&mut self, host: &str, group: Option<&str>) -> Result<(), ListenError> {
-        match host.parse()? {
+    pub fn add_host(
+        &mut self,
+        host: &str,
+        group: Option<&str>,
+        protection: &Protection,
+    ) -> Result<(), ListenError> {
+        let port = match protection {
+            Protection::Tls(_) => DEFAULT_TLS_PORT,
+            Protection::Unsaid | Protection::None => DEFAULT_TCP_PORT,
+        };
+        match Host::parse_with_port(host, port)? {
             Host::Unix(path) => self.add_unix(&path, group),
-            host @ Host::Tcp { .. } => self.add_tcp(host),
+            host @ Host::Tcp { .. } => self.add_tcp(host, protection),
             host @ Host::Ssh(_) => Err(ListenError::Elsewhere(host)),
         }
     }
@@ -109,21 +143,37 @@ impl Listeners {
         Ok(())
     }
 
-    fn add_tcp(&mut self, host: Host) -> Result<(), ListenError> {
+    fn add_tcp(&mut self, host: Host, protection: &Protection) -> Result<(), ListenError> {
         let Host::Tcp { host: name, port } = &host else { return Ok(()) };
         let ip = match name.as_str() {
             "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
             name => name.parse::<std::net::IpAddr>().ok(),
         };
-        let Some(ip) = ip.filter(|ip| ip.is_loopback()) else { return Err(ListenError::NotLoopback(host)) };
+        let Some(ip) = ip else { return Err(ListenError::NoAddress(host)) };
+        let tls = match protection {
+            Protection::Tls(config) => Some(Arc::clone(config)),
+            Protection::Unsaid if !ip.is_loopback() => return Err(ListenError::NotLoopback(host)),
+            Protection::Unsaid | Protection::None => {
+                tracing::warn!(
+                    address = %host,
+                    "the API is served without encryption and without asking who is there: whoever can connect, and every page \
+                     in a browser on this host, has the rights of root"
+                );
+                None
+            }
+        };
         let listener = TcpListener::bind(SocketAddr::new(ip, *port));
         let listener = listener.map_err(|source| ListenError::Io { address: host.to_string(), source })?;
-        self.listeners.push(Listener::Tcp(listener));
+        self.listeners.push(Listener::Tcp(listener, tls));
         Ok(())
     }
 
     /// Takes sockets that the service manager opened (`LISTEN_FDS`), in their order.
-    pub fn add_inherited(&mut self, sockets: Vec<OwnedFd>) -> Result<(), ListenError> {
+    pub fn add_inherited(
+        &mut self,
+        sockets: Vec<OwnedFd>,
+        protection: &Protection,
+    ) -> Result<(), ListenError> {
         for (index, socket) in sockets.into_iter().enumerate() {
             let unix = UnixListener::from(socket);
             let listener = if unix.local_addr().is_ok() {
@@ -131,7 +181,13 @@ impl Listeners {
             } else {
                 let tcp = TcpListener::from(OwnedFd::from(unix));
                 tcp.local_addr().map_err(|_| ListenError::Inherited(index))?;
-                Listener::Tcp(tcp)
+                Listener::Tcp(
+                    tcp,
+                    match protection {
+                        Protection::Tls(config) => Some(Arc::clone(config)),
+                        Protection::Unsaid | Protection::None => None,
+                    },
+                )
             };
             self.listeners.push(listener);
         }
@@ -141,7 +197,7 @@ impl Listeners {
     /// The addresses of the TCP sockets, for a port that the kernel chose.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
         let tcp = self.listeners.iter().filter_map(|listener| match listener {
-            Listener::Tcp(tcp) => tcp.local_addr().ok(),
+            Listener::Tcp(tcp, _) => tcp.local_addr().ok(),
             Listener::Unix(_) => None,
         });
         tcp.collect()
@@ -255,9 +311,13 @@ mod tests {
         assert!(matches!(listeners.add_unix(&long, None), Err(ListenError::TooLong(_))));
         let group = listeners.add_unix(&directory.path().join("s"), Some("no-such-group"));
         assert!(matches!(group, Err(ListenError::UnknownGroup(_))));
-        assert!(matches!(listeners.add_host("tcp://0.0.0.0:0", None), Err(ListenError::NotLoopback(_))));
-        assert!(matches!(listeners.add_host("tcp://example.com:1", None), Err(ListenError::NotLoopback(_))));
-        listeners.add_host("tcp://127.0.0.1:0", None).unwrap();
-        assert_eq!(listeners.tcp_addresses().len(), 1);
+        let unsaid = Protection::Unsaid;
+        let refused = listeners.add_host("tcp://0.0.0.0:0", None, &unsaid);
+        assert!(matches!(refused, Err(ListenError::NotLoopback(_))));
+        let refused = listeners.add_host("tcp://example.com:1", None, &unsaid);
+        assert!(matches!(refused, Err(ListenError::NoAddress(_))));
+        listeners.add_host("tcp://127.0.0.1:0", None, &unsaid).unwrap();
+        listeners.add_host("tcp://0.0.0.0:0", None, &Protection::None).unwrap();
+        assert_eq!(listeners.tcp_addresses().len(), 2);
     }
 }

@@ -46,11 +46,16 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/{name}/resize", post(container::resize))
         .route("/containers/{name}/wait", post(container::wait))
         .route("/containers/{name}/attach", post(container::attach))
+        .route("/containers/{name}/attach/ws", get(container::attach_websocket))
         .route("/containers/{name}/logs", get(container::logs))
         .route("/containers/{name}/stats", get(container::stats))
         .route("/containers/{name}/top", get(container::top))
         .route("/containers/{name}/changes", get(archive::changes))
         .route("/containers/{name}/export", get(archive::export))
+        .route(
+            "/containers/{name}/archive",
+            get(archive::read_path).head(archive::stat_path).put(archive::write_path),
+        )
         .route("/commit", post(archive::commit))
         .route("/containers/{name}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
@@ -99,7 +104,7 @@ fn others() -> Router<Arc<Engine>> {
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
-    let containers = ["attach/ws", "archive", "checkpoints"];
+    let containers = ["checkpoints"];
     let plain = ["/build", "/build/prune", "/build/cancel", "/session", "/grpc"];
     let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
     let mut router = Router::new();

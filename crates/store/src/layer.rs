@@ -26,9 +26,9 @@ use crate::{Lease, Result, Store};
 pub(crate) mod apply;
 pub(crate) mod decode;
 pub(crate) mod name;
-pub(crate) mod tar;
 
-pub use tar::TarError;
+pub(crate) use palan_tar as tar;
+pub use palan_tar::TarError;
 
 use apply::{Applied, Form};
 
@@ -426,6 +426,20 @@ pub enum LayerError {
         entry: String,
         /// Its target as written.
         target: String,
+    },
+    /// A directory is in the place of a file, or the other way round, and was to stay. Docker's words.
+    #[error(
+        "cannot overwrite {}directory {existing:?} with {}directory {target:?}",
+        if *by_directory { "non-" } else { "" },
+        if *by_directory { "" } else { "non-" }
+    )]
+    OtherKind {
+        /// What is there.
+        existing: String,
+        /// Where the archive is unpacked.
+        target: String,
+        /// The archive has the directory.
+        by_directory: bool,
     },
     /// Too many entries.
     #[error("the layer has more than {limit} entries")]

@@ -30,7 +30,6 @@ pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lease;
-pub mod limits;
 pub mod recipe;
 pub mod tree;
 
@@ -51,7 +50,7 @@ pub use error::StoreError as Error;
 pub use image::{Image, ImageId};
 pub use layer::{BeginLayer, LayerInfo, LayerRequest, LayerWriter};
 pub use lease::Lease;
-pub use limits::Limits;
+pub use palan_tar::Limits;
 pub use store::Store;
 pub use usage::Usage;
 

@@ -11,57 +11,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::vec::IntoIter;
 
 use palan_linux::path::{Directory, Metadata, RootDir};
 use palan_linux::xattr;
-
-use crate::layer::tar::lossy;
+use palan_tar::pack::{MAX_DEPTH, absolute, failed, is_gone};
+pub use palan_tar::pack::{Picked, TreeError};
 
 mod changes;
+mod copy;
 mod pack;
 mod plain;
 
 pub use changes::{Change, ChangeKind};
+pub use copy::{Unpacking, unpack_into};
 pub use plain::{UnpackError, pack, unpack};
 
-/// Directories within directories, as many as a layer may have.
-const MAX_DEPTH: usize = 1024;
 const OPAQUE: &str = "trusted.overlay.opaque";
-
-/// Why a tree can't be read.
-#[derive(Debug, thiserror::Error)]
-pub enum TreeError {
-    /// A file or directory of it.
-    #[error("cannot {action} {path:?}")]
-    Read {
-        /// In words.
-        action: &'static str,
-        /// Below the root.
-        path: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Deeper than any layer may be.
-    #[error("{path:?} is nested deeper than {MAX_DEPTH} directories, which no image can hold")]
-    Depth {
-        /// Where.
-        path: String,
-    },
-    /// A file that in a layer would be the removal of another.
-    #[error(
-        "{path:?} can't be part of an image: in a layer, a name that begins with .wh. removes another; rename it"
-    )]
-    Name {
-        /// Which.
-        path: String,
-    },
-    /// Whoever takes the archive.
-    #[error("cannot write the archive")]
-    Write(#[source] io::Error),
-}
 
 /// The two sides.
 #[derive(Debug)]
@@ -249,27 +216,11 @@ impl Visited<'_> {
     }
 }
 
-/// It went, or became something else, between two looks.
-fn is_gone(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
-}
-
-fn failed(action: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> TreeError {
-    let path = absolute(path);
-    move |source| TreeError::Read { action, path, source }
-}
-
 fn below(directory: &[u8], name: &OsStr) -> Vec<u8> {
     if directory.is_empty() {
         return name.as_bytes().to_vec();
     }
     [directory, b"/", name.as_bytes()].concat()
-}
-
-/// A path as the container sees it.
-fn absolute(path: &[u8]) -> String {
-    format!("/{}", lossy(path))
 }
 
 #[cfg(test)]

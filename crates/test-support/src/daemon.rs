@@ -77,6 +77,8 @@ pub struct Options {
     pub data_root: Option<PathBuf>,
     /// Words before the daemon's command line, which replace themselves by it: `unshare --mount`.
     pub launcher: Vec<String>,
+    /// More of the daemon's command line.
+    pub arguments: Vec<String>,
 }
 
 /// A running daemon.
@@ -88,6 +90,7 @@ pub struct Daemon {
     subnet: String,
     cgroup: String,
     launcher: Vec<String>,
+    arguments: Vec<String>,
     child: Option<Child>,
 }
 
@@ -123,6 +126,7 @@ impl Daemon {
             subnet: format!("10.{}.{}.1/24", 100 + process % 100, number % 256),
             cgroup: format!("/palan-test-{process}-{number}"),
             launcher: options.launcher,
+            arguments: options.arguments,
             directory,
             child: None,
         };
@@ -217,6 +221,7 @@ impl Daemon {
             .arg("--config-file")
             .arg(self.settings())
             .args(["-H", &self.host()])
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

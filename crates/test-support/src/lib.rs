@@ -5,6 +5,7 @@
 
 /// Bundles, and an OCI runtime by its command line.
 pub mod bundle;
+pub mod certificates;
 /// A daemon with everything of its own, and the commands to drive it.
 pub mod daemon;
 /// Images made from nothing.

@@ -4,7 +4,7 @@
 //! what the shell is to do: the protocol of Docker's client, so that the scripts of either work with both. Live objects are
 //! asked of the daemon that the words before choose. None is started for it, and what goes wrong gives no candidates.
 
-use palan_docker_api::client::{Client, ListOptions};
+use palan_docker_api::client::ListOptions;
 use palan_docker_api::filters::Filters;
 
 use super::{Arity, COMMON, Command, Entry, GLOBAL, GROUPS, OTHERS};
@@ -260,7 +260,7 @@ fn argument(usage: &'static str, index: usize) -> Option<&'static str> {
 /// The objects of a kind that a command can be about; `None` if the kind is none that lives in a daemon.
 fn objects(app: &App, kind: &str, command: &str) -> Option<Vec<String>> {
     let none = Filters::new;
-    let client = || Some(Client::new(app.target().ok()?.host));
+    let client = || app.target().ok()?.client(None).ok();
     match kind {
         "CONTAINER" => {
             let state: &[&str] = match command {

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use palan_docker_api::client::TlsFiles;
 use palan_oci::Digest;
 use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::{error_chain, fs};
@@ -78,7 +79,7 @@ impl Context {
 }
 
 /// The files for TLS of one context: name and content.
-pub(crate) type TlsFiles = Vec<(&'static str, Vec<u8>)>;
+pub(crate) type TlsMaterial = Vec<(&'static str, Vec<u8>)>;
 
 /// All contexts of a user.
 #[derive(Debug, Clone)]
@@ -128,7 +129,7 @@ impl Contexts {
     }
 
     /// Writes a context; of TLS `files` if they are given, and those that it has otherwise.
-    pub(crate) fn save(&self, context: &Context, files: Option<&TlsFiles>) -> Result<()> {
+    pub(crate) fn save(&self, context: &Context, files: Option<&TlsMaterial>) -> Result<()> {
         let text = serde_json::to_vec(context).unwrap_or_default();
         self.write(&self.meta_directory(&context.name), "meta.json", &text, 0o644)?;
         let Some(files) = files else { return Ok(()) };
@@ -147,9 +148,9 @@ impl Contexts {
     }
 
     /// What a context has for TLS.
-    pub(crate) fn tls_files(&self, name: &str) -> Result<TlsFiles> {
+    pub(crate) fn tls_files(&self, name: &str) -> Result<TlsMaterial> {
         let directory = self.tls_directory(name).join(DOCKER);
-        let mut files = TlsFiles::new();
+        let mut files = TlsMaterial::new();
         for file in TLS_FILES {
             if let Some(content) =
                 fs::if_exists(fs::read(&directory.join(file))).map_err(|error| failed(&error))?
@@ -158,6 +159,15 @@ impl Contexts {
             }
         }
         Ok(files)
+    }
+
+    /// Where the files for TLS of a context are; `None` if it has none, which means no TLS.
+    pub(crate) fn tls_paths(&self, name: &str) -> Option<TlsFiles> {
+        let directory = self.tls_directory(name).join(DOCKER);
+        let there = |name: &str| Some(directory.join(name)).filter(|path| path.exists());
+        let files =
+            TlsFiles { authorities: there("ca.pem"), identity: there("cert.pem").zip(there("key.pem")) };
+        (files != TlsFiles::default()).then_some(files)
     }
 
     /// Removes a context; one that is not there is fine.

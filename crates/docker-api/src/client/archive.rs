@@ -1,7 +1,8 @@
 //! Requests that bring archives, and those about a container's files.
 
-use super::{Body, Client, ClientError, Query, Request, path_escape};
-use crate::types::{ContainerConfig, FilesystemChange, IdResponse, Platform};
+use super::{Body, Client, ClientError, Query, Request, Response, path_escape};
+use crate::types::{ContainerConfig, FilesystemChange, IdResponse, PATH_STAT_HEADER, PathStat, Platform};
+use std::io::Read;
 
 /// What `POST /commit` makes of a container.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +48,32 @@ impl Client {
         Ok(self.send(Request::new("GET", path, &Query::new()))?.into_body())
     }
 
+    /// `HEAD /containers/{id}/archive`: what is at a path.
+    pub fn stat_path(&self, id: &str, path: &str) -> Result<PathStat, ClientError> {
+        path_stat(&self.send(archive_request("HEAD", id, path))?)
+    }
+
+    /// `GET /containers/{id}/archive`: what is at a path, and its content as a tar.
+    pub fn read_path(&self, id: &str, path: &str) -> Result<(PathStat, Body), ClientError> {
+        let response = self.send(archive_request("GET", id, path))?;
+        Ok((path_stat(&response)?, response.into_body()))
+    }
+
+    /// `PUT /containers/{id}/archive`: unpacks a tar in a directory. Nothing replaces a directory by something else or the other
+    /// way round. With `to_user` all belongs to the container's user.
+    pub fn write_path(
+        &self,
+        id: &str,
+        path: &str,
+        to_user: bool,
+        tar: &mut dyn Read,
+    ) -> Result<(), ClientError> {
+        let query = Query::new().with("path", path).with("noOverwriteDirNonDir", "true");
+        let query = if to_user { query.with("copyUIDGID", "true") } else { query };
+        let request = Request::new("PUT", format!("/containers/{}/archive", path_escape(id)), &query);
+        self.execute(request.stream(tar, "application/x-tar"))
+    }
+
     /// `POST /commit`. The id of the image.
     pub fn commit_container(&self, options: &CommitOptions<'_>) -> Result<String, ClientError> {
         let mut query = Query::new()
@@ -77,6 +104,19 @@ impl Client {
         }
         Ok(self.send(Request::new("GET", "/images/get", &query))?.into_body())
     }
+}
+
+fn archive_request(method: &'static str, id: &str, path: &str) -> Request<'static> {
+    let query = Query::new().with("path", path);
+    Request::new(method, format!("/containers/{}/archive", path_escape(id)), &query)
+}
+
+fn path_stat(response: &Response) -> Result<PathStat, ClientError> {
+    let stat = response.header(PATH_STAT_HEADER).and_then(PathStat::from_header);
+    stat.ok_or_else(|| ClientError::Protocol {
+        request: "the archive of a container".to_owned(),
+        problem: format!("no valid header {PATH_STAT_HEADER}"),
+    })
 }
 
 #[cfg(test)]

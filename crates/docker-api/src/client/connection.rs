@@ -1,7 +1,7 @@
 //! One connection: the socket, the bytes read ahead, request writing and head parsing.
 
 use super::response::Head;
-use super::{ClientError, Request, RequestBody, resolve};
+use super::{ClientError, Request, RequestBody, Tls, resolve};
 use crate::host::Host;
 use std::fmt::Write as _;
 use std::io::{self, IoSlice, Read, Write};
@@ -97,11 +97,22 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(host: &Host) -> Result<Self, ClientError> {
-        let socket = match host {
-            Host::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
-            Host::Tcp { host, port } => connect_tcp(&resolve::addresses(host, *port)?).map(Socket::Tcp),
-            Host::Ssh(host) => host.connect().map(Socket::Unix),
+    pub(super) fn open(host: &Host, tls: Option<&Tls>) -> Result<Self, ClientError> {
+        let socket = match (host, tls) {
+            (Host::Unix(path), _) => UnixStream::connect(path).map(Socket::Unix),
+            (Host::Ssh(host), _) => host.connect().map(Socket::Unix),
+            (Host::Tcp { host, port }, None) => {
+                connect_tcp(&resolve::addresses(host, *port)?).map(Socket::Tcp)
+            }
+            (Host::Tcp { host: name, port }, Some(tls)) => {
+                let socket = connect_tcp(&resolve::addresses(name, *port)?);
+                let socket = socket.map_err(|source| ClientError::Connect { host: host.clone(), source })?;
+                let shaken = tls.connect(name, socket).map(Socket::Unix);
+                return match shaken {
+                    Ok(socket) => Ok(Self { socket, buffer: Vec::new(), start: 0 }),
+                    Err(source) => Err(ClientError::Handshake { host: host.clone(), source }),
+                };
+            }
         };
         let socket = socket.map_err(|source| ClientError::Connect { host: host.clone(), source })?;
         Ok(Self { socket, buffer: Vec::new(), start: 0 })

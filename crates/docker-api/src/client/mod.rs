@@ -1,4 +1,4 @@
-//! A blocking client of the Engine API over a unix socket, plain TCP or SSH.
+//! A blocking client of the Engine API over a unix socket, SSH, or TCP, plain or with TLS.
 //!
 //! There is no ping before the first request: the newest version is assumed, and a daemon that answers "too new" is
 //! asked again with the version that its `Api-Version` header names. Only an upload that can't be repeated asks first.
@@ -17,6 +17,7 @@ mod resolve;
 mod response;
 mod ssh;
 mod system;
+mod tls;
 mod volume;
 
 pub use archive::{CommitOptions, platform_json};
@@ -25,6 +26,7 @@ pub use container::{AttachOptions, ListOptions, LogsOptions, PendingWait, Remove
 pub use image::{ImportOptions, Progress, PullOptions, PushOptions, RegistryManifest};
 pub use response::{AbortHandle, Body, Head, Response, Upgraded};
 pub use ssh::SshHost;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 use crate::host::Host;
 use crate::json::{self, DecodeError};
@@ -51,6 +53,14 @@ pub enum ClientError {
     /// Nobody listens there, or we may not connect.
     #[error("cannot connect to the daemon at {host}")]
     Connect {
+        /// Where.
+        host: Host,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody is there, but TLS does not come about.
+    #[error("the TLS handshake with the daemon at {host} failed")]
+    Handshake {
         /// Where.
         host: Host,
         /// Why.
@@ -256,6 +266,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     host: Host,
+    tls: Option<Tls>,
     user_agent: String,
     version: Mutex<Version>,
     idle: Mutex<Vec<Connection>>,
@@ -286,10 +297,21 @@ impl Client {
         Self::build(host, Version { current: version, fixed: true, confirmed: true })
     }
 
+    /// The same client, with TLS if the daemon is reached over TCP. Connections made before stay as they are.
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        let version = *locked(&self.inner.version);
+        Self::build_with(self.inner.host.clone(), version, Some(tls))
+    }
+
     fn build(host: Host, version: Version) -> Self {
+        Self::build_with(host, version, None)
+    }
+
+    fn build_with(host: Host, version: Version, tls: Option<Tls>) -> Self {
         let user_agent = concat!("Palan/", env!("CARGO_PKG_VERSION"), " (linux)").to_owned();
         let (version, idle) = (Mutex::new(version), Mutex::default());
-        Self { inner: Arc::new(Inner { host, user_agent, version, idle }) }
+        Self { inner: Arc::new(Inner { host, tls, user_agent, version, idle }) }
     }
 
     /// Where the daemon is.
@@ -384,7 +406,7 @@ impl Client {
 
     /// A connection to the daemon on which nothing was said.
     pub fn dial(&self) -> Result<Socket, ClientError> {
-        Ok(Connection::open(&self.inner.host)?.into_parts().0)
+        Ok(Connection::open(&self.inner.host, self.inner.tls.as_ref())?.into_parts().0)
     }
 
     fn connection(&self) -> Result<Connection, ClientError> {
@@ -393,7 +415,7 @@ impl Client {
             match idle {
                 Some(connection) if connection.is_quiet() => return Ok(connection),
                 Some(_) => {}
-                None => return Connection::open(&self.inner.host),
+                None => return Connection::open(&self.inner.host, self.inner.tls.as_ref()),
             }
         }
     }

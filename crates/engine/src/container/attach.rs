@@ -62,7 +62,7 @@ impl Engine {
             return Err(is_restarting(&details.id));
         }
         let tty = details.config.tty;
-        let framing = if tty { Framing::Raw } else { Framing::Multiplexed };
+        let framing = if tty || options.raw { Framing::Raw } else { Framing::Multiplexed };
         let promise = handle.promise();
         Ok(AttachTicket { tty, framing, engine: self.shared(), handle, options, detach_keys, promise })
     }
@@ -126,8 +126,8 @@ impl AttachTicket {
     }
 
     async fn replay_log(&self, stream: &ClientStream) -> Result<()> {
-        let options =
-            LogOptions { stdout: self.options.stdout, stderr: self.options.stderr, ..LogOptions::default() };
+        let AttachOptions { stdout, stderr, raw, .. } = self.options;
+        let options = LogOptions { stdout, stderr, raw, ..LogOptions::default() };
         let mut log = logs::open(&self.engine, &self.handle, options).await?;
         while let Some(chunk) = log.chunks.next().await {
             let (chunk, socket) = (chunk?, duplicate(&stream.socket)?);

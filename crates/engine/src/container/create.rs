@@ -196,11 +196,8 @@ impl<'a> Making<'a> {
                 short(&self.id).to_owned()
             };
         }
-        let log_path = if host.log.driver == "json-file" {
-            path_of(&format!("{}-json.log", self.id))
-        } else {
-            String::new()
-        };
+        let log_path =
+            if host.log.driver != "none" { path_of(&format!("{}-json.log", self.id)) } else { String::new() };
         // A container that shares another's network has its files about the network, too.
         let shared = match endpoints::shared_with(&host) {
             Some(other) => Some(namespaces::find(engine, other)?.details()),

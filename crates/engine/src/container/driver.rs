@@ -37,7 +37,7 @@ use crate::container::index::{Handle, Reply};
 use crate::container::link::Link;
 use crate::container::stop::is_restarting;
 use crate::container::update::{Update, Updates, Updating};
-use crate::container::{Details, RemoveOptions, Status, WaitHold};
+use crate::container::{Details, RemoveOptions, Status, WaitHold, logging};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
@@ -143,6 +143,7 @@ pub(crate) fn spawn(
     inbox: mpsc::Receiver<Box<Action>>,
     link: Option<Link>,
 ) {
+    logging::ship::start(&engine, &handle);
     let driver = Driver {
         engine,
         handle,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::container::driver::Action;
+use crate::container::view::Views;
 use crate::container::{Details, Status};
 use crate::{Class, Error, Result, names};
 
@@ -41,6 +42,8 @@ pub(crate) struct Handle {
     actions: mpsc::Sender<Box<Action>>,
     next_key: AtomicU64,
     promised: watch::Sender<usize>,
+    /// Its files, while it does not run and somebody copies.
+    pub(crate) views: Views,
 }
 
 /// How long a start waits for clients that were told that they are attached. Their connections need a turn of the
@@ -72,6 +75,7 @@ impl Handle {
             actions,
             next_key: AtomicU64::new(1),
             promised: watch::Sender::new(0),
+            views: Views::default(),
         };
         (Arc::new(handle), inbox)
     }

@@ -5,7 +5,7 @@
 //! is read to its end before the new `log` begins.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -238,6 +238,9 @@ struct Line<'a> {
     stream: Cow<'a, str>,
     #[serde(borrow)]
     time: Cow<'a, str>,
+    /// Labels and variables that the user chose.
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 /// What becomes of a line.
@@ -271,6 +274,7 @@ impl Format {
     /// Appends a line; false when it lies after `until`. What is no log line is left out: a full disk may tear one.
     fn append(&mut self, json: &[u8], out: &mut Vec<u8>) -> bool {
         let mut text = Vec::new();
+        let mut attributes = BTreeMap::new();
         let (log, is_stderr, time): (&[u8], bool, Cow<'_, str>) = match split(json) {
             Some((log, stream, time)) => match unescape(log, &mut text) {
                 Some(log) => (log, stream == b"stderr", String::from_utf8_lossy(time)),
@@ -278,6 +282,7 @@ impl Format {
             },
             None => match serde_json::from_slice::<Line<'_>>(json) {
                 Ok(line) => {
+                    attributes = line.attrs;
                     text.extend_from_slice(line.log.as_bytes());
                     (&text, line.stream == "stderr", line.time)
                 }
@@ -303,6 +308,11 @@ impl Format {
                 prefix = fixed_time(&time) + " ";
             }
             if self.details {
+                let words: Vec<String> = attributes
+                    .iter()
+                    .map(|(key, value)| format!("{}={}", escaped(key), escaped(value)))
+                    .collect();
+                prefix.push_str(&words.join(","));
                 prefix.push(' ');
             }
         }
@@ -314,6 +324,19 @@ impl Format {
         out.extend_from_slice(log);
         true
     }
+}
+
+/// As in a query (Go's `url.QueryEscape`), so that commas and blanks stand for themselves.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            b' ' => out.push('+'),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// The header of a frame.

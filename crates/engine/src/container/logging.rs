@@ -1,4 +1,19 @@
 //! The log drivers and their options: checks, and the form in which the supervisor wants them.
+//!
+//! Every driver but `none` writes a local file first, by the supervisor, in the format of `json-file`: it is what `logs` reads. The
+//! remote ones (journald, syslog, gelf, fluentd) are followers of that file in the daemon ([`ship`]): a container is never held
+//! up by a receiver that is slow, and what a receiver that is away misses is delivered later, at least once.
+
+pub(crate) mod attributes;
+mod fluentd;
+mod gelf;
+mod journald;
+mod options;
+pub(crate) mod ship;
+mod syslog;
+mod tail;
+mod wire;
+mod wire_tls;
 
 use std::path::Path;
 
@@ -12,8 +27,10 @@ use crate::{Error, Result};
 /// Rotation when the user says nothing, so that no container fills the disk.
 const DEFAULT_MAX_SIZE: u64 = 100_000_000;
 const DEFAULT_MAX_FILES: u32 = 5;
+/// The same for the file behind a remote driver, and for `local`: Docker's values.
+const CACHE_MAX_SIZE: u64 = 20_000_000;
 
-/// How a json-file log rotates.
+/// How a log rotates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rotation {
     /// Bytes of one file; `None` never rotates.
@@ -24,59 +41,73 @@ pub(crate) struct Rotation {
 
 /// Checks driver and options.
 pub(crate) fn check(log: &LogConfig) -> Result<()> {
+    if log.driver == "none" {
+        return Ok(());
+    }
+    options::check(log)?;
+    rotation(log)?;
     match log.driver.as_str() {
-        "json-file" => rotation(log).map(drop),
-        "none" => Ok(()),
-        other => Err(Error::invalid(format!(
-            "logger: no log driver named '{other}' is registered; this version has json-file and none"
-        ))),
+        "syslog" => syslog::Settings::parse(&log.options).map(drop),
+        "gelf" => gelf::Settings::parse(&log.options).map(drop),
+        "fluentd" => fluentd::Settings::parse(&log.options).map(drop),
+        _ => Ok(()),
     }
 }
 
-/// The rotation that the options of `json-file` ask for.
+/// Whether somebody else than this host keeps the log.
+pub(crate) fn is_remote(driver: &str) -> bool {
+    matches!(driver, "journald" | "syslog" | "gelf" | "fluentd")
+}
+
+/// Whether `logs` has something to read.
+pub(crate) fn is_readable(log: &LogConfig) -> bool {
+    log.driver != "none" && !log.options.get("cache-disabled").is_some_and(|value| is_true(value))
+}
+
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// The rotation that the options ask for.
 pub(crate) fn rotation(log: &LogConfig) -> Result<Rotation> {
-    let mut rotation = Rotation { max_size: Some(DEFAULT_MAX_SIZE), max_files: DEFAULT_MAX_FILES };
-    for (key, value) in &log.options {
-        match key.as_str() {
-            "max-size" if value == "-1" => rotation.max_size = None,
-            "max-size" => {
-                let bytes = size::parse_decimal(value).ok().filter(|bytes| *bytes > 0);
-                rotation.max_size = Some(
-                    bytes.ok_or_else(|| Error::invalid(format!("invalid value for max-size: '{value}'")))?,
-                );
-            }
-            "max-file" => {
-                let files = value.parse().ok().filter(|files| *files > 0);
-                rotation.max_files = files.ok_or_else(|| {
-                    Error::invalid(format!("max-file cannot be less than 1, it is '{value}'"))
-                })?;
-            }
-            "compress" | "mode" | "max-buffer-size" if matches!(value.as_str(), "false" | "blocking") => {}
-            "compress" | "mode" | "max-buffer-size" => {
-                return Err(Error::invalid(format!(
-                    "log opt {key}={value} is not supported by this version"
-                )));
-            }
-            "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {
-                return Err(Error::invalid(format!("log opt {key} is not supported by this version")));
-            }
-            _ => return Err(Error::invalid(format!("unknown log opt '{key}' for json-file log driver"))),
+    let (size_key, files_key) =
+        if is_remote(&log.driver) { ("cache-max-size", "cache-max-file") } else { ("max-size", "max-file") };
+    let default = if log.driver == "json-file" { DEFAULT_MAX_SIZE } else { CACHE_MAX_SIZE };
+    let mut rotation = Rotation { max_size: Some(default), max_files: DEFAULT_MAX_FILES };
+    match log.options.get(size_key).map(String::as_str) {
+        None => {}
+        Some("-1") => rotation.max_size = None,
+        Some(value) => {
+            let bytes = size::parse_decimal(value).ok().filter(|bytes| *bytes > 0);
+            rotation.max_size = Some(
+                bytes.ok_or_else(|| Error::invalid(format!("invalid value for {size_key}: '{value}'")))?,
+            );
         }
+    }
+    if let Some(value) = log.options.get(files_key) {
+        let files = value.parse().ok().filter(|files| *files > 0);
+        rotation.max_files = files
+            .ok_or_else(|| Error::invalid(format!("{files_key} cannot be less than 1, it is '{value}'")))?;
     }
     Ok(rotation)
 }
 
 /// What the supervisor is told.
 pub(crate) fn supervisor_config(details: &Details) -> Result<protocol::LogConfig> {
-    if details.host.log.driver != "json-file" {
+    let log = &details.host.log;
+    if log.driver == "none" {
         return Ok(protocol::LogConfig::None);
     }
-    let rotation = rotation(&details.host.log)?;
+    let rotation = rotation(log)?;
+    let attributes = match log.driver.as_str() {
+        "json-file" => attributes::of_lines(details)?,
+        _ => None,
+    };
     Ok(protocol::LogConfig::JsonFile {
         path: Path::new(&details.log_path).into(),
         max_size: rotation.max_size,
         max_files: rotation.max_files,
-        attributes: None,
+        attributes,
     })
 }
 
@@ -94,12 +125,15 @@ mod tests {
         let rotated = rotation(&log(&[("max-size", "10m"), ("max-file", "3")])).expect("fine");
         assert_eq!(rotated, Rotation { max_size: Some(10_000_000), max_files: 3 });
         assert_eq!(rotation(&log(&[])).expect("fine").max_files, 5);
-        let unknown = check(&log(&[("max-sze", "1")])).expect_err("unknown");
-        assert_eq!(unknown.to_string(), "unknown log opt 'max-sze' for json-file log driver");
         check(&log(&[("max-file", "0")])).expect_err("at least one file");
-        let driver = LogConfig { driver: "syslog".into(), ..LogConfig::default() };
-        assert!(
-            check(&driver).expect_err("no such driver").to_string().contains("no log driver named 'syslog'")
-        );
+        let remote = LogConfig { driver: "syslog".into(), ..log(&[("cache-max-size", "1m")]) };
+        assert_eq!(rotation(&remote).expect("fine").max_size, Some(1_000_000));
+    }
+
+    #[test]
+    fn who_can_be_read() {
+        assert!(is_readable(&log(&[])));
+        assert!(!is_readable(&log(&[("cache-disabled", "true")])));
+        assert!(!is_readable(&LogConfig { driver: "none".into(), ..LogConfig::default() }));
     }
 }

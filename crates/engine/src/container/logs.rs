@@ -13,6 +13,7 @@ use crate::container::index::Handle;
 use crate::container::lifecycle::has_exited_since;
 use crate::container::log_reader::{LogReader, Piece, header};
 use crate::container::log_watch::Watch;
+use crate::container::logging;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::stream::Items;
@@ -46,14 +47,14 @@ pub(crate) async fn open(engine: &Engine, handle: &Arc<Handle>, options: LogOpti
         return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
     }
     let details = handle.details();
-    if details.log_path.is_empty() {
+    if details.log_path.is_empty() || !logging::is_readable(&details.host.log) {
         return Err(Error::new(
             crate::Class::NotImplemented,
             "configured logging driver does not support reading",
         ));
     }
     let exits = handle.life.borrow().exits;
-    let tty = details.config.tty;
+    let tty = details.config.tty || options.raw;
     let path = details.log_path.clone();
     let follow = options.follow && details.state.status.has_process();
     let watch = if follow {

@@ -3,6 +3,7 @@
 //! A request arrives in `create`, `lifecycle`, `update`, `attach`, `wait`, `logs`, `list` or `top`.
 
 pub(crate) mod attach;
+pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) use create::parse_platform;
 pub(crate) mod driver;
@@ -32,6 +33,7 @@ pub(crate) mod stop;
 mod top;
 pub(crate) mod update;
 pub(crate) mod validate;
+pub(crate) mod view;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
@@ -41,8 +43,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use copy::{CopyOptions, PathStat};
 pub use files::{Change, ChangeKind};
 pub use health::{Health, HealthResult};
+pub use palan_linux::path::FileKind;
 pub use palan_supervisor::protocol::HealthStatus;
 pub use update::Update;
 
@@ -411,6 +415,8 @@ pub struct AttachOptions {
     pub logs: bool,
     /// Keys that detach, such as `ctrl-p,ctrl-q`; the default when absent, none when empty.
     pub detach_keys: Option<String>,
+    /// No frames, even without a terminal: nothing tells output from errors.
+    pub raw: bool,
 }
 
 /// A connection that speaks raw bytes in both directions, after its response head was flushed.
@@ -460,6 +466,8 @@ pub struct LogOptions {
     pub details: bool,
     /// Only the last lines; all when absent.
     pub tail: Option<u64>,
+    /// No frames, even without a terminal.
+    pub raw: bool,
 }
 
 /// A new process for a running container.

@@ -57,6 +57,7 @@ impl Driver {
             }
         }
         self.await_end_of_previous_run().await?;
+        let _no_views = self.handle.views.end().await?;
         self.stays_for_restart = false;
         // Whoever starts it begins anew.
         let details = Arc::new(Details { restart_count: 0, restart_delay_ms: None, ..(*details).clone() });

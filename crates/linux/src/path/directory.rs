@@ -57,6 +57,19 @@ impl Directory {
         Ok(rustix::fs::openat(&self.fd, checked(name)?, flags, Mode::empty())?)
     }
 
+    /// Opens the entry for reading if it is a regular file. Anything else is looked at and not opened: a device may take that as
+    /// an order, and it may have taken the file's name a moment ago.
+    pub fn open_regular(&self, name: &OsStr) -> io::Result<Option<File>> {
+        let pinned = self.open(name, OFlags::PATH)?;
+        if !Metadata::of(&pinned)?.is_file() {
+            return Ok(None);
+        }
+        // The very file that was looked at, whatever has its name by now.
+        let same = format!("/proc/self/fd/{}", pinned.as_raw_fd());
+        let file = rustix::fs::open(same, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Some(File::from(file)))
+    }
+
     /// Opens a subdirectory for reading; a symlink is refused.
     pub fn open_dir(&self, name: &OsStr) -> io::Result<Self> {
         Ok(Self { fd: self.open(name, OFlags::RDONLY | OFlags::DIRECTORY)? })

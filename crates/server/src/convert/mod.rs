@@ -1,5 +1,6 @@
 //! Wire types ↔ engine types.
 
+pub(crate) mod archive;
 pub(crate) mod config;
 pub(crate) mod container;
 pub(crate) mod create;

@@ -85,7 +85,7 @@ pub(crate) fn info(info: Info, config: &EngineConfig) -> wire::SystemInfo {
             volume: list(&["local"]),
             network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             authorization: Vec::new(),
-            log: list(&["json-file", "none"]),
+            log: list(&["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]),
         },
         memory_limit: info.memory_limit,
         swap_limit: info.swap_limit,

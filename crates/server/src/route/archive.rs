@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
+use axum::response::IntoResponse;
 use http::StatusCode;
-use palan_docker_api::types::{ContainerConfig, FilesystemChange, IdResponse};
+use palan_docker_api::types::{ContainerConfig, FilesystemChange, IdResponse, PATH_STAT_HEADER};
 use palan_engine::Engine;
-use palan_engine::container::ChangeKind;
+use palan_engine::container::{ChangeKind, CopyOptions, PathStat};
 use palan_engine::image::CommitSpec;
 
 use crate::convert;
 use crate::error::{ApiResult, json_response, ok_json};
 use crate::extract::{JsonBytes, Name, Params};
-use crate::streaming::respond_bytes;
+use crate::streaming::{pipe_body, respond_bytes};
 
 type Engines = State<Arc<Engine>>;
 
@@ -32,6 +34,35 @@ pub(crate) async fn changes(State(engine): Engines, Name(name): Name) -> ApiResu
 /// `GET /containers/{id}/export`.
 pub(crate) async fn export(State(engine): Engines, Name(name): Name) -> ApiResult {
     Ok(respond_bytes("application/x-tar", engine.export_container(&name).await?))
+}
+
+/// `HEAD /containers/{id}/archive?path=PATH`.
+pub(crate) async fn stat_path(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
+    let stat = engine.stat_path(&name, params.text("path")).await?;
+    Ok([path_stat_header(&stat)].into_response())
+}
+
+/// `GET /containers/{id}/archive?path=PATH`.
+pub(crate) async fn read_path(State(engine): Engines, Name(name): Name, params: Params) -> ApiResult {
+    let (stat, archive) = engine.read_path(&name, params.text("path")).await?;
+    Ok(([path_stat_header(&stat)], respond_bytes("application/x-tar", archive)).into_response())
+}
+
+/// `PUT /containers/{id}/archive?path=PATH`; the body is a tar.
+pub(crate) async fn write_path(
+    State(engine): Engines,
+    Name(name): Name,
+    params: Params,
+    body: Body,
+) -> ApiResult {
+    let options =
+        CopyOptions { keep_kinds: params.flag("noOverwriteDirNonDir"), to_user: params.flag("copyUIDGID") };
+    engine.write_path(&name, params.text("path"), options, pipe_body(body)).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+fn path_stat_header(stat: &PathStat) -> (&'static str, String) {
+    (PATH_STAT_HEADER, convert::archive::path_stat(stat).to_header())
 }
 
 /// `POST /commit`.

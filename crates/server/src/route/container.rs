@@ -27,6 +27,7 @@ use crate::error::{ApiError, ApiResult, json_response, no_content, ok_json};
 use crate::extract::{JsonBytes, Name, Params, Version, invalid_json};
 use crate::hijack::Hijack;
 use crate::streaming::{json_line, respond};
+use crate::websocket;
 
 type Engines = State<Arc<Engine>>;
 
@@ -247,9 +248,34 @@ pub(crate) async fn attach(
         stream: params.flag("stream"),
         logs: params.flag("logs"),
         detach_keys: params.some("detachKeys"),
+        raw: false,
     };
     let ticket = engine.attach(&name, options).await?;
     hijack.answer(version, ticket.framing, |stream| ticket.deliver(stream))
+}
+
+pub(crate) async fn attach_websocket(
+    State(engine): Engines,
+    Name(name): Name,
+    params: Params,
+    headers: HeaderMap,
+    connection: Option<Extension<ConnectionHandle>>,
+    hijack: Hijack,
+) -> ApiResult {
+    let is_local = connection.is_some_and(|Extension(connection)| connection.is_local());
+    let accept = websocket::accept(&headers, is_local)?;
+    let options = AttachOptions {
+        stdin: params.flag("stdin"),
+        stdout: params.flag("stdout"),
+        stderr: params.flag("stderr"),
+        stream: params.flag("stream"),
+        logs: params.flag("logs"),
+        detach_keys: params.some("detachKeys"),
+        // As in Docker: the streams are told apart by nothing.
+        raw: true,
+    };
+    let ticket = engine.attach(&name, options).await?;
+    hijack.answer_websocket(&accept, |stream| ticket.deliver(stream))
 }
 
 pub(crate) async fn logs(
@@ -272,6 +298,7 @@ pub(crate) async fn logs(
         details: params.flag("details"),
         // What is no number is all lines, as in Docker.
         tail: params.text("tail").parse().ok(),
+        raw: false,
     };
     let log = engine.logs(&name, options).await?;
     let (raw, tty) = (log.tty || !versions::has_multiplexed_media_type(version.0), log.tty);

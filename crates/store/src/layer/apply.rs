@@ -43,6 +43,19 @@ pub(crate) enum Form {
     Plain,
 }
 
+/// Where in the root the entries go, and what is done otherwise than in a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Placement {
+    /// The directory, cleaned, without slash at either end; empty for the root itself. Symlinks in it are followed.
+    pub(crate) directory: Vec<u8>,
+    /// Who owns what is created, whatever the entries say.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// A directory and anything else never replace each other.
+    pub(crate) keep_kinds: bool,
+    /// The directory and what exists in it have attributes of their own, which stay where an entry says nothing of them.
+    pub(crate) adds: bool,
+}
+
 /// What a layer turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Applied {
@@ -67,11 +80,25 @@ pub(crate) fn apply(
     form: Form,
     limits: &Limits,
 ) -> Result<Applied, LayerError> {
+    apply_at(source, root, form, &Placement::default(), limits)
+}
+
+/// Reads a tar to its end and applies it to a directory in `root`.
+pub(crate) fn apply_at(
+    source: impl Read,
+    root: &RootDir,
+    form: Form,
+    placement: &Placement,
+    limits: &Limits,
+) -> Result<Applied, LayerError> {
     let mut reader = Reader::new(source, limits);
-    let mut applier = Applier::new(root, form, limits);
+    let mut applier = Applier::new(root, form, placement, limits);
     let mut entries = 0;
-    while let Some(entry) = reader.next_entry()? {
+    while let Some(mut entry) = reader.next_entry()? {
         entries += 1;
+        if let Some((uid, gid)) = placement.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
         if entries > limits.entries {
             return Err(LayerError::Entries { limit: limits.entries });
         }
@@ -86,6 +113,7 @@ pub(crate) fn apply(
 struct Applier<'a> {
     root: &'a RootDir,
     form: Form,
+    placement: &'a Placement,
     limits: &'a Limits,
     applied: Applied,
     /// Handles of directories along the path in use, outermost first. Emptied whenever something is removed, since a
@@ -110,10 +138,11 @@ struct Unfinished {
 }
 
 impl<'a> Applier<'a> {
-    fn new(root: &'a RootDir, form: Form, limits: &'a Limits) -> Self {
+    fn new(root: &'a RootDir, form: Form, placement: &'a Placement, limits: &'a Limits) -> Self {
         Self {
             root,
             form,
+            placement,
             limits,
             applied: Applied::default(),
             handles: Vec::new(),
@@ -131,6 +160,7 @@ impl<'a> Applier<'a> {
         if name.is_root() {
             return self.root_entry(entry);
         }
+        let name = name.below(&self.placement.directory);
         let (parent, last) = name.split();
         let meaning = if self.form == Form::Plain { Meaning::Plain } else { meaning(parent, last) };
         match meaning {
@@ -164,6 +194,9 @@ impl<'a> Applier<'a> {
         if entry.kind != Kind::Directory {
             return Err(LayerError::RootNotDirectory { entry: lossy(&entry.path) });
         }
+        if self.placement.adds {
+            return Ok(());
+        }
         let root =
             self.root.as_directory().try_clone().map_err(failed(entry, "open the layer's root for"))?;
         dress(&root, entry).map_err(failed(entry, "set the attributes of"))?;
@@ -180,6 +213,9 @@ impl<'a> Applier<'a> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let old = parent.metadata(last).map_err(failed(entry, "inspect"))?;
                 created = !old.is_dir();
+                if created && self.placement.keep_kinds {
+                    return Err(self.wont_replace(name, true));
+                }
                 if created {
                     self.make_room(entry, parent_path, last)?;
                     let parent = self.parent(entry, parent_path)?;
@@ -194,7 +230,7 @@ impl<'a> Applier<'a> {
         if created && replaces && self.form == Form::Alone {
             xattr::set(&directory, OPAQUE, b"y").map_err(failed(entry, "make opaque"))?;
         }
-        if !created {
+        if !created && !self.placement.adds {
             strip(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
         }
         dress(&directory, entry).map_err(failed(entry, "set the attributes of"))?;
@@ -234,6 +270,7 @@ impl<'a> Applier<'a> {
             entry: lossy(&entry.path),
             target: lossy(&entry.link),
         })?;
+        let target = if target.is_root() { target } else { target.below(&self.placement.directory) };
         let missing = || format!("hard link {:?} leads to {:?}", lossy(&entry.path), lossy(&entry.link));
         if target.is_root() || target == *name {
             return Err(LayerError::HardLinkTarget { entry: lossy(&entry.path), target: lossy(&entry.link) });
@@ -379,14 +416,24 @@ impl<'a> Applier<'a> {
     ) -> Result<T, LayerError> {
         let (parent_path, last) = name.split();
         let last = OsStr::from_bytes(last);
+        let keep_kinds = self.placement.keep_kinds;
         let parent = self.parent(entry, parent_path)?;
         match create(parent, last) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other.map_err(failed(entry, action)),
         }
+        if keep_kinds && parent.metadata(last).map_err(failed(entry, "inspect"))?.is_dir() {
+            return Err(self.wont_replace(name, false));
+        }
         self.make_room(entry, parent_path, last)?;
         let parent = self.parent(entry, parent_path)?;
         create(parent, last).map_err(failed(entry, action))
+    }
+
+    fn wont_replace(&self, name: &Name, by_directory: bool) -> LayerError {
+        let path = |path: &[u8]| format!("/{}", lossy(path));
+        let (existing, target) = (path(name.as_bytes()), path(&self.placement.directory));
+        LayerError::OtherKind { existing, target, by_directory }
     }
 
     fn make_room(&mut self, entry: &Entry, parent_path: &[u8], last: &OsStr) -> Result<(), LayerError> {

@@ -30,6 +30,11 @@ impl Name {
         Ok(Self(components.join(&b'/')))
     }
 
+    /// The same name in a directory of the root; empty for the root itself.
+    pub(crate) fn below(self, directory: &[u8]) -> Self {
+        if directory.is_empty() { self } else { Self([directory, b"/", &self.0].concat()) }
+    }
+
     pub(crate) fn is_root(&self) -> bool {
         self.0.is_empty()
     }

@@ -3,10 +3,10 @@
 
 use std::io::{Read, Write};
 
-use palan_linux::path::{Directory, RootDir};
+use palan_linux::path::RootDir;
+use palan_tar::pack::{Packer, failed, pack_below, root_entry};
 
-use super::pack::{Packer, root_entry};
-use super::{MAX_DEPTH, TreeError, absolute, failed, is_gone};
+use super::TreeError;
 use crate::Limits;
 use crate::layer::LayerError;
 use crate::layer::apply::{Form, apply};
@@ -15,12 +15,17 @@ use crate::layer::decode::Decoder;
 /// Why an archive can't be unpacked.
 #[derive(Debug, thiserror::Error)]
 #[error("the archive can't be unpacked")]
-pub struct UnpackError(#[from] LayerError);
+pub struct UnpackError(#[from] pub(super) LayerError);
 
 impl UnpackError {
     /// Whether it is the archive's fault and not this host's.
     pub fn is_bad_archive(&self) -> bool {
         !matches!(self.0, LayerError::Entry { .. })
+    }
+
+    /// The refusal to replace a directory by a file or the other way round, as Docker words it.
+    pub fn kept_kind(&self) -> Option<String> {
+        matches!(self.0, LayerError::OtherKind { .. }).then(|| self.0.to_string())
     }
 }
 
@@ -29,52 +34,8 @@ pub fn pack(root: &RootDir, sink: &mut dyn Write) -> Result<(), TreeError> {
     let top = root.open_dir(".").map_err(|error| failed("open", b"/")(error.source))?;
     let mut packer = Packer::new(sink);
     packer.bare(&root_entry(&top)?)?;
-    let mut levels = vec![Level::open(top, Vec::new())?];
-    while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.pop() else {
-            levels.pop();
-            continue;
-        };
-        let mut path = level.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.as_encoded_bytes());
-        let metadata = match level.directory.metadata(&name) {
-            Err(error) if is_gone(&error) => continue,
-            other => other.map_err(failed("inspect", &path))?,
-        };
-        packer.add(&path, &level.directory, &name, &metadata)?;
-        if !metadata.is_dir() {
-            continue;
-        }
-        let below = match level.directory.open_dir(&name) {
-            Err(error) if is_gone(&error) => continue,
-            other => other.map_err(failed("open", &path))?,
-        };
-        if levels.len() >= MAX_DEPTH {
-            return Err(TreeError::Depth { path: absolute(&path) });
-        }
-        levels.push(Level::open(below, path)?);
-    }
+    pack_below(&mut packer, top, None, &|_, _| false)?;
     packer.finish().map(drop)
-}
-
-/// A directory in progress.
-struct Level {
-    directory: Directory,
-    path: Vec<u8>,
-    /// What is left, last first.
-    names: Vec<std::ffi::OsString>,
-}
-
-impl Level {
-    fn open(directory: Directory, path: Vec<u8>) -> Result<Self, TreeError> {
-        let entries = directory.entries().map_err(failed("list", &path))?;
-        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        names.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Self { directory, path, names })
-    }
 }
 
 /// Unpacks a tar, which may be compressed, into the empty directory `root`, which nothing in it can leave.

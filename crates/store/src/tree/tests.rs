@@ -8,8 +8,9 @@ use palan_linux::mount::{OverlayOptions, overlay};
 use palan_linux::path::{FileKind, Metadata, RootDir, Time};
 
 use super::*;
+use crate::Limits;
 use crate::layer::apply::{Form, apply};
-use crate::{Limits, layer::tar::Reader};
+use crate::layer::tar::{Reader, lossy};
 
 /// A lower directory, what is written over it, and the two together.
 struct Lab {

@@ -3,6 +3,7 @@
 pub(crate) mod api_socket;
 pub(crate) mod attach;
 pub(crate) mod commit;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod exec;
@@ -33,6 +34,7 @@ pub(crate) const GROUP: Group = Group {
     entries: &[
         Entry(&["attach"], &attach::COMMAND),
         Entry(&["commit"], &commit::COMMAND),
+        Entry(&["cp"], &cp::COMMAND),
         Entry(&["create"], &create::COMMAND),
         Entry(&["diff"], &diff::COMMAND),
         Entry(&["exec"], &exec::COMMAND),
@@ -56,5 +58,5 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["update"], &update::COMMAND),
         Entry(&["wait"], &wait::COMMAND),
     ],
-    missing: &["cp"],
+    missing: &[],
 };

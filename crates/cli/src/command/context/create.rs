@@ -3,7 +3,7 @@
 use super::super::{Arity, Command};
 use super::{Asked, DOCKER_FLAG};
 use crate::app::App;
-use crate::context::store::{self, Context, DEFAULT, Endpoint, TlsFiles};
+use crate::context::store::{self, Context, DEFAULT, Endpoint, TlsMaterial};
 use crate::error::{CliError, Result};
 use crate::flags::{Flag, Parsed};
 
@@ -48,10 +48,10 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
 }
 
 /// Description and endpoint of a context that is there; of the default one as it is now.
-fn copied(app: &App, from: &str) -> Result<(String, (Endpoint, TlsFiles))> {
+fn copied(app: &App, from: &str) -> Result<(String, (Endpoint, TlsMaterial))> {
     if from == DEFAULT {
         let host = app.target()?.host.to_string();
-        return Ok((String::new(), (Endpoint { host, skip_tls_verify: false }, TlsFiles::new())));
+        return Ok((String::new(), (Endpoint { host, skip_tls_verify: false }, TlsMaterial::new())));
     }
     let context = app.contexts().get(from)?;
     let endpoint = context.endpoint().unwrap_or_default();

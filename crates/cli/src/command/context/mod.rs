@@ -31,7 +31,7 @@ use palan_docker_api::host::Host;
 use palan_stdx::{error_chain, fs};
 
 use super::{Entry, Group};
-use crate::context::store::{Endpoint, TLS_FILES, TlsFiles};
+use crate::context::store::{Endpoint, TLS_FILES, TlsMaterial};
 use crate::error::{CliError, Result};
 use crate::flags::{self, Flag, Parsed};
 
@@ -99,13 +99,13 @@ impl<'a> Asked<'a> {
     }
 
     /// The endpoint that is described, and its files.
-    fn endpoint(&self) -> Result<(Endpoint, TlsFiles)> {
+    fn endpoint(&self) -> Result<(Endpoint, TlsMaterial)> {
         let unable = |why: &str| CliError::new(format!("unable to create docker endpoint config: {why}"));
         let host = self.host.unwrap_or_default();
         if !host.is_empty() {
             host.parse::<Host>().map_err(|error| unable(&error.to_string()))?;
         }
-        let mut files = TlsFiles::new();
+        let mut files = TlsMaterial::new();
         for (name, path) in TLS_FILES.into_iter().zip(self.files) {
             let Some(path) = path else { continue };
             let content =

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use palan_docker_api::client::{Client, ClientError};
+use palan_docker_api::client::ClientError;
 use palan_stdx::{fs, size};
 
 use super::super::{Arity, Command};
@@ -299,7 +299,10 @@ fn daemon(app: &App) -> Finding {
     };
     let host = target.host.to_string();
     // Not through the application's client: that would start a daemon instead of saying that there is none.
-    let client = Client::new(target.host);
+    let client = match target.client(None) {
+        Ok(client) => client,
+        Err(error) => return Finding::bad(SUBJECT, error.message, "Correct the paths of the certificates."),
+    };
     match client.ping().and_then(|_| client.server_version()) {
         Ok(version) => Finding::good(
             SUBJECT,

@@ -5,9 +5,11 @@ use super::pax;
 
 /// A piece of content at its place in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
+pub struct Segment {
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
 }
 
 /// Segments in order, none over another, all inside the file, and together exactly the content that follows.

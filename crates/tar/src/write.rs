@@ -17,25 +17,26 @@ const NAME_BYTES: usize = 100;
 
 /// Writes an archive from start to end.
 #[derive(Debug)]
-pub(crate) struct Writer<W> {
+pub struct Writer<W> {
     sink: W,
     buffer: Vec<u8>,
     entries: u64,
 }
 
 impl<W: Write> Writer<W> {
-    pub(crate) fn new(sink: W) -> Self {
+    /// A writer to `sink`; the archive is complete with [`Writer::finish`].
+    pub fn new(sink: W) -> Self {
         Self { sink, buffer: Vec::new(), entries: 0 }
     }
 
     /// Writes an entry without content.
-    pub(crate) fn entry(&mut self, entry: &Entry) -> io::Result<()> {
+    pub fn entry(&mut self, entry: &Entry) -> io::Result<()> {
         self.header(entry, 0)
     }
 
     /// Writes a regular file of `entry.size` bytes. A source that ends early is filled up with zeros, as GNU tar does with a
     /// file that shrinks while it is read; one that has more is cut.
-    pub(crate) fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
+    pub fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
         self.header(entry, entry.size)?;
         self.content(content, entry.size)?;
         self.pad(entry.size)
@@ -43,7 +44,7 @@ impl<W: Write> Writer<W> {
 
     /// Writes a regular file with holes: `entry.sparse` says where the content is, and `content_at` reads it from there.
     /// The format is PAX 1.0 (GNU tar's manual, appendix "Sparse Formats"), which Go, Python and bsdtar read, too.
-    pub(crate) fn sparse_file(
+    pub fn sparse_file(
         &mut self,
         entry: &Entry,
         segments: &[Segment],
@@ -60,12 +61,12 @@ impl<W: Write> Writer<W> {
     }
 
     /// How many entries were written.
-    pub(crate) fn entries(&self) -> u64 {
+    pub fn entries(&self) -> u64 {
         self.entries
     }
 
     /// Ends the archive with two blocks of zeros.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.sink.write_all(&[0; 2 * BLOCK])?;
         Ok(self.sink)
     }

@@ -13,26 +13,32 @@
 //! next_entry ──▶ [g x L K]* header ──▶ Entry ──▶ next_chunk* ──▶ next_entry …
 //! ```
 
+#![forbid(unsafe_code)]
+
 use std::io::{self, Read};
 
 use palan_linux::path::Time;
 
-use crate::Limits;
-
 mod header;
+mod limits;
+pub mod pack;
 mod pax;
 mod sparse;
-pub(crate) mod write;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod write;
 
 use header::{Format, Header};
-pub(crate) use sparse::Segment;
+pub use limits::Limits;
+pub use sparse::Segment;
 
 const BLOCK: usize = 512;
 const BUFFER: usize = 256 * 1024;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[allow(missing_docs, reason = "the names are the kinds")]
+pub enum Kind {
     Regular,
     HardLink,
     Symlink,
@@ -44,29 +50,34 @@ pub(crate) enum Kind {
 
 /// One entry, with all headers before it taken into account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// As written, not normalised.
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: Kind,
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
     /// The target of a hard link or symlink, as written.
-    pub(crate) link: Vec<u8>,
+    pub link: Vec<u8>,
     /// Permission, set-id and sticky bits.
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) modified: Time,
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time.
+    pub modified: Time,
     /// Logical size of a regular file, holes included.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Major and minor number of a device.
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub device: (u32, u32),
+    /// Extended attributes, names with their namespace.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the content belongs, for a file with holes.
-    pub(crate) sparse: Option<Vec<Segment>>,
+    pub sparse: Option<Vec<Segment>>,
 }
 
 impl Entry {
     /// An entry of root's that says nothing else.
-    pub(crate) fn plain(path: Vec<u8>, kind: Kind) -> Self {
+    pub fn plain(path: Vec<u8>, kind: Kind) -> Self {
         Self {
             path,
             kind,
@@ -132,7 +143,7 @@ fn near(entry: &str) -> String {
 }
 
 /// Reads an archive from start to end.
-pub(crate) struct Reader<'a, R> {
+pub struct Reader<'a, R> {
     source: R,
     limits: &'a Limits,
     buffer: Box<[u8]>,
@@ -155,8 +166,15 @@ struct Extensions {
     long_link: Option<Vec<u8>>,
 }
 
+impl<R> std::fmt::Debug for Reader<'_, R> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Reader").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
 impl<'a, R: Read> Reader<'a, R> {
-    pub(crate) fn new(source: R, limits: &'a Limits) -> Self {
+    /// A reader of `source`, which need not be buffered.
+    pub fn new(source: R, limits: &'a Limits) -> Self {
         Self {
             source,
             limits,
@@ -172,7 +190,7 @@ impl<'a, R: Read> Reader<'a, R> {
     }
 
     /// The next entry; `None` at the end of the archive. Content of the entry before that was not taken is skipped.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         self.skip_content()?;
         let mut extensions = Extensions::default();
         loop {
@@ -215,7 +233,7 @@ impl<'a, R: Read> Reader<'a, R> {
     }
 
     /// The next piece of the current entry's content (of a sparse file: of its segments, one after the other).
-    pub(crate) fn next_chunk(&mut self) -> Result<Option<&[u8]>, TarError> {
+    pub fn next_chunk(&mut self) -> Result<Option<&[u8]>, TarError> {
         if self.remaining == 0 {
             return Ok(None);
         }
@@ -231,18 +249,18 @@ impl<'a, R: Read> Reader<'a, R> {
     }
 
     /// Reads what is behind the end of the archive, so that whoever hashes the source has seen all of it.
-    pub(crate) fn drain(&mut self) -> Result<(), TarError> {
+    pub fn drain(&mut self) -> Result<(), TarError> {
         while self.skip_rest()? {}
         Ok(())
     }
 
     /// Bytes that were read and not looked at yet.
-    pub(crate) fn buffered(&self) -> usize {
+    pub fn buffered(&self) -> usize {
         self.end - self.start
     }
 
     /// Passes over a piece of what is behind the end; `false` if there is none.
-    pub(crate) fn skip_rest(&mut self) -> Result<bool, TarError> {
+    pub fn skip_rest(&mut self) -> Result<bool, TarError> {
         self.consume(self.end - self.start);
         self.fill(1)
     }
@@ -534,7 +552,8 @@ fn malformed(position: u64, entry: &[u8], reason: &'static str) -> TarError {
     TarError::Malformed { position, entry: shortened(entry), reason }
 }
 
-pub(crate) fn lossy(name: &[u8]) -> String {
+/// A name for people; what is not UTF-8 is replaced.
+pub fn lossy(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
@@ -553,4 +572,4 @@ fn until_nul(field: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
