@@ -13,6 +13,7 @@ const PACKAGES: &[Package] = &[
     ("busybox-static", "busybox"),
     ("btrfs-progs", "mkfs.btrfs"),
     ("criu", "criu"),
+    ("dnsmasq-base", "dnsmasq"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
     ("e2fsprogs", "mkfs.ext4"),
