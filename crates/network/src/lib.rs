@@ -31,7 +31,7 @@ mod state;
 mod subnet;
 mod sysctl;
 
-pub use attach::{Attachment, Container, EndpointRequest, Leave, Statistics};
+pub use attach::{Attachment, Container, EndpointRequest, Leave, Relay, Statistics};
 pub use config::{AddressPlan, AddressPool, Driver, FirewallIntegration, HostConfig, NetworkConfig};
 pub use error::{AddressError, AttachError, KernelError, NetworkError, PublishError};
 pub use manager::{Manager, Restored};

@@ -32,6 +32,7 @@
 pub(crate) mod frame;
 mod health;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use palan_oci::runtime_spec::{Process, Spec};
@@ -44,8 +45,8 @@ use crate::journal::Entry;
 /// The protocol's version. Raised when a message is added; a change that an older side can't ignore is not made.
 ///
 /// 2 added [`Config::runtime`], 3 [`Request::Resolve`], the resolver of [`Request::Start`], [`Config::sources`] and
-/// [`Config::health`].
-pub const VERSION: u32 = 3;
+/// [`Config::health`], 4 [`Request::Relay`].
+pub const VERSION: u32 = 4;
 
 /// The name of the listening socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -109,6 +110,18 @@ pub enum Request {
     /// Descriptors: a bound UDP socket and a listening TCP socket, both in the container's network namespace and
     /// non-blocking. Reply: [`Reply::Done`].
     Resolve,
+    /// Relays ports of the host to the container, which the kernel can't translate to it: first those of `close` end (what they
+    /// have connected goes on), then those of `open` begin, or lead elsewhere if they are relayed already. States *Running* and
+    /// *Paused*.
+    ///
+    /// Descriptors: one for each of `open` with [`RelayedPort::socket`]: a listening TCP or a bound UDP socket, non-blocking; UDP
+    /// of IPv6 only. Reply: [`Reply::Done`].
+    Relay {
+        /// Ports to relay no longer.
+        close: Vec<RelayedPort>,
+        /// Ports to relay from now on.
+        open: Vec<RelayedPort>,
+    },
     /// Attaches a client to the container's stdio. States *Running* and *Paused*; clients from before come with `Start`.
     ///
     /// Descriptor: the client's socket, whose response head has been written. Reply: [`Reply::Done`], after which the
@@ -166,6 +179,30 @@ pub enum Request {
     /// Does nothing. Since an entry is sent before the reply to what follows it, the reply tells that all entries of what
     /// happened before the request (say, the end of an exec session whose stream has ended) are here.
     Sync,
+}
+
+/// A port of the host that is relayed. Protocol and `host` are its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayedPort {
+    /// How clients speak to it.
+    pub protocol: RelayProtocol,
+    /// Where the socket is bound.
+    pub host: SocketAddr,
+    /// Where the container listens, as the host reaches it.
+    pub target: SocketAddr,
+    /// The socket comes along. Else the port is relayed already.
+    #[serde(default)]
+    pub socket: bool,
+}
+
+/// What a relay understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// Rows and columns.

@@ -10,6 +10,7 @@ use palan_linux::event::Interest;
 use palan_linux::process;
 use palan_linux::signal::Signal;
 use palan_runtime::seccomp::Program;
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use crate::attach::Typed;
@@ -20,9 +21,10 @@ use crate::log::Log;
 use crate::oom::OomWatch;
 use crate::protocol::frame::Frame;
 use crate::protocol::{
-    AttachOptions, Config, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request,
-    RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
+    AttachOptions, Config, ExecOptions, ExecState, Failure, FailureKind, Message, RelayedPort, Reply,
+    Request, RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
 };
+use crate::relay::Relay;
 use crate::resolver::Resolver;
 use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
 use crate::session::{InputEnd, Session};
@@ -127,6 +129,10 @@ impl Supervisor {
                 self.running()?;
                 self.serve_names(&mut descriptors)?;
             }
+            Request::Relay { close, open } => {
+                self.running()?;
+                self.relay_ports(&close, &open, &mut descriptors)?;
+            }
             Request::Attach(options) => self.attach(&options, descriptors)?,
             Request::HoldWait(options) => self.hold_wait(descriptors.take("the connection")?, options),
             Request::ReleaseWait { key } => self.waits.release(key),
@@ -157,6 +163,32 @@ impl Supervisor {
         let resolver = Resolver::new(&self.epoll, &self.run_dir, udp, tcp)
             .map_err(|errno| Failure::cannot("watch the resolver's sockets", &std::io::Error::from(errno)))?;
         self.resolver = Some(Box::new(resolver));
+        Ok(())
+    }
+
+    /// Changes what is relayed. What does not work leaves the rest in place.
+    fn relay_ports(
+        &mut self,
+        close: &[RelayedPort],
+        open: &[RelayedPort],
+        descriptors: &mut Descriptors,
+    ) -> Result<(), Failure> {
+        let failed = |errno: Errno| Failure::cannot("relay a port", &std::io::Error::from(errno));
+        let relay = match &mut self.relay {
+            Some(relay) => relay,
+            None => self.relay.insert(Box::new(Relay::new(&self.epoll).map_err(failed)?)),
+        };
+        for port in close {
+            relay.close(port);
+        }
+        for port in open {
+            let socket = if port.socket { Some(descriptors.take("a socket to relay")?) } else { None };
+            relay.open(port, socket).map_err(failed)?;
+        }
+        if relay.is_unused() {
+            self.relay = None;
+        }
+        self.idle_work = true;
         Ok(())
     }
 

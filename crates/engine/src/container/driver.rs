@@ -87,6 +87,8 @@ pub(crate) enum Pending {
     Exec(Arc<Session>, Reply<()>),
     /// A start waits for it.
     Start,
+    /// Nobody waits, but a failure is worth a line in the log: what could not be done.
+    Noted(&'static str),
     /// Nobody waits.
     Nobody,
 }
@@ -260,6 +262,14 @@ impl Driver {
     fn on_reply(&mut self, id: RequestId, result: Result<Answer, Failure>) {
         match self.pending.remove(&id) {
             None | Some(Pending::Nobody) => {}
+            Some(Pending::Noted(what)) => {
+                // The container may just have ended.
+                if let Err(failure) = result
+                    && failure.kind != FailureKind::WrongState
+                {
+                    tracing::warn!(container = self.handle.id, error = failure.message, "cannot {what}");
+                }
+            }
             Some(Pending::Start) => self.start_outcome = Some(result.map(drop)),
             Some(Pending::Reply(reply)) => drop(reply.send(result.map(drop).map_err(request_error))),
             Some(Pending::Exec(session, reply)) => {
@@ -411,7 +421,7 @@ impl Driver {
                 let failure = Failure { kind: FailureKind::Other, message };
                 self.start_outcome = Some(Err(failure));
             }
-            (Err(_), Pending::Nobody) => {}
+            (Err(_), Pending::Noted(_) | Pending::Nobody) => {}
         }
     }
 

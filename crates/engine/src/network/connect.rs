@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use palan_linux::namespace::{self, Kind};
 use palan_network::files::{self, Hosts};
-use palan_network::{Container, EndpointRecord, Manager, Sandbox};
+use palan_network::{Container, EndpointRecord, Manager, PublishedPort, Sandbox};
 use palan_supervisor::protocol::Request;
 
 use crate::container::driver::{Action, Driver, Pending};
@@ -18,7 +18,7 @@ use crate::container::{Details, Endpoint, create};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
-use crate::network::{Network, endpoints, ports};
+use crate::network::{Network, endpoints, ports, relay};
 use crate::spec::EndpointSettings;
 use crate::{Class, Error, Result};
 
@@ -110,14 +110,18 @@ impl Driver {
             return self.commit_connected(next, change, &network).await;
         }
         let had_resolver = endpoints::has_resolver(&self.engine, &details);
-        let (engine, name) = (self.engine.clone(), network.name.clone());
-        let (next, sockets) = blocking(move || {
+        let (engine, name, earlier) = (self.engine.clone(), network.name.clone(), details.clone());
+        let (next, sockets, relayed, relays) = blocking(move || {
             let mut next = next;
+            let relayed = relay::of(&engine, &earlier);
             let mut sandbox = sandbox_of(&next)?;
             plug_in(&engine, &mut sandbox, &mut next, &name)?;
             let finished = finish_connection(&engine, &sandbox, &next, had_resolver);
             match finished {
-                Ok(sockets) => Ok((next, sockets)),
+                Ok(sockets) => {
+                    let relays = relay::of(&engine, &next);
+                    Ok((next, sockets, relayed, relays))
+                }
                 Err(error) => {
                     unplug(&engine, &mut sandbox, &mut next, &name).unwrap_or_else(|error| {
                         tracing::warn!(error = error.report(), "a failed connection was not undone");
@@ -129,6 +133,7 @@ impl Driver {
         .await?;
         let change = change.event(network.container_event("connect", &details.id));
         self.commit_connected(next, change, &network).await?;
+        self.relay(&relayed, relays);
         if let Some(sockets) = sockets {
             self.request(Request::Resolve, vec![sockets.udp, sockets.tcp], Pending::Nobody);
         }
@@ -161,15 +166,19 @@ impl Driver {
             return self.commit_connected(next, Change::new(), &network).await;
         }
         let engine = self.engine.clone();
-        let next = blocking(move || {
+        let (next, relayed, relays) = blocking(move || {
+            let relayed = relay::of(&engine, &next);
             let mut sandbox = sandbox_of(&next)?;
             unplug(&engine, &mut sandbox, &mut next, &name)?;
             write_files(&engine, &next)?;
-            Ok(next)
+            let relays = relay::of(&engine, &next);
+            Ok((next, relayed, relays))
         })
         .await?;
         let change = Change::new().event(network.container_event("disconnect", &details.id));
-        self.commit_connected(next, change, &network).await
+        self.commit_connected(next, change, &network).await?;
+        self.relay(&relayed, relays);
+        Ok(())
     }
 
     async fn commit_connected(&mut self, next: Details, change: Change, network: &Network) -> Result<()> {
@@ -269,6 +278,8 @@ fn lead_outside(
         let bindings = ports::port_bindings(details)?;
         let (id, name) = (details.id.clone(), details.name.clone());
         let container = Container { id: &id, name: &name };
+        let held = before.iter().flat_map(|record| engine.network.relays(record));
+        let held: Vec<PublishedPort> = held.map(|relay| relay.port).collect();
         for record in &mut records {
             if Some(&record.endpoint_id) != new.as_ref() && !record.ports.is_empty() {
                 engine.network.unpublish(record).context(failed)?;
@@ -276,7 +287,7 @@ fn lead_outside(
         }
         for record in &mut records {
             if Some(&record.endpoint_id) == new.as_ref() && record.ports.is_empty() && !bindings.is_empty() {
-                let published = engine.network.publish(container, record, &bindings);
+                let published = engine.network.publish(container, record, &bindings, &held);
                 published.map_err(|source| Error::system(failed()).with_source(source))?;
             }
         }

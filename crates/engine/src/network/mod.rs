@@ -11,13 +11,14 @@
 //! anything still uses it.
 //!
 //! The steps stand in `create`, `remove`, `connect`; `endpoints` says what a container asks of its networks, `ports` what it
-//! publishes, `names` writes the files that its resolver answers from.
+//! publishes, `names` writes the files that its resolver answers from, `relay` hands ports over that its supervisor relays.
 
 mod connect;
 mod create;
 pub(crate) mod endpoints;
 pub(crate) mod names;
 pub(crate) mod ports;
+pub(crate) mod relay;
 mod remove;
 
 use std::collections::BTreeMap;

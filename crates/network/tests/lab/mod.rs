@@ -246,7 +246,8 @@ impl Container {
     }
 
     pub(crate) fn host_port(&self, index: usize) -> u16 {
-        self.attachment.record().ports[index].host_port
+        let mut ports = self.attachment.record().ports.iter().filter(|port| port.host_address.is_ipv4());
+        ports.nth(index).unwrap().host_port
     }
 
     pub(crate) fn inside<T: Send + 'static>(&self, action: impl FnOnce() -> T + Send + 'static) -> T {
