@@ -20,6 +20,7 @@ pub(crate) mod names;
 pub(crate) mod ports;
 pub(crate) mod relay;
 mod remove;
+mod template;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -55,6 +56,10 @@ pub struct Network {
     pub created: Timestamp,
     /// `bridge`, `host`, `null`, `macvlan` or `ipvlan`.
     pub driver: String,
+    /// It is nothing but a configuration for others.
+    pub config_only: bool,
+    /// The network whose configuration it has; empty: its own.
+    pub config_from: String,
     /// Whether it has IPv4 addresses.
     pub enable_ipv4: bool,
     /// Whether it has IPv6 addresses.
