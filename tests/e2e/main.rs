@@ -3,7 +3,7 @@
 //! In reading order: [`images`] makes what the others run; [`run`], [`lifecycle`], [`logs`], [`exec`], [`tty`] are the daily
 //! commands; [`pull`] and [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
-//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is what the kernel can't translate; [`restart`] kills the daemon; [`health`]
+//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon; [`health`]
 //! looks after containers; [`runtimes`] are other OCI
 //! runtimes; [`docker_cli`] and [`docker_py`] are outside witnesses, [`seeds`] is what courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`] are everything that must fail well. Published attacks are replayed in `tests/security`.
@@ -23,6 +23,7 @@ mod docker_py;
 mod durability;
 mod exec;
 mod health;
+mod kernels;
 mod layers;
 mod lifecycle;
 mod logs;
