@@ -248,7 +248,6 @@ fn a_running_container_joins_and_leaves() {
     assert!(look_up(&daemon, "web", "db").is_empty());
     assert!(!within(&daemon, "web", "ip -o link").contains("eth1"));
     daemon.palan(["network", "disconnect", "back", "web"]).fails(1, "is not connected to network back");
-    daemon.palan(["network", "disconnect", "-f", "back", "web"]).ok();
 
     // From the default bridge, where there is no resolver, and with a port that moves.
     sleeper(&daemon, "late", &["-p", "127.0.0.1:0:80"]);
@@ -504,4 +503,26 @@ fn a_network_that_is_a_configuration_for_others() {
     let left = daemon.palan(["network", "ls", "--format", "{{.Name}}", "--filter", "type=custom"]).ok();
     assert_eq!(left.stdout, "plan\n", "a configuration is not pruned");
     daemon.palan(["network", "rm", "plan"]).ok();
+}
+
+/// What docker-py's own tests of networks look at.
+#[test]
+fn names_addresses_and_ends_as_docker_py_expects_them() {
+    requires!(root);
+    let daemon = daemon();
+    daemon.palan(["network", "create", "test 01"]).ok();
+    assert_eq!(daemon.palan(["network", "inspect", "-f", "{{.Name}}", "test 01"]).ok().line(), "test 01");
+    daemon.palan(["create", "--name", "idle", BUSYBOX, "true"]).ok();
+    daemon.palan(["network", "connect", "--alias", "other", "test 01", "idle"]).ok();
+    let mac = ["run", "-d", "--name", "web", "--network", "test 01", "--mac-address", "02:42:ac:11:00:02"];
+    daemon.palan(mac.into_iter().chain([BUSYBOX, "sleep", "1000"])).ok();
+    let shown = "{{(index .NetworkSettings.Networks \"test 01\").MacAddress}}";
+    assert_eq!(inspect(&daemon, "web", shown), "02:42:ac:11:00:02");
+    daemon.palan(["stop", "-t", "0", "web"]).ok();
+    assert_eq!(inspect(&daemon, "web", shown), "02:42:ac:11:00:02", "what it will have again");
+    daemon.palan(["network", "disconnect", "-f", "test 01", "web"]).ok();
+    let again = daemon.palan(["network", "disconnect", "-f", "test 01", "web"]);
+    again.fails(1, "is not connected to network test 01");
+    daemon.palan(["rm", "idle"]).ok();
+    daemon.palan(["network", "rm", "test 01"]).ok();
 }

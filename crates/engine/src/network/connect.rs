@@ -22,13 +22,6 @@ use crate::network::{Network, endpoints, ports, relay};
 use crate::spec::EndpointSettings;
 use crate::{Class, Error, Result};
 
-/// How a container is disconnected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ConnectOptions {
-    /// Disconnect also what is not known to be connected: no error if it isn't.
-    pub force: bool,
-}
-
 /// What a driver is asked for.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -40,7 +33,6 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct Disconnection {
     network: Arc<Network>,
-    force: bool,
 }
 
 impl Engine {
@@ -58,16 +50,11 @@ impl Engine {
         handle.ask(|reply| Action::Connect { connection, reply }).await
     }
 
-    /// Disconnects a container from a network.
-    pub async fn disconnect_network(
-        &self,
-        network: &str,
-        container: &str,
-        options: ConnectOptions,
-    ) -> Result<()> {
+    /// Disconnects a container from a network. There is nothing to force: an endpoint is never left without its container.
+    pub async fn disconnect_network(&self, network: &str, container: &str) -> Result<()> {
         let network = self.networks.find(network)?;
         let handle = self.index.find(container)?;
-        let disconnection = Disconnection { network, force: options.force };
+        let disconnection = Disconnection { network };
         handle.ask(|reply| Action::Disconnect { disconnection, reply }).await
     }
 }
@@ -141,15 +128,12 @@ impl Driver {
     }
 
     async fn try_disconnect(&mut self, disconnection: Disconnection) -> Result<()> {
-        let Disconnection { network, force } = disconnection;
+        let Disconnection { network } = disconnection;
         let details = self.details();
         let on_it = |endpoint: &Endpoint| endpoint.network_id == network.id;
         let Some(name) =
             details.endpoints.iter().find(|(_, endpoint)| on_it(endpoint)).map(|(name, _)| name.clone())
         else {
-            if force {
-                return Ok(());
-            }
             let text = format!("container {} is not connected to network {}", details.id, network.name);
             return Err(Error::new(Class::Forbidden, text));
         };

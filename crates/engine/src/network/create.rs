@@ -9,7 +9,7 @@ use palan_network::config::{GatewayMode, IpvlanFlag, IpvlanMode, MacvlanMode};
 use palan_network::{AddressPlan, Driver, NetworkConfig, Subnet};
 
 use crate::config::EngineConfig;
-use crate::container::validate::{is_name, unsupported};
+use crate::container::validate::unsupported;
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::network::{BRIDGE, IpamConfig, Network, id_of, network_error, template};
@@ -181,10 +181,9 @@ fn network_of(spec: NetworkSpec) -> Result<Network> {
         let text = format!("operation is not permitted on predefined {} network", spec.name);
         return Err(Error::new(Class::Forbidden, text));
     }
-    let is_one_character = spec.name.len() == 1 && spec.name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if !is_name(&spec.name) && !is_one_character {
+    if spec.name.trim().is_empty() || spec.name.contains(|c: char| c.is_control()) {
         return Err(Error::invalid(format!(
-            "invalid network config:\ninvalid network name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+            "invalid network config:\ninvalid network name ({:?}): it must not be blank, and control characters are not allowed",
             spec.name
         )));
     }
@@ -471,7 +470,8 @@ mod tests {
             &|spec| spec.name = "bridge".into(),
             "operation is not permitted on predefined bridge network",
         );
-        refused(&|spec| spec.name = "a b".into(), "invalid network name (a b)");
+        refused(&|spec| spec.name = " ".into(), "invalid network name (\" \")");
+        refused(&|spec| spec.name = "a\nb".into(), "invalid network name (\"a\\nb\")");
         refused(&|spec| spec.driver = "overlay".into(), "plugin \"overlay\" not found");
         refused(&|spec| spec.driver = "host".into(), "only one instance of \"host\" network is allowed");
         refused(&|spec| spec.ipam[0].subnet = "10.5.0.0/33".into(), "invalid CIDR block notation");

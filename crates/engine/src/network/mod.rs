@@ -28,7 +28,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use connect::ConnectOptions;
 pub(crate) use connect::{Connection, Disconnection, sandbox_of};
 pub use create::NetworkSpec;
 

@@ -10,7 +10,6 @@ use palan_docker_api::types::{
 };
 use palan_docker_api::versions;
 use palan_engine::Engine;
-use palan_engine::network::ConnectOptions;
 
 use crate::convert;
 use crate::error::{ApiResult, json_response, ok_json};
@@ -50,8 +49,7 @@ pub(crate) async fn connect(State(engine): Engines, Name(id): Name, body: JsonBy
 
 pub(crate) async fn disconnect(State(engine): Engines, Name(id): Name, body: JsonBytes) -> ApiResult {
     let request: NetworkDisconnectRequest = body.decode()?;
-    let options = ConnectOptions { force: request.force };
-    engine.disconnect_network(&id, &request.container, options).await?;
+    engine.disconnect_network(&id, &request.container).await?;
     done()
 }
 
