@@ -518,8 +518,12 @@ fn names_addresses_and_ends_as_docker_py_expects_them() {
     daemon.palan(mac.into_iter().chain([BUSYBOX, "sleep", "1000"])).ok();
     let shown = "{{(index .NetworkSettings.Networks \"test 01\").MacAddress}}";
     assert_eq!(inspect(&daemon, "web", shown), "02:42:ac:11:00:02");
+    let in_use = "{{range .Status.IPAM.Subnets}}{{.IPsInUse}}{{end}}";
+    let in_use = || daemon.palan(["network", "inspect", "-f", in_use, "test 01"]).ok().line().to_owned();
+    assert_eq!(in_use(), "4", "the network's address, everybody's, the gateway's, the container's");
     daemon.palan(["stop", "-t", "0", "web"]).ok();
     assert_eq!(inspect(&daemon, "web", shown), "02:42:ac:11:00:02", "what it will have again");
+    assert_eq!(in_use(), "3");
     daemon.palan(["network", "disconnect", "-f", "test 01", "web"]).ok();
     let again = daemon.palan(["network", "disconnect", "-f", "test 01", "web"]);
     again.fails(1, "is not connected to network test 01");

@@ -10,12 +10,13 @@ use rustix::io::Errno;
 
 use crate::endpoint::{self, Below, FIRST_INDEX, Plan};
 use crate::error::netlink;
+use crate::ipam::Usage;
 use crate::manager::{Manager, lock};
 use crate::namespace::Sandbox;
 use crate::record::{
     EndpointAddress, EndpointId, EndpointRecord, MacAddress, PortBinding, Protocol, PublishedPort,
 };
-use crate::state::{Endpoint, State, Wish};
+use crate::state::{Endpoint, Network, State, Wish};
 use crate::{AttachError, KernelError, NetworkError, PublishError, parent};
 
 /// Who is attached.
@@ -259,6 +260,11 @@ impl Manager {
             Some(Relay { port: *port, target, socket: state.ports.take_socket(port) })
         };
         record.ports.iter().filter_map(relay).collect()
+    }
+
+    /// How many addresses of a network are given out, of each family that it has.
+    pub fn usage(&self, network_id: &str) -> Vec<Usage> {
+        lock(&self.state).networks.get(network_id).map(Network::usage).unwrap_or_default()
     }
 
     /// The addresses of a stopped container, which shall not be given to others while there is room.

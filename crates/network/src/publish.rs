@@ -93,8 +93,9 @@ impl Ports {
         held: &[PublishedPort],
     ) -> Result<Vec<PublishedPort>, PublishError> {
         let mut ports = Vec::with_capacity(bindings.len());
+        let has_ipv6 = publisher.relaying == Relaying::Ipv6 && host_has_ipv6();
         for binding in bindings {
-            match self.reserve_one(publisher, binding, held) {
+            match self.reserve_one(publisher, binding, held, has_ipv6) {
                 Ok(taken) => ports.extend(taken),
                 Err(error) => {
                     self.release(&ports);
@@ -152,11 +153,12 @@ impl Ports {
         publisher: Publisher<'_>,
         binding: &PortBinding,
         held: &[PublishedPort],
+        host_has_ipv6: bool,
     ) -> Result<Vec<PublishedPort>, PublishError> {
         if binding.container_port == 0 {
             return Err(PublishError::InvalidContainerPort);
         }
-        let addresses = host_addresses(publisher, binding)?;
+        let addresses = host_addresses(publisher, binding, host_has_ipv6)?;
         let (protocol, relaying) = (binding.protocol, publisher.relaying);
         let want = Want { protocol, addresses: &addresses, holder: publisher.name, relaying, held };
         let host_port = match (binding.host_port, binding.host_port_last) {
@@ -284,14 +286,18 @@ impl Want<'_> {
 
 /// Where a binding is to be reached. One without an address is on all that its network says; if that is every address of IPv4,
 /// then on those of IPv6, too, as far as the host has them.
-fn host_addresses(publisher: Publisher<'_>, binding: &PortBinding) -> Result<Vec<IpAddr>, PublishError> {
+fn host_addresses(
+    publisher: Publisher<'_>,
+    binding: &PortBinding,
+    host_has_ipv6: bool,
+) -> Result<Vec<IpAddr>, PublishError> {
     let text = binding.host_address.as_str();
     let any_ipv6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let relays_ipv6 = publisher.relaying == Relaying::Ipv6 && binding.protocol != Protocol::Sctp;
     if text.is_empty() {
         let translated = publisher.ipv4.map(IpAddr::V4).into_iter().chain(publisher.ipv6.map(IpAddr::V6));
         let everywhere = publisher.ipv4 == Some(Ipv4Addr::UNSPECIFIED);
-        let relayed = (relays_ipv6 && everywhere && host_has_ipv6()).then_some(any_ipv6);
+        let relayed = (relays_ipv6 && everywhere && host_has_ipv6).then_some(any_ipv6);
         return Ok(translated.chain(relayed).collect());
     }
     let address: IpAddr = text

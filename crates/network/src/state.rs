@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::{AddressPlan, Driver, GatewayMode, NetworkConfig};
 use crate::endpoint::Below;
 use crate::firewall::table::{Publication, TableNetwork};
-use crate::ipam::Leases;
+use crate::ipam::{Leases, Usage};
 use crate::publish::{Ports, Publisher, Relaying};
 use crate::record::{EndpointAddress, EndpointId, EndpointRecord, PublishedPort};
 use crate::{AddressError, Subnet};
@@ -57,6 +57,10 @@ impl Network {
 
     pub(crate) fn leases(&mut self, ipv6: bool) -> Option<&mut Leases> {
         if ipv6 { self.ipv6.as_mut() } else { self.ipv4.as_mut() }
+    }
+
+    pub(crate) fn usage(&self) -> Vec<Usage> {
+        self.ipv4.iter().chain(&self.ipv6).map(Leases::usage).collect()
     }
 
     pub(crate) fn subnets(&self) -> impl Iterator<Item = Subnet> {

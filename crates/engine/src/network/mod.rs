@@ -98,6 +98,8 @@ pub struct NetworkDetails {
     pub network: Arc<Network>,
     /// Endpoints by container id.
     pub containers: BTreeMap<String, NetworkMember>,
+    /// How many addresses are given out; not in lists.
+    pub usage: Vec<palan_network::Usage>,
 }
 
 /// One endpoint of a network.
@@ -227,14 +229,17 @@ impl Engine {
                     .is_none_or(|dangling| dangling == (!network.is_predefined() && !self.is_in_use(network)))
         };
         let networks = self.networks.all().into_iter().filter(|network| fits(network));
-        Ok(networks.map(|network| NetworkDetails { network, containers: BTreeMap::new() }).collect())
+        Ok(networks
+            .map(|network| NetworkDetails { network, containers: BTreeMap::new(), usage: Vec::new() })
+            .collect())
     }
 
     /// One network by name or id.
     pub async fn inspect_network(&self, reference: &str) -> Result<NetworkDetails> {
         let network = self.networks.find(reference)?;
         let containers = self.members(&network);
-        Ok(NetworkDetails { network, containers })
+        let usage = self.network.usage(&network.id);
+        Ok(NetworkDetails { network, containers, usage })
     }
 
     /// The endpoints of running containers.

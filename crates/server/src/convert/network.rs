@@ -72,7 +72,16 @@ pub(crate) fn listed(details: &NetworkDetails) -> wire::Network {
 /// `GET /networks/{id}`.
 pub(crate) fn inspected(details: &NetworkDetails) -> wire::Network {
     let members = details.containers.iter().map(|(id, member)| (id.clone(), endpoint(member)));
-    wire::Network { containers: Some(members.collect()), ..listed(details) }
+    let subnets = details.usage.iter().map(|usage| {
+        let status = wire::SubnetStatus { ips_in_use: usage.in_use, dynamic_ips_available: usage.available };
+        (usage.subnet.to_string(), status)
+    });
+    let ipam = wire::IpamStatus { subnets: subnets.collect() };
+    wire::Network {
+        containers: Some(members.collect()),
+        status: Some(wire::NetworkStatus { ipam }),
+        ..listed(details)
+    }
 }
 
 fn endpoint(member: &NetworkMember) -> wire::EndpointResource {

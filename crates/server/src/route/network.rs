@@ -24,8 +24,10 @@ pub(crate) async fn list(State(engine): Engines, version: Version, params: Param
     ok_json(&answer)
 }
 
-pub(crate) async fn inspect(State(engine): Engines, Name(id): Name) -> ApiResult {
-    ok_json(&convert::network::inspected(&engine.inspect_network(&id).await?))
+pub(crate) async fn inspect(State(engine): Engines, version: Version, Name(id): Name) -> ApiResult {
+    let mut answer = convert::network::inspected(&engine.inspect_network(&id).await?);
+    versions::network(&mut answer, version.0);
+    ok_json(&answer)
 }
 
 pub(crate) async fn create(State(engine): Engines, body: JsonBytes) -> ApiResult {
