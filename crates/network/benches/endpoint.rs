@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use lab::{Network, NetworkConfig, open, tcp, with_host};
 use palan_network::{Container, EndpointId, EndpointRequest, Leave, PortBinding};
 
-#[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/lab/mod.rs"]
 mod lab;
 

@@ -192,7 +192,7 @@ fn both_families() {
         let [relay] = <[palan_network::Relay; 1]>::try_from(manager.relays(&one.records[0])).unwrap();
         assert_eq!(relay.target, (address, 80).into());
         let listener = TcpListener::from(relay.socket.unwrap());
-        let client = std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, 8080)).unwrap();
+        let client = lab::connect(Ipv6Addr::LOCALHOST, 8080);
         assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
         // NAT66: the way out shows the host's address.
         let listener = inside(&lab.lan, move || TcpListener::bind((lan, 80)).unwrap());

@@ -187,7 +187,7 @@ fn ipv6_of_the_host_is_left_to_the_supervisor() {
         assert!(relays.iter().all(|relay| relay.socket.is_some()));
         assert!(network.manager.relays(&record).iter().all(|relay| relay.socket.is_none()), "given away");
         let listener = TcpListener::from(relays.into_iter().next().unwrap().socket.unwrap());
-        let client = std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, 8080)).unwrap();
+        let client = lab::connect(Ipv6Addr::LOCALHOST, 8080);
         assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
         drop(network);
 

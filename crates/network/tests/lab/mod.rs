@@ -309,6 +309,11 @@ pub(crate) fn tcp(host_port: u16, container_port: u16) -> PortBinding {
     binding(Transport::Tcp, "", host_port, container_port)
 }
 
+/// A connection that must be possible.
+pub(crate) fn connect(address: impl Into<IpAddr>, port: u16) -> TcpStream {
+    TcpStream::connect_timeout(&SocketAddr::new(address.into(), port), PATIENCE).unwrap()
+}
+
 /// What a TCP server says; empty if there is none within a moment.
 pub(crate) fn fetch(address: Ipv4Addr, port: u16) -> String {
     fetch_within(address, port, PATIENCE)

@@ -3,6 +3,12 @@ use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 
 use super::*;
 
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn connect(to: SocketAddr) -> TcpStream {
+    TcpStream::connect_timeout(&to, PATIENCE).unwrap()
+}
+
 /// A relay with the loop that serves it.
 struct Served {
     outer: Rc<Epoll>,
@@ -64,8 +70,8 @@ fn counter(answer: usize) -> SocketAddr {
 
 /// Sends `length` bytes, ends its side, and reads to the end.
 fn exchange(to: SocketAddr, length: usize) -> String {
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = connect(to);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&vec![b'y'; length]).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut text = String::new();
@@ -78,7 +84,7 @@ fn a_side_that_has_said_all_still_hears() {
     let mut served = Served::new();
     let port = served.open_tcp(counter(3_000_000));
     let text = served.during(move || exchange(port.host, 2_000_000));
-    assert!(text.starts_with("2000000 x"), "{:.20}", text);
+    assert!(text.starts_with("2000000 x"), "{text:.20}");
     assert_eq!(text.len(), "2000000 ".len() + 3_000_000);
     assert!(!served.relay.is_unused());
     served.relay.close(&port);
@@ -90,7 +96,7 @@ fn a_client_that_reads_nothing_keeps_nobody_busy() {
     let mut served = Served::new();
     let port = served.open_tcp(counter(30_000_000));
     let length = served.during(move || {
-        let mut stream = TcpStream::connect(port.host).unwrap();
+        let mut stream = connect(port.host);
         stream.shutdown(Shutdown::Write).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         let mut bytes = Vec::new();
@@ -106,7 +112,7 @@ fn a_port_where_nobody_listens_is_refused() {
     let target = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let port = served.open_tcp(target);
     let kind = served.during(move || {
-        let mut stream = TcpStream::connect(port.host).unwrap();
+        let mut stream = connect(port.host);
         stream.read(&mut [0; 1]).unwrap_err().kind()
     });
     assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
@@ -118,7 +124,7 @@ fn more_connections_than_the_most_wait_their_turn() {
     served.relay.streams.set_most(2);
     let port = served.open_tcp(counter(0));
     let texts = served.during(move || {
-        let first: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(port.host).unwrap()).collect();
+        let first: Vec<TcpStream> = (0..2).map(|_| connect(port.host)).collect();
         let third = std::thread::spawn(move || exchange(port.host, 5));
         std::thread::sleep(Duration::from_millis(200));
         let waits = !third.is_finished();
@@ -137,7 +143,7 @@ fn a_port_changes_its_target() {
     assert_eq!(served.during(move || exchange(port.host, 1)), "1 xxx");
     served.relay.close(&port);
     assert_eq!(served.relay.open(&port, None), Err(Errno::NOENT));
-    assert!(TcpStream::connect(port.host).is_err());
+    assert!(TcpStream::connect_timeout(&port.host, PATIENCE).is_err());
 }
 
 #[test]
