@@ -4,7 +4,8 @@
 //! [`cdi`], [`lifecycle`], [`logs`], [`log_drivers`], [`exec`], [`tty`], [`cp`] are the daily commands, [`command_line`] what shapes them; [`pull`] and
 //! [`archives`] bring images in, [`push`] out, [`commit`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
-//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others; [`restart`] kills the daemon;
+//! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is
+//! what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon;
 //! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
 //! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what
 //! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
@@ -31,6 +32,7 @@ mod durability;
 mod exec;
 mod flags;
 mod health;
+mod kernels;
 mod layers;
 mod lifecycle;
 mod log_drivers;
@@ -43,6 +45,7 @@ mod network;
 mod networks;
 mod pull;
 mod push;
+mod relay;
 mod restart;
 mod restart_policy;
 mod run;

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, finish};
-use palan_test_support::requires;
+use palan_test_support::image::{ImageBuilder, TarBuilder};
+use palan_test_support::{requires, wait_until};
 
-use crate::images::daemon;
+use crate::images::{busybox, daemon, load};
 use crate::networks::{command, daemon_on_own_host, inspect, look_up, sleeper, within};
 
 #[test]
@@ -24,6 +25,84 @@ fn a_dns_server_in_a_container() {
     assert_eq!(look_up(&daemon, "dns", "web"), [address("web")], "its own resolver answers all the same");
     let asked = within(&daemon, "web", &format!("nslookup anything.test {}", address("dns")));
     assert!(asked.contains("192.0.2.1"), "{asked}");
+}
+
+/// Debian's dnsmasq with what it is linked to, above busybox.
+fn dnsmasq() -> ImageBuilder {
+    let program = "/usr/sbin/dnsmasq";
+    let linked = finish(&mut command("ldd", &[program]), None).ok();
+    let libraries =
+        linked.stdout.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let mut tar = TarBuilder::new();
+    for path in libraries.chain([program]) {
+        tar = tar.file(path.trim_start_matches('/'), 0o755, std::fs::read(path).unwrap());
+    }
+    busybox().layer(tar.finish())
+}
+
+#[test]
+fn dnsmasq_on_port_53() {
+    requires!(root);
+    requires!(program "dnsmasq");
+    let daemon = daemon();
+    load(&daemon, dnsmasq(), "dnsmasq");
+    daemon.palan(["network", "create", "front"]).ok();
+    sleeper(&daemon, "web", &["--network", "front"]);
+    let flags = ["run", "-d", "--name", "dns", "--network", "front", "dnsmasq"];
+    // On port 53 of every address. It asks its own container's resolver for what it does not know.
+    let arguments = [
+        "/usr/sbin/dnsmasq",
+        "--keep-in-foreground",
+        "--user=root",
+        "--pid-file=",
+        "--no-resolv",
+        "--no-hosts",
+        "--server=127.0.0.11",
+        "--address=/printer.corp.test/192.0.2.7",
+    ];
+    daemon.palan(flags.into_iter().chain(arguments)).ok();
+    let address = |name: &str| inspect(&daemon, name, "{{.NetworkSettings.Networks.front.IPAddress}}");
+    let asked = |name: &str| within(&daemon, "web", &format!("nslookup {name} {}", address("dns")));
+    assert!(wait_until(Duration::from_secs(5), || asked("printer.corp.test").contains("Address: 192.0.2.7")));
+    assert!(asked("web").contains(&format!("Address: {}", address("web"))), "{}", asked("web"));
+    assert_eq!(look_up(&daemon, "dns", "web"), [address("web")], "its own resolver answers all the same");
+    // Containers may be told to ask it. They still ask their resolver first, for each other's names.
+    let server = address("dns");
+    sleeper(&daemon, "app", &["--network", "front", "--dns", &server]);
+    assert_eq!(look_up(&daemon, "app", "printer.corp.test"), ["192.0.2.7"]);
+    assert_eq!(look_up(&daemon, "app", "web"), [address("web")]);
+}
+
+#[test]
+fn a_hundred_containers_resolve_each_other() {
+    requires!(root);
+    requires!(program "python3");
+    let daemon = daemon();
+    daemon.palan(["network", "create", "front"]).ok();
+    std::thread::scope(|scope| {
+        for first in 0..4 {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                for number in (first..100).step_by(4) {
+                    sleeper(daemon, &format!("n{number}"), &["--network", "front"]);
+                }
+            });
+        }
+    });
+    let format = "{{.State.Pid}} {{slice .Name 1}} {{.NetworkSettings.Networks.front.IPAddress}}";
+    let names = (0..100).map(|number| format!("n{number}"));
+    let arguments = ["inspect", "-f", format].map(str::to_owned);
+    let shown = daemon.palan(arguments.into_iter().chain(names)).ok();
+    let rows: Vec<(&str, &str)> = shown.stdout.lines().filter_map(|line| line.split_once(' ')).collect();
+    assert_eq!(rows.len(), 100);
+    let file = daemon.scratch().join("names").display().to_string();
+    let text: String = rows.iter().map(|(_, name)| format!("{name}\n")).collect();
+    std::fs::write(&file, text).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/scripts/resolve_all.py");
+    for (pid, name) in &rows {
+        let said = finish(&mut command("nsenter", &["-t", pid, "-n", "python3", script, &file]), None).ok();
+        assert_eq!(said.line(), "200 right, 0 unanswered", "{name}");
+    }
 }
 
 /// Names resolve and connections stay up across ten restarts of the daemon, by signal and by SIGKILL in turn.
@@ -71,11 +150,11 @@ fn ten_restarts_under_load() {
 }
 
 /// A program of the test's, ended with it.
-struct Helper(std::process::Child);
+pub(crate) struct Helper(std::process::Child);
 
 impl Helper {
     /// Starts it and waits for its first line, "ready".
-    fn when_ready(command: &mut std::process::Command) -> Self {
+    pub(crate) fn when_ready(command: &mut std::process::Command) -> Self {
         let mut helper = Self(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
         let mut line = [0; 6];
         std::io::Read::read_exact(helper.0.stdout.as_mut().unwrap(), &mut line).unwrap();

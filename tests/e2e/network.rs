@@ -52,9 +52,9 @@ fn published_ports_answer_from_everywhere() {
     let direct = address(&daemon, "web");
     assert!(reads(&direct, 8080, "web\n"), "the container's address");
     let shown = daemon.palan(["port", "web"]).ok();
-    assert_eq!(shown.line(), format!("8080/tcp -> 0.0.0.0:{port}"));
+    assert_eq!(shown.line(), format!("8080/tcp -> 0.0.0.0:{port}\n8080/tcp -> [::]:{port}"));
     let listed = daemon.palan(["ps", "--format", "{{.Ports}}"]).ok();
-    assert_eq!(listed.line(), format!("0.0.0.0:{port}->8080/tcp"));
+    assert_eq!(listed.line(), format!("0.0.0.0:{port}->8080/tcp, [::]:{port}->8080/tcp"));
     // From another container: by its address, and by the published port (hairpin).
     for (host, port) in [(direct.as_str(), 8080), (daemon.gateway(), port)] {
         let script = format!("echo | nc -w 2 {host} {port}");

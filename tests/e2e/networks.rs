@@ -248,7 +248,6 @@ fn a_running_container_joins_and_leaves() {
     assert!(look_up(&daemon, "web", "db").is_empty());
     assert!(!within(&daemon, "web", "ip -o link").contains("eth1"));
     daemon.palan(["network", "disconnect", "back", "web"]).fails(1, "is not connected to network back");
-    daemon.palan(["network", "disconnect", "-f", "back", "web"]).ok();
 
     // From the default bridge, where there is no resolver, and with a port that moves.
     sleeper(&daemon, "late", &["-p", "127.0.0.1:0:80"]);
@@ -462,4 +461,72 @@ fn ipv6_with_addresses_names_and_ports() {
     }
     let refused = daemon.palan(["run", "--rm", "--network", "own", "--ip6", "fd99::1", BUSYBOX, "true"]);
     refused.fails(125, "no configured subnet or ip-range contain the IP address fd99::1");
+}
+
+#[test]
+fn a_network_that_is_a_configuration_for_others() {
+    requires!(root);
+    let mut daemon = daemon();
+    let create = |arguments: &[&str]| daemon.palan(["network", "create"].iter().chain(arguments).copied());
+    let subnet = ["--subnet", "10.247.0.0/24", "--gateway", "10.247.0.254"];
+    let rest = ["--label", "a=b", "-o", "com.docker.network.driver.mtu=1400", "plan"];
+    create(&[&["--config-only"], &subnet[..], &rest[..]].concat()).ok();
+    assert!(bridges(&daemon).is_empty(), "nothing is made of it");
+    let shown = "{{.Driver}} {{.ConfigOnly}} {{.ConfigFrom.Network}} {{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}} {{json .Labels}}";
+    let inspected = |daemon: &Daemon, name: &str| {
+        daemon.palan(["network", "inspect", "-f", shown, name]).ok().line().to_owned()
+    };
+    assert_eq!(inspected(&daemon, "plan"), "null true  10.247.0.0/24 10.247.0.254 {\"a\":\"b\"}");
+    create(&["--config-from", "plan", "real"]).ok();
+    let real = "bridge false plan 10.247.0.0/24 10.247.0.254 {\"a\":\"b\"}";
+    assert_eq!(inspected(&daemon, "real"), real);
+    create(&["--config-from", "nowhere", "x"]).fails(1, "configuration network \"nowhere\" does not exist");
+    create(&["--config-from", "real", "x"]).fails(1, "configuration network \"real\" does not exist");
+    let only = ["--config-only", "--config-from", "plan", "x"];
+    create(&only).fails(1, "a configuration network cannot depend on another configuration network");
+    create(&["--config-only", "--internal", "x"]).fails(1, "can only contain network specific fields");
+    let own = ["--config-from", "plan", "--label", "c=d", "x"];
+    create(&own).fails(1, "user-specified configurations are not supported if the network depends on");
+    let own = ["--config-from", "plan", "-o", "parent=eth0", "x"];
+    create(&own).fails(1, "network driver options are not supported if the network depends on");
+    let run = daemon.palan(["run", "--rm", "--network", "plan", BUSYBOX, "true"]);
+    run.fails(125, "cannot create endpoint on configuration-only network");
+    daemon.palan(["network", "rm", "plan"]).fails(1, "configuration network \"plan\" is in use");
+
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(inspected(&daemon, "real"), real);
+    sleeper(&daemon, "web", &["--network", "real", "--ip", "10.247.0.7"]);
+    assert!(within(&daemon, "web", "ip link show eth0").contains("mtu 1400"));
+    daemon.palan(["rm", "-f", "web"]).ok();
+    daemon.palan(["network", "prune", "-f"]).ok();
+    let left = daemon.palan(["network", "ls", "--format", "{{.Name}}", "--filter", "type=custom"]).ok();
+    assert_eq!(left.stdout, "plan\n", "a configuration is not pruned");
+    daemon.palan(["network", "rm", "plan"]).ok();
+}
+
+/// What docker-py's own tests of networks look at.
+#[test]
+fn names_addresses_and_ends_as_docker_py_expects_them() {
+    requires!(root);
+    let daemon = daemon();
+    daemon.palan(["network", "create", "test 01"]).ok();
+    assert_eq!(daemon.palan(["network", "inspect", "-f", "{{.Name}}", "test 01"]).ok().line(), "test 01");
+    daemon.palan(["create", "--name", "idle", BUSYBOX, "true"]).ok();
+    daemon.palan(["network", "connect", "--alias", "other", "test 01", "idle"]).ok();
+    let mac = ["run", "-d", "--name", "web", "--network", "test 01", "--mac-address", "02:42:ac:11:00:02"];
+    daemon.palan(mac.into_iter().chain([BUSYBOX, "sleep", "1000"])).ok();
+    let shown = "{{(index .NetworkSettings.Networks \"test 01\").MacAddress}}";
+    assert_eq!(inspect(&daemon, "web", shown), "02:42:ac:11:00:02");
+    let in_use = "{{range .Status.IPAM.Subnets}}{{.IPsInUse}}{{end}}";
+    let in_use = || daemon.palan(["network", "inspect", "-f", in_use, "test 01"]).ok().line().to_owned();
+    assert_eq!(in_use(), "4", "the network's address, everybody's, the gateway's, the container's");
+    daemon.palan(["stop", "-t", "0", "web"]).ok();
+    assert_eq!(inspect(&daemon, "web", shown), "02:42:ac:11:00:02", "what it will have again");
+    assert_eq!(in_use(), "3");
+    daemon.palan(["network", "disconnect", "-f", "test 01", "web"]).ok();
+    let again = daemon.palan(["network", "disconnect", "-f", "test 01", "web"]);
+    again.fails(1, "is not connected to network test 01");
+    daemon.palan(["rm", "idle"]).ok();
+    daemon.palan(["network", "rm", "test 01"]).ok();
 }

@@ -282,10 +282,11 @@ fn a_web_server_on_a_random_port() {
     registry.push("library/nginx", "latest", &nginx());
     for witness in both(&daemon) {
         let id = witness.run("run -d -P --name web nginx").ok().line().to_owned();
-        let port = witness.run(&format!("port {} 80", &id[..12])).ok().line().to_owned();
+        let port = witness.run(&format!("port {} 80", &id[..12])).ok().stdout;
+        let port = port.lines().next().unwrap();
         let port = port.strip_prefix("0.0.0.0:").unwrap_or_else(|| panic!("{port}"));
         assert_eq!(fetch(port), "It works!\n");
-        witness.shows("port web", &format!("80/tcp -> 0.0.0.0:{port}\n"));
+        witness.shows("port web", &format!("80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}\n"));
         let ps = witness.run("ps").ok().stdout;
         let head = "CONTAINER ID   IMAGE     COMMAND                  CREATED                  STATUS                  PORTS";
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -293,7 +294,8 @@ fn a_web_server_on_a_random_port() {
         let row = ps.lines().nth(1).unwrap();
         let start = format!("{}   nginx     \"/docker-entrypoint.…\"   ", &id[..12]);
         assert!(row.starts_with(&start), "{ps}");
-        assert!(row.ends_with(&format!("   0.0.0.0:{port}->80/tcp   web")), "{ps}");
+        let ports = format!("   0.0.0.0:{port}->80/tcp, [::]:{port}->80/tcp   web");
+        assert!(row.ends_with(&ports), "{ps}");
         let address = ["inspect", "--format", "{{ .NetworkSettings.IPAddress }}", "web"];
         let address = witness.words(&address).ok().line().to_owned();
         let network = daemon.gateway().rsplit_once('.').unwrap().0;

@@ -1,4 +1,7 @@
 //! `cargo xtask test [FILTER]`: installs what the tests need from Debian, runs everything, ends with the counts.
+//!
+//! `cargo xtask test --vm [FILTER]`: runs end-to-end tests in the virtual machine of `cargo xtask vm`; without a filter those of
+//! what not every kernel has (`tests/e2e/kernels.rs`), which are left to it elsewhere.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -13,6 +16,7 @@ const PACKAGES: &[Package] = &[
     ("busybox-static", "busybox"),
     ("btrfs-progs", "mkfs.btrfs"),
     ("criu", "criu"),
+    ("dnsmasq-base", "dnsmasq"),
     ("docker-compose", "docker-compose"),
     ("docker-registry", "docker-registry"),
     ("docker.io", "dockerd"),
@@ -41,6 +45,11 @@ const PYTHON: [&str; 2] = ["docker==7.1.0", "testcontainers==4.15.0"];
 #[expect(clippy::print_stdout, reason = "tasks talk to the person at the terminal")]
 pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     packages::install(PACKAGES)?;
+    if let Some((first, filters)) = arguments.split_first()
+        && first == "--vm"
+    {
+        return run_in_vm(filters);
+    }
     let python = python_client()?;
     let palan = task_dist::run()?;
     check(cargo().args(["build", "--locked", "--quiet", "--release", "--package", "palan-demo"]))?;
@@ -83,6 +92,24 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
         return Err("the tests failed".into());
     }
     Ok(())
+}
+
+/// Everything is built here: an emulated processor is slow.
+fn run_in_vm(filters: &[String]) -> Result<(), Failure> {
+    let palan = task_dist::run()?;
+    let build = ["test", "--locked", "--quiet", "--no-run", "--message-format", "json"];
+    let told = output(cargo().args(build).args(["--package", "palan-tests", "--test", "e2e"]))?;
+    let executable = told.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(str::to_owned)
+    });
+    let executable = executable.ok_or("cargo names no test program")?;
+    let mut machine = command(std::env::current_exe()?);
+    machine.args(["vm", "--timeout", "3600", "--", &executable]);
+    if filters.is_empty() {
+        machine.arg("kernels::");
+    }
+    check(machine.args(filters).env("PALAN_BIN", palan).env("RUST_TEST_THREADS", "1"))
 }
 
 #[derive(Default)]

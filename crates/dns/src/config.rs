@@ -31,15 +31,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The text.
+    /// The text. What would be read as something else (an alias with a line end, say) is left out.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = format!("{MARK}\n");
         // Writing to a text can't fail.
-        for path in &self.names {
+        for path in self.names.iter().filter(|path| !path.contains('\n')) {
             let _ = writeln!(text, "names {path}");
         }
-        for (alias, name) in &self.links {
+        for (alias, name) in self.links.iter().filter(|(alias, name)| is_word(alias) && is_word(name)) {
             let _ = writeln!(text, "link {alias} {name}");
         }
         for server in &self.servers {
@@ -56,7 +56,8 @@ impl Config {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut config = Self::default();
-        let mut lines = text.lines();
+        // A path may end with a carriage return.
+        let mut lines = text.split('\n');
         if lines.next() != Some(MARK) {
             return config;
         }
@@ -65,7 +66,9 @@ impl Config {
             match word {
                 "names" => config.names.push(rest.to_owned()),
                 "link" => config.links.extend(
-                    rest.split_once(' ').map(|(alias, name)| (alias.to_ascii_lowercase(), name.to_owned())),
+                    rest.split_once(' ')
+                        .filter(|(alias, name)| is_word(alias) && is_word(name))
+                        .map(|(alias, name)| (alias.to_ascii_lowercase(), name.to_owned())),
                 ),
                 "server" => config.servers.extend(rest.parse::<IpAddr>().ok()),
                 "forward" => config.forward = true,
@@ -82,9 +85,33 @@ impl Config {
     }
 }
 
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_word_is_left_out() {
+        let link = |alias: &str, name: &str| (alias.to_owned(), name.to_owned());
+        let config = Config {
+            names: vec!["/run/a\r".into(), "/run/b\nforward".into()],
+            links: vec![
+                link("x\nserver 192.0.2.66", "db"),
+                link("a b", "db"),
+                link("a", "db\r"),
+                link("a", "db"),
+            ],
+            ..Config::default()
+        };
+        let read = Config::parse(&config.render());
+        assert_eq!(read.names, ["/run/a\r"]);
+        assert_eq!(read.links, [link("a", "db")]);
+        assert!(read.servers.is_empty() && !read.forward);
+        assert!(Config::parse("palan-resolver 1\nlink a db x\nlink  db\nlink a db\r\n").links.is_empty());
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

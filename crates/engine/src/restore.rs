@@ -29,7 +29,7 @@ use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::events::Event;
-use crate::network::endpoints;
+use crate::network::{endpoints, relay};
 use crate::{Error, Result};
 
 /// Exit code of a container that ended with its host.
@@ -46,6 +46,19 @@ struct Found {
     is_over: bool,
     /// What the journal has told.
     events: Vec<Event>,
+}
+
+impl Found {
+    /// What the last daemon had no time to give to the supervisor.
+    fn hand_over_ports(&mut self, engine: &Engine) {
+        let Some(link) = &mut self.link else { return };
+        for (request, descriptors) in relay::requests(&[], relay::of(engine, &self.details)) {
+            if let Err(error) = link.send(request, descriptors) {
+                let error = palan_stdx::error_chain::to_string(&error);
+                tracing::warn!(container = self.details.id, error, "a port is not relayed");
+            }
+        }
+    }
 }
 
 /// Restores all containers. `rows` is what the database has.
@@ -71,8 +84,9 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
     restore_network(engine, live).await?;
     restore_volumes(engine, &found).await?;
     let (mut over, mut to_start) = (Vec::new(), Vec::new());
-    for found in found {
+    for mut found in found {
         let id = found.details.id.clone();
+        found.hand_over_ports(engine);
         if let Err(error) = engine.index.reserve_name(Some(&found.details.name), &id) {
             tracing::error!(
                 container = id,

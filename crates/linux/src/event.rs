@@ -123,6 +123,13 @@ impl Epoll {
     }
 }
 
+/// It is readable while anything is ready, so it can be watched by another instance.
+impl AsFd for Epoll {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
 /// Signals as a readable descriptor. The signals are blocked for the calling thread from then on, so a child must
 /// reset its mask before it executes foreign code.
 #[derive(Debug)]

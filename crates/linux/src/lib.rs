@@ -24,6 +24,7 @@ pub mod memory;
 pub mod signal;
 pub mod tty;
 
+pub mod datagram;
 pub mod event;
 pub mod socket;
 

@@ -1,6 +1,6 @@
 //! Sandboxes and endpoints: how a container comes to its network and leaves it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use palan_linux::netlink::conntrack::{self, Flow};
@@ -10,12 +10,13 @@ use rustix::io::Errno;
 
 use crate::endpoint::{self, Below, FIRST_INDEX, Plan};
 use crate::error::netlink;
+use crate::ipam::Usage;
 use crate::manager::{Manager, lock};
 use crate::namespace::Sandbox;
 use crate::record::{
     EndpointAddress, EndpointId, EndpointRecord, MacAddress, PortBinding, Protocol, PublishedPort,
 };
-use crate::state::{Endpoint, State, Wish};
+use crate::state::{Endpoint, Network, State, Wish};
 use crate::{AttachError, KernelError, NetworkError, PublishError, parent};
 
 /// Who is attached.
@@ -100,6 +101,17 @@ pub struct Statistics {
     pub tx_packets: u64,
     pub tx_errors: u64,
     pub tx_dropped: u64,
+}
+
+/// A port that the kernel can't translate to an endpoint.
+#[derive(Debug)]
+pub struct Relay {
+    /// The port.
+    pub port: PublishedPort,
+    /// Where the container is reached from the host.
+    pub target: SocketAddr,
+    /// Listens on the port (TCP), or is bound to it (UDP); non-blocking. `None`: the supervisor has it already.
+    pub socket: Option<OwnedFd>,
 }
 
 /// Whether the addresses of an endpoint that goes are kept for its container.
@@ -190,12 +202,14 @@ impl Manager {
         Ok(removed?)
     }
 
-    /// Publishes ports of an endpoint that is connected, which published none before.
+    /// Publishes ports of an endpoint that is connected, which published none before. Those of `held` the container's supervisor
+    /// relays already, to another endpoint.
     pub fn publish(
         &self,
         container: Container<'_>,
         record: &mut EndpointRecord,
         bindings: &[PortBinding],
+        held: &[PublishedPort],
     ) -> Result<(), AttachError> {
         let mut state = lock(&self.state);
         let Some(network) = state.networks.get(&record.network_id) else {
@@ -207,7 +221,7 @@ impl Manager {
             endpoint_id: record.endpoint_id.clone(),
             source: Box::new(source),
         };
-        let ports = state.ports.reserve(publisher, bindings).map_err(failed)?;
+        let ports = state.ports.reserve(publisher, bindings, held).map_err(failed)?;
         let Some(endpoint) = state.endpoints.get_mut(&record.endpoint_id) else {
             state.ports.release(&ports);
             return Err(AttachError::UnknownNetwork { id: record.network_id.clone() });
@@ -235,6 +249,22 @@ impl Manager {
         let closed = self.close_ports(&mut state, &before);
         state.ports.release(&before.ports);
         Ok(closed?)
+    }
+
+    /// The ports of an endpoint that its container's supervisor has to relay. Their sockets are given away, once.
+    pub fn relays(&self, record: &EndpointRecord) -> Vec<Relay> {
+        let mut state = lock(&self.state);
+        let endpoint = Endpoint::of(record);
+        let relay = |port: &PublishedPort| {
+            let target = state.relay_target(&endpoint, port)?;
+            Some(Relay { port: *port, target, socket: state.ports.take_socket(port) })
+        };
+        record.ports.iter().filter_map(relay).collect()
+    }
+
+    /// How many addresses of a network are given out, of each family that it has.
+    pub fn usage(&self, network_id: &str) -> Vec<Usage> {
+        lock(&self.state).networks.get(network_id).map(Network::usage).unwrap_or_default()
     }
 
     /// The addresses of a stopped container, which shall not be given to others while there is room.
@@ -375,7 +405,7 @@ impl Manager {
         let addresses = sides.map(|side| side.map(|side| side.address));
         let (below, prefix) = (network.below.clone(), network.config.interface_prefix.clone());
         let ports = match network.publisher(container.name).filter(|_| !request.ports.is_empty()) {
-            Some(publisher) => state.ports.reserve(publisher, &request.ports),
+            Some(publisher) => state.ports.reserve(publisher, &request.ports, &[]),
             None => Ok(Vec::new()),
         };
         let ports = match ports {

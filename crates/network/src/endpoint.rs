@@ -18,6 +18,8 @@ use crate::{AttachError, EndpointId, KernelError, sysctl};
 pub(crate) const FIRST_INDEX: u32 = 2;
 /// The host side's name has this many digits of the endpoint's id.
 const NAME_DIGITS: usize = 7;
+/// The same for an interface on top of another one, until it has its own name: as many as fit.
+const STACKED_DIGITS: usize = 11;
 
 /// What an endpoint is made of.
 #[derive(Debug)]
@@ -171,8 +173,11 @@ fn pair_error(name: &str, inside: &str, error: NetlinkError) -> KernelError {
     netlink(format!("create the interface pair {name} and {inside}"))(error)
 }
 
-fn create_stacked(host: &mut Socket, sandbox: &Sandbox, plan: &Plan<'_>) -> Result<(), AttachError> {
+/// Makes the interface under a name that nobody has, and gives it its own inside: see [`Stacked`].
+fn create_stacked(host: &mut Socket, sandbox: &mut Sandbox, plan: &Plan<'_>) -> Result<(), AttachError> {
     let Below::Parent { index, kind, mode, flags, mtu } = plan.below else { return Ok(()) };
+    let digits = plan.id.as_str().get(..STACKED_DIGITS).unwrap_or_default();
+    let name = format!("vlan{digits}");
     let mut batch = Batch::new();
     let wanted = Stacked {
         kind,
@@ -180,14 +185,29 @@ fn create_stacked(host: &mut Socket, sandbox: &Sandbox, plan: &Plan<'_>) -> Resu
         flags: *flags,
         parent: *index,
         namespace: &sandbox.fd,
-        name: plan.interface,
-        index: plan.index,
+        name: &name,
         mac: plan.mac.map(|mac| mac.0),
         mtu: *mtu,
     };
     link::add_stacked(&mut batch, &wanted);
-    let operation = format!("create the {kind} interface {}", plan.interface);
-    Ok(host.execute(&mut batch).map_err(netlink(operation))?)
+    let operation = || format!("create the {kind} interface {}", plan.interface);
+    host.execute(&mut batch).map_err(netlink(operation()))?;
+    let made = index_inside(sandbox, &name)?;
+    let mut batch = Batch::new();
+    link::set_name(&mut batch, made, plan.interface);
+    let renamed = sandbox.socket.execute(&mut batch).map_err(netlink(operation()));
+    if renamed.is_err() {
+        // The first error is the one to report.
+        let _ = delete_inside(sandbox, &name);
+    }
+    Ok(renamed?)
+}
+
+/// The index of an interface of the sandbox.
+fn index_inside(sandbox: &mut Sandbox, name: &str) -> Result<u32, KernelError> {
+    let operation = || format!("look the container's interface {name} up");
+    let found = link::get(&mut sandbox.socket, Target::Name(name)).map_err(netlink(operation()))?;
+    found.map(|link| link.index).ok_or_else(|| netlink(operation())(NetlinkError::Malformed))
 }
 
 /// The addresses, the default routes, and the gateways' Ethernet addresses, which are known and never change.
@@ -196,14 +216,9 @@ fn configure_inside(sandbox: &mut Sandbox, plan: &Plan<'_>) -> Result<(), Kernel
     if !settings.is_empty() {
         sandbox.run(|| settings.iter().try_for_each(|(name, value)| sysctl::write(name, value)))?;
     }
-    let index = match plan.index {
-        0 => {
-            let operation = || format!("look the container's interface {} up", plan.interface);
-            let found =
-                link::get(&mut sandbox.socket, Target::Name(plan.interface)).map_err(netlink(operation()))?;
-            found.map(|link| link.index).ok_or_else(|| netlink(operation())(NetlinkError::Malformed))?
-        }
-        index => index,
+    let index = match (plan.below, plan.index) {
+        (Below::Bridge { .. }, index @ 1..) => index,
+        _ => index_inside(sandbox, plan.interface)?,
     };
     let mut batch = Batch::new();
     link::set_up(&mut batch, Target::Index(index));

@@ -28,6 +28,17 @@ enum Holder {
     Resting,
 }
 
+/// How many addresses of a subnet are given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The subnet.
+    pub subnet: Subnet,
+    /// Given out, or never given to anybody.
+    pub in_use: u64,
+    /// Left for containers that ask for none in particular.
+    pub available: u64,
+}
+
 /// The leases of one subnet.
 #[derive(Debug)]
 pub(crate) struct Leases {
@@ -89,6 +100,27 @@ impl Leases {
     pub(crate) fn forget(&mut self, address: IpAddr) {
         if self.used.get(&bits(address)) == Some(&Holder::Resting) {
             self.used.remove(&bits(address));
+        }
+    }
+
+    /// How many addresses there are. One that rests is nobody's.
+    pub(crate) fn usage(&self) -> Usage {
+        let (first, last) = hosts(self.subnet);
+        let number = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+        let taken = |holder: &&Holder| **holder != Holder::Resting;
+        let reserved = (first - self.subnet.first()) + (self.subnet.last() - last);
+        let (start, end) = (first.max(self.range.first()), last.min(self.range.last()));
+        let taken_there = self
+            .used
+            .iter()
+            .filter(|(number, holder)| (start..=end).contains(*number) && taken(holder))
+            .count();
+        Usage {
+            subnet: self.subnet.network(),
+            in_use: number(reserved.saturating_add(self.used.values().filter(taken).count() as u128)),
+            available: number(
+                end.saturating_sub(start).saturating_add(1).saturating_sub(taken_there as u128),
+            ),
         }
     }
 
@@ -177,6 +209,19 @@ mod tests {
     }
 
     const FULL: &str = "no available IPv4 addresses on this network's address pools: net (123)";
+
+    #[test]
+    fn what_is_given_out_is_counted() {
+        let mut leases = leases("10.0.0.1/24");
+        let empty = leases.usage();
+        assert_eq!(empty.in_use, 3, "the network's address, the gateway's and that of everybody");
+        let size = u64::try_from(leases.subnet().last() - leases.subnet().first() + 1).unwrap();
+        assert_eq!(empty.available, size - 3);
+        let address = leases.take(None, None).unwrap();
+        assert_eq!((leases.usage().in_use, leases.usage().available), (4, size - 4));
+        leases.rest(address);
+        assert_eq!(leases.usage(), empty);
+    }
 
     #[test]
     fn addresses_come_in_turn_and_rest_after_use() {

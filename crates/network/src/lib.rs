@@ -31,9 +31,10 @@ mod state;
 mod subnet;
 mod sysctl;
 
-pub use attach::{Attachment, Container, EndpointRequest, Leave, Statistics};
+pub use attach::{Attachment, Container, EndpointRequest, Leave, Relay, Statistics};
 pub use config::{AddressPlan, AddressPool, Driver, FirewallIntegration, HostConfig, NetworkConfig};
 pub use error::{AddressError, AttachError, KernelError, NetworkError, PublishError};
+pub use ipam::Usage;
 pub use manager::{Manager, Restored};
 pub use namespace::Sandbox;
 pub use record::{EndpointId, EndpointRecord, MacAddress, PortBinding, Protocol, PublishedPort};

@@ -479,7 +479,8 @@ fn readopt(
             leases.take(Some(side.address), None).map_err(|error| error.to_string())?;
         }
     }
-    let unreserved = state.ports.readopt(&record.container_id, &record.ports);
+    let relaying = network.relaying();
+    let unreserved = state.ports.readopt(&record.container_id, &record.ports, relaying);
     state.endpoints.insert(record.endpoint_id.clone(), Endpoint::of(record));
     Ok(unreserved)
 }

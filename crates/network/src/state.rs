@@ -1,13 +1,13 @@
 //! What changes while networks and containers come and go: networks, endpoints, leases, ports.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::{AddressPlan, Driver, GatewayMode, NetworkConfig};
 use crate::endpoint::Below;
 use crate::firewall::table::{Publication, TableNetwork};
-use crate::ipam::Leases;
-use crate::publish::{Ports, Publisher};
+use crate::ipam::{Leases, Usage};
+use crate::publish::{Ports, Publisher, Relaying};
 use crate::record::{EndpointAddress, EndpointId, EndpointRecord, PublishedPort};
 use crate::{AddressError, Subnet};
 
@@ -57,6 +57,10 @@ impl Network {
 
     pub(crate) fn leases(&mut self, ipv6: bool) -> Option<&mut Leases> {
         if ipv6 { self.ipv6.as_mut() } else { self.ipv4.as_mut() }
+    }
+
+    pub(crate) fn usage(&self) -> Vec<Usage> {
+        self.ipv4.iter().chain(&self.ipv6).map(Leases::usage).collect()
     }
 
     pub(crate) fn subnets(&self) -> impl Iterator<Item = Subnet> {
@@ -124,7 +128,20 @@ impl Network {
             name: container,
             ipv4: config.ipv4.as_ref().map(|_| config.host_address),
             ipv6: config.ipv6.as_ref().map(|_| config.host_address_ipv6),
+            relaying: self.relaying(),
         })
+    }
+
+    /// What can't be translated to its endpoints.
+    pub(crate) fn relaying(&self) -> Relaying {
+        let config = &self.config;
+        let is_translated =
+            |ipv6| matches!(config.mode(ipv6), GatewayMode::Nat | GatewayMode::NatUnprotected);
+        match (&config.ipv4, &config.ipv6) {
+            (_, Some(_)) if is_translated(true) => Relaying::Loopback,
+            (Some(_), None) if is_translated(false) => Relaying::Ipv6,
+            _ => Relaying::Nothing,
+        }
     }
 }
 
@@ -152,16 +169,31 @@ impl State {
         networks
     }
 
-    /// What an endpoint publishes: each port leads to the address of its own family.
+    /// What an endpoint publishes by translation: each port leads to the address of its own family.
     pub(crate) fn publications(&self, endpoint: &Endpoint) -> Vec<Publication> {
         let Some(network) = self.networks.get(&endpoint.network_id) else { return Vec::new() };
         let of = |port: &PublishedPort| {
             let ipv6 = port.host_address.is_ipv6();
+            if ipv6 && port.host_address.is_loopback() {
+                return None;
+            }
             let container = if ipv6 { endpoint.ipv6 } else { endpoint.ipv4 }?;
             let routed = network.config.mode(ipv6) == GatewayMode::Routed;
             Some(Publication { port: *port, container, routed })
         };
         endpoint.ports.iter().filter_map(of).collect()
+    }
+
+    /// Where a port of an endpoint is relayed to; `None` if it isn't.
+    pub(crate) fn relay_target(&self, endpoint: &Endpoint, port: &PublishedPort) -> Option<SocketAddr> {
+        let relaying = self.networks.get(&endpoint.network_id)?.relaying();
+        let container = match relaying {
+            Relaying::Nothing => None,
+            Relaying::Loopback => endpoint.ipv6,
+            Relaying::Ipv6 => endpoint.ipv4,
+        }?;
+        let target = SocketAddr::new(container, port.container_port);
+        relaying.covers(port.protocol, port.host_address).then_some(target)
     }
 
     /// The names of all bridges.

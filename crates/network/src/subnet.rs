@@ -26,9 +26,9 @@ impl Subnet {
         Self { address, prefix: prefix.min(width(address)) }
     }
 
-    /// The same for IPv4 constants, where the prefix is known to be right.
-    pub(crate) const fn constant(address: Ipv4Addr, prefix: u8) -> Self {
-        Self { address: IpAddr::V4(address), prefix }
+    /// The same for constants, where the prefix is known to be right.
+    pub(crate) const fn constant(address: IpAddr, prefix: u8) -> Self {
+        Self { address, prefix }
     }
 
     /// The address as it was given, host bits included.

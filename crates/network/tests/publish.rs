@@ -4,7 +4,7 @@
 
 mod lab;
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 
 use lab::{
     HOST, LAN, Network, NetworkConfig, ask, ask_from, attach, binding, fetch, inside, is_closed, open,
@@ -167,6 +167,65 @@ fn the_administrator_s_chain_comes_first_and_is_kept() {
     });
 }
 
+#[test]
+fn ipv6_of_the_host_is_left_to_the_supervisor() {
+    with_host(|lab| {
+        let network = open(NetworkConfig::default());
+        let ports = [tcp(8080, 80), binding(Protocol::Udp, "::1", 5353, 53), tcp(8081, 81)];
+        let web = attach(&network, 1, &ports);
+        let record = web.attachment.record().clone();
+        let shown: Vec<String> = record
+            .ports
+            .iter()
+            .map(|port| format!("{}:{}/{}", port.host_address, port.host_port, port.protocol))
+            .collect();
+        let expected = ["0.0.0.0:8080/tcp", ":::8080/tcp", "::1:5353/udp", "0.0.0.0:8081/tcp", ":::8081/tcp"];
+        assert_eq!(shown, expected);
+        let relays = network.manager.relays(&record);
+        let targets: Vec<String> = relays.iter().map(|relay| relay.target.to_string()).collect();
+        assert_eq!(targets, ["172.17.0.2:80", "172.17.0.2:53", "172.17.0.2:81"]);
+        assert!(relays.iter().all(|relay| relay.socket.is_some()));
+        assert!(network.manager.relays(&record).iter().all(|relay| relay.socket.is_none()), "given away");
+        let listener = TcpListener::from(relays.into_iter().next().unwrap().socket.unwrap());
+        let client = lab::connect(Ipv6Addr::LOCALHOST, 8080);
+        assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
+        drop(network);
+
+        // The next daemon makes anew only what no supervisor has.
+        let network = Network::open(NetworkConfig::default()).unwrap();
+        let restored = network.restore(std::slice::from_ref(&record)).unwrap();
+        assert!(restored.lost.is_empty() && restored.warnings.is_empty(), "{restored:?}");
+        let made: Vec<bool> =
+            network.manager.relays(&record).iter().map(|relay| relay.socket.is_some()).collect();
+        assert_eq!(made, [false, true, true]);
+
+        // The same port of another endpoint: whose supervisor has it needs no socket.
+        let mut moved = record.clone();
+        network.manager.unpublish(&mut moved).unwrap();
+        let container = palan_network::Container { id: "0123456789ab", name: "web" };
+        network.manager.publish(container, &mut moved, &[tcp(8080, 80)], &record.ports).unwrap();
+        assert!(network.manager.relays(&moved)[0].socket.is_none());
+        network.manager.unpublish(&mut moved).unwrap();
+        let taken = network.manager.publish(container, &mut moved, &[tcp(8080, 80)], &[]);
+        let text = palan_stdx::error_chain::to_string(&taken.unwrap_err());
+        assert!(text.contains("listen tcp6 [::]:8080: bind: address already in use"), "{text}");
+        network.remove_all().unwrap();
+        drop((web, listener));
+        lab.assert_clean();
+    });
+}
+
+#[test]
+fn a_host_without_ipv6_has_ports_of_ipv4() {
+    with_host(|_| {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let network = open(NetworkConfig::default());
+        let web = attach(&network, 1, &[tcp(8080, 80)]);
+        assert_eq!(web.attachment.record().ports.len(), 1);
+        assert!(refusal(&network, 2, binding(Protocol::Tcp, "::1", 8081, 80)).contains("cannot assign"));
+    });
+}
+
 fn refusal(network: &Network, id: u8, port: PortBinding) -> String {
     palan_stdx::error_chain::to_string(&network.attach(&request(id, &[port])).unwrap_err())
 }
@@ -198,7 +257,7 @@ fn ports_in_use() {
             "listen tcp4 192.0.2.77:9091: bind: cannot assign requested address",
         );
         check(
-            binding(Protocol::Tcp, "::1", 9091, 80),
+            binding(Protocol::Sctp, "::1", 9091, 80),
             "the port can't be published on ::1: the network has no IPv6 addresses, use a host address of the other family",
         );
         check(binding(Protocol::Tcp, "localhost", 9091, 80), "invalid hostIP: localhost");

@@ -166,6 +166,7 @@ impl Supervisor {
     /// Gives up what outlives a run.
     fn close_for_good(&mut self) {
         self.resolver = None;
+        self.relay = None;
         self.restarts.close();
         if let Some(lost) = self.log.take().as_mut().and_then(Log::close) {
             self.record(Event::LogLost { lines: lost.lines, reason: lost.reason });

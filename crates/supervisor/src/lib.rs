@@ -93,6 +93,9 @@ mod wait;
 /// The container's DNS.
 mod resolver;
 
+/// Ports of the host that the kernel can't translate.
+mod relay;
+
 /// Moving to a cgroup of one's own.
 mod own_cgroup;
 

@@ -34,6 +34,7 @@ pub(crate) mod frame;
 mod health;
 mod restart;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use palan_oci::runtime_spec::{NamespaceKind, Process, Spec};
@@ -48,7 +49,7 @@ use crate::journal::Entry;
 ///
 /// 2 added [`Config::runtime`], 3 [`Request::Resolve`], the resolver of [`Request::Start`], [`Config::sources`] and
 /// [`Config::health`], 4 [`Config::restart`], [`Request::StayDown`], [`Request::Update`], [`HealthAction::Restart`],
-/// [`Config::groups`] and the other containers' namespaces of [`Request::Start`].
+/// [`Config::groups`], the other containers' namespaces of [`Request::Start`], and [`Request::Relay`].
 pub const VERSION: u32 = 4;
 
 /// The name of the listening socket in the run directory.
@@ -120,6 +121,18 @@ pub enum Request {
     /// Descriptors: a bound UDP socket and a listening TCP socket, both in the container's network namespace and
     /// non-blocking. Reply: [`Reply::Done`].
     Resolve,
+    /// Relays ports of the host to the container, which the kernel can't translate to it: first those of `close` end (what they
+    /// have connected goes on), then those of `open` begin, or lead elsewhere if they are relayed already. States *Running* and
+    /// *Paused*.
+    ///
+    /// Descriptors: one for each of `open` with [`RelayedPort::socket`]: a listening TCP or a bound UDP socket, non-blocking; UDP
+    /// of IPv6 only. Reply: [`Reply::Done`].
+    Relay {
+        /// Ports to relay no longer.
+        close: Vec<RelayedPort>,
+        /// Ports to relay from now on.
+        open: Vec<RelayedPort>,
+    },
     /// Attaches a client to the container's stdio. States *Running* and *Paused*; clients from before come with `Start`.
     ///
     /// Descriptor: the client's socket, whose response head has been written. Reply: [`Reply::Done`], after which the
@@ -191,6 +204,30 @@ pub enum Request {
     /// Does nothing. Since an entry is sent before the reply to what follows it, the reply tells that all entries of what
     /// happened before the request (say, the end of an exec session whose stream has ended) are here.
     Sync,
+}
+
+/// A port of the host that is relayed. Protocol and `host` are its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayedPort {
+    /// How clients speak to it.
+    pub protocol: RelayProtocol,
+    /// Where the socket is bound.
+    pub host: SocketAddr,
+    /// Where the container listens, as the host reaches it.
+    pub target: SocketAddr,
+    /// The socket comes along. Else the port is relayed already.
+    #[serde(default)]
+    pub socket: bool,
+}
+
+/// What a relay understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// Rows and columns.

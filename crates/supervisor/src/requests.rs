@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use palan_linux::event::Interest;
 use palan_linux::process;
 use palan_linux::signal::Signal;
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use crate::attach::Typed;
@@ -13,9 +14,10 @@ use crate::journal::Event;
 use crate::launch::Execed;
 use crate::protocol::frame::Frame;
 use crate::protocol::{
-    AttachOptions, ExecOptions, ExecState, Failure, FailureKind, Message, Reply, Request, RequestFrame,
-    RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
+    AttachOptions, ExecOptions, ExecState, Failure, FailureKind, Message, RelayedPort, Reply, Request,
+    RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
 };
+use crate::relay::Relay;
 use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
 use crate::session::{InputEnd, Session};
 use crate::start::{Descriptors, StartFlags, read_program};
@@ -99,6 +101,10 @@ impl Supervisor {
                 self.running()?;
                 self.serve_names(&mut descriptors)?;
             }
+            Request::Relay { close, open } => {
+                self.running()?;
+                self.relay_ports(&close, &open, &mut descriptors)?;
+            }
             Request::Attach(options) => self.attach(&options, descriptors)?,
             Request::HoldWait(options) => self.hold_wait(descriptors.take("the connection")?, options),
             Request::ReleaseWait { key } => self.waits.release(key),
@@ -120,6 +126,32 @@ impl Supervisor {
             Request::AckJournal { seq } => self.journal.acknowledge(seq),
         }
         Ok(Reply::Done)
+    }
+
+    /// Changes what is relayed. What does not work leaves the rest in place.
+    fn relay_ports(
+        &mut self,
+        close: &[RelayedPort],
+        open: &[RelayedPort],
+        descriptors: &mut Descriptors,
+    ) -> Result<(), Failure> {
+        let failed = |errno: Errno| Failure::cannot("relay a port", &std::io::Error::from(errno));
+        let relay = match &mut self.relay {
+            Some(relay) => relay,
+            None => self.relay.insert(Box::new(Relay::new(&self.epoll).map_err(failed)?)),
+        };
+        for port in close {
+            relay.close(port);
+        }
+        for port in open {
+            let socket = if port.socket { Some(descriptors.take("a socket to relay")?) } else { None };
+            relay.open(port, socket).map_err(failed)?;
+        }
+        if relay.is_unused() {
+            self.relay = None;
+        }
+        self.idle_work = true;
+        Ok(())
     }
 
     fn running(&mut self) -> Result<&mut Running, Failure> {

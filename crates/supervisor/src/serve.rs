@@ -24,6 +24,7 @@ use crate::oom::OomWatch;
 use crate::own_cgroup;
 use crate::protocol::frame::Frames;
 use crate::protocol::{Failure, Message, SOCKET_NAME};
+use crate::relay::Relay;
 use crate::resolver::Resolver;
 use crate::restart::Restarts;
 use crate::session::Session;
@@ -85,6 +86,8 @@ pub(crate) struct Supervisor {
     pub(crate) waits: HeldWaits,
     /// Where the container has one; boxed, since most have not.
     pub(crate) resolver: Option<Box<Resolver>>,
+    /// The same.
+    pub(crate) relay: Option<Box<Relay>>,
     /// Output passes through here; empty while there is none.
     pub(crate) output_buffer: Vec<u8>,
     /// The cgroup to move to once there is time.
@@ -204,6 +207,7 @@ impl Supervisor {
             log: None,
             waits: HeldWaits::default(),
             resolver: None,
+            relay: None,
             output_buffer: Vec::new(),
             cgroup,
             idle_work: false,
@@ -276,6 +280,7 @@ impl Supervisor {
         self.waits.clear();
         self.log = None;
         self.resolver = None;
+        self.relay = None;
         self.health = None;
         self.restarts.close();
         self.life = Life::Finished(Finished::now());
@@ -303,6 +308,12 @@ impl Supervisor {
                 | Token::ResolverClient(_)
                 | Token::ResolverUpstream(_)),
             ) => self.resolver_ready(token),
+            Some(Token::Relay) => {
+                if let Some(relay) = &mut self.relay {
+                    self.idle_work = true;
+                    relay.ready();
+                }
+            }
             None => {}
         }
         Ok(())
@@ -422,6 +433,9 @@ impl Supervisor {
         if let Some(resolver) = &mut self.resolver {
             resolver.expire(now);
         }
+        if let Some(relay) = &mut self.relay {
+            relay.expire(now);
+        }
         if matches!(&self.life, Life::Running(running) if running.oom.is_due(now)) {
             self.note_oom_kills();
         }
@@ -488,9 +502,11 @@ impl Supervisor {
         let clients =
             self.execs.iter().map(|exec| &exec.session).chain([&self.stdio]).filter_map(Session::deadline);
         let resolver = self.resolver.as_ref().and_then(|resolver| resolver.deadline());
+        let relay = self.relay.as_ref().and_then(|relay| relay.deadline());
         execs
             .chain(life)
             .chain(resolver)
+            .chain(relay)
             .chain(self.listener_rests_until)
             .chain(journal)
             .chain(log)
@@ -520,6 +536,9 @@ impl Supervisor {
         self.output_buffer = Vec::new();
         if let Some(resolver) = &mut self.resolver {
             resolver.release_memory();
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.release_memory();
         }
         if let Some(log) = &mut self.log {
             log.release_memory();

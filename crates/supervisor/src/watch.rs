@@ -45,6 +45,8 @@ pub(crate) enum Token {
     ResolverClient(u32),
     /// A server that the resolver has asked.
     ResolverUpstream(u32),
+    /// Whatever the relay watches.
+    Relay,
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -69,6 +71,7 @@ impl Token {
             Self::ResolverTcp => (11, 0, 0),
             Self::ResolverClient(number) => (12, 0, number),
             Self::ResolverUpstream(number) => (13, 0, number),
+            Self::Relay => (14, 0, 0),
         };
         kind << KIND_SHIFT | (u64::from(client) & CLIENT_MASK) << CLIENT_SHIFT | u64::from(session)
     }
@@ -92,6 +95,7 @@ impl Token {
             11 => Self::ResolverTcp,
             12 => Self::ResolverClient(session),
             13 => Self::ResolverUpstream(session),
+            14 => Self::Relay,
             _ => return None,
         })
     }
@@ -107,7 +111,7 @@ impl Token {
 pub(crate) struct Watched {
     descriptor: OwnedFd,
     epoll: Rc<Epoll>,
-    token: Token,
+    token: u64,
     state: WatchState,
 }
 
@@ -122,6 +126,11 @@ enum WatchState {
 impl Watched {
     /// Takes `descriptor` over without waiting for anything yet.
     pub(crate) fn new(epoll: &Rc<Epoll>, descriptor: OwnedFd, token: Token) -> Self {
+        Self::with_token(epoll, descriptor, token.encode())
+    }
+
+    /// The same with a token of another epoll instance than the loop's.
+    pub(crate) fn with_token(epoll: &Rc<Epoll>, descriptor: OwnedFd, token: u64) -> Self {
         Self { descriptor, epoll: Rc::clone(epoll), token, state: WatchState::Unknown }
     }
 
@@ -149,7 +158,7 @@ impl Watched {
         if self.state == state {
             return Ok(());
         }
-        let token = self.token.encode();
+        let token = self.token;
         if self.state == WatchState::Unknown {
             let first = if let WatchState::For(interest) = state { interest } else { Interest::NONE };
             self.epoll.add(&self.descriptor, token, first)?;
@@ -206,6 +215,7 @@ mod tests {
             Token::ResolverTcp,
             Token::ResolverClient(u32::MAX),
             Token::ResolverUpstream(3),
+            Token::Relay,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

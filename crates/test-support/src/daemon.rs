@@ -332,6 +332,33 @@ impl Daemon {
         bridges.filter(|bridge| Path::new("/sys/class/net").join(bridge).exists()).collect()
     }
 
+    /// Addresses that are given out although there is no container, by network; empty when all is well.
+    fn leases(&self) -> Vec<String> {
+        let ids = self.palan(["network", "ls", "-q", "--no-trunc", "--filter", "driver=bridge"]);
+        let mut inspect = vec!["network", "inspect"];
+        inspect.extend(ids.stdout.split_whitespace());
+        let shown = self.palan(inspect);
+        let networks: Vec<serde_json::Value> = serde_json::from_str(&shown.stdout).unwrap_or_default();
+        let mut found = Vec::new();
+        for network in networks {
+            for config in network["IPAM"]["Config"].as_array().into_iter().flatten() {
+                let subnet = config["Subnet"].as_str().unwrap_or_default();
+                // The network's own address and, in IPv4, the one of everybody; the gateway's; those that others have.
+                let own = if subnet.contains(':') { 1 } else { 2 };
+                let gateway =
+                    u64::from(config["Gateway"].as_str().is_some_and(|gateway| !gateway.is_empty()));
+                let others = config["AuxiliaryAddresses"].as_object().map_or(0, serde_json::Map::len);
+                let expected = own + gateway + others as u64;
+                let in_use = network["Status"]["IPAM"]["Subnets"][subnet]["IPsInUse"].as_u64();
+                if in_use.is_some_and(|in_use| in_use > expected) {
+                    found
+                        .push(format!("addresses of {}: {in_use:?} in use, not {expected}", network["Name"]));
+                }
+            }
+        }
+        found
+    }
+
     fn remove_containers(&self) {
         let ids = self.palan(["ps", "-aq"]);
         let ids: Vec<&str> = ids.stdout.split_whitespace().collect();
@@ -381,6 +408,7 @@ impl Drop for Daemon {
             self.launch();
         }
         self.remove_containers();
+        let leases = self.leases();
         let bridges = self.remove_networks();
         if panicking {
             // The test has failed already: clear away without judging.
@@ -407,6 +435,7 @@ impl Drop for Daemon {
         wait_until(Duration::from_secs(5), || {
             found = self.leaks();
             found.extend(bridges.iter().map(|bridge| format!("link {bridge}")));
+            found.extend(leases.iter().cloned());
             found.is_empty()
         });
         if !found.is_empty() {

@@ -21,6 +21,9 @@ pub(crate) fn find(daemon: &Daemon) -> Vec<String> {
     if Path::new("/sys/class/net").join(daemon.bridge()).exists() {
         found.push(format!("link {}", daemon.bridge()));
     }
+    for link in links(daemon.bridge()) {
+        found.push(format!("link {link}"));
+    }
     for table in tables(daemon.bridge()) {
         found.push(format!("table {table}"));
     }
@@ -109,6 +112,15 @@ fn descend(directory: &Path, found: &mut Vec<PathBuf>) {
             descend(&entry.path(), found);
         }
     }
+}
+
+/// Interfaces whose text says that they are of the bridge, or of a network of the daemon that has it.
+fn links(bridge: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let is_of =
+        |path: &Path| std::fs::read_to_string(path.join("ifalias")).is_ok_and(|alias| alias.contains(bridge));
+    let found = entries.filter(|entry| is_of(&entry.path()));
+    found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// `family name` of each nftables table whose name holds the bridge's.

@@ -14,6 +14,13 @@ pub fn note(test: &str, reason: &str) {
     }
 }
 
+/// Notes that a test is left to the virtual machine (`cargo xtask test --vm`), whose kernel has what this one lacks. There nothing
+/// may be lacking.
+pub fn leave_to_vm(test: &str, what: &str) {
+    assert!(std::env::var_os("PALAN_VM").is_none(), "{test}: the virtual machine's kernel lacks {what}");
+    writeln!(std::io::stderr(), "LEFT TO THE VM {test}: this kernel lacks {what}").ok();
+}
+
 /// Whether a program is installed.
 pub fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -23,7 +30,8 @@ pub fn has_program(name: &str) -> bool {
 }
 
 /// Returns from the test, noting the skip, unless the condition holds: `requires!(root)`, `requires!(program "nft")`,
-/// `requires!(cond, "reason")`.
+/// `requires!(cond, "reason")`. A test of what not every kernel has is left to the virtual machine:
+/// `requires!(kernel cond, "SCTP")`.
 #[macro_export]
 macro_rules! requires {
     (root) => {
@@ -31,6 +39,12 @@ macro_rules! requires {
     };
     (program $name:literal) => {
         $crate::requires!($crate::skip::has_program($name), concat!("needs the program ", $name))
+    };
+    (kernel $condition:expr, $what:expr) => {
+        if !$condition {
+            $crate::skip::leave_to_vm(concat!(module_path!(), ":", line!()), $what);
+            return;
+        }
     };
     ($condition:expr, $reason:expr) => {
         if !$condition {

@@ -14,7 +14,7 @@ use super::peers::Bench;
 use super::report::{Contender, Report, say};
 use super::subjects::quietly;
 use crate::Failure;
-use crate::process::{check, command, find, output};
+use crate::process::{cargo, check, command, find, output};
 
 /// How long each throughput is measured, in seconds.
 const SECONDS: &str = "3";
@@ -85,7 +85,28 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure>
         _ => say("throughput and connections need iperf3, nginx and wrk")?,
     }
     many_ports(&sides, report)?;
-    many_networks(&sides, report)
+    many_networks(&sides, report)?;
+    endpoints(report)
+}
+
+/// What of a container's start is its network: `crates/network/benches/endpoint.rs`.
+fn endpoints(report: &mut Report) -> Result<(), Failure> {
+    let told = output(cargo().args([
+        "bench",
+        "--locked",
+        "--quiet",
+        "--package",
+        "palan-network",
+        "--bench",
+        "endpoint",
+    ]))?;
+    for line in told.lines() {
+        let Some((name, times)) = line.split_once(": median ") else { continue };
+        let time = times.split(' ').next().and_then(|time| time.parse::<f64>().ok());
+        let time = time.ok_or_else(|| format!("no time: {line}"))?;
+        report.figure(&format!("set-up of an {name}"), time / 1000.0, "ms", "2 ms")?;
+    }
+    Ok(())
 }
 
 /// An image with both servers and the libraries that they load.

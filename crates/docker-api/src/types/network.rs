@@ -72,8 +72,35 @@ pub struct Network {
     /// Only in an inspect answer, and (empty) in lists before 1.28.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<BTreeMap<String, EndpointResource>>,
+    /// Only in an inspect answer, since 1.52.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<NetworkStatus>,
     pub options: StringMap,
     pub labels: StringMap,
+}
+
+/// How a network is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkStatus {
+    #[serde(rename = "IPAM")]
+    pub ipam: IpamStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct IpamStatus {
+    /// By subnet.
+    pub subnets: BTreeMap<String, SubnetStatus>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubnetStatus {
+    #[serde(rename = "IPsInUse")]
+    pub ips_in_use: u64,
+    #[serde(rename = "DynamicIPsAvailable")]
+    pub dynamic_ips_available: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -169,6 +169,13 @@ pub fn networks(answer: &mut [Network], version: ApiVersion) {
     }
 }
 
+/// `GET /networks/{id}`.
+pub fn network(answer: &mut Network, version: ApiVersion) {
+    if up_to(version, 51) {
+        answer.status = None;
+    }
+}
+
 /// Whether `POST /containers/{id}/wait` waits for more than the end of the process and answers its head at once.
 pub fn has_wait_conditions(version: ApiVersion) -> bool {
     !up_to(version, 29)

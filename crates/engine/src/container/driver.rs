@@ -100,6 +100,8 @@ pub(crate) enum Pending {
     Update(Box<Updating>),
     /// A start waits for it.
     Start,
+    /// Nobody waits, but a failure is worth a line in the log: what could not be done.
+    Noted(&'static str),
     /// Nobody waits.
     Nobody,
 }
@@ -292,6 +294,14 @@ impl Driver {
         match self.pending.remove(&id) {
             None | Some(Pending::Nobody) => {}
             Some(Pending::Update(updating)) => self.updated(*updating, result.map(drop)).await,
+            Some(Pending::Noted(what)) => {
+                // The container may just have ended.
+                if let Err(failure) = result
+                    && failure.kind != FailureKind::WrongState
+                {
+                    tracing::warn!(container = self.handle.id, error = failure.message, "cannot {what}");
+                }
+            }
             Some(Pending::Start) => self.start_outcome = Some(result.map(drop)),
             Some(Pending::Reply(reply)) => drop(reply.send(result.map(drop).map_err(request_error))),
             Some(Pending::Exec(session, reply)) => {
@@ -327,7 +337,7 @@ impl Driver {
                 Pending::Reply(reply) | Pending::Exec(_, reply) => drop(reply.send(Err(failure()))),
                 // It will be in force with the next start.
                 Pending::Update(updating) => self.updated(*updating, Ok(())).await,
-                Pending::Start | Pending::Nobody => {}
+                Pending::Start | Pending::Noted(_) | Pending::Nobody => {}
             }
         }
         // One that has left the next run to the daemon has ended as it should, too.
@@ -358,7 +368,7 @@ impl Driver {
                 self.updates.is_busy = false;
                 drop(updating.reply.send(Err(error)));
             }
-            (Err(_), Pending::Nobody) => {}
+            (Err(_), Pending::Noted(_) | Pending::Nobody) => {}
         }
     }
 

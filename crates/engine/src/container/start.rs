@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use palan_network::Container;
 use palan_network::files::{self, Hosts};
 use palan_network::resolver::ResolverSockets;
+use palan_network::{Container, Relay};
 use palan_oci::runtime_spec::Spec;
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
 use palan_supervisor::protocol::{
@@ -25,7 +25,7 @@ use crate::db::Change;
 use crate::engine::{Engine, blocking, waiting_for_client};
 use crate::error::Context;
 use crate::events::{Event, ObjectKind};
-use crate::network::endpoints;
+use crate::network::{endpoints, relay};
 use crate::{Class, Error, Result};
 
 /// How long a supervisor may take to end after its container before a new start gives up.
@@ -149,7 +149,7 @@ impl Driver {
         let ours = |error: Error| (FAILED_TO_START, error);
         let link = Link::spawned(spawned).context(|| "cannot watch the supervisor".into());
         self.link = Some(link.map_err(ours)?);
-        let Attached { details: mut next, netns, resolver } = attachment;
+        let Attached { details: mut next, netns, resolver, relays } = attachment;
         next.state.error.clear();
         next.state.exit_code = 0;
         let events = start_events(&next, &self.engine);
@@ -169,6 +169,7 @@ impl Driver {
         );
         self.start_outcome = None;
         self.request(request, descriptors, Pending::Start);
+        self.relay(&[], relays);
         match tokio::time::timeout(START_PATIENCE, self.await_start()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
@@ -348,6 +349,15 @@ struct Attached {
     netns: Option<OwnedFd>,
     /// The sockets of the container's resolver, if it has one.
     resolver: Option<ResolverSockets>,
+    /// Ports for the supervisor to relay.
+    relays: Vec<Relay>,
+}
+
+impl Attached {
+    /// Without endpoints of its own.
+    fn elsewhere(details: Details, netns: Option<OwnedFd>) -> Self {
+        Self { details, netns, resolver: None, relays: Vec::new() }
+    }
 }
 
 async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Attached> {
@@ -358,11 +368,11 @@ async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<
         endpoints::refresh(&engine, &mut next)?;
         if let Some(other) = endpoints::shared_with(&details.host) {
             let netns = shared_namespace(&engine, other)?;
-            return Ok(Attached { details: next, netns: Some(netns), resolver: None });
+            return Ok(Attached::elsewhere(next, Some(netns)));
         }
         if details.host.network_mode == "host" {
             write_hosts(&engine, &next)?;
-            return Ok(Attached { details: next, netns: None, resolver: None });
+            return Ok(Attached::elsewhere(next, None));
         }
         let named = if endpoints::has_endpoints(&details) {
             endpoints::requests(&engine, &next)?
@@ -383,7 +393,8 @@ async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<
         };
         match finish() {
             Ok(resolver) => {
-                Ok(Attached { details: next, netns: Some(attachment.into_descriptor()), resolver })
+                let relays = relay::of(&engine, &next);
+                Ok(Attached { details: next, netns: Some(attachment.into_descriptor()), resolver, relays })
             }
             Err(error) => {
                 endpoints::release(&engine, &next);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use palan_linux::namespace::{self, Kind};
 use palan_network::files::{self, Hosts};
-use palan_network::{Container, EndpointRecord, Manager, Sandbox};
+use palan_network::{Container, EndpointRecord, Manager, PublishedPort, Sandbox};
 use palan_supervisor::protocol::Request;
 
 use crate::container::driver::{Action, Driver, Pending};
@@ -19,16 +19,9 @@ use crate::container::{Details, Endpoint, Status, create};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
-use crate::network::{Network, endpoints, ports};
+use crate::network::{Network, endpoints, ports, relay};
 use crate::spec::EndpointSettings;
 use crate::{Class, Error, Result};
-
-/// How a container is disconnected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ConnectOptions {
-    /// Disconnect also what is not known to be connected: no error if it isn't.
-    pub force: bool,
-}
 
 /// What a driver is asked for.
 #[derive(Debug)]
@@ -41,7 +34,6 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct Disconnection {
     network: Arc<Network>,
-    force: bool,
 }
 
 impl Engine {
@@ -59,16 +51,11 @@ impl Engine {
         handle.ask(|reply| Action::Connect { connection, reply }).await
     }
 
-    /// Disconnects a container from a network.
-    pub async fn disconnect_network(
-        &self,
-        network: &str,
-        container: &str,
-        options: ConnectOptions,
-    ) -> Result<()> {
+    /// Disconnects a container from a network. There is nothing to force: an endpoint is never left without its container.
+    pub async fn disconnect_network(&self, network: &str, container: &str) -> Result<()> {
         let network = self.networks.find(network)?;
         let handle = self.index.find(container)?;
-        let disconnection = Disconnection { network, force: options.force };
+        let disconnection = Disconnection { network };
         handle.ask(|reply| Action::Disconnect { disconnection, reply }).await
     }
 }
@@ -114,14 +101,18 @@ impl Driver {
             return self.commit_connected(next, change, &network).await;
         }
         let had_resolver = endpoints::has_resolver(&self.engine, &details);
-        let (engine, name) = (self.engine.clone(), network.name.clone());
-        let (next, sockets) = blocking(move || {
+        let (engine, name, earlier) = (self.engine.clone(), network.name.clone(), details.clone());
+        let (next, sockets, relayed, relays) = blocking(move || {
             let mut next = next;
+            let relayed = relay::of(&engine, &earlier);
             let mut sandbox = sandbox_of(&next)?;
             plug_in(&engine, &mut sandbox, &mut next, &name)?;
             let finished = finish_connection(&engine, &sandbox, &next, had_resolver);
             match finished {
-                Ok(sockets) => Ok((next, sockets)),
+                Ok(sockets) => {
+                    let relays = relay::of(&engine, &next);
+                    Ok((next, sockets, relayed, relays))
+                }
                 Err(error) => {
                     unplug(&engine, &mut sandbox, &mut next, &name).unwrap_or_else(|error| {
                         tracing::warn!(error = error.report(), "a failed connection was not undone");
@@ -133,6 +124,7 @@ impl Driver {
         .await?;
         let change = change.event(network.container_event("connect", &details.id));
         self.commit_connected(next, change, &network).await?;
+        self.relay(&relayed, relays);
         if let Some(sockets) = sockets {
             self.request(Request::Resolve, vec![sockets.udp, sockets.tcp], Pending::Nobody);
         }
@@ -140,15 +132,12 @@ impl Driver {
     }
 
     async fn try_disconnect(&mut self, disconnection: Disconnection) -> Result<()> {
-        let Disconnection { network, force } = disconnection;
+        let Disconnection { network } = disconnection;
         let details = self.details();
         let on_it = |endpoint: &Endpoint| endpoint.network_id == network.id;
         let Some(name) =
             details.endpoints.iter().find(|(_, endpoint)| on_it(endpoint)).map(|(name, _)| name.clone())
         else {
-            if force {
-                return Ok(());
-            }
             let text = format!("container {} is not connected to network {}", details.id, network.name);
             return Err(Error::new(Class::Forbidden, text));
         };
@@ -168,15 +157,19 @@ impl Driver {
             return self.commit_connected(next, Change::new(), &network).await;
         }
         let engine = self.engine.clone();
-        let next = blocking(move || {
+        let (next, relayed, relays) = blocking(move || {
+            let relayed = relay::of(&engine, &next);
             let mut sandbox = sandbox_of(&next)?;
             unplug(&engine, &mut sandbox, &mut next, &name)?;
             write_files(&engine, &next)?;
-            Ok(next)
+            let relays = relay::of(&engine, &next);
+            Ok((next, relayed, relays))
         })
         .await?;
         let change = Change::new().event(network.container_event("disconnect", &details.id));
-        self.commit_connected(next, change, &network).await
+        self.commit_connected(next, change, &network).await?;
+        self.relay(&relayed, relays);
+        Ok(())
     }
 
     async fn commit_connected(&mut self, next: Details, change: Change, network: &Network) -> Result<()> {
@@ -276,6 +269,8 @@ fn lead_outside(
         let bindings = ports::port_bindings(details)?;
         let (id, name) = (details.id.clone(), details.name.clone());
         let container = Container { id: &id, name: &name };
+        let held = before.iter().flat_map(|record| engine.network.relays(record));
+        let held: Vec<PublishedPort> = held.map(|relay| relay.port).collect();
         for record in &mut records {
             if Some(&record.endpoint_id) != new.as_ref() && !record.ports.is_empty() {
                 engine.network.unpublish(record).context(failed)?;
@@ -283,7 +278,7 @@ fn lead_outside(
         }
         for record in &mut records {
             if Some(&record.endpoint_id) == new.as_ref() && record.ports.is_empty() && !bindings.is_empty() {
-                let published = engine.network.publish(container, record, &bindings);
+                let published = engine.network.publish(container, record, &bindings, &held);
                 published.map_err(|source| Error::system(failed()).with_source(source))?;
             }
         }

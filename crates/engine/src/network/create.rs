@@ -9,10 +9,10 @@ use palan_network::config::{GatewayMode, IpvlanFlag, IpvlanMode, MacvlanMode};
 use palan_network::{AddressPlan, Driver, NetworkConfig, Subnet};
 
 use crate::config::EngineConfig;
-use crate::container::validate::{is_name, unsupported};
+use crate::container::validate::unsupported;
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
-use crate::network::{BRIDGE, IpamConfig, Network, id_of, network_error};
+use crate::network::{BRIDGE, IpamConfig, Network, id_of, network_error, template};
 use crate::{Class, Error, Result, identifier};
 
 /// Version of [`Network`] as stored.
@@ -43,6 +43,10 @@ pub struct NetworkSpec {
     pub internal: bool,
     /// Kept for `inspect`: every network can be joined.
     pub attachable: bool,
+    /// Nothing but a configuration for others.
+    pub config_only: bool,
+    /// The network whose configuration it shall have; empty: its own.
+    pub config_from: String,
     /// Options of the driver.
     pub options: BTreeMap<String, String>,
     /// Labels.
@@ -51,13 +55,19 @@ pub struct NetworkSpec {
 
 impl Engine {
     /// Makes a network.
-    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Arc<Network>> {
-        let network = network_of(spec)?;
-        let config = config_of(&network)?;
+    pub async fn create_network(&self, mut spec: NetworkSpec) -> Result<Arc<Network>> {
         let _changing = self.networks.changing.lock().await;
+        template::apply(&mut spec, &self.networks)?;
+        let network = network_of(spec)?;
         if self.networks.all().iter().any(|other| other.name == network.name) {
             return Err(Error::conflict(format!("network with name {} already exists", network.name)));
         }
+        if network.config_only {
+            let change = Change::new().put_network(network.clone()).event(network.event("create"));
+            self.db.commit(change).await?;
+            return Ok(self.networks.insert(network));
+        }
+        let config = config_of(&network)?;
         let engine = self.shared();
         let made = blocking(move || {
             engine.network.create(config).map_err(|error| network_error(error, "cannot make the network"))
@@ -107,6 +117,10 @@ impl Engine {
             });
         }
         for network in stored {
+            if network.config_only {
+                self.networks.insert(network);
+                continue;
+            }
             let made = config_of(&network).and_then(|config| {
                 self.network.create(config).map_err(|error| network_error(error, "cannot make the network"))
             });
@@ -167,15 +181,22 @@ fn network_of(spec: NetworkSpec) -> Result<Network> {
         let text = format!("operation is not permitted on predefined {} network", spec.name);
         return Err(Error::new(Class::Forbidden, text));
     }
-    let is_one_character = spec.name.len() == 1 && spec.name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if !is_name(&spec.name) && !is_one_character {
+    if spec.name.trim().is_empty() || spec.name.contains(|c: char| c.is_control()) {
         return Err(Error::invalid(format!(
-            "invalid network config:\ninvalid network name ({}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+            "invalid network config:\ninvalid network name ({:?}): it must not be blank, and control characters are not allowed",
             spec.name
         )));
     }
-    let driver = if spec.driver.is_empty() { "bridge".to_owned() } else { spec.driver };
-    match driver.as_str() {
+    if spec.config_only {
+        template::check(&spec)?;
+    }
+    let driver = match spec.driver.as_str() {
+        _ if spec.config_only => template::DRIVER,
+        "" => "bridge",
+        driver => driver,
+    };
+    match driver {
+        _ if spec.config_only => {}
         "bridge" | "macvlan" | "ipvlan" => {}
         "host" | "null" => {
             let text = format!("only one instance of \"{driver}\" network is allowed");
@@ -198,7 +219,9 @@ fn network_of(spec: NetworkSpec) -> Result<Network> {
         name: spec.name,
         id: identifier::new_id(),
         created: Timestamp::now(),
-        driver,
+        driver: driver.to_owned(),
+        config_only: spec.config_only,
+        config_from: spec.config_from,
         enable_ipv4: spec.enable_ipv4.unwrap_or(true),
         enable_ipv6: spec.enable_ipv6.unwrap_or(has_ipv6_subnet),
         internal: spec.internal,
@@ -414,6 +437,8 @@ mod tests {
             enable_ipv6: None,
             internal: false,
             attachable: false,
+            config_only: false,
+            config_from: String::new(),
             options: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
@@ -445,7 +470,8 @@ mod tests {
             &|spec| spec.name = "bridge".into(),
             "operation is not permitted on predefined bridge network",
         );
-        refused(&|spec| spec.name = "a b".into(), "invalid network name (a b)");
+        refused(&|spec| spec.name = " ".into(), "invalid network name (\" \")");
+        refused(&|spec| spec.name = "a\nb".into(), "invalid network name (\"a\\nb\")");
         refused(&|spec| spec.driver = "overlay".into(), "plugin \"overlay\" not found");
         refused(&|spec| spec.driver = "host".into(), "only one instance of \"host\" network is allowed");
         refused(&|spec| spec.ipam[0].subnet = "10.5.0.0/33".into(), "invalid CIDR block notation");

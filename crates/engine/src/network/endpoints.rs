@@ -11,7 +11,7 @@ use crate::container::{Details, Endpoint, PublishedPorts};
 use crate::engine::Engine;
 use crate::network::{BRIDGE, Network, ports};
 use crate::spec::{EndpointSettings, HostConfig, PortBinding};
-use crate::{Error, Result};
+use crate::{Class, Error, Result};
 
 const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 const INTERFACE: &str = "com.docker.network.endpoint.ifname";
@@ -79,6 +79,9 @@ pub(crate) fn check(network: &Network, settings: &EndpointSettings) -> Result<()
             network.name
         ))
     };
+    if network.config_only {
+        return Err(Error::new(Class::Forbidden, "cannot create endpoint on configuration-only network"));
+    }
     let texts = [(&settings.ipv4_address, false), (&settings.ipv6_address, true)];
     for (text, ipv6) in texts.iter().filter(|(text, _)| !text.is_empty()) {
         let family = if *ipv6 { "IPv6" } else { "IPv4" };

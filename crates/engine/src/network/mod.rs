@@ -11,14 +11,16 @@
 //! anything still uses it.
 //!
 //! The steps stand in `create`, `remove`, `connect`; `endpoints` says what a container asks of its networks, `ports` what it
-//! publishes, `names` writes the files that its resolver answers from.
+//! publishes, `names` writes the files that its resolver answers from, `relay` hands ports over that its supervisor relays.
 
 mod connect;
 mod create;
 pub(crate) mod endpoints;
 pub(crate) mod names;
 pub(crate) mod ports;
+pub(crate) mod relay;
 mod remove;
+mod template;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,7 +28,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use connect::ConnectOptions;
 pub(crate) use connect::{Connection, Disconnection, sandbox_of};
 pub use create::NetworkSpec;
 
@@ -54,6 +55,10 @@ pub struct Network {
     pub created: Timestamp,
     /// `bridge`, `host`, `null`, `macvlan` or `ipvlan`.
     pub driver: String,
+    /// It is nothing but a configuration for others.
+    pub config_only: bool,
+    /// The network whose configuration it has; empty: its own.
+    pub config_from: String,
     /// Whether it has IPv4 addresses.
     pub enable_ipv4: bool,
     /// Whether it has IPv6 addresses.
@@ -93,6 +98,8 @@ pub struct NetworkDetails {
     pub network: Arc<Network>,
     /// Endpoints by container id.
     pub containers: BTreeMap<String, NetworkMember>,
+    /// How many addresses are given out; not in lists.
+    pub usage: Vec<palan_network::Usage>,
 }
 
 /// One endpoint of a network.
@@ -222,14 +229,17 @@ impl Engine {
                     .is_none_or(|dangling| dangling == (!network.is_predefined() && !self.is_in_use(network)))
         };
         let networks = self.networks.all().into_iter().filter(|network| fits(network));
-        Ok(networks.map(|network| NetworkDetails { network, containers: BTreeMap::new() }).collect())
+        Ok(networks
+            .map(|network| NetworkDetails { network, containers: BTreeMap::new(), usage: Vec::new() })
+            .collect())
     }
 
     /// One network by name or id.
     pub async fn inspect_network(&self, reference: &str) -> Result<NetworkDetails> {
         let network = self.networks.find(reference)?;
         let containers = self.members(&network);
-        Ok(NetworkDetails { network, containers })
+        let usage = self.network.usage(&network.id);
+        Ok(NetworkDetails { network, containers, usage })
     }
 
     /// The endpoints of running containers.

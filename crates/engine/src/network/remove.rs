@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
-use crate::network::{Network, network_error};
+use crate::network::{Network, network_error, template};
 use crate::spec::Filters;
 use crate::{Class, Error, Result};
 
@@ -17,6 +17,7 @@ impl Engine {
             let text = format!("{} is a pre-defined network and cannot be removed", network.name);
             return Err(Error::new(Class::Forbidden, text));
         }
+        template::check_unused(&network, &self.networks.all())?;
         self.remove_found(&network).await
     }
 
@@ -29,6 +30,7 @@ impl Engine {
         let mut pruned = Vec::new();
         for network in self.networks.all() {
             let fits = !network.is_predefined()
+                && !network.config_only
                 && !self.is_in_use(&network)
                 && filters.labels("label", &network.labels)
                 && (!filters.has("label!") || !filters.labels("label!", &network.labels))

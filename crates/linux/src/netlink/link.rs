@@ -123,7 +123,10 @@ pub fn add_veth<Fd: AsFd>(batch: &mut Batch, pair: &VethPair<'_, Fd>) {
     });
 }
 
-/// A virtual interface on top of a hardware one, to be made straight in another namespace.
+/// A virtual interface on top of a hardware one, to be made straight in another namespace, where it gets the next index.
+///
+/// Older kernels (6.1 does, 6.18 does not) refuse a name or an index that an interface of the caller's own namespace has, as the
+/// parent `eth0` has it: the name must be new in both, and [`set_name`] is for the final one.
 #[derive(Debug)]
 pub struct Stacked<'a, Fd> {
     /// `macvlan` or `ipvlan`.
@@ -138,8 +141,6 @@ pub struct Stacked<'a, Fd> {
     pub namespace: Fd,
     /// Its name there.
     pub name: &'a str,
-    /// Its index there; 0 lets the kernel choose.
-    pub index: u32,
     /// Its Ethernet address; an ipvlan has its parent's.
     pub mac: Option<[u8; 6]>,
     /// Its MTU; `None` follows the parent.
@@ -151,7 +152,7 @@ pub fn add_stacked<Fd: AsFd>(batch: &mut Batch, wanted: &Stacked<'_, Fd>) {
     const MODE: u16 = 1;
     const IPVLAN_FLAGS: u16 = 2;
     let namespace = wanted.namespace.as_fd().as_raw_fd().cast_unsigned();
-    batch.push(libc::RTM_NEWLINK, CREATE, &info(wanted.index, 0, 0), |link| {
+    batch.push(libc::RTM_NEWLINK, CREATE, &info(0, 0, 0), |link| {
         link.text(libc::IFLA_IFNAME, wanted.name)
             .u32(libc::IFLA_LINK, wanted.parent)
             .u32(libc::IFLA_NET_NS_FD, namespace);
@@ -235,6 +236,13 @@ pub fn move_to(batch: &mut Batch, index: u32, namespace: impl AsFd, name: &str) 
     let namespace = namespace.as_fd().as_raw_fd().unsigned_abs();
     on(batch, libc::RTM_NEWLINK, Target::Index(index), 0, |link| {
         link.u32(libc::IFLA_NET_NS_FD, namespace).text(libc::IFLA_IFNAME, name);
+    });
+}
+
+/// Adds a message that renames an interface, which must be switched off.
+pub fn set_name(batch: &mut Batch, index: u32, name: &str) {
+    on(batch, libc::RTM_NEWLINK, Target::Index(index), 0, |link| {
+        link.text(libc::IFLA_IFNAME, name);
     });
 }
 

@@ -69,7 +69,8 @@ const OPENED: &str = "opened";
 
 /// The space of an interface name in registers.
 const INTERFACE_NAME: usize = 16;
-const IPV4_LOOPBACK: Subnet = Subnet::constant(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
+const IPV4_LOOPBACK: Subnet = Subnet::constant(IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0)), 8);
+const IPV6_LOOPBACK: Subnet = Subnet::constant(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 128);
 
 // Registers, four bytes each; keys and data of lookups begin at the first.
 const R0: Register = Register(0);
@@ -366,14 +367,14 @@ fn sets(family: Family) -> [Set<'static>; 9] {
 }
 
 /// A packet from outside that claims to go to 127.0.0.0/8 is translated before routing could refuse it; so the way in
-/// must not lead to ports that are published on a loopback address.
+/// must not lead to ports that are published on a loopback address. What goes to `::1` is relayed, as no answer would find back.
 fn publish_rules(family: Family, rules: &mut Vec<(&'static str, Rule)>) {
-    let from_outside = match family {
-        Family::Ipv6 => Rule::new(),
-        _ => destination_in(Rule::new(), IPV4_LOOPBACK, false),
+    let (from_outside, from_host) = match family {
+        Family::Ipv6 => (Rule::new(), destination_in(Rule::new(), IPV6_LOOPBACK, false)),
+        _ => (destination_in(Rule::new(), IPV4_LOOPBACK, false), Rule::new()),
     };
     rules.push((PREROUTING, to_local(from_outside).verdict(Verdict::Jump(PUBLISH))));
-    rules.push((OUTPUT, to_local(Rule::new()).verdict(Verdict::Jump(PUBLISH))));
+    rules.push((OUTPUT, to_local(from_host).verdict(Verdict::Jump(PUBLISH))));
     let port_of_target = if family == Family::Ipv6 { R4 } else { R1 };
     let on_address = address_and_port(family, Rule::new()).lookup(ONE_ADDRESS, R0, Some(R0)).destination_nat(
         family,
@@ -417,11 +418,9 @@ fn postrouting_rules(family: Family, rules: &mut Vec<(&'static str, Rule)>) {
     let outside =
         leaving(Rule::new(), MASQUERADED).meta(Meta::OutputInterfaceName, R0).lookup_absent(BRIDGES, R0);
     push(outside.masquerade());
-    let loopback = match family {
-        Family::Ipv6 => Subnet::new(std::net::Ipv6Addr::LOCALHOST, 128),
-        _ => IPV4_LOOPBACK,
-    };
-    push(source_in(entering(Rule::new(), BRIDGES), loopback, true).masquerade());
+    if family == Family::Ipv4 {
+        push(source_in(entering(Rule::new(), BRIDGES), IPV4_LOOPBACK, true).masquerade());
+    }
     push(is_published(entering(Rule::new(), BRIDGES), true).verdict(Verdict::Jump(HAIRPIN)));
 }
 

@@ -246,7 +246,8 @@ impl Container {
     }
 
     pub(crate) fn host_port(&self, index: usize) -> u16 {
-        self.attachment.record().ports[index].host_port
+        let mut ports = self.attachment.record().ports.iter().filter(|port| port.host_address.is_ipv4());
+        ports.nth(index).unwrap().host_port
     }
 
     pub(crate) fn inside<T: Send + 'static>(&self, action: impl FnOnce() -> T + Send + 'static) -> T {
@@ -306,6 +307,11 @@ pub(crate) fn binding(
 
 pub(crate) fn tcp(host_port: u16, container_port: u16) -> PortBinding {
     binding(Transport::Tcp, "", host_port, container_port)
+}
+
+/// A connection that must be possible.
+pub(crate) fn connect(address: impl Into<IpAddr>, port: u16) -> TcpStream {
+    TcpStream::connect_timeout(&SocketAddr::new(address.into(), port), PATIENCE).unwrap()
 }
 
 /// What a TCP server says; empty if there is none within a moment.

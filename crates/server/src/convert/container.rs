@@ -108,7 +108,12 @@ fn endpoint(details: &Details, network: &str, endpoint: &Endpoint) -> wire::Endp
         }),
         links: asked.links.clone(),
         aliases: asked.aliases.clone(),
-        mac_address: endpoint.mac_address.clone(),
+        // What it will have, while it has none.
+        mac_address: [&endpoint.mac_address, &asked.mac_address]
+            .into_iter()
+            .find(|address| !address.is_empty())
+            .cloned()
+            .unwrap_or_default(),
         driver_opts: asked.driver_options.clone(),
         gw_priority: asked.gateway_priority,
         network_id: endpoint.network_id.clone(),

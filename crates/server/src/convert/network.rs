@@ -7,16 +7,8 @@ use crate::error::{ApiError, ApiResult};
 
 /// `POST /networks/create`.
 pub(crate) fn spec(request: wire::NetworkCreateRequest) -> ApiResult<NetworkSpec> {
-    let from = request.config_from.is_some_and(|from| !from.network.is_empty());
-    let unsupported = [
-        (
-            "a network that is only a configuration for others (ConfigOnly, ConfigFrom)",
-            request.config_only || from,
-        ),
-        ("the routing mesh (Ingress), which needs a swarm", request.ingress),
-    ];
-    if let Some((what, _)) = unsupported.iter().find(|(_, is_asked)| *is_asked) {
-        return Err(ApiError::unsupported(what));
+    if request.ingress {
+        return Err(ApiError::unsupported("the routing mesh (Ingress), which needs a swarm"));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
         return Err(ApiError::unsupported(&format!("the scope {:?} of a network", request.scope)));
@@ -38,6 +30,8 @@ pub(crate) fn spec(request: wire::NetworkCreateRequest) -> ApiResult<NetworkSpec
         enable_ipv6: request.enable_ipv6,
         internal: request.internal,
         attachable: request.attachable,
+        config_only: request.config_only,
+        config_from: request.config_from.unwrap_or_default().network,
         options: request.options,
         labels: request.labels,
     })
@@ -62,6 +56,8 @@ pub(crate) fn listed(details: &NetworkDetails) -> wire::Network {
         enable_ipv6: network.enable_ipv6,
         internal: network.internal,
         attachable: network.attachable,
+        config_only: network.config_only,
+        config_from: wire::ConfigReference { network: network.config_from.clone() },
         ipam: wire::Ipam {
             driver: "default".to_owned(),
             options: wire::StringMap::new(),
@@ -76,7 +72,16 @@ pub(crate) fn listed(details: &NetworkDetails) -> wire::Network {
 /// `GET /networks/{id}`.
 pub(crate) fn inspected(details: &NetworkDetails) -> wire::Network {
     let members = details.containers.iter().map(|(id, member)| (id.clone(), endpoint(member)));
-    wire::Network { containers: Some(members.collect()), ..listed(details) }
+    let subnets = details.usage.iter().map(|usage| {
+        let status = wire::SubnetStatus { ips_in_use: usage.in_use, dynamic_ips_available: usage.available };
+        (usage.subnet.to_string(), status)
+    });
+    let ipam = wire::IpamStatus { subnets: subnets.collect() };
+    wire::Network {
+        containers: Some(members.collect()),
+        status: Some(wire::NetworkStatus { ipam }),
+        ..listed(details)
+    }
 }
 
 fn endpoint(member: &NetworkMember) -> wire::EndpointResource {

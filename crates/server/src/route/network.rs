@@ -10,7 +10,6 @@ use palan_docker_api::types::{
 };
 use palan_docker_api::versions;
 use palan_engine::Engine;
-use palan_engine::network::ConnectOptions;
 
 use crate::convert;
 use crate::error::{ApiResult, json_response, ok_json};
@@ -25,8 +24,10 @@ pub(crate) async fn list(State(engine): Engines, version: Version, params: Param
     ok_json(&answer)
 }
 
-pub(crate) async fn inspect(State(engine): Engines, Name(id): Name) -> ApiResult {
-    ok_json(&convert::network::inspected(&engine.inspect_network(&id).await?))
+pub(crate) async fn inspect(State(engine): Engines, version: Version, Name(id): Name) -> ApiResult {
+    let mut answer = convert::network::inspected(&engine.inspect_network(&id).await?);
+    versions::network(&mut answer, version.0);
+    ok_json(&answer)
 }
 
 pub(crate) async fn create(State(engine): Engines, body: JsonBytes) -> ApiResult {
@@ -50,8 +51,7 @@ pub(crate) async fn connect(State(engine): Engines, Name(id): Name, body: JsonBy
 
 pub(crate) async fn disconnect(State(engine): Engines, Name(id): Name, body: JsonBytes) -> ApiResult {
     let request: NetworkDisconnectRequest = body.decode()?;
-    let options = ConnectOptions { force: request.force };
-    engine.disconnect_network(&id, &request.container, options).await?;
+    engine.disconnect_network(&id, &request.container).await?;
     done()
 }
 

@@ -196,8 +196,8 @@ impl Frames {
             Ok(length) => {
                 self.received.extend_from_slice(&buffer[..length]);
                 self.received_descriptors.extend(descriptors);
-                // More than one frame of which not all is here is not possible.
-                if self.received_descriptors.len() > socket::MAX_DESCRIPTORS {
+                // Those of a frame whose end has just come, and of the one after it.
+                if self.received_descriptors.len() > 2 * socket::MAX_DESCRIPTORS {
                     return Err(FrameError::Malformed("there are more descriptors than frames for them"));
                 }
             }
@@ -239,6 +239,22 @@ mod tests {
             assert_eq!((frame.body.as_slice(), frame.descriptors.len()), (body.as_bytes(), count));
         }
         assert!(matches!(right.next(), Err(FrameError::Closed)));
+    }
+
+    #[test]
+    fn frames_with_many_descriptors_follow_each_other() {
+        let (mut left, mut right) = pair();
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        // The end of a body is read together with what follows.
+        let body = vec![b'x'; READ_SIZE + 100];
+        for _ in 0..3 {
+            left.queue(&body, (0..socket::MAX_DESCRIPTORS).map(|_| null()).collect()).unwrap();
+        }
+        left.flush().unwrap();
+        for _ in 0..3 {
+            let frame = right.next().unwrap().unwrap();
+            assert_eq!((frame.body.len(), frame.descriptors.len()), (body.len(), socket::MAX_DESCRIPTORS));
+        }
     }
 
     #[test]
