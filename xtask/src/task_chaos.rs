@@ -128,7 +128,7 @@ fn load(daemon: &Daemon) -> Result<(), Failure> {
         0o755,
         std::fs::read("/usr/bin/busybox")?,
     );
-    for applet in ["cat", "echo", "false", "rm", "sh", "sleep", "test", "true"] {
+    for applet in ["cat", "echo", "false", "mv", "rm", "sh", "sleep", "test", "true"] {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
     let image = ImageBuilder::new().layer(tar.finish()).config("Env", json!(["PATH=/bin"]));

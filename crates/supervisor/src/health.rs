@@ -224,6 +224,8 @@ impl Supervisor {
         let start_ns = timestamp::now();
         let execed = match running.container.exec(&health.probe, health.seccomp.as_ref()) {
             Ok(execed) => execed,
+            // The container ends: there is nothing to look at any more.
+            Err(_) if is_exiting(running.container.pid()) => return health.wait(now),
             Err(failure) => {
                 let result = ProbeResult {
                     start_ns,

@@ -14,7 +14,7 @@ use crate::process::command;
 use crate::random::Random;
 
 /// What a container runs: it says which run it is, then so many lines, and ends with a code that follows from the run.
-const SCRIPT: &str = "n=$(cat /n 2>/dev/null || echo 0); n=$((n+1)); echo run $n; echo $n > /n; i=0; \
+const SCRIPT: &str = "n=$(cat /n 2>/dev/null || echo 0); n=$((n+1)); echo run $n; echo $n > /m; mv /m /n; i=0; \
                       while test $i -lt LINES; do echo line $n $i; i=$((i+1)); sleep 0.05; done; \
                       echo end $n; exit $((1 + n % 100))";
 
