@@ -173,6 +173,23 @@ fn read_request(reader: &mut BufReader<UnixStream>) -> Option<Seen> {
     let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+        body = read_chunks(reader)?;
+    }
     let body = String::from_utf8_lossy(&body).into_owned();
     Some(Seen { method, path: path.to_owned(), query: query.to_owned(), head: head.clone(), body, count: 0 })
+}
+
+fn read_chunks(reader: &mut BufReader<UnixStream>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let mut chunk = vec![0; usize::from_str_radix(line.trim(), 16).ok()? + 2];
+        reader.read_exact(&mut chunk).ok()?;
+        if chunk.len() == 2 {
+            return Some(body);
+        }
+        body.extend(&chunk[..chunk.len() - 2]);
+    }
 }
