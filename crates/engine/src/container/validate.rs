@@ -183,6 +183,11 @@ fn restart_policy(host: &HostConfig) -> Result<()> {
 
 /// Whether the network exists is for the engine to say.
 fn network_mode(host: &HostConfig) -> Result<()> {
+    if host.network_mode == "host" && !host.links.is_empty() {
+        return Err(Error::invalid(
+            "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+        ));
+    }
     let Some(container) = host.network_mode.strip_prefix("container:") else { return Ok(()) };
     let conflicts = [
         (
