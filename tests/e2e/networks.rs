@@ -530,3 +530,89 @@ fn names_addresses_and_ends_as_docker_py_expects_them() {
     daemon.palan(["rm", "idle"]).ok();
     daemon.palan(["network", "rm", "test 01"]).ok();
 }
+
+/// What a daemon has of the host: interfaces, rules, addresses given out, network namespaces held, volumes.
+fn taken(daemon: &Daemon) -> Vec<String> {
+    let pid = daemon.pid().to_string();
+    let on_host = |words: &[&str]| {
+        let mut tool = command("nsenter", &[&["-t", pid.as_str(), "-n"], words].concat());
+        palan_test_support::daemon::finish(&mut tool, None).ok().stdout
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let namespaces = descriptors.filter(|entry| {
+        std::fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("net:["))
+    });
+    let in_use = "{{range .Status.IPAM.Subnets}}{{.IPsInUse}} {{end}}";
+    let networks = daemon.palan(["network", "ls", "-q"]).ok().stdout;
+    let inspect = ["network", "inspect", "-f", in_use].into_iter().chain(networks.split_whitespace());
+    vec![
+        on_host(&["ip", "-brief", "link"]),
+        on_host(&["nft", "list", "ruleset"]),
+        daemon.palan(inspect).ok().stdout,
+        format!("{} namespaces", namespaces.count()),
+        daemon.palan(["volume", "ls", "-q"]).ok().stdout,
+        daemon.palan(["ps", "-aq"]).ok().stdout,
+    ]
+}
+
+#[test]
+fn what_is_refused_leaves_nothing() {
+    requires!(root);
+    requires!(program "nft");
+    let daemon = daemon_on_own_host();
+    daemon.palan(["network", "create", "--subnet", "10.230.0.0/29", "own"]).ok();
+    sleeper(&daemon, "holder", &["--network", "own", "--ip", "10.230.0.2", "-p", "8080:80", "-v", "data:/d"]);
+    let before = taken(&daemon);
+    let pid = daemon.pid().to_string();
+    let server = ["-t", &pid, "-n", "busybox", "nc", "-ll", "-p", "9090", "-e", "true"];
+    let _server = Killed(command("nsenter", &server).spawn().unwrap());
+    let check = |words: &[&str], code: i32, text: &str| {
+        let run = daemon.palan(words);
+        let name = run.stderr.clone();
+        run.fails(code, text);
+        daemon.palan(["rm", "-f", "-v", "xx"]);
+        let mut after = Vec::new();
+        let same = palan_test_support::wait_until(std::time::Duration::from_secs(5), || {
+            after = taken(&daemon);
+            after == before
+        });
+        assert!(same, "after {name}\nbefore {before:#?}\nafter {after:#?}");
+    };
+    let run = |flags: &[&str], text: &str| {
+        check(&[&["run", "-d", "--name", "xx"], flags, &[BUSYBOX, "sleep", "9"]].concat(), 125, text);
+    };
+    let create =
+        |flags: &[&str], text: &str| check(&[&["network", "create"], flags, &["x"]].concat(), 1, text);
+    create(&["--subnet", "10.230.0.0/24"], "Pool overlaps with other one on this address space");
+    create(
+        &["--subnet", "10.231.0.0/24", "--gateway", "10.232.0.1"],
+        "no matching subnet for gateway 10.232.0.1",
+    );
+    create(&["-d", "macvlan", "-o", "parent=nosuchlink"], "nosuchlink");
+    create(&["-o", "nonsense=1"], "the option \"nonsense\" of the network driver");
+    check(&["network", "create", "own"], 1, "network with name own already exists");
+    check(&["network", "rm", "own"], 1, "has active endpoints");
+    check(&["volume", "rm", "data"], 1, "volume is in use");
+    run(&["--network", "own", "--ip", "10.230.0.2"], "Address already in use");
+    run(
+        &["--network", "own", "--ip", "10.240.0.2"],
+        "no configured subnet or ip-range contain the IP address",
+    );
+    run(&["--network", "nowhere"], "network nowhere not found");
+    run(&["--network", "own", "-p", "8080:80"], "Bind for 0.0.0.0:8080 failed: port is already allocated");
+    run(&["-p", "[::1]:8080:80"], "Bind for [::1]:8080 failed: port is already allocated");
+    run(&["-p", "7000-7005:7000-7005", "-p", "9090:80"], "address already in use by ");
+    run(&["--mount", "type=bind,source=/nosuchpath,target=/x"], "bind source path does not exist");
+    run(&["--network", "container:holder", "-p", "1:1"], "conflicting options: port publishing");
+    run(&["--network", "host", "--link", "holder"], "conflicting options");
+}
+
+/// A program that ends with the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
