@@ -84,6 +84,15 @@ except docker.errors.NotFound:
     pass
 client.api.remove_container(linked["Id"])
 client.api.remove_container(keeper["Id"], force=True)
+# An option that no driver of Docker's knows is kept and shown.
+net = client.networks.create("opts")
+endpoint = client.api.create_endpoint_config(driver_opt={"com.example.setting": "yes"})
+opted = client.api.create_container("bb", ["true"], networking_config={"EndpointsConfig": {"opts": endpoint}},
+                                    host_config=client.api.create_host_config(network_mode="opts"))
+shown = client.api.inspect_container(opted["Id"])["NetworkSettings"]["Networks"]["opts"]["DriverOpts"]
+assert shown == {"com.example.setting": "yes"}, shown
+client.api.remove_container(opted["Id"])
+net.remove()
 try:
     client.images.load(b"no archive")
     raise SystemExit("no archive was loaded")

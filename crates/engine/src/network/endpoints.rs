@@ -118,7 +118,8 @@ pub(crate) fn check(network: &Network, settings: &EndpointSettings) -> Result<()
             .map_err(|_| invalid(&format!("invalid link-local IP address: {address}")))?;
     }
     for name in settings.driver_options.keys() {
-        if !matches!(name.as_str(), SYSCTLS | INTERFACE) {
+        // What is of another vendor than Docker means nothing to its drivers either: it is kept and shown, like a label.
+        if name.starts_with("com.docker.") && !matches!(name.as_str(), SYSCTLS | INTERFACE) {
             return Err(unsupported(format!("the driver option \"{name}\" of an endpoint")));
         }
     }
