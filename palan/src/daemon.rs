@@ -87,7 +87,7 @@ Options:
       --registry-mirror list           Mirror of Docker Hub
       --run-root string                Sockets and journals (default \"/run/palan\")
       --seccomp-profile string         File with another default profile
-      --tls                            Serve TCP with TLS; implied by --tlsverify
+      --tls                            Serve TCP with TLS; clients need a certificate unless --tlsverify=false
       --tlscacert string               Authorities of clients' certificates (default \"/etc/palan/ca.pem\")
       --tlscert string                 The daemon's certificate (default \"/etc/palan/cert.pem\")
       --tlskey string                  Its key (default \"/etc/palan/key.pem\")
@@ -248,20 +248,26 @@ async fn serve(
     Ok(())
 }
 
-/// How TCP is to be protected: `tlsverify` means TLS; neither of the two means that nobody said anything, which is not the same
-/// as saying no.
+/// How TCP is to be protected. As in Docker, TLS means that clients must have a certificate unless `tlsverify` is false, and whoever
+/// speaks of `tlsverify` at all wants TLS. To say nothing is not the same as to say no.
 fn protection(file: &FileConfig) -> Result<Protection, Failure> {
     let tls = &file.tls;
     match (tls.enabled, tls.verify) {
         (None, None) => return Ok(Protection::Unsaid),
-        (_, Some(true)) | (Some(true), _) => {}
-        (Some(false), _) | (None, Some(false)) => return Ok(Protection::None),
+        (Some(false), None) => return Ok(Protection::None),
+        (_, Some(_)) | (Some(true), None) => {}
+    }
+    let verify = tls.verify.unwrap_or(true);
+    if !verify {
+        tracing::warn!(
+            "TLS asks for no certificates of clients: whoever can connect to a TCP address of the API has the rights of root"
+        );
     }
     let path = |given: &Option<PathBuf>, name: &str| {
         given.clone().unwrap_or_else(|| Path::new("/etc/palan").join(name))
     };
     let files = TlsFiles {
-        client_authorities: tls.verify.unwrap_or(false).then(|| path(&tls.ca, "ca.pem")),
+        client_authorities: verify.then(|| path(&tls.ca, "ca.pem")),
         certificate: path(&tls.certificate, "cert.pem"),
         key: path(&tls.key, "key.pem"),
     };

@@ -369,6 +369,21 @@ fn docker_py() {
     assert_eq!(finish(&mut command, None).ok().line(), "copied");
 }
 
+/// The usual /etc/resolv.conf of distributions leads to what is not in their images.
+#[test]
+fn an_image_with_a_dangling_link() {
+    requires!(root);
+    let scene = scene(false);
+    let tar =
+        TarBuilder::new().directory("etc", 0o755).symlink("etc/resolv.conf", "../run/resolve/stub.conf");
+    std::fs::write(scene.host.join("image.tar"), tar.finish()).unwrap();
+    scene.daemon.palan(["import", &scene.path("image.tar"), "dangling"]).ok();
+    scene.daemon.palan(["create", "--name", "dd", "dangling", "sh"]).ok();
+    scene.cp(&scene.write("f", "x"), "dd:/f").ok();
+    scene.cp("dd:/f", &scene.path("back")).ok();
+    assert_eq!(scene.read("back"), "x");
+}
+
 /// An overlay is never mounted twice: a start makes the copies to and from the container end.
 #[test]
 fn a_start_comes_before_a_copy() {

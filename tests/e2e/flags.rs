@@ -90,7 +90,7 @@ fn processor_time_and_memory() {
 #[test]
 fn limits_of_cgroup_v2() {
     requires!(root);
-    requires!(!has_old_cgroups(), "the files of cgroup v2 are looked at");
+    requires!(kernel !has_old_cgroups(), "cgroup v2 alone");
     let daemon = daemon();
     let read = |flags: &[&str], file: &str| sh(&daemon, flags, &format!("cat /sys/fs/cgroup/{file}"));
     assert_eq!(read(&["--cpu-period", "50000", "--cpu-quota", "20000"], "cpu.max"), "20000 50000");
@@ -382,7 +382,7 @@ fn the_size_of_the_root_file_system() {
     requires!(root);
     let directory = tempfile::tempdir().unwrap();
     let limited = Limited::mount(directory.path());
-    requires!(limited.is_some(), "no ext4 with project quotas can be mounted");
+    requires!(kernel limited.is_some(), "project quotas");
     let limited = limited.unwrap();
     let root = limited.0.join("data");
     std::fs::create_dir(&root).unwrap();

@@ -36,7 +36,7 @@ impl Scene {
         if verify {
             arguments.extend(["--tlsverify", "--tlscacert", &path("ca.pem")].map(str::to_owned));
         } else {
-            arguments.push("--tls".to_owned());
+            arguments.extend(["--tls", "--tlsverify=false"].map(str::to_owned));
         }
         let daemon = daemon_with(Options { arguments, ..Options::default() });
         Self { daemon, port, certificates: own, strangers }
@@ -169,7 +169,9 @@ fn nothing_is_open_by_accident() {
     };
     let refused = start(&["-H", "tcp://0.0.0.0:0"]);
     refused.fails(1, "without TLS everybody who can reach this address has the rights of root on this host");
-    start(&["-H", "tcp://127.0.0.1:0", "--tlsverify"]).fails(1, "cannot use the TLS");
+    for flag in ["--tls", "--tlsverify", "--tlsverify=false"] {
+        start(&["-H", "tcp://127.0.0.1:0", flag]).fails(1, "cannot use the TLS");
+    }
     let port = free_port();
     let arguments = ["-H".to_owned(), format!("tcp://127.0.0.1:{port}"), "--tls=false".to_owned()].into();
     let daemon = daemon_with(Options { arguments, ..Options::default() });

@@ -106,7 +106,7 @@ fn refusals_change_nothing() {
     refused(&["--cpu-quota", "5000"], "CPU Quota cannot be updated as NanoCPUs has already been set");
     refused(&["--cpuset-cpus", "4096"], "Requested CPUs are not available");
     refused(&["--restart", "sometimes"], "unknown policy 'sometimes'");
-    refused(&["--cpu-rt-period", "1000"], "real-time scheduling");
+    refused(&["--cpu-rt-period", "1000", "--cpu-rt-runtime", "2000"], "real-time");
     // What the kernel refuses: less than what is in use.
     daemon.palan(["exec", "uu", "sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=30"]).ok();
     refused(&["-m", "8m"], "Cannot update container");

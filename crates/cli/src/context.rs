@@ -122,7 +122,7 @@ fn stored(name: &str, contexts: &Contexts) -> Result<Target> {
     let endpoint = contexts.get(name).map_err(unresolved)?.endpoint();
     match endpoint.filter(|endpoint| !endpoint.host.is_empty()) {
         Some(endpoint) => {
-            let tls = contexts.tls_paths(name);
+            let tls = contexts.tls_paths(name, endpoint.skip_tls_verify)?;
             Ok(Target { context: name.to_owned(), ..named(&endpoint.host, tls)? })
         }
         None => Err(CliError::new(format!("context {name:?} names no docker endpoint"))),

@@ -411,9 +411,9 @@ fn the_line_is_checked_before_anything_is_asked() {
          Run 'palan run --help' for more information\n",
     );
     check(
-        &["--tlsverify", "ps"],
+        &["--tlsverify", "--tlscacert", "/nonexistent/ca.pem", "ps"],
         1,
-        "TLS connections to the daemon are not supported yet\n\nUse the unix socket, or forward it over SSH.\n",
+        "cannot use the TLS authorities /nonexistent/ca.pem: I/O error: No such file or directory (os error 2)\n",
     );
     assert!(daemon.requests().is_empty());
     let streams =

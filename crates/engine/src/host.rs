@@ -49,6 +49,27 @@ pub(crate) struct HostFacts {
     pub(crate) app_armor: bool,
     /// SELinux is active.
     pub(crate) selinux: bool,
+    /// Files that tell how hot the processors get, by which one container can watch another; masked as in Docker
+    /// (GHSA-6fw5-f8r9-fgfm).
+    pub(crate) thermal_paths: Vec<String>,
+}
+
+/// `cpuN/thermal_throttle` of every processor that has it.
+fn thermal_paths(processors: &Path) -> Vec<String> {
+    let entries = fs::read_dir(processors).unwrap_or_default();
+    let is_processor = |name: &str| {
+        name.strip_prefix("cpu")
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let mut found: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_processor))
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.exists())
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    found.sort();
+    found
 }
 
 impl HostFacts {
@@ -67,6 +88,7 @@ impl HostFacts {
                 .is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE)),
             app_armor: line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y"),
             selinux: exists("/sys/fs/selinux/enforce"),
+            thermal_paths: thermal_paths(Path::new("/sys/devices/system/cpu")),
             ..Self::default()
         };
         if let Some(controllers) = unified {
@@ -117,4 +139,19 @@ fn memory_total() -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_the_heat_of_processors_is_found() {
+        let processors = tempfile::tempdir().expect("temporary");
+        for path in ["cpu0/thermal_throttle", "cpu1", "cpufreq/thermal_throttle", "cpu10/thermal_throttle"] {
+            std::fs::create_dir_all(processors.path().join(path)).expect("creates");
+        }
+        let path = |name: &str| processors.path().join(name).join("thermal_throttle").display().to_string();
+        assert_eq!(thermal_paths(processors.path()), [path("cpu0"), path("cpu10")]);
+    }
 }

@@ -357,9 +357,29 @@ impl RootDir {
     }
 
     /// Pins the file at `path`, creating an empty regular one first when there is nothing: what a bind mount
-    /// needs as its destination. An existing path is followed inside the root.
+    /// needs as its destination. An existing path is followed inside the root; a symlink to nothing (the usual
+    /// /etc/resolv.conf of distributions) gets its target created, with the directories above it.
     pub fn ensure_file(&self, path: impl AsRef<Path>, mode: u32) -> Result<OwnedFd, PathError> {
-        let path = path.as_ref();
+        const MAX_LINKS: usize = 16;
+        let given = path.as_ref();
+        let mut path = given.to_owned();
+        for _ in 0..MAX_LINKS {
+            let missing = match self.open_or_create_file(&path, mode) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+                other => return other,
+            };
+            let Ok(link) = self.read_link(&path) else { return Err(missing) };
+            // An absolute target replaces the whole path.
+            path = path.parent().unwrap_or(Path::new("/")).join(link);
+            if let Some(parent) = path.parent() {
+                self.create_dir_all(parent, 0o755)?;
+            }
+        }
+        Err(failed("create", given, Errno::LOOP.into()))
+    }
+
+    /// Pins the file at `path`, or a new one.
+    fn open_or_create_file(&self, path: &Path, mode: u32) -> Result<OwnedFd, PathError> {
         match self.resolve(path, OFlags::PATH) {
             Ok(fd) => Ok(fd),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -256,7 +256,11 @@ fn settings(plan: &Plan<'_>) -> Vec<(String, String)> {
         settings.push((of("accept_ra"), "0".to_owned()));
         settings.push((of("disable_ipv6"), "0".to_owned()));
     }
-    settings.extend(plan.sysctls.iter().cloned());
+    // The interface's name is known here only, unless the caller has chosen it.
+    let named = |(path, value): &(String, String)| {
+        (path.replace("/IFNAME/", &format!("/{}/", plan.interface)), value.clone())
+    };
+    settings.extend(plan.sysctls.iter().map(named));
     settings
 }
 

@@ -48,8 +48,11 @@ const MAX_HEAD: usize = 256 << 10;
 /// Headers of a request.
 const MAX_HEADERS: usize = 100;
 
-/// Connections at a time. A client that needs more waits; without a limit one client could use up the descriptors.
+/// Connections at a time, of local clients and of others. A client that needs more waits; without a limit one client could use up the descriptors.
 const MAX_CONNECTIONS: usize = 4096;
+
+/// How long a TCP connection may be silent before the kernel asks whether the client is still there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How long requests may go on when the daemon ends.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -81,18 +84,21 @@ async fn serve_router(
     listeners: Listeners,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Clients from elsewhere don't take the places of local ones, whatever they do.
+    let [local, remote] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let mut accepting = JoinSet::new();
     let mut listeners = listeners;
     for listener in std::mem::take(&mut listeners.listeners) {
         let acceptor = Acceptor::new(listener)?;
-        accepting.spawn(accept_all(acceptor, router.clone(), Arc::clone(&slots), shutdown.clone()));
+        let slots = Arc::clone(if matches!(acceptor, Acceptor::Unix(_)) { &local } else { &remote });
+        accepting.spawn(accept_all(acceptor, router.clone(), slots, shutdown.clone()));
     }
     while accepting.join_next().await.is_some() {}
     // The files go before the drain, so that a new daemon can take the place at once.
     drop(listeners);
     let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(DRAIN, slots.acquire_many(all)).await;
+    let drained = futures_util::future::join(local.acquire_many(all), remote.acquire_many(all));
+    let _ = tokio::time::timeout(DRAIN, drained).await;
     Ok(())
 }
 
@@ -144,6 +150,9 @@ impl Acceptor {
             Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                // A client that vanished is to be noticed while nothing is sent to it.
+                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
                 Ok(match tls {
                     Some(tls) => Accepted::Tls(tls.clone(), stream),
                     None => Accepted::Plain(Stream::Tcp(stream)),

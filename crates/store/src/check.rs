@@ -17,7 +17,7 @@ use std::io::Read as _;
 
 use palan_linux::path::RootDir;
 use palan_oci::digest::Hasher;
-use palan_oci::{Digest, ImageConfig};
+use palan_oci::{Digest, ImageConfig, Manifest};
 use palan_stdx::fs;
 
 use crate::database::ImageRow;
@@ -117,14 +117,19 @@ impl Check<'_> {
         if config.rootfs.diff_ids.len() != row.layers.len() {
             return Ok(Some("its record and its configuration name different layers".to_owned()));
         }
-        for key in &row.layers {
+        let manifest = self.store.read_blob(&row.manifest).ok();
+        let manifest = manifest.and_then(|content| Manifest::parse(&content, None).ok());
+        let listed = manifest.map(|manifest| manifest.layers).unwrap_or_default();
+        for (index, key) in row.layers.iter().enumerate() {
             let Some(layer) = database::layer(&inner.lock().db, key)? else {
                 return Ok(Some(format!("its layer {key} has no record")));
             };
             if fs::metadata(&inner.layers.join(key)).is_err() {
                 return Ok(Some(format!("its layer {key} is gone")));
             }
-            if !inner.has_blob(&layer.blob) {
+            // The layer may have been unpacked from the blob of another image, which is gone with it.
+            let has_own = listed.get(index).is_some_and(|listed| inner.has_blob(&listed.digest));
+            if !has_own && !inner.has_blob(&layer.blob) {
                 return Ok(Some(format!("the blob {} of its layer is gone", layer.blob)));
             }
         }

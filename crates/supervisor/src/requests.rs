@@ -18,6 +18,7 @@ use crate::protocol::{
     RequestFrame, RequestId, State, TerminalSize, VERSION, WaitOptions, Welcome,
 };
 use crate::relay::Relay;
+use crate::restart::not_running;
 use crate::serve::{Exec, ExecPhase, Life, Running, Supervisor};
 use crate::session::{InputEnd, Session};
 use crate::start::{Descriptors, StartFlags, read_program};
@@ -98,11 +99,11 @@ impl Supervisor {
                 return self.start(flags, &attach, waits, descriptors);
             }
             Request::Resolve => {
-                self.running()?;
+                self.keeps_network()?;
                 self.serve_names(&mut descriptors)?;
             }
             Request::Relay { close, open } => {
-                self.running()?;
+                self.keeps_network()?;
                 self.relay_ports(&close, &open, &mut descriptors)?;
             }
             Request::Attach(options) => self.attach(&options, descriptors)?,
@@ -143,15 +144,24 @@ impl Supervisor {
         for port in close {
             relay.close(port);
         }
+        let mut outcome = Ok(());
         for port in open {
-            let socket = if port.socket { Some(descriptors.take("a socket to relay")?) } else { None };
-            relay.open(port, socket).map_err(failed)?;
+            let socket = descriptors.take_if(port.socket, "a socket to relay");
+            outcome = outcome.and(socket.and_then(|socket| relay.open(port, socket).map_err(failed)));
         }
         if relay.is_unused() {
             self.relay = None;
         }
         self.idle_work = true;
-        Ok(())
+        outcome
+    }
+
+    /// An error unless the container has its network: during a run and between two.
+    fn keeps_network(&self) -> Result<(), Failure> {
+        match self.life {
+            Life::Running(_) | Life::Draining { .. } | Life::Restarting { .. } => Ok(()),
+            Life::Waiting | Life::Finished(_) => Err(not_running()),
+        }
     }
 
     fn running(&mut self) -> Result<&mut Running, Failure> {
@@ -161,9 +171,7 @@ impl Supervisor {
                 let message = "the container is restarting, wait until it is running";
                 Err(Failure::new(FailureKind::WrongState, message))
             }
-            Life::Waiting | Life::Draining { .. } | Life::Finished(_) => {
-                Err(Failure::new(FailureKind::WrongState, "the container is not running"))
-            }
+            Life::Waiting | Life::Draining { .. } | Life::Finished(_) => Err(not_running()),
         }
     }
 
@@ -253,7 +261,7 @@ impl Supervisor {
             None => None,
         };
         let Life::Running(running) = &self.life else {
-            return Err(Failure::new(FailureKind::WrongState, "the container is not running"));
+            return Err(not_running());
         };
         let execed = match running.container.exec(options, seccomp.as_ref()) {
             Ok(execed) => execed,
@@ -346,5 +354,36 @@ fn resized(result: Option<std::io::Result<()>>) -> Result<(), Failure> {
     match result {
         Some(result) => result.map_err(|error| Failure::cannot("resize the terminal", &error)),
         None => Err(Failure::new(FailureKind::Invalid, "the process has no terminal")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::protocol::RelayProtocol;
+
+    #[test]
+    fn ports_are_relayed_between_two_runs_and_whatever_others_do() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let (_daemon, connection) = UnixStream::pair().unwrap();
+        let mut supervisor = Supervisor::new(run_dir.path(), connection.into(), None).unwrap();
+        let target = "127.0.0.1:9".parse().unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = socket.local_addr().unwrap();
+        let relayed = RelayedPort { protocol: RelayProtocol::Tcp, host, target, socket: true };
+        // The target of a port that is not relayed can't change.
+        let unknown = RelayedPort { host: target, socket: false, ..relayed };
+        let open = |supervisor: &mut Supervisor| {
+            let open = vec![unknown, relayed];
+            let descriptors = Descriptors::new(vec![socket.try_clone().unwrap().into()]);
+            supervisor.carry_out(Request::Relay { close: Vec::new(), open }, descriptors).unwrap_err()
+        };
+        assert_eq!(open(&mut supervisor).kind, FailureKind::WrongState);
+        supervisor.life = Life::Restarting { due: Instant::now(), code: 1 };
+        assert_ne!(open(&mut supervisor).kind, FailureKind::WrongState);
+        assert!(supervisor.relay.is_some_and(|relay| !relay.is_unused()));
     }
 }

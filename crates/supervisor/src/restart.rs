@@ -19,6 +19,8 @@
 //! run to the daemon that is connected, and ends. With no daemon there the container has the old ones again, which is better than
 //! none.
 //!
+//! A policy that is taken away between two runs counts from the end of the next one on, as in Docker.
+//!
 //! Invariants:
 //! - Each end and each start is in the journal, whether a daemon is there or not.
 //! - What another run is made from is kept as descriptors, not in memory, and only while one may come.
@@ -37,6 +39,8 @@ pub(crate) struct Restarts {
     config: RestartConfig,
     backoff: Backoff,
     stay_down: bool,
+    /// Some end may be followed by another run.
+    are_wanted: bool,
     origin: Origin,
 }
 
@@ -48,11 +52,17 @@ impl Restarts {
         self.backoff = self.backoff.or_after(config.restart.last_delay_ms);
         let restarts_unhealthy =
             config.health.as_ref().is_some_and(|health| health.on_failure == HealthAction::Restart);
-        if self.config.policy == RestartPolicy::Never && !restarts_unhealthy {
-            (origin.config, origin.seccomp) = (None, None);
-        }
+        self.are_wanted = self.config.policy != RestartPolicy::Never || restarts_unhealthy;
         let namespaces = origin.namespaces.take().or_else(|| self.origin.namespaces.take());
         self.origin = Origin { namespaces, ..origin };
+    }
+
+    /// Gives up what the next run would be made from, if there can be none. Not between two runs: the one that is due takes
+    /// place.
+    pub(crate) fn let_go_unless_wanted(&mut self) {
+        if !self.are_wanted {
+            self.origin.let_go();
+        }
     }
 
     /// What the next run is made from.
@@ -133,11 +143,14 @@ impl Supervisor {
             Life::Running(_) | Life::Draining { .. } | Life::Restarting { .. } => {}
         }
         self.restarts.adopt(&config, Origin { config: Some(file), seccomp, namespaces: None });
+        if !matches!(self.life, Life::Restarting { .. }) {
+            self.restarts.let_go_unless_wanted();
+        }
         Ok(())
     }
 }
 
-fn not_running() -> Failure {
+pub(crate) fn not_running() -> Failure {
     Failure::new(FailureKind::WrongState, "the container is not running")
 }
 
@@ -159,6 +172,31 @@ mod tests {
         assert_eq!(restarts.after(1, run, false), Some(Duration::from_millis(200)));
         assert_eq!(restarts.after(1, run, false), None);
         assert_eq!(restarts.after(0, run, true), Some(Duration::from_millis(400)));
+    }
+
+    #[test]
+    fn the_pending_run_outlives_its_policy() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let (_daemon, connection) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut supervisor = Supervisor::new(run_dir.path(), connection.into(), None).unwrap();
+        let config = serde_json::json!({
+            "version": 1,
+            "spec": {},
+            "rootfs": { "directory": "/" },
+            "stop_signal": 15,
+            "stop_timeout_ms": 0,
+        });
+        let file = || {
+            let file = tempfile::tempfile().unwrap();
+            serde_json::to_writer(&file, &config).unwrap();
+            Descriptors::new(vec![file.into()])
+        };
+        supervisor.life = Life::Restarting { due: Instant::now(), code: 1 };
+        supervisor.update(false, false, file()).unwrap();
+        assert!(supervisor.restarts.origin().config.is_some());
+        supervisor.restarts.let_go_unless_wanted();
+        assert!(supervisor.restarts.origin().config.is_none());
+        assert_eq!(supervisor.restarts.after(1, Duration::ZERO, true), None);
     }
 
     #[test]

@@ -104,6 +104,14 @@ impl Namespaces {
 }
 
 impl Origin {
+    /// Keeps only what no later configuration brings: the namespaces in which processes are.
+    pub(crate) fn let_go(&mut self) {
+        (self.config, self.seccomp) = (None, None);
+        if let Some(namespaces) = &mut self.namespaces {
+            namespaces.mounts = None;
+        }
+    }
+
     fn config(&self) -> Result<Config, Failure> {
         let missing = || Failure::new(FailureKind::Invalid, "the request lacks the configuration");
         read_config(self.config.as_ref().ok_or_else(missing)?)
@@ -241,6 +249,7 @@ impl Supervisor {
         }));
         let health = config.health.take();
         self.health = health.map(|health| Box::new(Health::new(health, seccomp, now)));
+        self.restarts.let_go_unless_wanted();
         self.idle_work = true;
         Ok(reply)
     }

@@ -161,13 +161,27 @@ impl Contexts {
         Ok(files)
     }
 
-    /// Where the files for TLS of a context are; `None` if it has none, which means no TLS.
-    pub(crate) fn tls_paths(&self, name: &str) -> Option<TlsFiles> {
+    /// The files by which TLS is spoken with a context's daemon; `None`: it is not. A daemon that nobody could tell from another is
+    /// accepted only where the user has said so.
+    pub(crate) fn tls_paths(&self, name: &str, skip_verify: bool) -> Result<Option<TlsFiles>> {
         let directory = self.tls_directory(name).join(DOCKER);
         let there = |name: &str| Some(directory.join(name)).filter(|path| path.exists());
-        let files =
-            TlsFiles { authorities: there("ca.pem"), identity: there("cert.pem").zip(there("key.pem")) };
-        (files != TlsFiles::default()).then_some(files)
+        let lacks =
+            |what: &str| CliError::new(format!("context {name:?} has certificates for TLS, but {what}"));
+        let (authorities, certificate, key) = (there("ca.pem"), there("cert.pem"), there("key.pem"));
+        if certificate.is_some() != key.is_some() {
+            return Err(
+                lacks("not both a certificate and its key").hint("Set both with 'context update --docker'.")
+            );
+        }
+        let identity = certificate.zip(key);
+        match (authorities, identity) {
+            (_, identity) if skip_verify => Ok(Some(TlsFiles { authorities: None, identity })),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(lacks("none of an authority that vouches for the daemon")
+                .hint("Name it by ca=FILE, or say skip-tls-verify=true, with 'context update --docker'.")),
+            (authorities, identity) => Ok(Some(TlsFiles { authorities, identity })),
+        }
     }
 
     /// Removes a context; one that is not there is fine.
@@ -261,6 +275,24 @@ mod tests {
         assert_eq!(read.endpoints.len(), 2);
         assert_eq!(read.metadata["Otel"]["a"], 1);
         assert_eq!(read.description(), "mine");
+    }
+
+    #[test]
+    fn no_daemon_is_believed_without_proof() {
+        let (_directory, contexts) = contexts();
+        let files = |names: &[&'static str], skip: bool| {
+            let material = names.iter().map(|name| (*name, b"x".to_vec())).collect();
+            contexts.save(&Context::new("far"), Some(&material)).unwrap();
+            let found = contexts.tls_paths("far", skip);
+            found.map(|files| files.map(|files| (files.authorities.is_some(), files.identity.is_some())))
+        };
+        assert_eq!(files(&[], false), Ok(None));
+        assert_eq!(files(&[], true), Ok(Some((false, false))));
+        assert_eq!(files(&["ca.pem"], false), Ok(Some((true, false))));
+        assert_eq!(files(&["ca.pem", "cert.pem", "key.pem"], false), Ok(Some((true, true))));
+        assert_eq!(files(&["ca.pem", "cert.pem", "key.pem"], true), Ok(Some((false, true))));
+        files(&["cert.pem", "key.pem"], false).unwrap_err();
+        files(&["ca.pem", "cert.pem"], false).unwrap_err();
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use palan_docker_api::types::{EndpointIpamConfig, EndpointSettings};
 
+use super::mounts::split_csv;
 use crate::flags::Parsed;
 
 /// One network to join.
@@ -29,7 +30,7 @@ pub(crate) fn parse(text: &str) -> Result<Attachment, String> {
     let mut target = String::new();
     let mut endpoint = EndpointSettings::default();
     let mut ipam = EndpointIpamConfig::default();
-    for field in text.split(',') {
+    for field in split_csv(text)? {
         let field = field.to_lowercase();
         let (key, value) = field
             .split_once('=')

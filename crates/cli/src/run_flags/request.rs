@@ -419,7 +419,7 @@ mod tests {
         let wrong = run("--health-interval 5 x").unwrap_err();
         assert!(wrong.contains("time: missing unit in duration"), "{wrong}");
         let wrong = run("--health-on-failure panic x").unwrap_err();
-        assert!(wrong.contains("valid actions are none, kill and stop"), "{wrong}");
+        assert!(wrong.contains("valid actions are none, kill, restart and stop"), "{wrong}");
     }
 
     #[test]

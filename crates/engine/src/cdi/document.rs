@@ -207,6 +207,9 @@ impl ContainerEdits {
             if !matches!(node.kind.as_str(), "" | "b" | "c" | "u" | "p") {
                 return Err(format!("device {:?}: invalid type {:?}", node.path, node.kind));
             }
+            if node.major < 0 || node.minor < 0 {
+                return Err(format!("device {:?}: invalid number {}:{}", node.path, node.major, node.minor));
+            }
             if node.permissions != "none" && !node.permissions.chars().all(|c| "rwm".contains(c)) {
                 return Err(format!("device {:?}: invalid permissions {:?}", node.path, node.permissions));
             }

@@ -21,7 +21,8 @@ pub(super) fn apply(edits: &ContainerEdits, spec: &mut Spec) -> Result<()> {
     let linux = spec.linux.get_or_insert_default();
     for node in &edits.device_nodes {
         let device = device(node)?;
-        if matches!(device.kind.as_str(), "b" | "c") {
+        // "none" is what the vendor gives to nobody: the node is there, and no rule lets anybody open it.
+        if matches!(device.kind.as_str(), "b" | "c") && node.permissions != "none" {
             linux.resources.get_or_insert_default().devices.push(rule(&device, node));
         }
         linux.devices.retain(|other| other.path != device.path);
@@ -120,7 +121,6 @@ fn device(node: &DeviceNode) -> Result<Device> {
 fn rule(device: &Device, node: &DeviceNode) -> DeviceRule {
     let access = match node.permissions.as_str() {
         "" => "rwm",
-        "none" => "",
         letters => letters,
     };
     DeviceRule {

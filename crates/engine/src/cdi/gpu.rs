@@ -14,6 +14,9 @@ struct Vendor {
     capabilities: &'static [&'static str],
 }
 
+/// More than any host has; a client's number is not to fill the daemon's memory.
+const MOST: i64 = 1024;
+
 /// In the order of preference, as in Docker.
 const VENDORS: [Vendor; 2] = [
     Vendor {
@@ -49,6 +52,11 @@ pub(super) fn names(request: &DeviceRequest, registry: &Registry) -> Result<Vec<
     Ok(match request.count {
         0 => request.device_ids.iter().map(|device| of_vendor(device)).collect(),
         count if count < 0 => vec![of_vendor("all")],
+        count if count > MOST => {
+            return Err(Error::invalid(format!(
+                "a request for {count} GPUs: at most {MOST} can be asked for at once"
+            )));
+        }
         count => (0..count).map(|number| of_vendor(&number.to_string())).collect(),
     })
 }

@@ -12,11 +12,12 @@ use palan_linux::mount;
 use palan_linux::path::{FileKind, Metadata, PathError, RootDir};
 use palan_store::Limits;
 use palan_store::tree::{Picked, Unpacking, unpack_into};
+use palan_supervisor::runtime::user::resolve;
 use rustix::io::Errno;
 
 use super::Details;
 use super::driver::container_event;
-use super::files::archive;
+use super::files::{archive, check_still_there};
 use super::view::View;
 use crate::db::Change;
 use crate::engine::{Engine, waiting_for_client};
@@ -49,16 +50,17 @@ pub struct CopyOptions {
 impl Engine {
     /// What is at a path.
     pub async fn stat_path(&self, name: &str, path: &str) -> Result<PathStat> {
-        let view = self.open_files(&self.index.find(name)?).await?;
+        let handle = self.index.find(name)?;
         let place = Place::new(name, path)?;
+        let view = self.open_files(&handle).await?;
         waiting_for_client(move || Ok(place.find(&view)?.1)).await
     }
 
     /// What is at a path, and its content as a tar.
     pub async fn read_path(&self, name: &str, path: &str) -> Result<(PathStat, Items<Bytes>)> {
         let handle = self.index.find(name)?;
-        let view = self.open_files(&handle).await?;
         let place = Place::new(name, path)?;
+        let view = self.open_files(&handle).await?;
         let (place, view, picked, stat) = waiting_for_client(move || {
             let (picked, stat) = place.find(&view)?;
             if picked.is_of_kernel() {
@@ -72,6 +74,7 @@ impl Engine {
             let mut sink = Watched { inner: sink, view: &view };
             let written = picked.write(place.base.as_encoded_bytes(), &mut sink);
             written.map_err(|error| store_error(error.into()))?;
+            check_still_there(&handle, "copied from")?;
             Ok(Change::new().event(container_event(&details, "archive-path", [])))
         });
         Ok((stat, items.await?))
@@ -86,8 +89,8 @@ impl Engine {
         mut body: BodyReader,
     ) -> Result<()> {
         let handle = self.index.find(name)?;
-        let view = self.open_files(&handle).await?;
         let place = Place::new(name, path)?;
+        let view = self.open_files(&handle).await?;
         let details = handle.details();
         let of = details.clone();
         waiting_for_client(move || place.unpack(&view, &of, options, &mut body)).await?;
@@ -232,40 +235,13 @@ fn follow(root: &RootDir, path: &Path) -> PathBuf {
     done
 }
 
-/// The numbers of `name|uid[:name|gid]` by the container's own files; none for a container without a user.
+/// The numbers of `name|uid[:name|gid]` by the container's own files, as a start finds them; none for a container without a user.
 fn user(root: &RootDir, text: &str) -> Result<Option<(u32, u32)>> {
     if text.is_empty() {
         return Ok(None);
     }
-    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    let passwd = lines(root, "/etc/passwd")?;
-    let entry = passwd.iter().find(|entry| {
-        entry.first().is_some_and(|name| name == user) || entry.get(2).is_some_and(|id| id == user)
-    });
-    let number = |text: Option<&String>| text.and_then(|text| text.parse().ok());
-    let unknown = |kind: &str, name: &str| {
-        Error::invalid(format!("unable to find {kind} {name}: no matching entries in the container's files"))
-    };
-    let uid = number(entry.and_then(|entry| entry.get(2))).or_else(|| user.parse().ok());
-    let uid = uid.ok_or_else(|| unknown("user", user))?;
-    let Some(group) = group else {
-        return Ok(Some((uid, number(entry.and_then(|entry| entry.get(3))).unwrap_or(0))));
-    };
-    let groups = lines(root, "/etc/group")?;
-    let entry = groups.iter().find(|entry| entry.first().is_some_and(|name| name == group));
-    let gid = number(entry.and_then(|entry| entry.get(2))).or_else(|| group.parse().ok());
-    Ok(Some((uid, gid.ok_or_else(|| unknown("group", group))?)))
-}
-
-/// The fields of `/etc/passwd` and its like; none if there is no such file.
-fn lines(root: &RootDir, path: &str) -> Result<Vec<Vec<String>>> {
-    const MAX_BYTES: u64 = 4 << 20;
-    let content = match root.read(path, MAX_BYTES) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        other => other.context(|| "cannot look up the container's user".into())?,
-    };
-    let text = String::from_utf8_lossy(&content);
-    Ok(text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect())
+    let user = resolve(root, text, &[]).map_err(|error| Error::invalid(error.to_string()))?;
+    Ok(Some((user.uid, user.gid)))
 }
 
 /// A stream of a copy, which ends when the container is about to start.
@@ -346,5 +322,12 @@ mod tests {
         assert_eq!(user(&root, "1000").expect("named"), Some((1000, 100)));
         assert_eq!(user(&root, "me:us").expect("named"), Some((1000, 50)));
         assert!(user(&root, "you").is_err() && user(&root, "me:them").is_err());
+        // A number is nobody's name (CVE-2026-46680).
+        root.write("etc/passwd", b"1000:x:0:0::/:/bin/sh\nme:x:1000:100::/:/bin/sh\n", 0o644)
+            .expect("writes");
+        root.write("etc/group", b"50:x:0:\n", 0o644).expect("writes");
+        assert_eq!(user(&root, "1000").expect("a number"), Some((1000, 100)));
+        assert_eq!(user(&root, "1000:50").expect("numbers"), Some((1000, 50)));
+        assert!(user(&root, "4294967295").is_err() && user(&root, "0:4294967295").is_err());
     }
 }

@@ -282,7 +282,9 @@ impl<'a> Making<'a> {
         let paths = |list: &[&str]| -> Vec<String> {
             if hidden { list.iter().map(|path| (*path).to_owned()).collect() } else { Vec::new() }
         };
-        host.masked_paths.get_or_insert_with(|| paths(&oci::MASKED_PATHS));
+        let thermal = self.engine.host.thermal_paths.iter().map(String::as_str);
+        let masked: Vec<&str> = oci::MASKED_PATHS.into_iter().chain(thermal).collect();
+        host.masked_paths.get_or_insert_with(|| paths(&masked));
         host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
         Ok(host)
     }

@@ -41,7 +41,7 @@ use crate::container::{Details, RemoveOptions, Status, WaitHold, logging};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
-use crate::{Class, Error, Result};
+use crate::{Error, Result};
 
 /// What can be asked of a driver. The states in which each is legal stand with it.
 #[derive(Debug)]
@@ -214,7 +214,7 @@ impl Driver {
                 }
                 return self.after_exit().await;
             }
-            Action::StartByPolicy { reply } => drop(reply.send(Box::pin(self.start_by_policy()).await)),
+            Action::StartByPolicy { reply } => return Box::pin(self.start_by_policy(reply)).await,
             Action::Stop { signal, timeout, again, reply } => {
                 return Box::pin(self.stop(signal, timeout, again, reply)).await;
             }
@@ -327,10 +327,20 @@ impl Driver {
         if let Some(link) = self.link.take() {
             link.linger();
         }
-        let failure = || {
-            let error = Error::new(Class::Unavailable, "the container has ended");
-            error.with_source(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
-        };
+        self.fail_pending().await;
+        // One that has left the next run to the daemon has ended as it should, too.
+        if !self.details().state.status.is_live() || self.restart_at.is_some() {
+            return Flow::Continue;
+        }
+        tracing::warn!(container = self.handle.id, %error, "lost the supervisor of a running container");
+        Box::pin(self.settle_without_supervisor()).await
+    }
+
+    /// The supervisor will answer no more.
+    pub(super) async fn fail_pending(&mut self) {
+        // Whatever was asked for, a container that has ended meanwhile does not run.
+        let id = self.handle.id.clone();
+        let failure = || not_running(&id);
         for pending in std::mem::take(&mut self.pending).into_values() {
             match pending {
                 // The caller may have gone.
@@ -340,12 +350,6 @@ impl Driver {
                 Pending::Start | Pending::Noted(_) | Pending::Nobody => {}
             }
         }
-        // One that has left the next run to the daemon has ended as it should, too.
-        if !self.details().state.status.is_live() || self.restart_at.is_some() {
-            return Flow::Continue;
-        }
-        tracing::warn!(container = self.handle.id, %error, "lost the supervisor of a running container");
-        Box::pin(self.settle_without_supervisor()).await
     }
 
     /// Sends a request to the supervisor, or fails it at once.
@@ -443,11 +447,11 @@ impl Driver {
         }
         let next = Arc::new(next);
         self.engine.db.commit(Change::new().put_container(next.clone())).await?;
+        self.handle.publish(next.clone());
         if next.state.status.is_live() {
-            let (engine, next) = (self.engine.clone(), next.clone());
+            let engine = self.engine.clone();
             blocking(move || engine.write_resolver_config(&next)).await?;
         }
-        self.handle.publish(next);
         Ok(())
     }
 

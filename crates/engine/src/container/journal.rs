@@ -13,6 +13,7 @@ use crate::container::restart::KILL;
 use crate::container::{Details, State, Status, health};
 use crate::db::Change;
 use crate::events::Event;
+use crate::network::endpoints;
 
 /// What an entry means for those who wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(crate) fn apply(details: &mut Details, entry: &Entry) -> Option<(Vec<Event>,
                 started_at: Some(time),
                 finished_at: details.state.finished_at,
                 health: health::begin(details),
+                // Who has stopped it between two runs has stopped this one, too.
+                stopped_by_user: was_between && details.state.stopped_by_user,
                 ..State::default()
             };
             details.run += 1;
@@ -161,15 +164,13 @@ impl Driver {
             }
             Turn::Ours => {
                 let delay = Duration::from_millis(next.restart_delay_ms.unwrap_or_default());
+                let networks = endpoints::network_ids(&next);
                 let more = self.release_for_restart(&mut next).await;
                 let events = events.into_iter().chain(more).collect();
                 self.pause_between_runs(*next, events).await;
+                self.engine.publish_names(networks).await;
                 self.restart_at = Some(Instant::now() + delay);
-                if self.removal.is_some() || !self.stoppers.is_empty() {
-                    self.stay_down(KILL).await
-                } else {
-                    Flow::Continue
-                }
+                if self.is_to_stay_down() { self.stay_down(KILL).await } else { Flow::Continue }
             }
             Turn::End => {
                 self.end(*next, events).await;
@@ -254,6 +255,18 @@ mod tests {
         let (failed, _, turns) = check(begun().into_iter().chain([failure]));
         assert_eq!((failed.state.status, failed.state.exit_code), (Status::Exited, 3));
         assert!(failed.state.error.contains("gone") && turns.last() == Some(&Turn::End));
+    }
+
+    #[test]
+    fn a_stop_between_two_runs_is_remembered() {
+        let is_stopped_after_start = |status: Status| {
+            let mut details = Details::default();
+            (details.state.status, details.state.stopped_by_user) = (status, true);
+            apply(&mut details, &entry(1, JournalEvent::Start { pid: 7 })).expect("a new one");
+            details.state.stopped_by_user
+        };
+        assert!(is_stopped_after_start(Status::Restarting));
+        assert!(!is_stopped_after_start(Status::Exited));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! A reader starts at the beginning or so many lines before the end, goes on through the rotated files to the current
 //! one, and can be asked again when more was written. It recognises a rotation by the file's inode: what is now `log.1`
 //! is read to its end before the new `log` begins.
+//!
+//! **Invariant:** a file is left only when its end was read after a newer one had been seen. Who writes appends its last lines
+//! to a file and only then gives it another name, so an end that was read before is none.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -77,16 +80,7 @@ impl LogReader {
     }
 
     fn open_files(&mut self) -> Result<(), PathError> {
-        let mut rotated = Vec::new();
-        for number in 1..MOST_FILES {
-            match fs::if_exists(fs::open(&rotated_path(&self.path, number)))? {
-                Some(file) => rotated.push(file),
-                None => break,
-            }
-        }
-        let current = fs::if_exists(fs::open(&self.path))?;
-        let files = rotated.into_iter().rev().chain(current);
-        self.files = files.map(|file| position(file, &self.path)).collect::<Result<_, _>>()?;
+        self.files = files(&self.path)?.into_iter().map(Positioned::at_start).collect();
         Ok(())
     }
 
@@ -152,14 +146,10 @@ impl LogReader {
             Some(metadata) if metadata.ino() != inode => {}
             _ => return Ok(false),
         }
-        // It was rotated, perhaps more than once: what came after it is read next.
-        self.files.clear();
-        self.rest.clear();
-        self.open_files()?;
-        if let Some(own) = self.files.iter().position(|file| file.inode == inode) {
-            self.files.drain(..=own);
-        }
-        Ok(!self.files.is_empty())
+        // It was rotated, perhaps more than once: what came after it is read next, but first its end, once more.
+        let newer = files_after(&self.path, inode)?;
+        self.files.extend(newer.into_iter().map(Positioned::at_start));
+        Ok(self.files.len() > 1)
     }
 
     fn take_current_file(&mut self) -> Result<bool, PathError> {
@@ -187,9 +177,57 @@ impl LogReader {
     }
 }
 
-fn position(file: File, path: &Path) -> Result<Positioned, PathError> {
-    let inode = file.metadata().map_err(|source| PathError::new("read metadata", path, source))?.ino();
-    Ok(Positioned { file, inode, offset: 0 })
+impl Positioned {
+    fn at_start((file, inode): (File, u64)) -> Self {
+        Self { file, inode, offset: 0 }
+    }
+}
+
+/// The files of a log, oldest first, with their inodes; none once the container is gone.
+///
+/// A rotation meanwhile hides none but the newest: it moves file by file to the next number, the highest first, and what is
+/// ahead of this look, which goes the same way, stays ahead of it. At any time one number in between is vacant.
+pub(crate) fn files(path: &Path) -> Result<Vec<(File, u64)>, PathError> {
+    let mut found: Vec<(File, u64)> = Vec::new();
+    let mut is_vacant = false;
+    for number in 0..MOST_FILES {
+        let name = if number == 0 { path.to_owned() } else { rotated_path(path, number) };
+        let Some(file) = fs::if_exists(fs::open(&name))? else {
+            if is_vacant {
+                break;
+            }
+            is_vacant = true;
+            continue;
+        };
+        is_vacant = false;
+        let inode = file.metadata().map_err(|source| PathError::new("read metadata", &name, source))?.ino();
+        // Met again, it was moved in between: the later number is the true one.
+        found.retain(|(_, other)| *other != inode);
+        found.push((file, inode));
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// The files after the one with an inode; all, if that was rotated away, which two looks must agree on.
+pub(crate) fn files_after(path: &Path, inode: u64) -> Result<Vec<(File, u64)>, PathError> {
+    /// A log that rotates faster is not caught up with.
+    const LOOKS: usize = 10;
+    let mut found = files(path)?;
+    for _ in 1..LOOKS {
+        if let Some(own) = found.iter().position(|(_, other)| *other == inode) {
+            return Ok(found.split_off(own + 1));
+        }
+        let again = files(path)?;
+        let is_settled = found.iter().map(|(_, inode)| inode).eq(again.iter().map(|(_, inode)| inode));
+        found = again;
+        if is_settled {
+            break;
+        }
+    }
+    // Without a current file it is the container that goes, file by file: what is left is older.
+    let is_whole = fs::if_exists(fs::metadata(path))?.is_some();
+    Ok(if is_whole { found } else { Vec::new() })
 }
 
 fn rotated_path(path: &Path, number: u32) -> PathBuf {
@@ -505,6 +543,34 @@ mod tests {
         assert_eq!(read(&mut reader), "2\n3\n4\n");
         fs::write(&log.path, line("5", "stdout", 5)).expect("truncated");
         assert_eq!(read(&mut reader), "5");
+    }
+
+    #[test]
+    fn the_last_lines_before_a_rotation_are_read() {
+        let log = log(&[("", line("1\n", "stdout", 1))]);
+        let mut reader = LogReader::open(&log.path, &both(), true).expect("open");
+        assert_eq!(read(&mut reader), "1\n");
+        // Between the look at the end and the one at the names.
+        let mut file = fs::append(&log.path, 0o600).expect("open");
+        std::io::Write::write_all(&mut file, line("2\n", "stdout", 2).as_bytes()).expect("written");
+        fs::rename(&log.path, &rotated_path(&log.path, 1)).expect("rotated");
+        fs::write(&log.path, line("3\n", "stdout", 3)).expect("written");
+        assert!(reader.advance().expect("readable"));
+        assert_eq!(read(&mut reader), "2\n3\n");
+    }
+
+    #[test]
+    fn a_look_during_a_rotation_misses_none() {
+        let log = log(&[("", String::new()), (".2", String::new()), (".3", String::new())]);
+        let inodes = |files: Vec<(File, u64)>| files.into_iter().map(|(_, inode)| inode).collect::<Vec<_>>();
+        let of = |number| fs::metadata(&rotated_path(&log.path, number)).expect("there").ino();
+        let current = fs::metadata(&log.path).expect("there").ino();
+        assert_eq!(inodes(files(&log.path).expect("readable")), [of(3), of(2), current]);
+        assert_eq!(inodes(files_after(&log.path, of(3)).expect("readable")), [of(2), current]);
+        assert_eq!(inodes(files_after(&log.path, 1).expect("readable")), [of(3), of(2), current]);
+        // One file under two names: it was moved while it was looked for.
+        std::fs::hard_link(&log.path, rotated_path(&log.path, 1)).expect("links");
+        assert_eq!(inodes(files(&log.path).expect("readable")), [of(3), of(2), current]);
     }
 
     #[test]

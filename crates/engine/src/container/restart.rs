@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::container::driver::{Action, Driver, Flow};
 use crate::container::exit::{detach_volumes, kill_cgroup};
-use crate::container::index::Handle;
+use crate::container::index::{Handle, Reply};
 use crate::container::journal::run_ended;
 use crate::container::start::{detach_network, end_events};
 use crate::container::stop::SIGKILL;
@@ -39,14 +39,22 @@ pub(super) const KILL: Request = Request::Signal { signal: SIGKILL };
 /// How many containers a daemon that has just started starts at once.
 const STARTS_AT_ONCE: usize = 8;
 
+/// After what time a restart is tried again that had to wait for the supervisor of the run before.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What the supervisor shall do.
 pub(crate) fn supervisor_config(details: &Details) -> RestartConfig {
     RestartConfig {
         policy: policy(&details.host.restart_policy),
         count: details.restart_count,
         last_delay_ms: details.restart_delay_ms,
-        by_daemon: may_change_its_network(&details.host) || namespaces::are_shared(&details.host),
+        by_daemon: may_change_its_network(&details.host) || joins_another(&details.host),
     }
+}
+
+/// Whether the container is in namespaces of another, which has new ones when it was started anew.
+fn joins_another(host: &spec::HostConfig) -> bool {
+    endpoints::shared_with(host).is_some() || namespaces::are_shared(host)
 }
 
 /// Whether the container has a network namespace of its own, in which it may do what it likes.
@@ -124,11 +132,11 @@ pub(crate) fn is_to_start(details: &Details) -> bool {
     details.state.status == Status::Restarting || is_started_with_daemon(details)
 }
 
-/// Starts what a daemon that has just started found ended, in the background. One that shares another's network comes
+/// Starts what a daemon that has just started found ended, in the background. One that shares another's namespaces comes
 /// after that one.
 pub(crate) fn start_found(engine: &Arc<Engine>, handles: Vec<Arc<Handle>>) {
     let (sharing, alone): (Vec<_>, Vec<_>) =
-        handles.into_iter().partition(|handle| endpoints::shared_with(&handle.details().host).is_some());
+        handles.into_iter().partition(|handle| joins_another(&handle.details().host));
     // The engine may be gone before all are started.
     let engine = Arc::downgrade(engine);
     tokio::spawn(async move {
@@ -154,17 +162,24 @@ pub(crate) fn start_found(engine: &Arc<Engine>, handles: Vec<Arc<Handle>>) {
 }
 
 impl Driver {
-    /// See [`start_found`].
-    pub(super) async fn start_by_policy(&mut self) -> Result<()> {
+    /// See [`start_found`]. Answered when the container runs or has ended for good, since others may wait to join it.
+    pub(super) async fn start_by_policy(&mut self, reply: Reply<()>) -> Flow {
         let details = self.details();
-        match details.state.status {
-            Status::Restarting if self.link.is_none() => {
-                self.restart_at = Some(Instant::now());
-                Ok(())
-            }
-            _ if is_started_with_daemon(&details) => self.start().await,
-            _ => Ok(()),
-        }
+        let (outcome, flow) = match details.state.status {
+            Status::Restarting if self.link.is_some() => (Ok(()), Flow::Continue),
+            Status::Restarting if self.is_to_stay_down() => (Ok(()), self.stay_down(KILL).await),
+            Status::Restarting => (Ok(()), self.restart_now().await),
+            _ if is_started_with_daemon(&details) => (self.start().await, Flow::Continue),
+            _ => (Ok(()), Flow::Continue),
+        };
+        // The caller may have gone.
+        let _ = reply.send(outcome);
+        flow
+    }
+
+    /// Whether somebody has asked for the end of a container that is between two runs.
+    pub(super) fn is_to_stay_down(&self) -> bool {
+        self.removal.is_some() || !self.stoppers.is_empty() || self.details().state.stopped_by_user
     }
 
     /// The supervisor is gone without having said that it has ended: what its journal knows is applied, and then, if the
@@ -195,18 +210,22 @@ impl Driver {
                     self.end(next, events).await;
                     return self.after_exit().await;
                 }
+                let networks = endpoints::network_ids(&next);
                 events.extend(self.release_for_restart(&mut next).await);
                 self.record(next, Change::new().events(events)).await;
+                self.engine.publish_names(networks).await;
                 self.announce_exit(KILLED, Status::Restarting);
             }
             Status::Restarting => {
                 let mut next = (*details).clone();
+                let networks = endpoints::network_ids(&next);
                 let events = self.release_for_restart(&mut next).await;
                 self.commit_details(next, Change::new().events(events)).await;
+                self.engine.publish_names(networks).await;
             }
             _ => return Flow::Continue,
         }
-        if self.removal.is_some() || !self.stoppers.is_empty() {
+        if self.is_to_stay_down() {
             return self.stay_down(KILL).await;
         }
         let delay = self.details().restart_delay_ms.unwrap_or_default();
@@ -214,7 +233,8 @@ impl Driver {
         Flow::Continue
     }
 
-    /// Gives back what the next run will be given anew; returns the events of it.
+    /// Gives back what the next run will be given anew; returns the events of it. The networks' names are to be published once
+    /// it is recorded.
     pub(super) async fn release_for_restart(&self, next: &mut Details) -> Vec<Event> {
         let events = end_events(next, &self.engine);
         detach_network(&self.engine, next).await;
@@ -226,15 +246,16 @@ impl Driver {
     /// It is time for the run that follows one whose supervisor is gone.
     pub(super) async fn restart_now(&mut self) -> Flow {
         self.restart_at = None;
-        let details = self.details();
-        if details.state.status != Status::Restarting {
+        if self.details().state.status != Status::Restarting {
             return Flow::Continue;
         }
-        let started = match self.await_end_of_previous_run().await {
-            Ok(()) => self.attempt(&details).await.map_err(|(_, error)| error),
-            Err(error) => Err(error),
-        };
-        let Err(error) = started else { return Flow::Continue };
+        if let Err(error) = self.await_end_of_previous_run().await {
+            tracing::info!(container = self.handle.id, error = error.report(), "a restart is put off");
+            self.restart_at = Some(Instant::now() + RETRY);
+            return Flow::Continue;
+        }
+        let details = self.details();
+        let Err((_, error)) = self.attempt(&details).await else { return Flow::Continue };
         let mut next = (*self.details()).clone();
         next.state.status = Status::Exited;
         next.state.exit_code = details.state.exit_code;
@@ -300,6 +321,19 @@ mod tests {
             host.cap_drop = vec!["NET_ADMIN".into()];
         }));
         assert!(!may(&|host| (host.privileged, host.network_mode) = (true, "host".into())));
+    }
+
+    #[test]
+    fn who_joins_another_is_left_to_the_daemon() {
+        let joins = |change: &dyn Fn(&mut spec::HostConfig)| {
+            let mut details = details("always", 0);
+            change(&mut details.host);
+            supervisor_config(&details).by_daemon
+        };
+        assert!(!joins(&|_| ()) && !joins(&|host| host.network_mode = "host".into()));
+        assert!(joins(&|host| host.network_mode = "container:a".into()));
+        assert!(joins(&|host| host.pid_mode = "container:a".into()));
+        assert!(joins(&|host| host.ipc_mode = "container:a".into()));
     }
 
     #[test]

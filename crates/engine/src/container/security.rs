@@ -134,12 +134,11 @@ pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<&'static str>> {
     if host.privileged {
         return Ok(available.collect());
     }
+    // As in Docker, one that is named in both lists is added, unless all are added.
     let wanted = |name: &str| {
-        let added = add.all || add.names.contains(&name);
-        let default = DEFAULT_CAPABILITIES.contains(&name) && !drop.all;
-        // Dropping one by name wins over ALL; adding one by name wins over dropping ALL.
         let dropped = drop.names.contains(&name);
-        (added || default) && !dropped
+        let default = DEFAULT_CAPABILITIES.contains(&name) && !drop.all;
+        if add.all { !dropped } else { add.names.contains(&name) || default && !dropped }
     };
     Ok(available.filter(|name| wanted(name)).collect())
 }

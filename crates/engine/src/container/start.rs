@@ -31,6 +31,9 @@ use crate::{Class, Error, Result};
 /// How long a supervisor may take to end after its container before a new start gives up.
 const PREVIOUS_RUN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often that supervisor is looked at meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long a start may take: a mount of a slow file system is part of it.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -60,7 +63,8 @@ impl Driver {
         let _no_views = self.handle.views.end().await?;
         self.stays_for_restart = false;
         // Whoever starts it begins anew.
-        let details = Arc::new(Details { restart_count: 0, restart_delay_ms: None, ..(*details).clone() });
+        let details =
+            Arc::new(Details { restart_count: 0, restart_delay_ms: None, ..(*self.details()).clone() });
         match self.attempt(&details).await {
             Ok(()) => Ok(()),
             Err((exit_code, error)) => {
@@ -78,19 +82,33 @@ impl Driver {
         details.host.auto_remove && was_attempt && !details.state.status.is_live()
     }
 
-    /// The last supervisor still flushes logs and removes cgroups when its exit is known already.
+    /// The last supervisor still flushes logs and removes cgroups when its exit is known already. It is waited for until it has
+    /// left its place to the next one, not until its last clients have read all.
     pub(super) async fn await_end_of_previous_run(&mut self) -> Result<()> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
-        match tokio::time::timeout(PREVIOUS_RUN_PATIENCE, link.drain()).await {
-            Ok(()) => Ok(()),
-            Err(_) => {
-                self.link = Some(link);
-                Err(Error::conflict(format!(
-                    "the supervisor of the last run of container {} has not ended yet; try again later",
-                    short(&self.handle.id)
-                )))
+        let run_dir = self.engine.run_dir(&self.handle.id);
+        let ends = async { while link.receive().await.is_ok() {} };
+        let leaves = async {
+            while has_supervisor(&run_dir).await {
+                tokio::time::sleep(LOOK_INTERVAL).await;
             }
+        };
+        let is_gone = tokio::time::timeout(PREVIOUS_RUN_PATIENCE, async {
+            tokio::select! {
+                () = ends => {}
+                () = leaves => {}
+            }
+        });
+        if is_gone.await.is_err() {
+            self.link = Some(link);
+            return Err(Error::conflict(format!(
+                "the supervisor of the last run of container {} has not ended yet; try again later",
+                short(&self.handle.id)
+            )));
         }
+        link.linger();
+        self.fail_pending().await;
+        Ok(())
     }
 
     pub(super) async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
@@ -230,6 +248,12 @@ impl Driver {
         self.commit_details(next, Change::new().events(events)).await;
         self.engine.publish_names(networks).await;
     }
+}
+
+/// Whether a supervisor has its place in the run directory: the socket goes last.
+async fn has_supervisor(run_dir: &Path) -> bool {
+    let socket = run_dir.join(protocol::SOCKET_NAME);
+    blocking(move || Ok(socket.exists())).await.unwrap_or(true)
 }
 
 /// What a start needs, made before anything is changed.

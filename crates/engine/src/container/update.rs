@@ -175,6 +175,8 @@ fn merge(host: &mut HostConfig, update: &Update) -> Result<()> {
         (&mut known.nano_cpus, asked.nano_cpus),
         (&mut known.cpu_period, asked.cpu_period),
         (&mut known.cpu_quota, asked.cpu_quota),
+        (&mut known.cpu_realtime_period, asked.cpu_realtime_period),
+        (&mut known.cpu_realtime_runtime, asked.cpu_realtime_runtime),
         (&mut known.memory, asked.memory),
         (&mut known.memory_swap, asked.memory_swap),
         (&mut known.memory_reservation, asked.memory_reservation),
@@ -199,7 +201,13 @@ fn merge(host: &mut HostConfig, update: &Update) -> Result<()> {
     }
     if !update.restart_policy.name.is_empty() {
         restart::check(&update.restart_policy, false)?;
-        if host.auto_remove && !matches!(update.restart_policy.name.as_str(), "no" | "on-failure") {
+        // The first run of one without a policy has a root file system that can't be mounted again.
+        let is_allowed = match update.restart_policy.name.as_str() {
+            "no" => true,
+            "on-failure" => host.restart_policy.name == "on-failure",
+            _ => false,
+        };
+        if host.auto_remove && !is_allowed {
             return Err(Error::conflict(
                 "Restart policy cannot be updated because AutoRemove is enabled for the container",
             ));
@@ -249,9 +257,13 @@ mod tests {
     fn policies_of_containers_that_remove_themselves() {
         let mut host = HostConfig { auto_remove: true, ..HostConfig::default() };
         let mut update = Update::default();
-        update.restart_policy.name = "always".into();
-        assert!(merge(&mut host, &update).expect_err("refused").to_string().contains("AutoRemove"));
-        update.restart_policy.name = "on-failure".into();
+        for name in ["always", "unless-stopped", "on-failure"] {
+            update.restart_policy.name = name.into();
+            assert!(merge(&mut host, &update).expect_err("refused").to_string().contains("AutoRemove"));
+        }
+        host.restart_policy.name = "on-failure".into();
+        merge(&mut host, &update).expect("fine");
+        update.restart_policy.name = "no".into();
         merge(&mut host, &update).expect("fine");
     }
 }

@@ -159,9 +159,13 @@ pub(crate) fn sysctl_of_interface(text: &str, interface: &str) -> Result<(String
     let invalid = |why: &str| Error::invalid(format!("invalid sysctl \"{text}\" of an endpoint: {why}"));
     let (key, value) = text.split_once('=').ok_or_else(|| invalid("it has no value"))?;
     let parts: Vec<&str> = key.split('.').collect();
-    let [net, family, kind, "IFNAME", name] = parts[..] else {
+    let [net, family, kind, placeholder, name] = parts[..] else {
         return Err(invalid("it must be like net.ipv4.conf.IFNAME.log_martians=1"));
     };
+    // Docker's command line makes small letters of the whole field.
+    if !placeholder.eq_ignore_ascii_case("IFNAME") {
+        return Err(invalid("it must be like net.ipv4.conf.IFNAME.log_martians=1"));
+    }
     let is_word = |word: &str| {
         !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };

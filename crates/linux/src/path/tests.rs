@@ -78,6 +78,19 @@ fn symlinks_lead_nowhere_else() {
 }
 
 #[test]
+fn files_are_made_where_dangling_links_point_inside() {
+    let scene = Scene::new();
+    scene.link("../run/a/b", "etc-link");
+    scene.link("/etc-link", "twice");
+    scene.link("loop", "loop");
+    let root = &scene.root;
+    root.ensure_file("/twice", 0o644).expect("creates the target");
+    assert!(root.metadata("run/a/b").expect("there").is_file());
+    root.ensure_file("/twice", 0o644).expect("finds it");
+    assert_eq!(root.ensure_file("loop", 0o644).expect_err("endless").errno(), Some(Errno::LOOP));
+}
+
+#[test]
 fn directories_are_made_where_dangling_links_point_inside() {
     let scene = Scene::new();
     let root = &scene.root;

@@ -177,25 +177,9 @@ fn system_directory(root: &RootDir, name: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Opens the file at `path`, making an empty one if there is none. A symlink to nothing (the usual /etc/resolv.conf of
-/// distributions) gets its target made, inside of the root.
+/// Opens the file at `path`, making an empty one if there is none.
 pub(super) fn ensure_file(root: &RootDir, path: &Path) -> Result<OwnedFd, Error> {
-    const MAX_LINKS: usize = 16;
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        let missing = match root.ensure_file(&path, 0o755) {
-            Ok(file) => return Ok(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => error,
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(link) = root.read_link(&path) else { return Err(missing.into()) };
-        // An absolute target replaces the whole path.
-        path = path.parent().unwrap_or(Path::new("/")).join(link);
-        if let Some(parent) = path.parent() {
-            root.create_dir_all(parent, 0o755)?;
-        }
-    }
-    Err(Error::Invalid(format!("{}: too many levels of symbolic links", path.display())))
+    Ok(root.ensure_file(path, 0o755)?)
 }
 
 /// Nothing may be mounted into a procfs but what containers are known to replace there, and nothing but a procfs on

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use palan_oci::Digest;
 
 use super::Report;
-use crate::testing::{Tar, TestStore, gzip};
+use crate::testing::{Tar, TestStore, gzip, image_of};
 
 fn layer() -> Vec<u8> {
     let content: Vec<u8> = (0..40_000u32).flat_map(|number| (number * 7919).to_le_bytes()).collect();
@@ -59,6 +59,24 @@ fn a_store_that_is_well_has_no_problems() {
         Tar::new().file("d/above", b"y").hard_link("d/link", "d/below").file("d/.wh..wh..opq", b"").finish();
     subject.store.make("chain", &[bottom, top]).expect("makes");
     check_clean(&subject.store);
+}
+
+/// Found by a power cut: one image brought the layer, another has it in another form, and the first one went.
+#[test]
+fn a_layer_may_outlive_the_blob_that_it_came_from() {
+    let store = TestStore::new();
+    let lease = store.lease();
+    let tar = Tar::new().directory("d").file("d/f", b"content").finish();
+    let plain = store.layer(&lease, &tar).expect("brings");
+    let first = store.commit_image(&image_of("first", &[plain]), &lease).expect("commits");
+    let packed = store.layer(&lease, &gzip(&tar)).expect("brings");
+    store.commit_image(&image_of("second:1", &[packed]), &lease).expect("commits");
+    drop(lease);
+    store.settle();
+    check_clean(&store);
+    store.remove_image(&first.id.to_string(), true, &|_| Vec::new()).expect("removes");
+    store.settle();
+    check_clean(&store);
 }
 
 #[test]

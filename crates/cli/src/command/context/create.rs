@@ -1,9 +1,12 @@
 //! `palan context create`.
 
+use palan_stdx::{error_chain, fs};
+
 use super::super::{Arity, Command};
 use super::{Asked, DOCKER_FLAG};
 use crate::app::App;
-use crate::context::store::{self, Context, DEFAULT, Endpoint, TlsMaterial};
+use crate::context;
+use crate::context::store::{self, Context, DEFAULT, Endpoint, TLS_FILES, TlsMaterial};
 use crate::error::{CliError, Result};
 use crate::flags::{Flag, Parsed};
 
@@ -27,6 +30,9 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         return Err(CliError::new(format!("context {name:?} already exists")));
     }
     let asked = Asked::read(flags)?;
+    if asked.is_some() && !flags.string("from").is_empty() {
+        return Err(CliError::new("cannot use --docker flag when --from is set"));
+    }
     let (endpoint, files) = match (&asked, flags.string("from")) {
         (Some(asked), "") => match asked.from {
             Some(from) => copied(app, from)?.1,
@@ -50,10 +56,27 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
 /// Description and endpoint of a context that is there; of the default one as it is now.
 fn copied(app: &App, from: &str) -> Result<(String, (Endpoint, TlsMaterial))> {
     if from == DEFAULT {
-        let host = app.target()?.host.to_string();
-        return Ok((String::new(), (Endpoint { host, skip_tls_verify: false }, TlsMaterial::new())));
+        return Ok((String::new(), app.about_target(default)?));
     }
     let context = app.contexts().get(from)?;
     let endpoint = context.endpoint().unwrap_or_default();
     Ok((context.description().to_owned(), (endpoint, app.contexts().tls_files(from)?)))
+}
+
+/// The default context: what the environment says, with the certificates that it names.
+fn default(asked: &context::Asked<'_>, known: &context::Known<'_>) -> Result<(Endpoint, TlsMaterial)> {
+    let host = known
+        .host()
+        .map_or_else(|| format!("unix://{}", context::DEFAULT_SOCKET), |(_, host)| host.to_owned());
+    let Some(files) = &asked.tls else {
+        return Ok((Endpoint { host, skip_tls_verify: false }, TlsMaterial::new()));
+    };
+    let [ca, cert, key] = TLS_FILES;
+    let mut material = TlsMaterial::new();
+    let identity = files.identity.iter().flat_map(|(certificate, own)| [(cert, certificate), (key, own)]);
+    for (name, path) in files.authorities.iter().map(|path| (ca, path)).chain(identity) {
+        let content = fs::read(path).map_err(|error| CliError::new(error_chain::to_string(&error)))?;
+        material.push((name, content));
+    }
+    Ok((Endpoint { host, skip_tls_verify: files.authorities.is_none() }, material))
 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::attributes::Origin;
 use super::is_true;
 use super::tail::Record;
-use super::wire::{Address, Wire};
+use super::wire::{self, Address, PATIENCE, Wire};
 use crate::{Error, Result, identifier};
 
 const DEFAULT_ADDRESS: &str = "tcp://127.0.0.1:24224";
@@ -76,7 +76,7 @@ impl Settings {
             retry_wait: duration("fluentd-retry-wait")?,
             longest_wait: duration("fluentd-async-reconnect-interval")?,
             write_timeout: duration("fluentd-write-timeout")?,
-            read_timeout: duration("fluentd-read-timeout")?,
+            read_timeout: Some(duration("fluentd-read-timeout")?.unwrap_or(PATIENCE)),
         })
     }
 }
@@ -150,9 +150,7 @@ impl Fluentd {
 
 async fn within<T>(limit: Option<Duration>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match limit.filter(|limit| !limit.is_zero()) {
-        Some(limit) => {
-            tokio::time::timeout(limit, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-        }
+        Some(limit) => wire::within(limit, work).await,
         None => work.await,
     }
 }

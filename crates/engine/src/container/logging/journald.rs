@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use super::attributes::Origin;
 use super::tail::Record;
 use super::wire::{Address, Wire};
@@ -12,6 +14,8 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// The connection to the journal.
 #[derive(Debug)]
 pub(super) struct Journald {
+    /// The container's, for the daemon's log.
+    id: String,
     /// The fields that all entries have in common.
     common: Vec<u8>,
     wire: Option<Wire>,
@@ -33,7 +37,7 @@ impl Journald {
         for (name, value) in &origin.extra {
             field(&mut common, &field_name(name), value);
         }
-        Self { common, wire: None }
+        Self { id: origin.id.clone(), common, wire: None }
     }
 
     pub(super) async fn send(&mut self, records: &[Record]) -> io::Result<()> {
@@ -42,7 +46,20 @@ impl Journald {
             Some(wire) => wire,
             None => Wire::connect(&Address::Unixgram(PathBuf::from(SOCKET)), None).await?,
         };
-        wire.send(&messages).await?;
+        for message in &messages {
+            match wire.send(std::slice::from_ref(message)).await {
+                // Longer than a datagram can be; it will never be shorter.
+                Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => {
+                    let bytes = message.len();
+                    tracing::error!(
+                        container = self.id,
+                        bytes,
+                        "an entry is too long for the journal and is left out"
+                    );
+                }
+                other => other?,
+            }
+        }
         self.wire = Some(wire);
         Ok(())
     }
@@ -102,5 +119,18 @@ mod tests {
             "{text}"
         );
         assert_eq!(field_name("_1x-y"), "N1X_Y");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_left_out() {
+        let (own, journal) = tokio::net::UnixDatagram::pair().expect("sockets");
+        let mut journald = Journald { wire: Some(Wire::Unixgram(own)), ..Journald::new(&Origin::default()) };
+        let time = "2026-01-02T03:04:05Z".parse().expect("a time");
+        let record = |text: &str| Record { time, is_stderr: false, text: text.into(), is_partial: false };
+        let long = "x".repeat(16 << 20);
+        journald.send(&[record(&long), record("words")]).await.expect("sends");
+        let mut buffer = [0; 1024];
+        let count = journal.recv(&mut buffer).await.expect("receives");
+        assert!(String::from_utf8_lossy(&buffer[..count]).contains("MESSAGE=words\n"));
     }
 }

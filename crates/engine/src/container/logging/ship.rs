@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::attributes::Origin;
 use super::fluentd::{self, Fluentd};
@@ -39,12 +39,35 @@ pub(crate) fn start(engine: &Arc<Engine>, handle: &Arc<Handle>) {
     }
     let (engine, handle) = (Arc::clone(engine), Arc::clone(handle));
     tokio::spawn(async move {
-        let shipped = match Shipper::new(engine, handle, &details).await {
-            Ok(shipper) => shipper.run().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = shipped {
-            tracing::error!(container = details.id, error = error.report(), "a log is not delivered");
+        let mut wait = FIRST_WAIT;
+        let mut told = String::new();
+        loop {
+            let begun = Instant::now();
+            let shipped = match Shipper::new(Arc::clone(&engine), Arc::clone(&handle), &details).await {
+                Ok(shipper) => shipper.run().await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = shipped else { return };
+            let report = error.report();
+            if handle.life.borrow().removed {
+                tracing::error!(container = details.id, error = report, "a log was not delivered to its end");
+                return;
+            }
+            // What is wrong with this host (too many open files, a certificate that can't be read) may pass.
+            if begun.elapsed() > LONGEST_WAIT {
+                wait = FIRST_WAIT;
+                told.clear();
+            }
+            if report != told {
+                tracing::error!(
+                    container = details.id,
+                    error = report,
+                    "a log is not delivered; it is tried again"
+                );
+                told = report;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     });
 }

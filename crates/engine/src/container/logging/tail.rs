@@ -2,19 +2,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use palan_stdx::fs;
 use serde::{Deserialize, Serialize};
 
+use crate::container::log_reader::{files, files_after};
+
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
 /// The longest line that is a line; anything longer is no log of ours.
 const LONGEST_LINE: usize = 1024 * 1024;
-/// Rotated files looked for.
-const MOST_FILES: u32 = 1000;
 
 /// One line, or a part of a long one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(super) struct Tail {
     path: PathBuf,
     file: File,
     position: Position,
+    /// A newer file was seen: nothing is written to this one any more, and its next end is its last.
+    is_final: bool,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +62,7 @@ impl Tail {
         });
         let (index, offset) = known.unwrap_or((0, 0));
         let (file, inode) = files.into_iter().nth(index).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { path: path.to_owned(), file, position: Position { inode, offset } })
+        Ok(Self { path: path.to_owned(), file, position: Position { inode, offset }, is_final: false })
     }
 
     pub(super) fn position(&self) -> Position {
@@ -103,38 +105,16 @@ impl Tail {
             self.position.offset = 0;
             return Ok(true);
         }
-        let files = files(&self.path)?;
-        let own = files.iter().position(|(_, inode)| *inode == self.position.inode);
-        let next = own.map_or(0, |own| own + 1);
-        match files.into_iter().nth(next) {
-            Some((file, inode)) => {
-                self.file = file;
-                self.position = Position { inode, offset: 0 };
-                Ok(true)
-            }
-            None => Ok(false),
+        let newer = files_after(&self.path, self.position.inode)?;
+        let Some((file, inode)) = newer.into_iter().next() else { return Ok(false) };
+        if std::mem::replace(&mut self.is_final, true) {
+            self.file = file;
+            self.position = Position { inode, offset: 0 };
+            self.is_final = false;
         }
+        // Else what was written between the look at the end and the rotation comes first.
+        Ok(true)
     }
-}
-
-/// The files of a log, oldest first, with their inodes; none once the container is gone.
-fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
-    let mut found = Vec::new();
-    for number in 0..MOST_FILES {
-        let mut name = path.as_os_str().to_owned();
-        if number > 0 {
-            name.push(format!(".{number}"));
-        }
-        match fs::if_exists(fs::open(Path::new(&name)))? {
-            Some(file) => {
-                let inode = file.metadata()?.ino();
-                found.push((file, inode));
-            }
-            None => break,
-        }
-    }
-    found.reverse();
-    Ok(found)
 }
 
 fn record(line: &[u8]) -> Option<Record> {
@@ -203,5 +183,20 @@ mod tests {
         assert_eq!(texts(&mut end), ["six"]);
         let mut lost = Tail::open(&path, Some(Position { inode: 1, offset: 5 })).expect("opens");
         assert_eq!(texts(&mut lost), ["one", "two", "three", "four"]);
+    }
+
+    #[test]
+    fn the_last_lines_before_a_rotation_are_read() {
+        let directory = tempfile::tempdir().expect("temporary");
+        let path = directory.path().join("log");
+        std::fs::write(&path, line("one")).expect("writes");
+        let mut tail = Tail::open(&path, None).expect("opens");
+        assert_eq!(texts(&mut tail), ["one"]);
+        // Between the look at the end and the one at the names.
+        std::fs::write(&path, line("one") + &line("late")).expect("writes");
+        std::fs::rename(&path, directory.path().join("log.1")).expect("renames");
+        std::fs::write(&path, line("new")).expect("writes");
+        assert!(tail.advance().expect("reads"));
+        assert_eq!(texts(&mut tail), ["late", "new"]);
     }
 }

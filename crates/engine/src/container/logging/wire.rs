@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palan_registry::lookup_host;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, UnixDatagram, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -16,6 +16,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a receiver may take nothing of what is sent to it, or say nothing when it has to answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a receiver is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +86,7 @@ pub(super) enum Wire {
 impl Wire {
     /// Connects; `tls` is needed for an address that says so.
     pub(super) async fn connect(address: &Address, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, Self::connect_now(address, tls)).await;
-        connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        within(CONNECT_TIMEOUT, Self::connect_now(address, tls)).await
     }
 
     async fn connect_now(address: &Address, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
@@ -114,33 +115,33 @@ impl Wire {
         }
     }
 
-    /// Sends messages: on a stream one after the other, else a datagram for each.
+    /// Sends messages: on a stream one after the other, else a datagram for each. An error if nothing is taken for a while.
     pub(super) async fn send(&mut self, messages: &[Vec<u8>]) -> io::Result<()> {
         match self {
             Self::Udp(socket) => {
                 for message in messages {
-                    socket.send(message).await?;
+                    within(PATIENCE, socket.send(message)).await?;
                 }
                 Ok(())
             }
             Self::Unixgram(socket) => {
                 for message in messages {
-                    socket.send(message).await?;
+                    within(PATIENCE, socket.send(message)).await?;
                 }
                 Ok(())
             }
             Self::Tcp(stream) => {
                 // A write to a connection that the other side has closed succeeds once, and is lost.
                 check_open(stream.try_read(&mut [0]))?;
-                stream.write_all(&messages.concat()).await
+                write_all(stream, &messages.concat(), PATIENCE).await
             }
             Self::Unix(stream) => {
                 check_open(stream.try_read(&mut [0]))?;
-                stream.write_all(&messages.concat()).await
+                write_all(stream, &messages.concat(), PATIENCE).await
             }
             Self::Tls(stream) => {
-                stream.write_all(&messages.concat()).await?;
-                stream.flush().await
+                write_all(stream, &messages.concat(), PATIENCE).await?;
+                within(PATIENCE, stream.flush()).await
             }
         }
     }
@@ -148,8 +149,8 @@ impl Wire {
     /// Sends one message on a stream whose receiver answers.
     pub(super) async fn send_unchecked(&mut self, message: &[u8]) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.write_all(message).await,
-            Self::Unix(stream) => stream.write_all(message).await,
+            Self::Tcp(stream) => write_all(stream, message, PATIENCE).await,
+            Self::Unix(stream) => write_all(stream, message, PATIENCE).await,
             other => other.send(&[message.to_vec()]).await,
         }
     }
@@ -163,6 +164,26 @@ impl Wire {
             Self::Udp(_) | Self::Unixgram(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
+}
+
+/// Writes all, however long that takes, as long as some of it is taken within each `limit`.
+async fn write_all(
+    stream: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+    limit: Duration,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = within(limit, stream.write(bytes)).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[count..];
+    }
+    Ok(())
+}
+
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn check_open(read: io::Result<usize>) -> io::Result<()> {
@@ -194,6 +215,16 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_given_up() {
+        let (mut own, mut other) = tokio::io::duplex(16);
+        let limit = Duration::from_millis(20);
+        let error = write_all(&mut own, &[0; 17], limit).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        other.read_exact(&mut [0; 16]).await.expect("reads");
+        write_all(&mut own, &[0; 16], limit).await.expect("there is room");
+    }
 
     #[test]
     fn addresses() {
