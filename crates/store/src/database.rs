@@ -260,8 +260,10 @@ pub(crate) fn insert_image(
     Ok(())
 }
 
+/// Removes the record of an image. After a power cut it may be there again, and is whole then: what it needs goes only after a
+/// durable write, which makes this one durable, too.
 pub(crate) fn delete_image(db: &mut Connection, id: &ImageId) -> Result<()> {
-    write_durably(db, "remove an image", |transaction| {
+    write_freeing(db, "remove an image", |transaction| {
         transaction.execute("DELETE FROM images WHERE id = ?1", [id.to_string()]).map(drop)
     })
 }
