@@ -10,21 +10,22 @@ use palan_test_support::{requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 
-struct Docker {
+pub(crate) struct Docker {
     child: Child,
     directory: PathBuf,
 }
 
 impl Docker {
     #[expect(clippy::disallowed_methods, reason = "the peer is another program")]
-    fn start(ours: &Daemon) -> Self {
+    pub(crate) fn start(ours: &Daemon, storage_driver: &str) -> Self {
         let directory = ours.scratch().join("docker");
         std::fs::create_dir(&directory).unwrap();
         let path = |name: &str| directory.join(name);
         let log = std::fs::File::create(path("log")).unwrap();
         let child = Command::new("unshare")
             .args(["--net", "--mount", "--propagation", "private", "--", "dockerd"])
-            .args(["--bridge=none", "--iptables=false", "--ip-forward=false", "--storage-driver=overlay2"])
+            .args(["--bridge=none", "--iptables=false", "--ip-forward=false"])
+            .args(["--storage-driver", storage_driver])
             .arg("--data-root")
             .arg(path("data"))
             .arg("--exec-root")
@@ -44,7 +45,7 @@ impl Docker {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the peer is another program")]
-    fn run(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         let host = format!("unix://{}", self.directory.join("socket").display());
         finish(Command::new("docker").env("DOCKER_HOST", host).args(arguments), None)
     }
@@ -83,7 +84,7 @@ fn archives_go_both_ways() {
     ])
     .ok();
     ours.palan(["commit", "-m", "made", "work", "made:1"]).ok();
-    let theirs = Docker::start(&ours);
+    let theirs = Docker::start(&ours, "overlay2");
     let archive = ours.scratch().join("ours.tar").display().to_string();
     ours.palan(["save", "-o", &archive, "made:1", BUSYBOX]).ok();
     let loaded = theirs.run(&["load", "-i", &archive]).ok();

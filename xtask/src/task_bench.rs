@@ -6,6 +6,7 @@
 //! cgroups; the Docker daemon runs in a network namespace of its own, so that it can have its bridge and its rules.
 
 mod crowd;
+mod engine;
 mod floor;
 mod images;
 mod network;

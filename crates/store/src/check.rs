@@ -304,7 +304,9 @@ impl Check<'_> {
             }
             self.problem(format!("image {id}"), what, "dropped: pull it again");
             if self.repair {
-                database::delete_image(&mut inner.lock().db, &id)?;
+                let mut state = inner.lock();
+                state.syncing.forget_image(&id);
+                database::delete_image(&mut state.db, &id)?;
             }
         }
         Ok(())

@@ -66,11 +66,11 @@ pub(crate) struct ImageRow {
     pub(crate) last_tagged: Option<i64>,
 }
 
-/// What is on its way to the disk.
-#[derive(Debug, Default)]
+/// Records of layers and images that are not marked as synced.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Unsynced {
-    layers: Vec<String>,
-    images: Vec<ImageId>,
+    pub(crate) layers: HashSet<String>,
+    pub(crate) images: HashSet<ImageId>,
 }
 
 pub(crate) fn open(path: &Path) -> Result<Connection> {
@@ -164,14 +164,15 @@ pub(crate) fn layer_keys(db: &Connection) -> Result<HashSet<String>> {
     all(db, "list layers", "SELECT key FROM layers", |row| row.get(0)).map(|keys| keys.into_iter().collect())
 }
 
+/// Whether it is new.
 pub(crate) fn insert_layer(
     transaction: &Transaction<'_>,
     key: &str,
     layer: &LayerRecord,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let mut statement =
         transaction.prepare_cached("INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)")?;
-    statement.execute(params![
+    let inserted = statement.execute(params![
         key,
         layer.diff_id.to_string(),
         layer.blob.to_string(),
@@ -179,7 +180,7 @@ pub(crate) fn insert_layer(
         layer.standing == Standing::MadeUpParents,
         layer.opaque_root,
     ])?;
-    Ok(())
+    Ok(inserted > 0)
 }
 
 pub(crate) fn delete_layer(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<()> {
@@ -260,8 +261,8 @@ pub(crate) fn insert_image(
     Ok(())
 }
 
-/// Removes the record of an image. After a power cut it may be there again, and is whole then: what it needs goes only after a
-/// durable write, which makes this one durable, too.
+/// Removes the record of an image. After a power cut it may be there again; [`crate::durability`] says why it is whole or dropped
+/// then.
 pub(crate) fn delete_image(db: &mut Connection, id: &ImageId) -> Result<()> {
     write_freeing(db, "remove an image", |transaction| {
         transaction.execute("DELETE FROM images WHERE id = ?1", [id.to_string()]).map(drop)
@@ -405,10 +406,14 @@ pub(crate) fn forget_unsynced_of_another_boot(db: &mut Connection, boot: &str) -
 
 pub(crate) fn unsynced(db: &Connection) -> Result<Unsynced> {
     Ok(Unsynced {
-        layers: all(db, "list layers", "SELECT key FROM layers WHERE synced = 0", |row| row.get(0))?,
+        layers: all(db, "list layers", "SELECT key FROM layers WHERE synced = 0", |row| row.get(0))?
+            .into_iter()
+            .collect(),
         images: all(db, "list images", "SELECT id FROM images WHERE synced = 0", |row| {
             digest(row, 0).map(ImageId)
-        })?,
+        })?
+        .into_iter()
+        .collect(),
     })
 }
 

@@ -12,13 +12,62 @@
 //!    byte again.
 //!
 //! A removal goes the other way round: its transaction is synced (`synchronous = FULL`) before a file is deleted, so
-//! that no power loss brings back the record of an image whose files are gone.
+//! that no power loss brings back the record of an image whose files are gone. What was recorded and never marked as synced
+//! needs no such care ([`Syncing`]): whatever state of the database comes back has it as not synced, and drops it. So an image that is
+//! removed right after its pull does not wait for the pull's data to be written.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use crate::store::{Inner, remove_tree};
+use crate::database::Unsynced;
+use crate::image::ImageId;
+use crate::store::{Inner, State, remove_tree};
 use crate::{Result, Store, database};
+
+/// Where records are on their way to the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Syncing {
+    /// What this process recorded and never marked as synced.
+    fresh: Unsynced,
+    /// What is being written. Removed records leave it: recorded anew, they are of files that are not written yet.
+    batch: Unsynced,
+}
+
+impl Syncing {
+    /// Notes records that were not there before.
+    pub(crate) fn recorded(&mut self, layers: Vec<String>, image: Option<ImageId>) {
+        self.fresh.layers.extend(layers);
+        self.fresh.images.extend(image);
+    }
+
+    /// Notes that an image is removed; whether its record was fresh.
+    pub(crate) fn forget_image(&mut self, id: &ImageId) -> bool {
+        self.batch.images.remove(id);
+        self.fresh.images.remove(id)
+    }
+
+    /// Notes that a layer is removed; whether its record was fresh.
+    pub(crate) fn forget_layer(&mut self, key: &str) -> bool {
+        self.batch.layers.remove(key);
+        self.fresh.layers.remove(key)
+    }
+}
+
+impl State {
+    /// Call it before the file system is synced.
+    fn begin_sync(&mut self) -> Result<()> {
+        self.syncing.batch = database::unsynced(&self.db)?;
+        Ok(())
+    }
+
+    /// Call it when the file system is synced.
+    fn end_sync(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.syncing.batch);
+        self.syncing.fresh.layers.retain(|key| !batch.layers.contains(key));
+        self.syncing.fresh.images.retain(|id| !batch.images.contains(id));
+        database::mark_synced(&mut self.db, &batch)
+    }
+}
 
 /// Work behind the user's back, done by a thread that lives while there is some.
 #[derive(Debug, Default)]
@@ -96,6 +145,18 @@ impl Background {
         }
     }
 
+    /// Starts nothing until [`Background::resume`]; orders are kept.
+    #[cfg(test)]
+    fn pause(&self) {
+        self.wait();
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).running = true;
+    }
+
+    #[cfg(test)]
+    fn resume(&self) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).running = false;
+    }
+
     fn wait(&self) {
         let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.done.wait_while(orders, |orders| orders.running));
@@ -112,12 +173,12 @@ impl Store {
 
 impl Inner {
     fn sync(&self) -> Result<()> {
-        let unsynced = database::unsynced(&self.lock().db)?;
+        self.lock().begin_sync()?;
         let root = palan_stdx::fs::open(&self.root)?;
         rustix::fs::syncfs(&root)
             .map_err(|error| palan_stdx::fs::PathError::new("sync the file system of", &self.root, error))?;
         crate::fault::point("note that images are on the disk");
-        database::mark_synced(&mut self.lock().db, &unsynced)?;
+        self.lock().end_sync()?;
         self.compactor.notify();
         Ok(())
     }
@@ -136,3 +197,6 @@ fn report(action: &'static str, result: Result<()>) {
         tracing::warn!(error = %palan_stdx::error_chain::to_string(&error), "cannot {action}");
     }
 }
+
+#[cfg(test)]
+mod tests;

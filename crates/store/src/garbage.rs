@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a layer is needed while an image lists it, a hold keeps it, a blob is made from it, or a lease protects its
 //! diff-id; a blob while an image lists it, a lease protects it, or somebody brings it. All of that is looked up, and the removal decided, under
-//! one lock. Records go first and durably, then directories and large blobs move to the trash, whose content is deleted in the
+//! one lock. Records go first, and durably unless [`crate::durability`] has a reason, then directories and large blobs move to the trash, whose content is deleted in the
 //! background: the kernel takes milliseconds to give the blocks of a large file back.
 
 use std::collections::HashSet;
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use palan_oci::Digest;
 use palan_stdx::fs;
+use rusqlite::Transaction;
 
 use crate::database::recipe::RecipeRow;
 use crate::durability::Work;
@@ -28,6 +29,26 @@ impl State {
         inner: &Inner,
         layers: &[String],
         blobs: &[Digest],
+    ) -> Result<bool> {
+        self.remove_those_unneeded(inner, layers, blobs, false)
+    }
+
+    /// As [`State::remove_unneeded`], of an image whose record was fresh. Waits for the disk only if a layer is not.
+    pub(crate) fn remove_unneeded_of_fresh(
+        &mut self,
+        inner: &Inner,
+        layers: &[String],
+        blobs: &[Digest],
+    ) -> Result<bool> {
+        self.remove_those_unneeded(inner, layers, blobs, true)
+    }
+
+    fn remove_those_unneeded(
+        &mut self,
+        inner: &Inner,
+        layers: &[String],
+        blobs: &[Digest],
+        image_was_fresh: bool,
     ) -> Result<bool> {
         let protected = inner.leases.protected();
         let recorded = if blobs.is_empty() { HashSet::new() } else { database::blobs(&self.db)? };
@@ -56,10 +77,16 @@ impl State {
         }
         if !unneeded.is_empty() || !blobs.is_empty() {
             crate::fault::point("remove records of layers");
-            database::write_durably(&mut self.db, "remove layers", |transaction| {
+            let are_fresh = unneeded.iter().fold(true, |fresh, key| self.syncing.forget_layer(key) && fresh);
+            let change = |transaction: &Transaction<'_>| {
                 unneeded.iter().try_for_each(|key| database::delete_layer(transaction, key))?;
                 blobs.iter().try_for_each(|blob| database::recipe::delete_recipe(transaction, blob))
-            })?;
+            };
+            if image_was_fresh && are_fresh && gone.is_empty() {
+                database::write_freeing(&mut self.db, "remove layers", change)?;
+            } else {
+                database::write_durably(&mut self.db, "remove layers", change)?;
+            }
         }
         let mut trashed = !unneeded.is_empty();
         for key in &unneeded {

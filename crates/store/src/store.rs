@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 use crate::content::Busy;
-use crate::durability::{Background, Work};
+use crate::durability::{Background, Syncing, Work};
 use crate::layer::LayerRecord;
 use crate::lease::Leases;
 use crate::recipe::Recipe;
@@ -58,6 +58,7 @@ pub(crate) struct State {
     pub(crate) db: Connection,
     /// Layers that were unpacked and not recorded yet.
     pub(crate) pending: HashMap<Digest, LayerRecord>,
+    pub(crate) syncing: Syncing,
 }
 
 impl Store {
@@ -91,7 +92,7 @@ impl Store {
                 leases: Leases::default(),
                 background: Background::default(),
                 compactor: Arc::default(),
-                state: Mutex::new(State { db, pending: HashMap::new() }),
+                state: Mutex::new(State { db, pending: HashMap::new(), syncing: Syncing::default() }),
                 _lock: lock,
             }),
         };

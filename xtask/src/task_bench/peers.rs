@@ -1,8 +1,11 @@
 //! Palan's daemon and the peers, each on a private root; ended and removed when dropped.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use palan_test_support::image::{ImageBuilder, TarBuilder};
 use palan_test_support::wait_until;
@@ -16,13 +19,13 @@ pub(crate) struct Bench {
     pub(crate) palan: PathBuf,
     /// A bundle whose process is `true`.
     pub(crate) bundle: PathBuf,
-    daemon: Child,
+    daemon: Mutex<Child>,
     docker: Option<Docker>,
 }
 
 /// A Docker daemon in a network namespace of its own.
 struct Docker {
-    child: Child,
+    child: Mutex<Child>,
     socket: PathBuf,
 }
 
@@ -32,7 +35,7 @@ impl Bench {
         std::fs::create_dir_all(&directory)?;
         let archive = directory.join("bb.tar");
         std::fs::write(&archive, busybox()?.build().docker_archive(&["bb:latest"]))?;
-        let daemon = start_palan(&palan, &directory)?;
+        let daemon = Mutex::new(start_palan(&palan, &directory)?);
         let bundle = make_bundle(&palan, &directory)?;
         let mut bench = Self { directory, palan, bundle, daemon, docker: None };
         bench.wait_for(&mut || bench_answers(&bench.palan, &bench.directory))?;
@@ -90,13 +93,55 @@ impl Bench {
 
     /// The process id of Docker's daemon, if it is installed.
     pub(crate) fn docker_pid(&self) -> Option<u32> {
-        self.docker.as_ref().map(|docker| docker.child.id())
+        self.docker.as_ref().map(|docker| lock(&docker.child).id())
     }
 
     /// The daemon's process id.
     pub(crate) fn daemon_pid(&self) -> u32 {
-        self.daemon.id()
+        lock(&self.daemon).id()
     }
+
+    /// Kills our daemon and starts another; how long it takes until it answers.
+    pub(crate) fn restart_ours(&self) -> Result<Duration, Failure> {
+        let mut daemon = lock(&self.daemon);
+        daemon.kill()?;
+        daemon.wait()?;
+        let begun = Instant::now();
+        *daemon = start_palan(&self.palan, &self.directory)?;
+        answered(&self.directory.join("palan.sock"), begun)
+    }
+
+    /// Ends Docker's daemon and starts another; how long it takes until it answers.
+    pub(crate) fn restart_docker(&self) -> Result<Duration, Failure> {
+        let docker = self.docker.as_ref().ok_or("no docker")?;
+        let mut child = lock(&docker.child);
+        end(&mut child, Duration::from_secs(60));
+        let begun = Instant::now();
+        *child = spawn_docker(&self.directory, &docker.socket)?;
+        answered(&docker.socket, begun)
+    }
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for the answer to a ping.
+fn answered(socket: &Path, begun: Instant) -> Result<Duration, Failure> {
+    let ping = || -> std::io::Result<bool> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: d\r\n\r\n")?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        Ok(answer.ends_with(b" 200"))
+    };
+    while begun.elapsed() < Duration::from_secs(120) {
+        if matches!(ping(), Ok(true)) {
+            return Ok(begun.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(format!("no daemon answers on {}", socket.display()).into())
 }
 
 fn bench_answers(palan: &Path, directory: &Path) -> bool {
@@ -111,7 +156,7 @@ fn busybox() -> Result<ImageBuilder, Failure> {
         .directory("etc/", 0o755)
         .file("etc/passwd", 0o644, "root:x:0:0:root:/:/bin/sh\n")
         .file("bin/busybox", 0o755, program);
-    for applet in ["cat", "echo", "seq", "sh", "sleep", "true", "yes"] {
+    for applet in ["cat", "echo", "head", "seq", "sh", "sleep", "true", "yes"] {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
     Ok(ImageBuilder::new()
@@ -145,8 +190,13 @@ fn docker_command(socket: &Path) -> Command {
 
 fn start_docker(directory: &Path) -> Result<Docker, Failure> {
     let socket = directory.join("docker.sock");
+    let child = Mutex::new(spawn_docker(directory, &socket)?);
+    Ok(Docker { child, socket })
+}
+
+fn spawn_docker(directory: &Path, socket: &Path) -> Result<Child, Failure> {
     let log = std::fs::File::create(directory.join("docker.log"))?;
-    let child = command("unshare")
+    Ok(command("unshare")
         .args(["--net", "--mount", "--", "dockerd", "--data-root"])
         .arg(directory.join("docker"))
         .arg("--exec-root")
@@ -157,8 +207,7 @@ fn start_docker(directory: &Path) -> Result<Docker, Failure> {
         .args(["-H", &format!("unix://{}", socket.display())])
         .stdout(Stdio::null())
         .stderr(log)
-        .spawn()?;
-    Ok(Docker { child, socket })
+        .spawn()?)
 }
 
 /// A bundle as `runtime spec` makes it, without a terminal. It has no seccomp profile.
@@ -198,13 +247,13 @@ impl Drop for Bench {
         for id in left.split_whitespace() {
             output(&mut self.ours(&["rm", "-f", id])).ok();
         }
-        end(&mut self.daemon, Duration::from_secs(10));
-        if let Some(mut docker) = self.docker.take() {
+        end(&mut lock(&self.daemon), Duration::from_secs(10));
+        if let Some(docker) = self.docker.take() {
             let left = output(docker_command(&docker.socket).args(["ps", "-aq"])).unwrap_or_default();
             for id in left.split_whitespace() {
                 output(docker_command(&docker.socket).args(["rm", "-f", id])).ok();
             }
-            end(&mut docker.child, Duration::from_secs(20));
+            end(&mut lock(&docker.child), Duration::from_secs(20));
         }
         if find("podman").is_some() {
             output(&mut self.podman(&["rm", "-af"])).ok();

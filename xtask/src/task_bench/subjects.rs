@@ -24,6 +24,10 @@ pub(crate) const ALL: &[(&str, Subject)] = &[
     ("images-remove", super::images::remove),
     ("images-many", super::images::many),
     ("network", super::network::measure),
+    ("engine-files", super::engine::files),
+    ("engine-logs", super::engine::logs),
+    ("engine-crowd", super::engine::crowd),
+    ("engine-thousand", super::engine::thousand),
     ("memory", memory),
 ];
 
@@ -135,7 +139,7 @@ fn commands(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     clear(bench)
 }
 
-fn clear(bench: &Bench) -> Result<(), Failure> {
+pub(super) fn clear(bench: &Bench) -> Result<(), Failure> {
     let mine = output(&mut bench.ours(&["ps", "-aq"]))?;
     let mine: Vec<&str> = ["rm", "-f"].into_iter().chain(mine.split_whitespace()).collect();
     if mine.len() > 2 {
@@ -176,7 +180,7 @@ fn memory(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
 }
 
 /// The children of the daemon.
-fn supervisors(bench: &Bench) -> Result<Vec<u32>, Failure> {
+pub(super) fn supervisors(bench: &Bench) -> Result<Vec<u32>, Failure> {
     let pid = bench.daemon_pid();
     let mut found = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -187,7 +191,7 @@ fn supervisors(bench: &Bench) -> Result<Vec<u32>, Failure> {
 }
 
 /// Proportional set size in MiB.
-fn pss(pid: u32) -> Result<f64, Failure> {
+pub(super) fn pss(pid: u32) -> Result<f64, Failure> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kilobytes: f64 = text
         .lines()

@@ -137,9 +137,13 @@ impl State {
         blobs: &[Digest],
         commit: &ImageCommit,
     ) -> Result<()> {
+        let is_new = database::image(&self.db, &row.id)?.is_none();
+        let mut new_layers = Vec::new();
         database::write(&mut self.db, "record an image", |transaction| {
             for layer in placed {
-                database::insert_layer(transaction, &layer.key, &layer.record)?;
+                if database::insert_layer(transaction, &layer.key, &layer.record)? {
+                    new_layers.push(layer.key.clone());
+                }
             }
             database::insert_image(transaction, row, blobs)?;
             for name in
@@ -152,6 +156,7 @@ impl State {
             }
             Ok(())
         })?;
+        self.syncing.recorded(new_layers, is_new.then_some(row.id));
         for layer in placed.iter().filter(|layer| !layer.key.starts_with("chain-")) {
             self.pending.remove(&layer.record.diff_id);
         }

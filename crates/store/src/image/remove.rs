@@ -101,7 +101,11 @@ impl Store {
         let chains = state.own_chains(&row, config, self)?;
         let blobs = database::own_blobs(&state.db, id)?;
         database::delete_image(&mut state.db, id)?;
-        state.remove_unneeded(&self.inner, &row.layers, &blobs)?;
+        if state.syncing.forget_image(id) {
+            state.remove_unneeded_of_fresh(&self.inner, &row.layers, &blobs)?;
+        } else {
+            state.remove_unneeded(&self.inner, &row.layers, &blobs)?;
+        }
         let mut removed = vec![Removed::Deleted(id.digest())];
         removed.extend(chains.into_iter().rev().map(Removed::Deleted));
         Ok(removed)
