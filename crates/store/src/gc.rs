@@ -8,6 +8,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use palan_oci::Digest;
+use palan_stdx::fs;
+
+use crate::content::Busy;
 use crate::image::ImageId;
 use crate::{Result, Store, database};
 
@@ -46,6 +50,7 @@ impl Store {
         }
         // What nothing points to first: unfinished transfers that nobody resumes are worth less than any image.
         self.collect()?;
+        self.remove_parts()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let young = i64::try_from(now.saturating_sub(MIN_AGE).as_nanos()).unwrap_or(i64::MAX);
         let held: HashSet<ImageId> = self.holds()?.into_iter().map(|(_, image)| image).collect();
@@ -65,6 +70,20 @@ impl Store {
             removed.push(image.id);
         }
         Ok(removed)
+    }
+
+    /// Removes what unfinished transfers left for their next attempt, but for those that go on. Without it they stay a week.
+    pub fn remove_parts(&self) -> Result<()> {
+        let inner = &self.inner;
+        let protected = inner.leases.protected();
+        for name in inner.names_in(&inner.ingest)? {
+            let part = name.strip_suffix(".part").and_then(|hex| Digest::from_hex(hex).ok());
+            let Some(digest) = part.filter(|digest| !protected.contains(digest)) else { continue };
+            let Some(_claim) = Busy::claim(inner, digest) else { continue };
+            crate::fault::point("remove a part");
+            fs::if_exists(fs::remove_file(&inner.part_path(&digest)))?;
+        }
+        Ok(())
     }
 
     /// As `df` counts it.
@@ -114,6 +133,27 @@ mod tests {
         let removed =
             store.make_room_by(Watermarks { high: 1, low: 0 }, &in_use, &measure).expect("makes room");
         assert_eq!(removed, [ids[4]], "never what is used, held or new");
+    }
+
+    #[test]
+    fn parts_go_but_for_those_of_a_transfer() {
+        let store = TestStore::new();
+        let part = |text: &[u8]| {
+            let digest = Digest::of(text);
+            std::fs::write(store.inner.part_path(&digest), text).expect("writes");
+            digest
+        };
+        let [_idle, busy, leased] = [b"idle".as_slice(), b"busy", b"leased"].map(part);
+        let claim = Busy::claim(&store.inner, busy).expect("free");
+        let lease = store.lease();
+        lease.protect(leased);
+        store.remove_parts().expect("removes");
+        let mut expected = [busy, leased].map(|digest| format!("{}.part", digest.hex()));
+        expected.sort_unstable();
+        assert_eq!(store.names("blobs/sha256/.ingest"), expected);
+        drop((claim, lease));
+        store.make_room_by(Watermarks { high: 0, low: 0 }, &|_| false, &|| Ok(50)).expect("makes room");
+        assert_eq!(store.names("blobs/sha256/.ingest"), [""; 0]);
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Engine {
                     Err(error) => return Err(store_error(error)),
                 }
             }
+            engine.store.remove_parts().map_err(store_error)?;
             let after = engine.store.usage().map_err(store_error)?;
             Ok((removed, before.total().saturating_sub(after.total())))
         })
