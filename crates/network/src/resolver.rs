@@ -42,22 +42,31 @@ impl Sandbox {
             let (udp, udp_port) = bind(SocketType::DGRAM).map_err(failed)?;
             let (tcp, tcp_port) = bind(SocketType::STREAM).map_err(failed)?;
             rustix::net::listen(&tcp, QUEUE).map_err(failed)?;
-            let mut change = Transaction::new(Family::Ipv4);
-            change.add_table(TABLE);
-            change.delete_table(TABLE);
-            change.add_table(TABLE);
-            let hook = Hook { kind: "nat", point: HookPoint::Output, priority: -100 };
-            change.add_chain(TABLE, CHAIN, Some(hook));
-            for (protocol, port) in [(UDP, udp_port), (TCP, tcp_port)] {
-                change.add_rule(TABLE, CHAIN, Position::End, &lead_to(protocol, port));
-            }
             let mut socket = Socket::open(Protocol::Netfilter).map_err(netlink("open a netlink socket"))?;
-            change
-                .commit(&mut socket)
-                .map_err(netlink("lead the container's DNS queries to its resolver"))?;
+            let ports = [(UDP, udp_port), (TCP, tcp_port)];
+            let mut made = rules(ports, false).commit(&mut socket);
+            if made.as_ref().is_err_and(|error| error.errno() == Some(rustix::io::Errno::EXIST)) {
+                made = rules(ports, true).commit(&mut socket);
+            }
+            made.map_err(netlink("lead the container's DNS queries to its resolver"))?;
             Ok(ResolverSockets { udp, tcp })
         })
     }
+}
+
+/// The table, which is new unless another is to be replaced: in a new namespace there is none, and a removal would be waited for.
+fn rules(ports: [(u8, u16); 2], replace: bool) -> Transaction {
+    let mut change = Transaction::new(Family::Ipv4);
+    if replace {
+        change.delete_table(TABLE);
+    }
+    change.create_table(TABLE);
+    let hook = Hook { kind: "nat", point: HookPoint::Output, priority: -100 };
+    change.add_chain(TABLE, CHAIN, Some(hook));
+    for (protocol, port) in ports {
+        change.add_rule(TABLE, CHAIN, Position::End, &lead_to(protocol, port));
+    }
+    change
 }
 
 fn bind(kind: SocketType) -> rustix::io::Result<(OwnedFd, u16)> {

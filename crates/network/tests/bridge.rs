@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use lab::{
     HOST, LAN, Network, NetworkConfig, attach, fetch, is_closed, open, request, run, sysctl, with_host,
 };
-use palan_network::{AttachError, NetworkError};
+use palan_network::{AttachError, Container, EndpointId, EndpointRequest, Leave, NetworkError};
 
 #[test]
 fn containers_reach_each_other_the_host_and_the_lan() {
@@ -89,6 +89,32 @@ fn a_sandbox_without_an_endpoint() {
         let seen = lab::inside(&none.netns, || run("ip", &["-o", "link"]));
         assert_eq!(seen.lines().count(), 1);
         assert!(seen.contains("lo:") && seen.contains("UP"), "{seen}");
+    });
+}
+
+/// Queries go to the sockets that were made last.
+#[test]
+fn a_resolver_that_is_made_again_replaces_the_first() {
+    with_host(|_| {
+        let network = open(NetworkConfig::default());
+        let wish = EndpointRequest::new("default", EndpointId::from([7; 32]));
+        let owner = Container { id: "0123456789ab", name: "web" };
+        let attachment = network.manager.attach(owner, &[wish]).unwrap();
+        let first = attachment.sandbox.resolver().unwrap();
+        let second = attachment.sandbox.resolver().unwrap();
+        lab::inside(&attachment.sandbox.descriptor().try_clone_to_owned().unwrap(), || {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"who", "127.0.0.11:53").unwrap();
+        });
+        let receive = |socket: &std::os::fd::OwnedFd| {
+            let socket = std::net::UdpSocket::from(socket.try_clone().unwrap());
+            let mut buffer = [0; 16];
+            socket.recv(&mut buffer).map(|length| buffer[..length].to_vec())
+        };
+        assert_eq!(receive(&second.udp).unwrap(), b"who");
+        assert!(receive(&first.udp).is_err(), "nothing comes here any more");
+        network.manager.detach(&attachment.records[0], Leave::Free).unwrap();
+        network.remove_all().unwrap();
     });
 }
 

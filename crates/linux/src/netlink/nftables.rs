@@ -213,7 +213,15 @@ impl Transaction {
         });
     }
 
-    /// Removes a table that is there, with all it holds.
+    /// Makes a table; one of that name fails the transaction (`EXIST`).
+    pub fn create_table(&mut self, table: &str) {
+        self.push(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, |attributes| {
+            attributes.text(NFTA_TABLE_NAME, table);
+        });
+    }
+
+    /// Removes a table that is there, with all it holds. The kernel frees it later; whoever closes a netfilter socket before that
+    /// waits for it, some 10 ms.
     pub fn delete_table(&mut self, table: &str) {
         self.push(NFT_MSG_DELTABLE, 0, |attributes| {
             attributes.text(NFTA_TABLE_NAME, table);
