@@ -359,6 +359,24 @@ impl Daemon {
         found
     }
 
+    /// Network namespaces that the daemon holds although there is no container, but for one in reserve; none when all is well.
+    fn namespaces(&self) -> Vec<String> {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        let own = std::fs::read_link(process.join("ns/net")).ok();
+        let mut held = Vec::new();
+        wait_until(Duration::from_secs(5), || {
+            let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+            let foreign = targets.filter(|target| Some(target) != own.as_ref());
+            held = foreign.map(|target| target.display().to_string()).collect();
+            held.retain(|target| target.starts_with("net:["));
+            held.sort_unstable();
+            held.dedup();
+            held.len() <= 1
+        });
+        if held.len() <= 1 { Vec::new() } else { held }
+    }
+
     fn remove_containers(&self) {
         let ids = self.palan(["ps", "-aq"]);
         let ids: Vec<&str> = ids.stdout.split_whitespace().collect();
@@ -409,6 +427,7 @@ impl Drop for Daemon {
         }
         self.remove_containers();
         let leases = self.leases();
+        let namespaces = self.namespaces();
         let bridges = self.remove_networks();
         if panicking {
             // The test has failed already: clear away without judging.
@@ -435,7 +454,7 @@ impl Drop for Daemon {
         wait_until(Duration::from_secs(5), || {
             found = self.leaks();
             found.extend(bridges.iter().map(|bridge| format!("link {bridge}")));
-            found.extend(leases.iter().cloned());
+            found.extend(leases.iter().chain(&namespaces).cloned());
             found.is_empty()
         });
         if !found.is_empty() {

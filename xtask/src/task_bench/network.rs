@@ -52,8 +52,8 @@ impl Side<'_> {
     }
 }
 
-/// All of it.
-pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+/// The engines that are compared.
+fn sides(bench: &Bench) -> Result<Vec<Side<'_>>, Failure> {
     let mut sides = vec![Side {
         name: "palan",
         call: Box::new(|arguments| bench.ours(arguments)),
@@ -69,21 +69,27 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<(), Failure>
                 .args(["ip", "link", "set", "lo", "up"]),
         )?;
     }
-    match (find("iperf3"), find("nginx"), find("wrk")) {
-        (Some(iperf3), Some(nginx), Some(_)) => {
-            let archive = bench.directory.join("net.tar");
-            std::fs::write(
-                &archive,
-                servers(&iperf3, &nginx)?.build().docker_archive(&["bench/net:latest"]),
-            )?;
-            for side in &sides {
-                side.run(&["load", "-q", "-i", &archive.to_string_lossy()])?;
-            }
-            throughput(&sides, report)?;
-            connections(&sides, report)?;
-        }
-        _ => say("throughput and connections need iperf3, nginx and wrk")?,
+    Ok(sides)
+}
+
+/// Bytes and connections a second.
+pub(super) fn traffic(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let sides = sides(bench)?;
+    let (Some(iperf3), Some(nginx), Some(_)) = (find("iperf3"), find("nginx"), find("wrk")) else {
+        return say("throughput and connections need iperf3, nginx and wrk");
+    };
+    let archive = bench.directory.join("net.tar");
+    std::fs::write(&archive, servers(&iperf3, &nginx)?.build().docker_archive(&["bench/net:latest"]))?;
+    for side in &sides {
+        side.run(&["load", "-q", "-i", &archive.to_string_lossy()])?;
     }
+    throughput(&sides, report)?;
+    connections(&sides, report)
+}
+
+/// How long it takes to make many of them.
+pub(super) fn many(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
+    let sides = sides(bench)?;
     many_ports(&sides, report)?;
     many_networks(&sides, report)?;
     endpoints(report)
@@ -138,46 +144,73 @@ fn servers(iperf3: &Path, nginx: &Path) -> Result<ImageBuilder, Failure> {
     Ok(ImageBuilder::new().layer(tar.finish()).config("Env", serde_json::json!(["PATH=/bin"])))
 }
 
-/// What `iperf3` measures, in Gbit/s: the median of three.
-fn gigabits(mut client: impl FnMut() -> Command) -> Result<f64, Failure> {
-    let mut rates = Vec::new();
-    for _ in 0..3 {
-        let told: Value = serde_json::from_str(&output(&mut client())?)?;
-        let rate = told["end"]["sum_received"]["bits_per_second"].as_f64();
-        rates.push(rate.ok_or("iperf3 tells no rate")? / 1e9);
-    }
-    rates.sort_by(f64::total_cmp);
-    Ok(rates[rates.len() / 2])
+/// What `iperf3` measures, in Gbit/s.
+fn gigabits(mut client: Command) -> Result<f64, Failure> {
+    let told: Value = serde_json::from_str(&output(&mut client)?)?;
+    let rate = told["end"]["sum_received"]["bits_per_second"].as_f64();
+    Ok(rate.ok_or("iperf3 tells no rate")? / 1e9)
 }
 
-fn throughput(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
-    for side in sides {
+/// Both ends of a side's streams.
+struct Stream<'a> {
+    side: &'a Side<'a>,
+    server: String,
+    other: String,
+    address: String,
+    gateway: String,
+}
+
+impl<'a> Stream<'a> {
+    fn start(side: &'a Side<'a>) -> Result<Self, Failure> {
         let server = side.run(&["run", "-d", "-p", "15201:5201", "bench/net", "iperf3", "-s"])?;
         let other = side.run(&["run", "-d", "bench/net", "iperf3", "-s"])?;
         let (address, gateway) = (side.address(&server)?, side.gateway(&server)?);
-        std::thread::sleep(Duration::from_secs(1));
-        for (way, host, port) in [
-            ("published port, an address of the host", gateway.as_str(), "15201"),
-            ("published port, 127.0.0.1", "127.0.0.1", "15201"),
-            ("the bridge address", address.as_str(), "5201"),
-        ] {
-            let rate = gigabits(|| side.client("iperf3", &["-c", host, "-p", port, "-t", SECONDS, "-J"]))?;
-            report.figure(
-                &format!("iperf3 from the host by {way}, {}", side.name),
-                rate,
-                "Gbit/s",
-                "docker's",
-            )?;
+        Ok(Self { side, server, other, address, gateway })
+    }
+
+    /// A client that measures one way.
+    fn client(&self, way: &str) -> Command {
+        let (host, port) = match way {
+            "published port, an address of the host" => (self.gateway.as_str(), "15201"),
+            "published port, 127.0.0.1" => ("127.0.0.1", "15201"),
+            _ => (self.address.as_str(), "5201"),
+        };
+        let words = ["-c", host, "-p", port, "-t", SECONDS, "-J"];
+        if way == FROM_CONTAINER {
+            let exec = ["exec", &self.other, "iperf3"];
+            return (self.side.call)(&exec.into_iter().chain(words).collect::<Vec<_>>());
         }
-        let rate =
-            gigabits(|| (side.call)(&["exec", &other, "iperf3", "-c", &address, "-t", SECONDS, "-J"]))?;
-        report.figure(
-            &format!("iperf3 from container to container, {}", side.name),
-            rate,
-            "Gbit/s",
-            "docker's",
-        )?;
-        side.run(&["rm", "-f", &server, &other])?;
+        self.side.client("iperf3", &words)
+    }
+}
+
+const FROM_CONTAINER: &str = "another container";
+const WAYS: [&str; 4] = [
+    "published port, an address of the host",
+    "published port, 127.0.0.1",
+    "the bridge address",
+    FROM_CONTAINER,
+];
+
+/// Medians of five rounds in which the sides take turns, so that a noisy minute hits all.
+fn throughput(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
+    let streams: Vec<Stream<'_>> = sides.iter().map(Stream::start).collect::<Result<_, _>>()?;
+    std::thread::sleep(Duration::from_secs(1));
+    for way in WAYS {
+        let mut rates = vec![Vec::new(); streams.len()];
+        for _ in 0..5 {
+            for (stream, rates) in streams.iter().zip(&mut rates) {
+                rates.push(gigabits(stream.client(way))?);
+            }
+        }
+        for (stream, mut rates) in streams.iter().zip(rates) {
+            rates.sort_by(f64::total_cmp);
+            let title = format!("iperf3 by {way}, {}", stream.side.name);
+            report.figure(&title, rates[rates.len() / 2], "Gbit/s", "docker's")?;
+        }
+    }
+    for Stream { side, server, other, .. } in &streams {
+        side.run(&["rm", "-f", server, other])?;
     }
     Ok(())
 }
