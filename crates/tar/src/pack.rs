@@ -222,6 +222,11 @@ impl<'w> Packer<'w> {
         Self { writer: Writer::new(sink), links: HashMap::new() }
     }
 
+    /// See [`Writer::watch_content`].
+    pub fn watch_content(&mut self, told: Box<dyn FnMut(&[u8], u64, u64)>) {
+        self.writer.watch_content(told);
+    }
+
     /// An entry without content.
     pub fn bare(&mut self, entry: &Entry) -> Result<(), TreeError> {
         self.writer.entry(entry).map_err(TreeError::Write)

@@ -45,9 +45,47 @@
 pub mod progress;
 pub mod request;
 
+mod assemble;
+mod copy;
+mod layers;
+mod mounts;
+mod observe;
+mod prune;
+mod run;
+mod sources;
+mod ssh;
+mod step;
+
 pub use palan_builder::cancel::{Cancel, Watch};
+pub use palan_context::Ignore;
+pub use palan_linux::path::RootDir;
+use palan_oci::Digest;
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
+pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
 pub use request::{
     Access, BuildClient, BuildOutcome, BuildRequest, CacheSource, ContextRequest, DockerfileSource,
     ImageOutput, StepSettings,
 };
+pub(crate) use run::Builds;
+
+use crate::Error;
+
+/// A build that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", error.report())]
+pub struct BuildError {
+    /// Class and text.
+    pub error: Error,
+    /// The command that ended with something else than 0: what was run, and its exit code.
+    pub exit: Option<(String, u32)>,
+    /// The vertex at fault.
+    pub vertex: Option<Digest>,
+    /// Lines of the Dockerfile, with the place marked; empty where there is none.
+    pub excerpt: String,
+}
+
+impl From<Error> for BuildError {
+    fn from(error: Error) -> Self {
+        Self { error, exit: None, vertex: None, excerpt: String::new() }
+    }
+}
