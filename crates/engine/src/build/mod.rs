@@ -45,6 +45,8 @@
 pub mod progress;
 pub mod request;
 
+pub mod classic;
+
 mod assemble;
 mod copy;
 mod layers;
@@ -59,7 +61,7 @@ mod step;
 pub use palan_builder::cancel::{Cancel, Watch};
 pub use palan_context::Ignore;
 pub use palan_linux::path::RootDir;
-use palan_oci::Digest;
+pub use palan_oci::{Digest, Reference};
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
 pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
 pub use request::{

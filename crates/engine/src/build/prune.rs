@@ -5,7 +5,8 @@
 //! progress has it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use palan_builder::cache::{Entry, Limits};
@@ -178,8 +179,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Keeps the cache within the daemon's limit, the longest unused first. After a build.
-    pub(super) fn limit_cache(&self, max_bytes: u64) -> Result<()> {
+    /// Keeps the cache within a tenth of the disk, as Docker does, the longest unused first. After a build, and not after each.
+    pub(super) fn limit_cache(&self) {
+        const PAUSE: Duration = Duration::from_secs(60);
+        {
+            let mut last = self.builds.limited.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < PAUSE) {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        let limited = rustix::fs::statvfs(&self.config.data_root)
+            .map_err(|errno| Error::system("cannot measure the data root").with_source(std::io::Error::from(errno)))
+            .and_then(|space| self.limit_cache_to(space.f_blocks.saturating_mul(space.f_frsize) / 10));
+        if let Err(error) = limited {
+            tracing::warn!(error = error.report(), "the build cache is not kept within its limit");
+        }
+    }
+
+    fn limit_cache_to(&self, max_bytes: u64) -> Result<()> {
         let made: BTreeMap<Digest, palan_store::MadeLayer> =
             self.store.made_layers().map_err(store_error)?.into_iter().map(|layer| (layer.diff_id, layer)).collect();
         let size = |layer: &Digest| made.get(layer).filter(|layer| !layer.is_in_image).map_or(0, |layer| layer.size);

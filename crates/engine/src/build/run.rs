@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use palan_builder::backend::{Backend, Material, Snapshot, StepError};
@@ -41,6 +42,8 @@ fn threads() -> usize {
 pub(crate) struct Builds {
     pub(super) solver: Solver,
     pub(super) mounts: Arc<CacheMounts>,
+    /// When the cache was looked at last for its size.
+    pub(super) limited: Mutex<Option<Instant>>,
     directory: PathBuf,
 }
 
@@ -56,7 +59,7 @@ impl Builds {
         }
         let cache = Cache::open(directory.join("cache")).context(failed)?;
         let mounts = Arc::new(CacheMounts::new(directory.join("mounts")));
-        Ok(Self { solver: Solver::new(cache, threads()), mounts, directory: work })
+        Ok(Self { solver: Solver::new(cache, threads()), mounts, limited: Mutex::default(), directory: work })
     }
 }
 
@@ -87,6 +90,7 @@ impl Engine {
             let work = Work { engine: &engine, request: &request, client, progress, cancel, runtime };
             // Whoever asked may have gone.
             let _ = sender.send(work.build());
+            engine.limit_cache();
         });
         started.context(|| "cannot start a thread".into()).map_err(BuildError::from)?;
         let outcome = outcome.await.map_err(|_| Error::system("the build broke off"))?;
