@@ -88,8 +88,14 @@ pub fn lower(build: &Build<'_>) -> Result<Lowered, DockerfileError> {
             return Ok(Lowered::Needs(missing));
         }
         if !trigger(build, &graph, &mut file, &mut triggered)? {
-            let planner =
-                Planner { build, file: &file, graph: &graph, globals: &globals, vertices: Vec::new(), steps: Vec::new() };
+            let planner = Planner {
+                build,
+                file: &file,
+                graph: &graph,
+                globals: &globals,
+                vertices: Vec::new(),
+                steps: Vec::new(),
+            };
             return planner.plan().map(|plan| Lowered::Plan(Box::new(plan)));
         }
     }
@@ -200,7 +206,12 @@ impl<'a> Planner<'a> {
             // The target needs itself.
             DockerfileError::new(Span::default(), "the target is not part of its own build")
         })?;
-        Ok(Plan { vertices: self.vertices, target: target.files, config: target.image.config, steps: self.steps })
+        Ok(Plan {
+            vertices: self.vertices,
+            target: target.files,
+            config: target.image.config,
+            steps: self.steps,
+        })
     }
 
     fn stage(

@@ -263,7 +263,13 @@ impl Work<'_> {
             }
         }
         for id in self.needed(target).difference(&open) {
-            self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached, results[*id].as_ref());
+            // What is below a result is not needed, but it was used, and can be told.
+            let record = match &results[*id] {
+                Some(_) => None,
+                None => keys[*id].and_then(|key| self.solver.cache.get(key)),
+            };
+            let known = results[*id].as_ref().or(record.as_ref().map(|record| &record.snapshot));
+            self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached, known);
         }
         State { results, open, busy: 0, failure: None }
     }

@@ -470,7 +470,7 @@ fn words(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     Ok(row.get_ref(column)?.as_str()?.split_whitespace().map(str::to_owned).collect())
 }
 
-fn first<T>(
+pub(crate) fn first<T>(
     db: &Connection,
     action: &'static str,
     query: &str,

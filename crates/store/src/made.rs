@@ -18,6 +18,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use palan_linux::path::RootDir;
 use palan_oci::digest::Hasher;
@@ -40,7 +41,8 @@ use crate::{Error, LayerInfo, Lease, Result, Store, database};
 pub(crate) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS made_layers (
     key TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE,
-    blob TEXT NOT NULL
+    blob TEXT NOT NULL,
+    created INTEGER NOT NULL        -- for the first time, seconds since 1970
 ) WITHOUT ROWID;
 ";
 
@@ -97,6 +99,8 @@ pub struct MadeLayer {
     pub size: u64,
     /// An image has it, too.
     pub is_in_image: bool,
+    /// When it was made for the first time, in seconds since 1970.
+    pub created: i64,
 }
 
 impl Store {
@@ -123,8 +127,13 @@ impl Store {
         let mut bytes = 0;
         if !inner.has_blob(&digest) {
             let temporary = inner.recipes.join(format!(".tmp-{}", crate::store::random_name()));
-            let header =
-                Header { version: VERSION, blob: digest, size: length, form: Form::Plain, layer: key.clone() };
+            let header = Header {
+                version: VERSION,
+                blob: digest,
+                size: length,
+                form: Form::Plain,
+                layer: key.clone(),
+            };
             crate::fault::point("create a recipe");
             let written = RecipeWriter::create(&temporary, &header, u64::MAX).map_err(Error::from).and_then(
                 |mut writer| {
@@ -185,18 +194,29 @@ impl Store {
         let state = self.inner.lock();
         let in_images: std::collections::HashSet<String> =
             database::images(&state.db)?.into_iter().flat_map(|image| image.layers).collect();
-        let keys = all_made(&state.db)?;
-        let mut layers = Vec::with_capacity(keys.len());
-        for key in keys {
+        let query = "SELECT key, created FROM made_layers";
+        let made = database::all(&state.db, "list layers", query, |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        let mut layers = Vec::with_capacity(made.len());
+        for (key, created) in made {
             if let Some(record) = database::layer(&state.db, &key)? {
                 layers.push(MadeLayer {
                     diff_id: record.diff_id,
                     size: record.size,
                     is_in_image: in_images.contains(&key),
+                    created,
                 });
             }
         }
         Ok(layers)
+    }
+
+    /// When a layer was made here for the first time, in seconds since 1970; none if it was not.
+    pub fn layer_made_at(&self, diff_id: &Digest) -> Result<Option<i64>> {
+        let query = "SELECT created FROM made_layers WHERE key = ?1";
+        let state = self.inner.lock();
+        database::first(&state.db, "look up a layer", query, &layer_key(diff_id), |row| row.get(0))
     }
 
     /// The directories of these layers (bottom first) as overlay wants them, topmost first; never empty. `None`: one of them is not
@@ -348,8 +368,9 @@ fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
 }
 
 fn insert(transaction: &Transaction<'_>, key: &str, blob: &Digest) -> rusqlite::Result<()> {
-    let query = "INSERT OR REPLACE INTO made_layers VALUES (?1, ?2)";
-    transaction.execute(query, params![key, blob.to_string()]).map(drop)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let query = "INSERT OR IGNORE INTO made_layers VALUES (?1, ?2, ?3)";
+    transaction.execute(query, params![key, blob.to_string(), now.cast_signed()]).map(drop)
 }
 
 fn is_made(db: &Connection, key: &str) -> Result<bool> {

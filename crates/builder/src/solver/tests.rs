@@ -203,8 +203,12 @@ fn a_build_can_be_cancelled() {
             self.0.cancel();
         }
     }
-    let error =
-        solver.solve(fake.backend(), &plan_of("FROM scratch\nRUN hang\nRUN write /a a", false), &OnStart(&cancel), &cancel);
+    let error = solver.solve(
+        fake.backend(),
+        &plan_of("FROM scratch\nRUN hang\nRUN write /a a", false),
+        &OnStart(&cancel),
+        &cancel,
+    );
     assert!(matches!(error.expect_err("cancelled").source, StepError::Cancelled));
     assert_eq!(fake.executed(), ["run hang"]);
 }
@@ -215,8 +219,9 @@ fn builds_at_the_same_time_share_their_steps() {
     let solver = Solver::new(fake.cache(), 2);
     let plan = plan_of("FROM base\nRUN write /a a\nRUN write /b b", false);
     let results: Vec<Material> = thread::scope(|scope| {
-        let builds: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| solver.solve(fake.backend(), &plan, &Nobody, &Cancel::new()))).collect();
+        let builds: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| solver.solve(fake.backend(), &plan, &Nobody, &Cancel::new())))
+            .collect();
         builds.into_iter().map(|build| build.join().expect("a thread").expect("a build")).collect()
     });
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));

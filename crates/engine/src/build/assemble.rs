@@ -23,15 +23,21 @@ pub(super) fn assemble(
     snapshot: &Snapshot,
     lease: &Lease,
 ) -> Result<BuildOutcome> {
-    let now = Timestamp::now().to_string();
     config.config.labels.extend(request.labels.clone());
     config.rootfs.diff_ids.clone_from(&snapshot.layers);
-    config.created = Some(now.clone());
     config.docker_version.clear();
-    complete_history(&mut config, snapshot.layers.len(), &now);
+    let mut times = Vec::with_capacity(snapshot.layers.len());
+    for layer in &snapshot.layers {
+        let made = engine.store.layer_made_at(layer).map_err(store_error)?;
+        times.push(made.and_then(|seconds| Timestamp::from_second(seconds).ok()));
+    }
+    complete_history(&mut config, &times, Timestamp::now());
     let content = serde_json::to_vec(&config).context(|| "cannot write the image's configuration".into())?;
-    let layers: Result<Vec<Descriptor>> =
-        snapshot.layers.iter().map(|layer| engine.store.describe(layer, lease).map_err(store_error)).collect();
+    let layers: Result<Vec<Descriptor>> = snapshot
+        .layers
+        .iter()
+        .map(|layer| engine.store.describe(layer, lease).map_err(store_error))
+        .collect();
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(media_type::OCI_MANIFEST.to_owned()),
@@ -66,16 +72,55 @@ pub(super) fn assemble(
     Ok(outcome)
 }
 
-/// Entries of this build have no time yet; and a layer without a word of it (of a stage that is a context) gets one.
-fn complete_history(config: &mut ImageConfig, layers: usize, now: &str) {
+/// Entries of this build have no time yet: they get that of their layers, or of what is before them, so that a build that does
+/// nothing new gives the same image. And a layer without a word of it (of a stage that is a context) gets one.
+fn complete_history(config: &mut ImageConfig, layers: &[Option<Timestamp>], now: Timestamp) {
     let told = config.history.iter().filter(|entry| !entry.empty_layer).count();
-    let missing = layers.saturating_sub(told);
+    let missing = layers.len().saturating_sub(told);
     let of_base = config.history.iter().take_while(|entry| entry.created.is_some()).count();
     for _ in 0..missing {
         let entry = HistoryEntry { created_by: "FROM a build context".to_owned(), ..HistoryEntry::default() };
         config.history.insert(of_base, entry);
     }
-    for entry in config.history.iter_mut().filter(|entry| entry.created.is_none()) {
-        entry.created = Some(now.to_owned());
+    let mut layers = layers.iter();
+    let mut last = None;
+    for entry in &mut config.history {
+        let own = if entry.empty_layer { None } else { layers.next().copied().flatten() };
+        if entry.created.is_none() {
+            let time = own.map(|time| time.to_string()).or_else(|| last.clone());
+            entry.created = Some(time.unwrap_or_else(|| now.to_string()));
+        }
+        last.clone_from(&entry.created);
+    }
+    config.created = Some(last.unwrap_or_else(|| now.to_string()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_something_has_the_time_of_what_is_before_it() {
+        let entry = |created: Option<&str>, empty_layer| HistoryEntry {
+            created: created.map(str::to_owned),
+            empty_layer,
+            ..HistoryEntry::default()
+        };
+        let mut config = ImageConfig {
+            history: vec![
+                entry(Some("base"), false),
+                entry(None, true),
+                entry(None, false),
+                entry(None, true),
+            ],
+            ..ImageConfig::default()
+        };
+        complete_history(&mut config, &[None, Some(Timestamp::UNIX_EPOCH)], Timestamp::MAX);
+        let times: Vec<&str> = config.history.iter().filter_map(|entry| entry.created.as_deref()).collect();
+        assert_eq!(times, ["base", "base", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"]);
+        assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:00Z"));
+        let mut config = ImageConfig::default();
+        complete_history(&mut config, &[Some(Timestamp::UNIX_EPOCH)], Timestamp::MAX);
+        assert_eq!(config.history.len(), 1);
     }
 }

@@ -19,6 +19,7 @@ use super::request::{BuildClient, BuildOutcome, BuildRequest};
 use super::{BuildError, Cancel};
 use crate::container::driver::short;
 use crate::engine::Engine;
+use crate::error::Context as _;
 use crate::image::{Progress, registry_error};
 use crate::stream::{BodyReader, Items, body_pipe};
 use crate::{Error, Result};
@@ -98,7 +99,12 @@ impl Engine {
         let (told, gone) = (cancel.clone(), sender.clone());
         let (events, heard) = sync::sync_channel(BACKLOG);
         let teller = Teller { sender: sender.clone(), quiet, ..Teller::new(sender.clone()) };
-        let telling = tokio::task::spawn_blocking(move || teller.run(&heard));
+        // A thread of its own: it lasts as long as the build, and waits for its client.
+        let (tell_end, telling) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("build-progress".to_owned())
+            .spawn(move || drop(tell_end.send(teller.run(&heard))))
+            .context(|| "cannot start a thread".into())?;
         let engine = self.shared();
         tokio::spawn(async move {
             let progress: Arc<dyn ProgressSink> = Arc::new(Sink(RwLock::new(Some(events))));
@@ -130,8 +136,9 @@ impl Engine {
                 None => break,
             }
         }
-        let is_archive = palan_store::tree::is_archive(&mut &start[..])
-            .map_err(|source| Error::invalid(format!("the context at {url} can't be used")).with_source(source))?;
+        let is_archive = palan_store::tree::is_archive(&mut &start[..]).map_err(|source| {
+            Error::invalid(format!("the context at {url} can't be used")).with_source(source)
+        })?;
         // What is compressed can't be judged by its first bytes alone.
         if is_archive || matches!(start[..], [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]) {
             let (pipe, body) = body_pipe();
@@ -145,9 +152,7 @@ impl Engine {
                     piece = match download.next().await {
                         Ok(None) => break,
                         Ok(Some(more)) => Ok(more),
-                        Err(error) => {
-                            Err(std::io::Error::other(palan_stdx::error_chain::to_string(&error)))
-                        }
+                        Err(error) => Err(std::io::Error::other(palan_stdx::error_chain::to_string(&error))),
                     };
                 }
             });
@@ -299,7 +304,8 @@ impl Teller {
             }
             Event::Status(status) => {
                 let (current, total) = (Some(status.current), Some(status.total));
-                let progress = Progress { id: status.id, status: status.name, current, total, ..Progress::default() };
+                let progress =
+                    Progress { id: status.id, status: status.name, current, total, ..Progress::default() };
                 self.tell(ClassicLine::Progress(progress));
             }
             Event::Warning(warning) => self.text(&format!("[Warning] {}\n", warning.short)),
@@ -308,6 +314,7 @@ impl Teller {
 
     fn advance(&mut self) {
         while let Some(step) = self.steps.get(self.current) {
+            let is_base = step.text.to_uppercase().starts_with("FROM ");
             let Some(digest) = step.vertex else {
                 self.announce();
                 let text = format!(" ---> {}\n", self.last);
@@ -322,7 +329,7 @@ impl Teller {
             if vertex.completed.is_none() || !vertex.error.is_empty() {
                 return;
             }
-            if vertex.cached && self.current > 0 {
+            if vertex.cached && !is_base {
                 self.text(" ---> Using cache\n");
             }
             if let Some(result) = vertex.result {
@@ -346,7 +353,9 @@ impl Teller {
 
     fn release(&mut self) {
         let digest = self.steps.get(self.current).and_then(|step| step.vertex);
-        let held = digest.and_then(|digest| self.known.get_mut(&digest)).map(|known| std::mem::take(&mut known.held));
+        let held = digest
+            .and_then(|digest| self.known.get_mut(&digest))
+            .map(|known| std::mem::take(&mut known.held));
         if let Some(held) = held.filter(|held| !held.is_empty()) {
             self.text(&String::from_utf8_lossy(&held));
         }
@@ -410,10 +419,8 @@ mod tests {
     }
 
     fn steps() -> Event {
-        let step = |text: &str, vertex: Option<&str>| Step {
-            text: text.to_owned(),
-            vertex: vertex.map(Digest::of),
-        };
+        let step =
+            |text: &str, vertex: Option<&str>| Step { text: text.to_owned(), vertex: vertex.map(Digest::of) };
         Event::Steps(vec![
             step("FROM a", Some("a")),
             step("ENV x=1", None),

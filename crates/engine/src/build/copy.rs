@@ -183,7 +183,11 @@ impl<'a> Copier<'a> {
             None => None,
         };
         if let Some(found) = if_there(self.target.symlink_metadata(here))? {
-            return if found.is_dir() { Ok(below.is_some_and(|below| below.is_dir())) } else { Err(not_one()) };
+            return if found.is_dir() {
+                Ok(below.is_some_and(|below| below.is_dir()))
+            } else {
+                Err(not_one())
+            };
         }
         check_name(name, here)?;
         let parent = self.target.open_dir(dot(above))?;
@@ -390,7 +394,13 @@ impl<'a> Copier<'a> {
     }
 
     /// A directory above what is copied with `--parents`, with what it is in the source if it is new.
-    pub(super) fn parent(&mut self, from: &RootDir, source: &Path, to: &Path, looks: &Looks) -> Result<(), CopyError> {
+    pub(super) fn parent(
+        &mut self,
+        from: &RootDir,
+        source: &Path,
+        to: &Path,
+        looks: &Looks,
+    ) -> Result<(), CopyError> {
         if self.directory(to, looks.owner.unwrap_or((0, 0)))? {
             let source = from.open_root(source)?;
             let metadata = source.metadata(".")?;
@@ -445,7 +455,9 @@ fn check_name(name: &OsStr, path: &Path) -> Result<(), CopyError> {
 fn if_there(found: Result<Metadata, PathError>) -> Result<Option<Metadata>, CopyError> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -486,7 +498,9 @@ fn attributes_of(file: impl std::os::fd::AsFd) -> io::Result<Vec<(std::ffi::OsSt
 /// A file system without this kind of attribute.
 fn tolerate(set: io::Result<()>) -> io::Result<()> {
     match set {
-        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::OPNOTSUPP) => {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -98,9 +98,7 @@ impl Layers for BuildLayers<'_> {
         let below = base_root.as_ref().filter(|_| !copy.link);
         let work = CopyWork { layers: self, inputs, roots: &roots, copy, looks, cancel };
         let into_directory = match below {
-            Some(below) => {
-                placement::is_directory(below, &copy.destination).map_err(StepError::other)?
-            }
+            Some(below) => placement::is_directory(below, &copy.destination).map_err(StepError::other)?,
             None => copy.destination.trim_matches('/').is_empty(),
         };
         let mut layer = self.begin(below)?;
@@ -169,11 +167,8 @@ impl CopyWork<'_> {
         let mut archives = Vec::new();
         for source in self.copy.sources.iter().filter(|source| source.unpack) {
             let Some(root) = self.roots.get(source.input).and_then(Option::as_ref) else { continue };
-            let found = palan_builder::content::select(
-                root,
-                &source.path,
-                palan_builder::content::Depth::One,
-            );
+            let found =
+                palan_builder::content::select(root, &source.path, palan_builder::content::Depth::One);
             for path in found.map_err(StepError::other)? {
                 let metadata = root.metadata(&path).map_err(StepError::other)?;
                 if metadata.kind != FileKind::Regular {
@@ -181,7 +176,10 @@ impl CopyWork<'_> {
                 }
                 let mut file = root.open_file(&path).map_err(StepError::other)?;
                 let is_archive = palan_store::tree::is_archive(&mut file).map_err(|error| {
-                    StepError::other(format!("cannot unpack {}: {error}; COPY takes it as it is", path.display()))
+                    StepError::other(format!(
+                        "cannot unpack {}: {error}; COPY takes it as it is",
+                        path.display()
+                    ))
                 })?;
                 if is_archive {
                     archives.push((source.input, path));
@@ -247,8 +245,7 @@ impl CopyWork<'_> {
         destination: &Path,
     ) -> Result<(), StepError> {
         let mut file = root.open_file(&placed.from).map_err(StepError::other)?;
-        let unpacking =
-            palan_store::tree::Unpacking { owner: self.looks.owner, keep_kinds: false };
+        let unpacking = palan_store::tree::Unpacking { owner: self.looks.owner, keep_kinds: false };
         palan_store::tree::unpack_into(&mut file, target, destination, &unpacking, &Limits::default())
             .map_err(StepError::other)
     }

@@ -25,7 +25,8 @@
 //! <data-root>/build/mounts/<key>/   directories of `RUN --mount=type=cache`
 //! <data-root>/build/work/<id>/      one build in progress: contexts, files of its steps; emptied when a daemon starts
 //! <data-root>/layers/.tmp-…         a layer in progress, which the store removes when it opens
-//! <run-root>/build/<id>/            the supervisor of one step; what is found there when a daemon starts is killed
+//! <data-root>/containers/<id>/      files and sockets of one step, and
+//! <run-root>/containers/<id>/       its supervisor: without a row they are removed, and it is killed, when a daemon starts (`restore`)
 //! ```
 //!
 //! **Invariant:** a layer of a step is in the store, and held there by the build cache, before a record names it. A daemon that

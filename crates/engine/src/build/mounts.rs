@@ -25,8 +25,8 @@ use palan_oci::runtime_spec::Mount;
 use palan_store::NewLayer;
 use palan_supervisor::protocol::{Bytes, MountSource, MountWhole};
 
-use super::request::{Access, BuildClient};
 use super::layers::BuildLayers;
+use super::request::{Access, BuildClient};
 
 /// What a step's mounts come to.
 #[derive(Default)]
@@ -84,7 +84,9 @@ impl Making<'_> {
                     };
                     if let Some(name) = env {
                         let text = String::from_utf8(value.clone()).map_err(|_| {
-                            StepError::other(format!("secret {id} is no text: it can't be the variable {name}"))
+                            StepError::other(format!(
+                                "secret {id} is no text: it can't be the variable {name}"
+                            ))
                         })?;
                         mounts.env.push(format!("{name}={text}"));
                     }
@@ -124,7 +126,8 @@ impl Making<'_> {
     }
 
     fn bind(&self, input: usize, read_only: bool, mounts: &mut Mounts) -> Result<MountWhole, StepError> {
-        let material = self.inputs.get(input).ok_or_else(|| StepError::other("a mount without its source"))?;
+        let material =
+            self.inputs.get(input).ok_or_else(|| StepError::other("a mount without its source"))?;
         let lowers = match material {
             Material::Context(name) if read_only => {
                 self.layers.contexts.get(name)?;
@@ -285,7 +288,8 @@ impl CacheMounts {
                 let is_new = used.count == 0 && !path.join("filled").exists();
                 if is_new {
                     // What was begun and not ended.
-                    palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&path)).map_err(StepError::other)?;
+                    palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&path))
+                        .map_err(StepError::other)?;
                     palan_stdx::fs::create_dir_all(&path.join("data"), 0o755).map_err(StepError::other)?;
                 }
                 let is_exclusive = sharing != Sharing::Shared;
@@ -303,7 +307,8 @@ impl CacheMounts {
     pub(crate) fn list(&self) -> crate::Result<Vec<CacheMount>> {
         use crate::error::Context as _;
         let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        let entries = palan_stdx::fs::read_dir(&self.directory).context(|| "cannot list the build cache".into())?;
+        let entries =
+            palan_stdx::fs::read_dir(&self.directory).context(|| "cannot list the build cache".into())?;
         let mount = |entry: &std::fs::DirEntry| {
             let key = entry.file_name().to_string_lossy().into_owned();
             CacheMount { in_use: in_use.contains_key(&key), path: entry.path(), key }
@@ -363,8 +368,7 @@ impl Placeholders {
             for part in target.components().skip(1) {
                 let above = path.clone();
                 path.push(part);
-                is_missing = is_missing
-                    || base.is_none_or(|base| base.symlink_metadata(&path).is_err());
+                is_missing = is_missing || base.is_none_or(|base| base.symlink_metadata(&path).is_err());
                 if !is_missing {
                     continue;
                 }

@@ -23,7 +23,8 @@ impl<'a> Observing<'a> {
         let mut digests: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
         let mut vertices = Vec::with_capacity(plan.vertices.len());
         for (id, node) in plan.vertices.iter().enumerate() {
-            let inputs: Vec<Digest> = node.inputs.iter().filter_map(|input| of_input(input, &digests)).collect();
+            let inputs: Vec<Digest> =
+                node.inputs.iter().filter_map(|input| of_input(input, &digests)).collect();
             let digest = identity(id, node, &inputs);
             digests.push(digest);
             let vertex = Vertex {
@@ -39,10 +40,10 @@ impl<'a> Observing<'a> {
             progress.event(Event::Vertex(vertex.clone()));
             vertices.push(Mutex::new(vertex));
         }
-        let steps = plan.steps.iter().map(|(text, vertex)| Step {
-            text: text.clone(),
-            vertex: vertex.map(|vertex| digests[vertex]),
-        });
+        let steps = plan
+            .steps
+            .iter()
+            .map(|(text, vertex)| Step { text: text.clone(), vertex: vertex.map(|vertex| digests[vertex]) });
         progress.event(Event::Steps(steps.collect()));
         Self { progress, vertices }
     }

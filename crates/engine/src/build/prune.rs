@@ -190,7 +190,9 @@ impl Engine {
             *last = Some(Instant::now());
         }
         let limited = rustix::fs::statvfs(&self.config.data_root)
-            .map_err(|errno| Error::system("cannot measure the data root").with_source(std::io::Error::from(errno)))
+            .map_err(|errno| {
+                Error::system("cannot measure the data root").with_source(std::io::Error::from(errno))
+            })
             .and_then(|space| self.limit_cache_to(space.f_blocks.saturating_mul(space.f_frsize) / 10));
         if let Err(error) = limited {
             tracing::warn!(error = error.report(), "the build cache is not kept within its limit");
@@ -198,9 +200,15 @@ impl Engine {
     }
 
     fn limit_cache_to(&self, max_bytes: u64) -> Result<()> {
-        let made: BTreeMap<Digest, palan_store::MadeLayer> =
-            self.store.made_layers().map_err(store_error)?.into_iter().map(|layer| (layer.diff_id, layer)).collect();
-        let size = |layer: &Digest| made.get(layer).filter(|layer| !layer.is_in_image).map_or(0, |layer| layer.size);
+        let made: BTreeMap<Digest, palan_store::MadeLayer> = self
+            .store
+            .made_layers()
+            .map_err(store_error)?
+            .into_iter()
+            .map(|layer| (layer.diff_id, layer))
+            .collect();
+        let size =
+            |layer: &Digest| made.get(layer).filter(|layer| !layer.is_in_image).map_or(0, |layer| layer.size);
         let limits = Limits { max_bytes: Some(max_bytes), max_age: None };
         let cache = self.builds.solver.cache();
         let removed = cache.prune(&limits, SystemTime::now(), &size);

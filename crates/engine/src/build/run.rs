@@ -123,13 +123,8 @@ impl Work<'_> {
         let dockerfile = self.dockerfile(&contexts)?;
         let parsed = palan_dockerfile::parse(&dockerfile.content);
         let file = parsed.map_err(|error| dockerfile.error(&error))?;
-        let mut sources = BuildSources::new(
-            self.engine,
-            &lease,
-            &contexts,
-            self.runtime.clone(),
-            directory.0.clone(),
-        );
+        let mut sources =
+            BuildSources::new(self.engine, &lease, &contexts, self.runtime.clone(), directory.0.clone());
         self.refuse_caches();
         let plan = self.plan(&dockerfile, &file, &mut sources, &lease)?;
         let layers = BuildLayers { store: &self.engine.store, lease: &lease, contexts: &contexts };
@@ -184,9 +179,8 @@ impl Work<'_> {
                     None if path == "Dockerfile" => read_file(&root, "dockerfile", limit)?,
                     other => other,
                 };
-                let content = content.ok_or_else(|| {
-                    Error::invalid(format!("Cannot locate specified Dockerfile: {path}"))
-                })?;
+                let content = content
+                    .ok_or_else(|| Error::invalid(format!("Cannot locate specified Dockerfile: {path}")))?;
                 for candidate in palan_context::candidates(path) {
                     if let Some(ignore) = read_file(&root, &candidate, limit)? {
                         contexts.set_ignore(&ignore)?;
@@ -231,8 +225,7 @@ impl Work<'_> {
                     for wanted in wanted {
                         let image = self.image(&wanted, lease)?;
                         sources.images.insert(image.manifest, (*image.config).clone());
-                        let base =
-                            BaseImage { manifest: image.manifest, config: (*image.config).clone() };
+                        let base = BaseImage { manifest: image.manifest, config: (*image.config).clone() };
                         images.insert(wanted, base);
                     }
                 }
@@ -383,7 +376,10 @@ impl Given {
     fn error(&self, error: &palan_dockerfile::DockerfileError) -> BuildError {
         let source = Source::new(self.name.clone(), &self.content);
         BuildError {
-            error: Error::invalid(format!("dockerfile parse error on line {}: {error}", error.span().start.line)),
+            error: Error::invalid(format!(
+                "dockerfile parse error on line {}: {error}",
+                error.span().start.line
+            )),
             exit: None,
             vertex: None,
             excerpt: error.render(&source),

@@ -117,13 +117,14 @@ impl Contexts {
         });
         visited.map_err(|source| Error::invalid("the build's context can't be read").with_source(source))?;
         let mut gone = Vec::new();
-        let visited = palan_context::walk::<palan_context::WalkError>(root, &Ignore::default(), &mut |entry| {
-            let is_below = gone.last().is_some_and(|last: &PathBuf| entry.path.starts_with(last));
-            if !is_below && !kept.contains(entry.path) {
-                gone.push(entry.path.to_owned());
-            }
-            Ok(())
-        });
+        let visited =
+            palan_context::walk::<palan_context::WalkError>(root, &Ignore::default(), &mut |entry| {
+                let is_below = gone.last().is_some_and(|last: &PathBuf| entry.path.starts_with(last));
+                if !is_below && !kept.contains(entry.path) {
+                    gone.push(entry.path.to_owned());
+                }
+                Ok(())
+            });
         visited.map_err(|source| Error::invalid("the build's context can't be read").with_source(source))?;
         gone.iter().try_for_each(|path| root.remove_all(path)).map_err(failed)
     }
@@ -271,7 +272,8 @@ pub(super) fn read_file(root: &RootDir, path: &str, limit: u64) -> Result<Option
     let is_missing = |error: &palan_linux::path::PathError| {
         matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
     };
-    let cannot = |source| Error::invalid(format!("cannot read {path} of the build context")).with_source(source);
+    let cannot =
+        |source| Error::invalid(format!("cannot read {path} of the build context")).with_source(source);
     match root.metadata(path) {
         Ok(metadata) if metadata.kind == FileKind::Regular => {}
         Ok(_) => return Err(Error::invalid(format!("{path} of the build context is not a regular file"))),

@@ -75,7 +75,8 @@ impl Runner for BuildRunner<'_> {
         let mut layer = self.layers.store.new_layer().map_err(StepError::other)?;
         inherit(base.as_ref(), layer.root())?;
         let id = identifier::new_id();
-        let directories = Directories { files: self.engine.container_dir(&id), run: self.engine.run_dir(&id) };
+        let directories =
+            Directories { files: self.engine.container_dir(&id), run: self.engine.run_dir(&id) };
         palan_stdx::fs::create_dir(&directories.files, 0o710).map_err(StepError::other)?;
         let making = Making {
             layers: self.layers,
@@ -251,10 +252,8 @@ impl BuildRunner<'_> {
         output: &dyn Fn(Stream, &[u8]),
     ) -> Result<i32, StepError> {
         let details = Arc::new(details);
-        let (attached, spawned) = tokio::join!(
-            attach_network(self.engine, &details),
-            spawn_supervisor(self.engine, &details)
-        );
+        let (attached, spawned) =
+            tokio::join!(attach_network(self.engine, &details), spawn_supervisor(self.engine, &details));
         let (attached, spawned) = match (attached, spawned) {
             (Ok(attached), Ok(spawned)) => (attached, spawned),
             (Ok(attached), Err(error)) => {
@@ -312,7 +311,10 @@ impl BuildRunner<'_> {
         theirs.set_nonblocking(true).map_err(StepError::other)?;
         descriptors.push(theirs.into());
         let lost = |error: client::ClientError| {
-            StepError::other(format!("the supervisor of the step was lost: {}", palan_stdx::error_chain::to_string(&error)))
+            StepError::other(format!(
+                "the supervisor of the step was lost: {}",
+                palan_stdx::error_chain::to_string(&error)
+            ))
         };
         let hello = Request::Hello { version: protocol::VERSION, after_seq: 0 };
         link.send(hello, Vec::new()).map_err(lost)?;

@@ -355,8 +355,7 @@ pub(crate) fn complete_host(engine: &Engine, spec: &ContainerSpec) -> Result<Hos
     if host.cgroupns_mode.is_empty() {
         // As in Docker: a privileged container expects to see all of an old hierarchy.
         let sees_all = host.privileged && engine.host.cgroup_version == 1;
-        host.cgroupns_mode =
-            if sees_all { "host" } else { settings.default_cgroupns_mode.as_str() }.into();
+        host.cgroupns_mode = if sees_all { "host" } else { settings.default_cgroupns_mode.as_str() }.into();
     }
     if host.restart_policy.name.is_empty() {
         host.restart_policy.name = "no".into();

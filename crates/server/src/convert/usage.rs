@@ -72,7 +72,9 @@ pub(crate) fn before_52(usage: DiskUsage, version: ApiVersion) -> wire::UsageBef
             containers.iter().map(summary).collect()
         }),
         volumes: volumes.map(|volumes| volumes.into_iter().map(used_volume).collect()),
-        builder_size: build_cache.as_ref().map_or(0, |records| signed(records.iter().map(|record| record.size).sum())),
+        builder_size: build_cache
+            .as_ref()
+            .map_or(0, |records| signed(records.iter().map(|record| record.size).sum())),
         build_cache: build_cache.map(|records| records.into_iter().map(cached).collect()),
     }
 }

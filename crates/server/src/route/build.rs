@@ -13,8 +13,8 @@ use palan_docker_api::types::{self as wire, BuildCachePruned, BuiltImage};
 use palan_docker_api::{auth, json};
 use palan_engine::build::classic::{ClassicLine, RemoteContext, unpack_context};
 use palan_engine::build::{
-    Access, BuildClient, BuildRequest, CachePruneSpec, CacheSource, Cancel, ContextRequest,
-    DockerfileSource, ImageOutput, Reference, RootDir, StepSettings,
+    Access, BuildClient, BuildRequest, CachePruneSpec, CacheSource, Cancel, ContextRequest, DockerfileSource,
+    ImageOutput, Reference, RootDir, StepSettings,
 };
 use palan_engine::image::Auth;
 use palan_engine::spec::{Resources, Ulimit};
@@ -183,7 +183,8 @@ fn steps(params: &Params) -> ApiResult<StepSettings> {
     let number = |name: &str| params.number(name).map(|number| number.unwrap_or(0));
     let network = params.text("networkmode");
     let ulimits: Vec<wire::Ulimit> = decode(params, "ulimits")?;
-    let ulimits = ulimits.into_iter().map(|limit| Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard });
+    let ulimits =
+        ulimits.into_iter().map(|limit| Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard });
     let hosts = params.all("extrahosts").into_iter();
     Ok(StepSettings {
         network: network.to_owned(),

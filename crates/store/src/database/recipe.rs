@@ -48,12 +48,8 @@ pub(crate) fn insert_recipe(db: &mut Connection, recipe: &RecipeRow) -> Result<(
 }
 
 pub(crate) fn put_recipe(transaction: &Transaction<'_>, recipe: &RecipeRow) -> rusqlite::Result<()> {
-    let values = params![
-        recipe.blob.to_string(),
-        recipe.layer,
-        recipe.size.cast_signed(),
-        recipe.bytes.cast_signed()
-    ];
+    let values =
+        params![recipe.blob.to_string(), recipe.layer, recipe.size.cast_signed(), recipe.bytes.cast_signed()];
     transaction.execute("INSERT OR REPLACE INTO recipes VALUES (?1, ?2, ?3, ?4)", values).map(drop)
 }
 

@@ -84,7 +84,9 @@ mod tests {
         let tar = crate::testing::Tar::new().file("f", b"x").finish();
         let is = |bytes: &[u8]| is_archive(&mut &*bytes);
         assert!(is(&tar).expect("reads") && is(&crate::testing::gzip(&tar)).expect("reads"));
-        for other in [&b""[..], &[0; 1024], b"#!/bin/sh\n", &crate::testing::gzip(b"text"), &[0x1f, 0x8b, 8, 1]] {
+        for other in
+            [&b""[..], &[0; 1024], b"#!/bin/sh\n", &crate::testing::gzip(b"text"), &[0x1f, 0x8b, 8, 1]]
+        {
             assert!(!is(other).expect("reads"), "{other:?}");
         }
         assert!(is(b"\xfd7zXZ\0rest").is_err());

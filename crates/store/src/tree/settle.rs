@@ -18,7 +18,8 @@ impl Overlaid {
             change(packer, visited)?;
             let Some((directory, metadata)) = &visited.upper else { return Ok(()) };
             if visited.is_whiteout() && visited.lower.is_none() {
-                let before = palan_linux::path::Metadata::of(directory).map_err(failed("inspect", visited.path))?;
+                let before =
+                    palan_linux::path::Metadata::of(directory).map_err(failed("inspect", visited.path))?;
                 directory.remove_file(visited.name).map_err(failed("remove the mark", visited.path))?;
                 let restored = rustix::fs::futimens(
                     directory,
