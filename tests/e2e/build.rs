@@ -140,7 +140,7 @@ fn stages_files_and_what_the_image_says() {
         ". 755 1000:50\na 644 1000:50\nmode 640 1000:50\n"
     );
     assert_eq!(look("cat /out/deep/a /linked/made /parents/x/y/z/file"), "Ahello you\nZ");
-    assert_eq!(look("ls /docs /docs/in"), "/docs:\nin\none.txt\n\n/docs/in:\n");
+    assert_eq!(look("ls /docs /docs/in"), "/docs:\nin\none.txt\n\n/docs/in:\nthree.md\n");
     let inspect = daemon.docker(["image", "inspect", "-f", "{{json .Config}}", "made:1"]).ok().stdout;
     let config: serde_json::Value = serde_json::from_str(&inspect).unwrap();
     assert_eq!(config["Labels"]["other"], "two words");
@@ -180,6 +180,7 @@ fn a_step_is_run_again_when_something_it_sees_has_changed() {
     assert_eq!(cached(&context.build(&daemon, &["--no-cache"]).ok()), 0);
     // The cache outlives the daemon.
     let mut daemon = daemon;
+    daemon.kill();
     daemon.restart();
     assert_eq!(cached(&context.build(&daemon, &["-t", "t"]).ok()), 5);
     let (_, df) = request(&daemon, "GET", "/v1.44/system/df?type=build-cache", &[]);
@@ -235,7 +236,7 @@ fn triggers_and_args() {
     let again = context.build(&daemon, &["--build-arg", "A=1", "--build-arg", "HTTP_PROXY=q"]).ok();
     assert_eq!(cached(&again), 3, "{again}");
     assert_eq!(cached(&context.build(&daemon, &["--build-arg", "A=2"]).ok()), 2);
-    assert!(!daemon.docker(["history", "--no-trunc", "t"]).ok().stdout.contains("HTTP_PROXY"));
+    assert!(!daemon.docker(["history", "--no-trunc", "t"]).ok().stdout.contains("HTTP_PROXY=p"));
 }
 
 #[test]
@@ -316,7 +317,8 @@ fn a_build_that_fails_leaves_nothing() {
         ("FROM bb\nRUN --security=insecure true\n", "security.insecure is not allowed"),
         ("FROM bb\nFROBNICATE x\n", "unknown instruction: FROBNICATE"),
         ("FROM bb\nCOPY --from=0 x /\n", ""),
-        ("", "file with no instructions"),
+        ("", "cannot be empty"),
+        ("# nothing\n", "file with no instructions"),
     ];
     for (number, (dockerfile, text)) in failing.into_iter().enumerate() {
         let context = Context::new(&daemon, &format!("context-{number}"), dockerfile);
@@ -460,7 +462,7 @@ try:
     raise SystemExit("no error")
 except docker.errors.BuildError as error:
     assert "returned a non-zero code: 3" in error.msg, error.msg
-image, _ = client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUN wget -T 2 -q -O - http://nosuch.invalid || hostname -i > /address\n"), extra_hosts={"named": "10.1.2.3"}, network_mode="none", rm=True, forcerm=True, container_limits={"memory": 64 << 20})
+image, _ = client.images.build(fileobj=io.BytesIO(b"FROM bb\nRUN grep '10.1.2.3.*named' /etc/hosts; ls /sys/class/net\n"), extra_hosts={"named": "10.1.2.3"}, network_mode="none", rm=True, forcerm=True, container_limits={"memory": 64 << 20})
 assert client.api.prune_builds()["SpaceReclaimed"] >= 0
 "#;
 

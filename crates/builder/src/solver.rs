@@ -102,7 +102,11 @@ impl Solver {
             pins: Mutex::default(),
             contexts: Mutex::default(),
         };
-        let keys = work.static_keys(target)?;
+        let keys = work.static_keys(target).inspect_err(|error| {
+            if let Some(id) = error.vertex {
+                observer.failed(id, &plan.vertices[id], &error.source);
+            }
+        })?;
         let state = Mutex::new(work.known(target, &keys));
         let changed = Condvar::new();
         thread::scope(|scope| {

@@ -73,17 +73,16 @@ pub(super) fn assemble(
 }
 
 /// Entries of this build have no time yet: they get that of their layers, or of what is before them, so that a build that does
-/// nothing new gives the same image. And a layer without a word of it (of a stage that is a context) gets one.
+/// nothing new gives the same image. A layer without an entry (of a base that has no history, of a stage that is a context) gets one.
 fn complete_history(config: &mut ImageConfig, layers: &[Option<Timestamp>], now: Timestamp) {
     let told = config.history.iter().filter(|entry| !entry.empty_layer).count();
     let missing = layers.len().saturating_sub(told);
     let of_base = config.history.iter().take_while(|entry| entry.created.is_some()).count();
     for _ in 0..missing {
-        let entry = HistoryEntry { created_by: "FROM a build context".to_owned(), ..HistoryEntry::default() };
-        config.history.insert(of_base, entry);
+        config.history.insert(of_base, HistoryEntry::default());
     }
     let mut layers = layers.iter();
-    let mut last = None;
+    let mut last = config.created.take();
     for entry in &mut config.history {
         let own = if entry.empty_layer { None } else { layers.next().copied().flatten() };
         if entry.created.is_none() {
@@ -119,8 +118,8 @@ mod tests {
         let times: Vec<&str> = config.history.iter().filter_map(|entry| entry.created.as_deref()).collect();
         assert_eq!(times, ["base", "base", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"]);
         assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:00Z"));
-        let mut config = ImageConfig::default();
-        complete_history(&mut config, &[Some(Timestamp::UNIX_EPOCH)], Timestamp::MAX);
-        assert_eq!(config.history.len(), 1);
+        let mut config = ImageConfig { created: Some("base".to_owned()), ..ImageConfig::default() };
+        complete_history(&mut config, &[None], Timestamp::MAX);
+        assert_eq!((config.history.len(), config.created.as_deref()), (1, Some("base")));
     }
 }

@@ -120,8 +120,8 @@ impl Engine {
             };
             drop(progress);
             // It ends with the last sender of events.
-            let failing = telling.await.ok();
-            end(&sender, outcome, quiet, failing.flatten()).await;
+            let told = telling.await.ok();
+            end(&sender, outcome, quiet, told.flatten()).await;
         });
         items.begun().await
     }
@@ -172,15 +172,15 @@ async fn end(
     sender: &mpsc::Sender<Result<ClassicLine>>,
     outcome: Result<BuildOutcome, BuildError>,
     quiet: bool,
-    failing: Option<String>,
+    told: Option<Vec<Step>>,
 ) {
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            let item = match failing {
+            let item = match told {
                 // Nothing was told yet: a status says more.
                 None => Err(error.error),
-                Some(keyword) => Ok(failure(&error, &keyword)),
+                Some(steps) => Ok(failure(&error, &keyword(&steps, &error))),
             };
             // The client may have gone.
             let _ = sender.send(item).await;
@@ -200,6 +200,12 @@ async fn end(
     for line in lines {
         let _ = sender.send(Ok(line)).await;
     }
+}
+
+/// The keyword of the instruction at fault.
+fn keyword(steps: &[Step], error: &BuildError) -> String {
+    let step = steps.iter().find(|step| error.vertex.is_some() && step.vertex == error.vertex);
+    step.and_then(|step| step.text.split_whitespace().next()).unwrap_or_default().to_uppercase()
 }
 
 /// In the classic builder's words. `keyword` is that of the instruction at fault.
@@ -262,8 +268,8 @@ impl Teller {
         }
     }
 
-    /// Tells until there is nothing more; the keyword of the step that was being told, if there was one at all.
-    fn run(mut self, heard: &sync::Receiver<Event>) -> Option<String> {
+    /// Tells until there is nothing more; the steps, if there was a plan at all.
+    fn run(mut self, heard: &sync::Receiver<Event>) -> Option<Vec<Step>> {
         while let Ok(event) = heard.recv() {
             self.hear(event);
             self.advance();
@@ -275,8 +281,7 @@ impl Teller {
             self.announce();
             self.release();
         }
-        let step = self.steps.get(self.current.min(self.steps.len().saturating_sub(1)))?;
-        Some(step.text.split_whitespace().next().unwrap_or_default().to_uppercase())
+        Some(self.steps).filter(|steps| !steps.is_empty())
     }
 
     fn has_failed(&self, step: usize) -> bool {
@@ -403,19 +408,19 @@ mod tests {
         Event::Log(Log { vertex, stream, time: Timestamp::UNIX_EPOCH, bytes: text.as_bytes().to_vec() })
     }
 
-    fn told(events: Vec<Event>) -> (String, Option<String>) {
+    fn told(events: Vec<Event>) -> (String, usize) {
         let (sender, mut receiver) = mpsc::channel(1000);
         let (events_sender, heard) = sync::channel();
         events.into_iter().for_each(|event| events_sender.send(event).expect("a listener"));
         drop(events_sender);
-        let keyword = Teller::new(sender).run(&heard);
+        let steps = Teller::new(sender).run(&heard).unwrap_or_default();
         let mut text = String::new();
         while let Ok(line) = receiver.try_recv() {
             if let Ok(ClassicLine::Text(line)) = line {
                 text.push_str(&line);
             }
         }
-        (text, keyword)
+        (text, steps.len())
     }
 
     fn steps() -> Event {
@@ -452,7 +457,7 @@ mod tests {
 
     #[test]
     fn the_step_that_failed_is_told_last() {
-        let (text, keyword) = told(vec![
+        let (text, steps) = told(vec![
             steps(),
             vertex("a", Some(""), true),
             vertex("b", Some("the build was cancelled"), false),
@@ -460,7 +465,7 @@ mod tests {
             vertex("c", Some("exit code: 1"), false),
         ]);
         assert!(text.ends_with("Step 4/4 : RUN c\nof c\n"), "{text}");
-        assert_eq!(keyword.as_deref(), Some("RUN"));
-        assert_eq!(told(Vec::new()), (String::new(), None));
+        assert_eq!(steps, 4);
+        assert_eq!(told(Vec::new()), (String::new(), 0));
     }
 }

@@ -28,7 +28,9 @@ fn open_one(source: &MountSource, place: &Path, shared: Option<&OwnedFd>) -> Res
     let copy = match &source.whole {
         MountWhole::Directory(path) => {
             let root = RootDir::open(path).map_err(|error| Failure::cannot("open the volume", &error))?;
-            let part = part_of(&root, &source.subpath, path)?;
+            let whole = source.subpath.as_os_str().is_empty();
+            let subpath = if whole { Path::new(".") } else { &source.subpath };
+            let part = part_of(&root, subpath, path)?;
             clone(&part).map_err(cannot_bind)?
         }
         MountWhole::Layers(layers) => {
