@@ -21,7 +21,7 @@ use palan_linux::xattr;
 use rustix::fs::SeekFrom as Seek;
 use rustix::io::Errno;
 
-use crate::write::Writer;
+use crate::write::{ContentWatch, Writer};
 use crate::{Entry, Kind, Segment, lossy};
 
 /// Directories within directories, as many as a layer may have.
@@ -223,7 +223,7 @@ impl<'w> Packer<'w> {
     }
 
     /// See [`Writer::watch_content`].
-    pub fn watch_content(&mut self, told: Box<dyn FnMut(&[u8], u64, u64)>) {
+    pub fn watch_content(&mut self, told: ContentWatch) {
         self.writer.watch_content(told);
     }
 

@@ -24,9 +24,11 @@ pub struct Writer<W> {
     watch: Watch,
 }
 
-/// Who is told of content before it is written: the path of its file, where in the file, how many bytes.
+/// Hears of content before it is written: the path of its file, where in the file, how many bytes.
+pub type ContentWatch = Box<dyn FnMut(&[u8], u64, u64)>;
+
 #[derive(Default)]
-struct Watch(Option<Box<dyn FnMut(&[u8], u64, u64)>>);
+struct Watch(Option<ContentWatch>);
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,7 +52,7 @@ impl<W: Write> Writer<W> {
 
     /// From now on `told` hears which of the bytes that the sink gets next are the content of a file: its path, where in it, and how
     /// many. All other bytes are the archive's own.
-    pub fn watch_content(&mut self, told: Box<dyn FnMut(&[u8], u64, u64)>) {
+    pub fn watch_content(&mut self, told: ContentWatch) {
         self.watch = Watch(Some(told));
     }
 

@@ -210,7 +210,7 @@ fn keyword(steps: &[Step], error: &BuildError) -> String {
 
 /// In the classic builder's words. `keyword` is that of the instruction at fault.
 fn failure(error: &BuildError, keyword: &str) -> ClassicLine {
-    match &error.exit {
+    match error.exit.as_deref() {
         Some((command, code)) => ClassicLine::Failed {
             code: Some(i64::from(*code)),
             message: format!("The command '{command}' returned a non-zero code: {code}"),

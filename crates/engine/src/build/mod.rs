@@ -80,7 +80,7 @@ pub struct BuildError {
     /// Class and text.
     pub error: Error,
     /// The command that ended with something else than 0: what was run, and its exit code.
-    pub exit: Option<(String, u32)>,
+    pub exit: Option<Box<(String, u32)>>,
     /// The vertex at fault.
     pub vertex: Option<Digest>,
     /// Lines of the Dockerfile, with the place marked; empty where there is none.

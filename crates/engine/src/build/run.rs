@@ -398,7 +398,7 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
         source.excerpt(plan.vertices[id].span)
     });
     let exit = match &source {
-        StepError::ExitCode { command, code } => Some((command.clone(), *code)),
+        StepError::ExitCode { command, code } => Some(Box::new((command.clone(), *code))),
         _ => None,
     };
     let text = match &source {

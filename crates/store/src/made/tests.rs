@@ -1,3 +1,5 @@
+//! Directories that become layers, and what is left of those that don't.
+
 use std::ffi::OsStr;
 use std::io::Read as _;
 
