@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -297,6 +298,116 @@ fn archives_and_downloads() {
     );
     let remote = Context::new(&daemon, "remote", "FROM bb\nADD https://github.com/a/b.git#main /x\n");
     remote.build(&daemon, &[]).fails(1, "ADD of a git repository is not supported");
+}
+
+#[test]
+fn copied_files_meet_what_is_there() {
+    requires!(root);
+    requires!(program "docker");
+    let daemon = daemon();
+    let context = Context::new(
+        &daemon,
+        "context",
+        "FROM bb\nRUN mkdir -p -m 700 /own/in /real && chown alice:staff /own && chmod 711 /own && echo old > /own/old && ln -s real /way && ln -s /own/old /own/link && echo 1 > /one && ln /one /two\n\
+         COPY d /own/\nCOPY f /way/\nCOPY f /new/deep/\nCOPY f /own/link\nCOPY --chown=1000 f /numbers/f\nCOPY d/* g /flat/\n\
+         RUN (sleep 1000 &) ; true\n",
+    );
+    context.file("f", "F").file("g", "G").file("d/in/x", "X").file("d/y", "Y");
+    fs::set_permissions(context.path("d/in"), fs::Permissions::from_mode(0o750)).unwrap();
+    context.build(&daemon, &["-t", "t"]).ok();
+    let look = |script: &str| run(&daemon, "t", script);
+    // What is there stays, also what directories above are; what is new is root's.
+    assert_eq!(look("cat /own/in/x /own/y /real/f /own/old"), "XYFF");
+    assert_eq!(
+        look("stat -c '%n %a %u:%g' /own /own/in /new /numbers /numbers/f"),
+        "/own 711 1000:50\n/own/in 750 0:0\n/new 755 0:0\n/numbers 755 1000:1000\n/numbers/f 644 1000:1000\n"
+    );
+    assert_eq!(look("readlink /own/link /way; ls /flat; stat -c %h /one"), "/own/old\nreal\ng\nx\ny\n2\n");
+    // A layer over another base is the same layer, and hides nothing there.
+    let other = Context::new(
+        &daemon,
+        "other",
+        "FROM bb\nRUN mkdir /new && echo kept > /new/kept\nCOPY --link f /new/deep/\nRUN cat /new/kept /new/deep/f\n",
+    );
+    other.file("f", "F");
+    other.build(&daemon, &[]).ok();
+    for (copy, text) in [
+        ("COPY f /bin/", ""),
+        ("COPY f /bin", ""),
+        ("COPY f g /nodir", "must be a directory and end with a /"),
+        ("COPY d /etc/passwd", "cannot copy to non-directory: /etc/passwd"),
+        ("RUN mkdir -p /t/y\nCOPY d /t/", "cannot replace to directory /t/y with file"),
+        ("COPY whiteout /w/", "a name that begins with .wh."),
+    ] {
+        context.file("Dockerfile", &format!("FROM bb\n{copy}\n")).file("whiteout/.wh.bin", "");
+        let built = context.build(&daemon, &[]);
+        assert_eq!(built.code != 0, !text.is_empty(), "{copy}: {built}");
+        assert!(built.stderr.contains(text), "{copy}: {built}");
+    }
+    nothing_is_left(&daemon);
+}
+
+/// Serves one answer for each connection, by the path.
+fn serve(files: Vec<(&'static str, Vec<u8>)>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let found = files.iter().find(|(name, _)| *name == path);
+            let (status, body) = found.map_or(("404 Not Found", &[][..]), |(_, body)| ("200 OK", &body[..]));
+            let head = format!(
+                "HTTP/1.1 {status}\r\nConnection: close\r\nLast-Modified: Tue, 01 Dec 2020 00:00:00 GMT\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    port
+}
+
+#[test]
+fn files_and_contexts_from_elsewhere() {
+    requires!(root);
+    requires!(program "docker");
+    let daemon = daemon();
+    let context_tar = TarBuilder::new()
+        .file("Dockerfile", 0o644, "FROM bb\nCOPY f /f\n")
+        .file("f", 0o644, "from a tar")
+        .finish();
+    let port = serve(vec![
+        ("/dir/file.txt", b"downloaded".to_vec()),
+        ("/context.tar", context_tar),
+        ("/Dockerfile", b"FROM bb\nRUN echo alone > /f\n".to_vec()),
+    ]);
+    let digest = palan_test_support::image::digest(b"downloaded");
+    let url = format!("http://127.0.0.1:{port}");
+    let context = Context::new(
+        &daemon,
+        "context",
+        &format!(
+            "FROM bb\nADD {url}/dir/file.txt /d/\nADD --checksum={digest} --chown=alice {url}/dir/file.txt /named\n"
+        ),
+    );
+    context.build(&daemon, &["-t", "t"]).ok();
+    let look = "cat /d/file.txt /named; stat -c ' %a %u %Y' /d/file.txt /named";
+    assert_eq!(run(&daemon, "t", look), "downloadeddownloaded 600 0 1606780800\n 600 1000 1606780800\n");
+    assert_eq!(cached(&context.build(&daemon, &[]).ok()), 2);
+    let wrong = format!("FROM bb\nADD --checksum=sha256:{} {url}/dir/file.txt /d/\n", "0".repeat(64));
+    context.file("Dockerfile", &wrong).build(&daemon, &[]).fails(1, "digest mismatch");
+    context
+        .file("Dockerfile", &format!("FROM bb\nADD {url}/missing /d/\n"))
+        .build(&daemon, &[])
+        .fails(1, "404");
+    for (path, content) in [("context.tar", "from a tar"), ("Dockerfile", "alone\n")] {
+        let (status, answer) = request(&daemon, "POST", &format!("/build?t=r&remote={url}/{path}"), &[]);
+        assert!(status == 200 && answer.contains("Successfully built"), "{status} {answer}");
+        assert_eq!(run(&daemon, "r", "cat /f"), content);
+    }
+    nothing_is_left(&daemon);
 }
 
 #[test]
