@@ -224,7 +224,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         .worker_threads(2)
         .max_blocking_threads(16)
         .thread_keep_alive(std::time::Duration::from_secs(2))
-        .thread_stack_size(512 * 1024)
+        // Without optimisation a start's frames alone have more than the half megabyte that they need with it.
+        .thread_stack_size(if cfg!(debug_assertions) { 4 << 20 } else { 512 * 1024 })
         .enable_all()
         .build()?;
     runtime.block_on(serve(config, listeners, metrics))

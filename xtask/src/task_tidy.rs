@@ -13,7 +13,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan", &["cli", "server", "engine", "supervisor", "runtime", "linux"]),
     ("palan-server", &["engine", "docker-api"]),
     ("palan-cli", &["docker-api", "linux", "tar"]),
-    ("palan-engine", &["store", "registry", "network", "supervisor", "linux", "dns"]),
+    (
+        "palan-engine",
+        &["store", "registry", "network", "supervisor", "linux", "dns", "builder", "dockerfile", "context"],
+    ),
     ("palan-builder", &["dockerfile", "context", "linux"]),
     ("palan-registry", &["store"]),
     ("palan-supervisor", &["runtime", "linux", "dns"]),

@@ -141,6 +141,14 @@ impl Cache {
         Ok(removed)
     }
 
+    /// Removes the records that are chosen.
+    pub fn remove(&self, is_chosen: &dyn Fn(&Entry) -> bool) -> Result<(), PathError> {
+        for entry in self.entries()?.iter().filter(|entry| is_chosen(entry)) {
+            fs::if_exists(fs::remove_file(&self.path(entry.key)))?;
+        }
+        Ok(())
+    }
+
     fn path(&self, key: Digest) -> PathBuf {
         let hex = key.hex();
         self.directory.join(&hex[..2]).join(hex)

@@ -19,6 +19,9 @@ pub struct Plan {
     pub target: Input,
     /// What the image says, but for the layers.
     pub config: ImageConfig,
+    /// The instructions of the stages that are needed, stage by stage, in their order: what each says, and the vertex that does
+    /// it, if there is one.
+    pub steps: Vec<(String, Option<VertexId>)>,
 }
 
 /// A step.

@@ -88,8 +88,14 @@ pub fn lower(build: &Build<'_>) -> Result<Lowered, DockerfileError> {
             return Ok(Lowered::Needs(missing));
         }
         if !trigger(build, &graph, &mut file, &mut triggered)? {
-            let planner =
-                Planner { build, file: &file, graph: &graph, globals: &globals, vertices: Vec::new() };
+            let planner = Planner {
+                build,
+                file: &file,
+                graph: &graph,
+                globals: &globals,
+                vertices: Vec::new(),
+                steps: Vec::new(),
+            };
             return planner.plan().map(|plan| Lowered::Plan(Box::new(plan)));
         }
     }
@@ -162,6 +168,7 @@ struct Planner<'a> {
     graph: &'a stages::Graph,
     globals: &'a Globals,
     vertices: Vec<Vertex>,
+    steps: Vec<(String, Option<usize>)>,
 }
 
 /// A stage while its instructions are read, and what it leaves.
@@ -199,7 +206,12 @@ impl<'a> Planner<'a> {
             // The target needs itself.
             DockerfileError::new(Span::default(), "the target is not part of its own build")
         })?;
-        Ok(Plan { vertices: self.vertices, target: target.files, config: target.image.config })
+        Ok(Plan {
+            vertices: self.vertices,
+            target: target.files,
+            config: target.image.config,
+            steps: self.steps,
+        })
     }
 
     fn stage(
@@ -226,6 +238,11 @@ impl<'a> Planner<'a> {
         if resolved.is_replaced {
             return Ok(state);
         }
+        let base = match (&resolved.base, &state.files) {
+            (Origin::Image(_), Input::Vertex(vertex)) => Some(*vertex),
+            _ => None,
+        };
+        self.steps.push((stage.text.clone(), base));
         let ignore_cache = self.build.no_cache
             || stage.id().is_some_and(|id| {
                 self.build.no_cache_filter.iter().any(|name| name.eq_ignore_ascii_case(&id))
@@ -329,10 +346,13 @@ impl<'a> Planner<'a> {
         let span = instruction.span;
         let fail = |message: String| DockerfileError::new(span, message);
         let command = state.scope.step(instruction, &mut |_| {})?;
+        let text = title(instruction);
+        self.steps.push((text.clone(), None));
+        let step = self.steps.len() - 1;
         if state.image.say(&command).map_err(fail)? {
             return Ok(());
         }
-        let title = counter.next(&title(instruction));
+        let title = counter.next(&text);
         let base = state.files.clone();
         let vertex = match &command {
             Command::Workdir(path) => {
@@ -388,6 +408,7 @@ impl<'a> Planner<'a> {
             _ => return Ok(()),
         };
         state.files = Input::Vertex(vertex);
+        self.steps[step].1 = Some(vertex);
         Ok(())
     }
 }

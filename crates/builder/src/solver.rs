@@ -34,7 +34,9 @@ pub trait Observer: Sync {
     /// A command writes.
     fn output(&self, _id: VertexId, _stream: Stream, _bytes: &[u8]) {}
     /// A vertex has its result.
-    fn finished(&self, _id: VertexId, _vertex: &Vertex, _origin: Origin) {}
+    fn finished(&self, _id: VertexId, _vertex: &Vertex, _origin: Origin, _result: Option<&Snapshot>) {}
+    /// A vertex has failed.
+    fn failed(&self, _id: VertexId, _vertex: &Vertex, _error: &StepError) {}
 }
 
 /// Nobody looks.
@@ -53,29 +55,34 @@ pub struct SolveError {
     pub source: StepError,
 }
 
-/// Solves plans. One for all builds of a daemon.
-pub struct Solver<'a> {
-    backend: Backend<'a>,
-    cache: &'a Cache,
+/// Solves plans. One for all builds of a daemon; each build brings a backend of its own.
+pub struct Solver {
+    cache: Cache,
     flights: Flights,
     threads: usize,
 }
 
-impl fmt::Debug for Solver<'_> {
+impl fmt::Debug for Solver {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Solver").field("threads", &self.threads).finish_non_exhaustive()
     }
 }
 
-impl<'a> Solver<'a> {
+impl Solver {
     /// `threads` is how many vertices of one build are worked on at the same time.
-    pub fn new(backend: Backend<'a>, cache: &'a Cache, threads: usize) -> Self {
-        Self { backend, cache, flights: Flights::default(), threads: threads.max(1) }
+    pub fn new(cache: Cache, threads: usize) -> Self {
+        Self { cache, flights: Flights::default(), threads: threads.max(1) }
+    }
+
+    /// What is known.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// The files of a plan's target.
     pub fn solve(
         &self,
+        backend: Backend<'_>,
         plan: &Plan,
         observer: &dyn Observer,
         cancel: &Cancel,
@@ -88,13 +95,18 @@ impl<'a> Solver<'a> {
         let (cancel, _watch) = cancel.child();
         let work = Work {
             solver: self,
+            backend,
             plan,
             observer,
             cancel: &cancel,
             pins: Mutex::default(),
             contexts: Mutex::default(),
         };
-        let keys = work.static_keys(target)?;
+        let keys = work.static_keys(target).inspect_err(|error| {
+            if let Some(id) = error.vertex {
+                observer.failed(id, &plan.vertices[id], &error.source);
+            }
+        })?;
         let state = Mutex::new(work.known(target, &keys));
         let changed = Condvar::new();
         thread::scope(|scope| {
@@ -117,7 +129,8 @@ impl<'a> Solver<'a> {
 
 /// One build.
 struct Work<'a> {
-    solver: &'a Solver<'a>,
+    solver: &'a Solver,
+    backend: Backend<'a>,
     plan: &'a Plan,
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
@@ -194,7 +207,7 @@ impl Work<'_> {
         if let Some(known) = lock(&self.pins).get(&id) {
             return Ok(Some(*known));
         }
-        let pinned = self.solver.backend.sources.pin(remote, self.cancel)?;
+        let pinned = self.backend.sources.pin(remote, self.cancel)?;
         lock(&self.pins).insert(id, pinned);
         Ok(Some(pinned))
     }
@@ -228,8 +241,8 @@ impl Work<'_> {
             _ => Depth::One,
         };
         let (root, owners) = match material {
-            Material::Context(name) => (self.solver.backend.sources.context(name)?, Owners::Root),
-            Material::Snapshot(snapshot) => (self.solver.backend.layers.open(snapshot)?, Owners::Kept),
+            Material::Context(name) => (self.backend.sources.context(name)?, Owners::Root),
+            Material::Snapshot(snapshot) => (self.backend.layers.open(snapshot)?, Owners::Kept),
         };
         // A stage whose base is a context starts with all of it.
         let patterns = if number == 0 { vec!["."] } else { patterns };
@@ -254,14 +267,20 @@ impl Work<'_> {
             }
         }
         for id in self.needed(target).difference(&open) {
-            self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached);
+            // What is below a result is not needed, but it was used, and can be told.
+            let record = match &results[*id] {
+                Some(_) => None,
+                None => keys[*id].and_then(|key| self.solver.cache.get(key)),
+            };
+            let known = results[*id].as_ref().or(record.as_ref().map(|record| &record.snapshot));
+            self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached, known);
         }
         State { results, open, busy: 0, failure: None }
     }
 
     fn cached(&self, key: Digest) -> Option<Snapshot> {
         let snapshot = self.solver.cache.get(key)?.snapshot;
-        self.solver.backend.layers.has(&snapshot).then_some(snapshot)
+        self.backend.layers.has(&snapshot).then_some(snapshot)
     }
 
     fn worker(&self, state: &Mutex<State>, changed: &Condvar, keys: &[Option<Digest>]) {
@@ -283,6 +302,9 @@ impl Work<'_> {
             drop(guard);
             let seat = Seat { state, changed, work: self, id };
             let result = self.vertex(id, &materials, keys[id]);
+            if let Err(error) = &result {
+                self.observer.failed(id, &self.plan.vertices[id], error);
+            }
             guard = seat.leave(result);
         }
     }
@@ -322,6 +344,10 @@ impl Work<'_> {
             Ok(snapshot)
         });
         let snapshot = landed.result?;
+        // From here on they are this build's, too.
+        if landed.is_shared && !self.backend.layers.has(&snapshot) {
+            return Err(StepError::other("the result of another build went before it could be used"));
+        }
         let origin = match (landed.is_shared, was_cached.get()) {
             (true, _) => Origin::Shared,
             (false, true) => Origin::Cached,
@@ -330,7 +356,7 @@ impl Work<'_> {
         if let Some(key) = static_key {
             self.keep(key, vertex, &snapshot);
         }
-        self.observer.finished(id, vertex, origin);
+        self.observer.finished(id, vertex, origin, Some(&snapshot));
         Ok(snapshot)
     }
 
@@ -370,7 +396,7 @@ impl Work<'_> {
     }
 
     fn execute(&self, id: VertexId, vertex: &Vertex, materials: &[Material]) -> Result<Snapshot, StepError> {
-        let Backend { sources, layers, runner } = self.solver.backend;
+        let Backend { sources, layers, runner } = self.backend;
         let base = match materials.first() {
             None => Snapshot::default(),
             Some(Material::Snapshot(snapshot)) => snapshot.clone(),
@@ -402,7 +428,7 @@ impl Work<'_> {
 }
 
 /// A copy of a whole context: what a stage starts with that is replaced by one.
-fn everything() -> crate::graph::Copy {
+pub fn everything() -> crate::graph::Copy {
     crate::graph::Copy {
         sources: vec![Source { input: 1, path: ".".to_owned(), unpack: false }],
         inline: Vec::new(),

@@ -44,6 +44,11 @@ pub enum WalkError {
 }
 
 impl Entry<'_> {
+    /// The directory that it is in, and its name there.
+    pub fn place(&self) -> (&Directory, &OsStr) {
+        (self.directory, self.name)
+    }
+
     /// Opens a regular file for reading.
     pub fn open(&self) -> Result<File, WalkError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;

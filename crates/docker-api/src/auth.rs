@@ -2,12 +2,17 @@
 
 use crate::json;
 use crate::types::AuthConfig;
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 /// The header's name.
 pub const HEADER: &str = "X-Registry-Auth";
+
+/// The name of the header with the credentials of a build, for several registries.
+pub const CONFIG_HEADER: &str = "X-Registry-Config";
 
 /// Writes padding as Docker does, and reads with and without.
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
@@ -28,6 +33,13 @@ pub fn decode(header: &str) -> Option<AuthConfig> {
     (auth != AuthConfig::default()).then_some(auth)
 }
 
+/// The credentials of a build's header, by the registries' names; none when it is not what it should be, as for a pull.
+pub fn decode_config(header: &str) -> BTreeMap<String, AuthConfig> {
+    let header = header.trim().replace('+', "-").replace('/', "_");
+    let decoded = BASE64_URL.decode(header).ok();
+    decoded.and_then(|bytes| json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +55,13 @@ mod tests {
         assert_eq!(decode("e30="), None);
         assert_eq!(decode("null"), None);
         assert_eq!(decode("\u{fffd}"), None);
+    }
+
+    #[test]
+    fn credentials_of_several_registries() {
+        let json = br#"{"host:5000":{"username":"u","password":"p"}}"#;
+        assert_eq!(decode_config(&BASE64_URL.encode(json))["host:5000"].username, "u");
+        assert!(decode_config("").is_empty() && decode_config("e30=").is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use palan_supervisor::client::SupervisorProgram;
 use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 use tokio::sync::Semaphore;
 
+use crate::build::Builds;
 use crate::config::{EngineConfig, SupervisorSource};
 use crate::container::driver::Action;
 use crate::container::exec::Sessions;
@@ -45,6 +46,7 @@ pub struct Engine {
     pub(crate) sessions: Sessions,
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) watcher: DirectoryWatcher,
+    pub(crate) builds: Builds,
     /// Data root and run root are this daemon's alone.
     _locks: [DirectoryLock; 2],
     /// For the tasks that this starts.
@@ -87,6 +89,7 @@ impl Engine {
             SupervisorSource::File(path) => SupervisorProgram::open(path),
         };
         let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
+        let builds = Builds::open(&config.data_root)?;
         // Last of what can fail, as it changes the host.
         let unique_local = AddressPool::unique_local(random_bits(&contents.daemon_id));
         let network = Manager::open(HostConfig { unique_local, ..network })
@@ -108,6 +111,7 @@ impl Engine {
             sessions: Sessions::default(),
             volumes,
             watcher: DirectoryWatcher::default(),
+            builds,
             _locks: locks,
             this: this.clone(),
         });

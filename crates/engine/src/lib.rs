@@ -7,12 +7,14 @@
 //! - [`container`]: what is known about one, and its life;
 //! - [`image`], [`distribution`], [`volume`], [`network`], [`storage`], [`stats`], [`events`], [`info`], [`usage`]: the
 //!   other objects and readings;
+//! - [`build`]: images made of Dockerfiles;
 //! - [`stream`]: streams in and out;
 //! - `cdi`: devices that vendors describe;
 //! - [`config`]: the settings; [`runtimes`]: who makes processes; [`error`]: class and text of every failure.
 
 #![forbid(unsafe_code)]
 
+pub mod build;
 mod cdi;
 pub mod config;
 pub mod container;

@@ -1,6 +1,7 @@
 //! What takes how much of the disk: `system df`.
 
 use crate::Result;
+use crate::build::BuildCacheRecord;
 use crate::container::{ListQuery, Status, Summary};
 use crate::engine::{Engine, blocking};
 use crate::image::{ImageListQuery, ImageSummary, store_error};
@@ -13,6 +14,7 @@ pub struct UsageQuery {
     pub images: bool,
     pub containers: bool,
     pub volumes: bool,
+    pub build_cache: bool,
 }
 
 /// What takes how much.
@@ -24,6 +26,8 @@ pub struct DiskUsage {
     pub containers: Option<Vec<Summary>>,
     /// Volumes, when asked for.
     pub volumes: Option<Vec<VolumeUsage>>,
+    /// The build cache, when asked for.
+    pub build_cache: Option<Vec<BuildCacheRecord>>,
 }
 
 /// Images and what they take.
@@ -82,6 +86,9 @@ impl Engine {
         }
         if query.volumes {
             usage.volumes = Some(self.volumes_usage().await?);
+        }
+        if query.build_cache {
+            usage.build_cache = Some(self.build_cache().await?);
         }
         Ok(usage)
     }

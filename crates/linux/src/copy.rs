@@ -128,7 +128,7 @@ impl Level {
 }
 
 /// Copies the pieces between the holes; in the kernel where that is possible (a reflink where the file system has them).
-fn copy_content(source: &File, target: &File, size: u64) -> io::Result<()> {
+pub fn copy_content(source: &File, target: &File, size: u64) -> io::Result<()> {
     let mut position = 0;
     while position < size {
         let data = match rustix::fs::seek(source, SeekFrom::Data(position)) {

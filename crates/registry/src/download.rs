@@ -51,6 +51,11 @@ impl Download {
         self.response.content_length()
     }
 
+    /// When the server says that the file was changed last, as in RFC 9110, section 5.6.7.
+    pub fn modified(&self) -> Option<&str> {
+        self.response.headers().get(reqwest::header::LAST_MODIFIED)?.to_str().ok()
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use palan_engine::Engine;
 
 use crate::error::{ApiError, ApiResult};
 use crate::route::{
-    archive, container, events, exec, image, network, storage, system, unsupported, usage, volume,
+    archive, build, container, events, exec, image, network, storage, system, unsupported, usage, volume,
 };
 
 /// Every route, without version prefix.
@@ -72,6 +72,9 @@ fn images() -> Router<Arc<Engine>> {
         .route("/images/prune", post(image::prune))
         .route("/images/search", get(image::search))
         .route("/distribution/{*path}", get(image::distribution).post(image::push_list))
+        .route("/build", post(build::build))
+        .route("/build/prune", post(build::prune))
+        .route("/build/cancel", post(build::cancel))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }
 
@@ -105,7 +108,7 @@ fn others() -> Router<Arc<Engine>> {
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
     let containers = ["checkpoints"];
-    let plain = ["/build", "/build/prune", "/build/cancel", "/session", "/grpc"];
+    let plain = ["/session", "/grpc"];
     let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
     let mut router = Router::new();
     for path in containers {

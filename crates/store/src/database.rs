@@ -93,6 +93,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         found => return Err(Error::DatabaseVersion { found, known: VERSION }),
     }
     db.execute_batch(crate::image::parent::SCHEMA).map_err(failed("create the tables"))?;
+    db.execute_batch(crate::made::SCHEMA).map_err(failed("create the tables"))?;
     Ok(db)
 }
 
@@ -280,10 +281,10 @@ pub(crate) fn images_with_blob(db: &Connection, blob: &Digest) -> Result<Vec<Ima
     rows.map_err(failed("look up a blob's images"))
 }
 
-/// All blobs that images need.
+/// All blobs that images, and layers that were made here, need.
 pub(crate) fn blobs(db: &Connection) -> Result<HashSet<Digest>> {
     let blobs = all(db, "list blobs", "SELECT DISTINCT digest FROM image_blobs", |row| digest(row, 0))?;
-    Ok(blobs.into_iter().collect())
+    Ok(blobs.into_iter().chain(crate::made::blobs(db)?).collect())
 }
 
 /// The blobs of one image that no other needs.
@@ -457,7 +458,7 @@ fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     })
 }
 
-fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+pub(crate) fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     let text = row.get_ref(column)?.as_str()?;
     text.parse().map_err(|error| {
         let error = FromSqlError::Other(Box::new(error));
@@ -469,7 +470,7 @@ fn words(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     Ok(row.get_ref(column)?.as_str()?.split_whitespace().map(str::to_owned).collect())
 }
 
-fn first<T>(
+pub(crate) fn first<T>(
     db: &Connection,
     action: &'static str,
     query: &str,
@@ -480,7 +481,7 @@ fn first<T>(
     statement.query_row([key], map).optional().map_err(failed(action))
 }
 
-fn all<T>(
+pub(crate) fn all<T>(
     db: &Connection,
     action: &'static str,
     query: &str,

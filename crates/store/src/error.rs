@@ -39,6 +39,12 @@ pub enum StoreError {
     /// An image can't be removed; the text is Docker's.
     #[error(transparent)]
     Conflict(#[from] crate::image::Conflict),
+    /// What was to become a layer can't be read.
+    #[error("cannot make a layer")]
+    Making {
+        /// Why.
+        source: crate::tree::TreeError,
+    },
     /// A blob that is not there.
     #[error("content {digest} is not in the store")]
     NoSuchBlob {

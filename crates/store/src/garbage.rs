@@ -1,6 +1,6 @@
 //! Removal of what nothing points to.
 //!
-//! **Invariant:** a layer is needed while an image lists it, a hold keeps it, a blob is made from it, or a lease protects its
+//! **Invariant:** a layer is needed while an image lists it, a hold keeps it, it was made here and not released, a blob is made from it, or a lease protects its
 //! diff-id; a blob while an image lists it, a lease protects it, or somebody brings it. All of that is looked up, and the removal decided, under
 //! one lock. Records go first, and durably unless [`crate::durability`] has a reason, then directories and large blobs move to the trash, whose content is deleted in the
 //! background: the kernel takes milliseconds to give the blocks of a large file back.
@@ -111,6 +111,7 @@ impl State {
             needed.extend(layers);
         }
         needed.extend(recipes.into_iter().map(|recipe| recipe.layer));
+        needed.extend(crate::made::all_made(&self.db)?);
         Ok(needed)
     }
 }

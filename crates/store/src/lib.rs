@@ -30,6 +30,7 @@ pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lease;
+pub mod made;
 pub mod recipe;
 pub mod tree;
 
@@ -50,6 +51,7 @@ pub use error::StoreError as Error;
 pub use image::{Image, ImageId};
 pub use layer::{BeginLayer, LayerInfo, LayerRequest, LayerWriter};
 pub use lease::Lease;
+pub use made::{MadeLayer, NewLayer};
 pub use palan_tar::Limits;
 pub use store::Store;
 pub use usage::Usage;

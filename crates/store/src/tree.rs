@@ -23,10 +23,11 @@ mod changes;
 mod copy;
 mod pack;
 mod plain;
+mod settle;
 
 pub use changes::{Change, ChangeKind};
 pub use copy::{Unpacking, unpack_into};
-pub use plain::{UnpackError, pack, unpack};
+pub use plain::{UnpackError, is_archive, pack, unpack};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
 

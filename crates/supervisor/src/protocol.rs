@@ -388,6 +388,26 @@ pub enum MountWhole {
     Layers(Vec<PathBuf>),
     /// What is mounted at this path in the mount namespace that came with [`Request::Start`]: another container's.
     Shared(PathBuf),
+    /// A file that is in memory and nowhere else: a secret of a build's step. Without a subpath.
+    File {
+        /// What is in it.
+        content: Bytes,
+        /// Its permissions.
+        mode: u32,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+    /// Layers, topmost first, with a directory that takes what is written.
+    Overlay {
+        /// What is read.
+        lowers: Vec<PathBuf>,
+        /// What takes the changes.
+        upper: PathBuf,
+        /// The empty directory beside it that overlay works in.
+        work: PathBuf,
+    },
 }
 
 /// An OCI runtime that is another program, driven by runc's command line.

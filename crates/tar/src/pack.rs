@@ -21,7 +21,7 @@ use palan_linux::xattr;
 use rustix::fs::SeekFrom as Seek;
 use rustix::io::Errno;
 
-use crate::write::Writer;
+use crate::write::{ContentWatch, Writer};
 use crate::{Entry, Kind, Segment, lossy};
 
 /// Directories within directories, as many as a layer may have.
@@ -220,6 +220,11 @@ impl<'w> Packer<'w> {
     /// Writes to `sink`.
     pub fn new(sink: &'w mut dyn Write) -> Self {
         Self { writer: Writer::new(sink), links: HashMap::new() }
+    }
+
+    /// See [`Writer::watch_content`].
+    pub fn watch_content(&mut self, told: ContentWatch) {
+        self.writer.watch_content(told);
     }
 
     /// An entry without content.

@@ -21,12 +21,39 @@ pub struct Writer<W> {
     sink: W,
     buffer: Vec<u8>,
     entries: u64,
+    watch: Watch,
+}
+
+/// Hears of content before it is written: the path of its file, where in the file, how many bytes.
+pub type ContentWatch = Box<dyn FnMut(&[u8], u64, u64)>;
+
+#[derive(Default)]
+struct Watch(Option<ContentWatch>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Watch").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Watch {
+    fn tell(&mut self, path: &[u8], offset: u64, length: u64) {
+        if let (Some(told), true) = (&mut self.0, length > 0) {
+            told(path, offset, length);
+        }
+    }
 }
 
 impl<W: Write> Writer<W> {
     /// A writer to `sink`; the archive is complete with [`Writer::finish`].
     pub fn new(sink: W) -> Self {
-        Self { sink, buffer: Vec::new(), entries: 0 }
+        Self { sink, buffer: Vec::new(), entries: 0, watch: Watch::default() }
+    }
+
+    /// From now on `told` hears which of the bytes that the sink gets next are the content of a file: its path, where in it, and how
+    /// many. All other bytes are the archive's own.
+    pub fn watch_content(&mut self, told: ContentWatch) {
+        self.watch = Watch(Some(told));
     }
 
     /// Writes an entry without content.
@@ -38,6 +65,7 @@ impl<W: Write> Writer<W> {
     /// file that shrinks while it is read; one that has more is cut.
     pub fn file(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
         self.header(entry, entry.size)?;
+        self.watch.tell(&entry.path, 0, entry.size);
         self.content(content, entry.size)?;
         self.pad(entry.size)
     }
@@ -55,6 +83,7 @@ impl<W: Write> Writer<W> {
         self.header(entry, map.len() as u64 + data)?;
         self.sink.write_all(&map)?;
         for segment in segments.iter().filter(|segment| segment.length > 0) {
+            self.watch.tell(&entry.path, segment.offset, segment.length);
             self.content(&mut *content_at(segment.offset)?, segment.length)?;
         }
         self.pad(data)

@@ -36,17 +36,15 @@ fn plan_of(text: &str, no_cache: bool) -> Plan {
 }
 
 fn build(fake: &Fake, text: &str) -> Material {
-    let cache = fake.cache();
-    let solver = Solver::new(fake.backend(), &cache, 4);
+    let solver = Solver::new(fake.cache(), 4);
     solver
-        .solve(&plan_of(text, false), &Nobody, &Cancel::new())
+        .solve(fake.backend(), &plan_of(text, false), &Nobody, &Cancel::new())
         .unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 fn fail(fake: &Fake, text: &str) -> SolveError {
-    let cache = fake.cache();
-    let solver = Solver::new(fake.backend(), &cache, 4);
-    solver.solve(&plan_of(text, false), &Nobody, &Cancel::new()).expect_err(text)
+    let solver = Solver::new(fake.cache(), 4);
+    solver.solve(fake.backend(), &plan_of(text, false), &Nobody, &Cancel::new()).expect_err(text)
 }
 
 #[test]
@@ -154,9 +152,8 @@ fn the_cache_can_be_left_aside() {
     let text = "FROM base\nRUN write /a a";
     build(&fake, text);
     fake.executed();
-    let cache = fake.cache();
-    let solver = Solver::new(fake.backend(), &cache, 1);
-    solver.solve(&plan_of(text, true), &Nobody, &Cancel::new()).expect("a build");
+    let solver = Solver::new(fake.cache(), 1);
+    solver.solve(fake.backend(), &plan_of(text, true), &Nobody, &Cancel::new()).expect("a build");
     assert_eq!(fake.executed(), ["run write /a a"]);
 }
 
@@ -198,8 +195,7 @@ fn a_file_that_is_not_there() {
 #[test]
 fn a_build_can_be_cancelled() {
     let fake = Fake::new();
-    let cache = fake.cache();
-    let solver = Solver::new(fake.backend(), &cache, 2);
+    let solver = Solver::new(fake.cache(), 2);
     let cancel = Cancel::new();
     struct OnStart<'a>(&'a Cancel);
     impl Observer for OnStart<'_> {
@@ -207,8 +203,12 @@ fn a_build_can_be_cancelled() {
             self.0.cancel();
         }
     }
-    let error =
-        solver.solve(&plan_of("FROM scratch\nRUN hang\nRUN write /a a", false), &OnStart(&cancel), &cancel);
+    let error = solver.solve(
+        fake.backend(),
+        &plan_of("FROM scratch\nRUN hang\nRUN write /a a", false),
+        &OnStart(&cancel),
+        &cancel,
+    );
     assert!(matches!(error.expect_err("cancelled").source, StepError::Cancelled));
     assert_eq!(fake.executed(), ["run hang"]);
 }
@@ -216,12 +216,12 @@ fn a_build_can_be_cancelled() {
 #[test]
 fn builds_at_the_same_time_share_their_steps() {
     let fake = Fake::new();
-    let cache = fake.cache();
-    let solver = Solver::new(fake.backend(), &cache, 2);
+    let solver = Solver::new(fake.cache(), 2);
     let plan = plan_of("FROM base\nRUN write /a a\nRUN write /b b", false);
     let results: Vec<Material> = thread::scope(|scope| {
-        let builds: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| solver.solve(&plan, &Nobody, &Cancel::new()))).collect();
+        let builds: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| solver.solve(fake.backend(), &plan, &Nobody, &Cancel::new())))
+            .collect();
         builds.into_iter().map(|build| build.join().expect("a thread").expect("a build")).collect()
     });
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
@@ -236,17 +236,16 @@ fn observers_hear_what_happens() {
         fn output(&self, _id: VertexId, _stream: Stream, bytes: &[u8]) {
             lock(&self.0).push(format!("output {}", String::from_utf8_lossy(bytes)));
         }
-        fn finished(&self, _id: VertexId, vertex: &Vertex, origin: Origin) {
+        fn finished(&self, _id: VertexId, vertex: &Vertex, origin: Origin, _result: Option<&Snapshot>) {
             lock(&self.0).push(format!("{origin:?} {}", vertex.name));
         }
     }
     let fake = Fake::new();
-    let cache = fake.cache();
-    let solver = Solver::new(fake.backend(), &cache, 1);
+    let solver = Solver::new(fake.cache(), 1);
     let plan = plan_of("FROM base\nRUN write /a a", false);
     let heard = Heard::default();
-    solver.solve(&plan, &heard, &Cancel::new()).expect("a build");
-    solver.solve(&plan, &heard, &Cancel::new()).expect("a build");
+    solver.solve(fake.backend(), &plan, &heard, &Cancel::new()).expect("a build");
+    solver.solve(fake.backend(), &plan, &heard, &Cancel::new()).expect("a build");
     assert_eq!(
         *lock(&heard.0),
         [

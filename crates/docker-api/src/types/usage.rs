@@ -168,13 +168,35 @@ fn count<T>(items: impl Iterator<Item = T>) -> i64 {
     i64::try_from(items.count()).unwrap_or(i64::MAX)
 }
 
-/// One record of the build cache. There is none yet.
+/// One record of the build cache.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct BuildCache {
     #[serde(rename = "ID")]
     pub id: String,
-    pub size: i64,
+    #[serde(rename = "Type")]
+    pub kind: String,
+    pub description: String,
     pub in_use: bool,
     pub shared: bool,
+    pub size: i64,
+    pub created_at: String,
+    pub last_used_at: Option<String>,
+    pub usage_count: i64,
+}
+
+/// What `POST /build/prune` removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct BuildCachePruned {
+    pub caches_deleted: Vec<String>,
+    pub space_reclaimed: u64,
+}
+
+/// What a build tells programs: the image's id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BuiltImage {
+    #[serde(rename = "ID")]
+    pub id: String,
 }

@@ -186,7 +186,7 @@ impl<'a> Making<'a> {
         let mut config = merge::merge(spec.config.clone(), &image.config.config);
         let (path, args) = merge::command_line(&config)?;
         self.warnings.extend(health::check_merged(&config)?);
-        let mut host = self.complete_host(spec)?;
+        let mut host = complete_host(engine, spec)?;
         namespaces::settle_names(engine, &mut host)?;
         let endpoints = endpoints::of_new_container(engine, &mut host, &spec.endpoints)?;
         if config.hostname.is_empty() {
@@ -235,58 +235,6 @@ impl<'a> Making<'a> {
             host,
             ..Details::default()
         })
-    }
-
-    /// The host part with the daemon's defaults.
-    fn complete_host(&mut self, spec: &ContainerSpec) -> Result<HostConfig> {
-        let settings = &self.engine.config;
-        let mut host = spec.host.clone();
-        if host.log.driver.is_empty() {
-            host.log.driver = settings.log.driver.clone();
-        }
-        if host.log.driver == settings.log.driver {
-            for (key, value) in &settings.log.options {
-                host.log.options.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
-        logging::check(&host.log)?;
-        if matches!(host.network_mode.as_str(), "" | "default") {
-            host.network_mode = if spec.config.network_disabled { "none" } else { "bridge" }.into();
-        }
-        if host.shm_size == 0 {
-            host.shm_size = settings.default_shm_size;
-        }
-        if host.ipc_mode.is_empty() {
-            host.ipc_mode.clone_from(&settings.default_ipc_mode);
-        }
-        if host.cgroupns_mode.is_empty() {
-            // As in Docker: a privileged container expects to see all of an old hierarchy.
-            let sees_all = host.privileged && self.engine.host.cgroup_version == 1;
-            host.cgroupns_mode =
-                if sees_all { "host" } else { settings.default_cgroupns_mode.as_str() }.into();
-        }
-        if host.restart_policy.name.is_empty() {
-            host.restart_policy.name = "no".into();
-        }
-        if host.runtime.is_empty() {
-            settings.runtimes.default_name().clone_into(&mut host.runtime);
-        }
-        settings.runtimes.find(&host.runtime)?;
-        for (name, limit) in &settings.default_ulimits {
-            if !host.resources.ulimits.iter().any(|own| own.name == *name) {
-                host.resources.ulimits.push(limit.clone());
-            }
-        }
-        let options = security::options(&host.security_opt, &self.engine.host, settings)?;
-        let hidden = !host.privileged && !options.system_paths_unconfined;
-        let paths = |list: &[&str]| -> Vec<String> {
-            if hidden { list.iter().map(|path| (*path).to_owned()).collect() } else { Vec::new() }
-        };
-        let thermal = self.engine.host.thermal_paths.iter().map(String::as_str);
-        let masked: Vec<&str> = oci::MASKED_PATHS.into_iter().chain(thermal).collect();
-        host.masked_paths.get_or_insert_with(|| paths(&masked));
-        host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
-        Ok(host)
     }
 
     fn make_directories(&mut self, details: &mut Details) -> Result<()> {
@@ -382,6 +330,57 @@ impl<'a> Making<'a> {
     }
 }
 
+/// The host part with the daemon's defaults.
+pub(crate) fn complete_host(engine: &Engine, spec: &ContainerSpec) -> Result<HostConfig> {
+    let settings = &engine.config;
+    let mut host = spec.host.clone();
+    if host.log.driver.is_empty() {
+        host.log.driver = settings.log.driver.clone();
+    }
+    if host.log.driver == settings.log.driver {
+        for (key, value) in &settings.log.options {
+            host.log.options.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    logging::check(&host.log)?;
+    if matches!(host.network_mode.as_str(), "" | "default") {
+        host.network_mode = if spec.config.network_disabled { "none" } else { "bridge" }.into();
+    }
+    if host.shm_size == 0 {
+        host.shm_size = settings.default_shm_size;
+    }
+    if host.ipc_mode.is_empty() {
+        host.ipc_mode.clone_from(&settings.default_ipc_mode);
+    }
+    if host.cgroupns_mode.is_empty() {
+        // As in Docker: a privileged container expects to see all of an old hierarchy.
+        let sees_all = host.privileged && engine.host.cgroup_version == 1;
+        host.cgroupns_mode = if sees_all { "host" } else { settings.default_cgroupns_mode.as_str() }.into();
+    }
+    if host.restart_policy.name.is_empty() {
+        host.restart_policy.name = "no".into();
+    }
+    if host.runtime.is_empty() {
+        settings.runtimes.default_name().clone_into(&mut host.runtime);
+    }
+    settings.runtimes.find(&host.runtime)?;
+    for (name, limit) in &settings.default_ulimits {
+        if !host.resources.ulimits.iter().any(|own| own.name == *name) {
+            host.resources.ulimits.push(limit.clone());
+        }
+    }
+    let options = security::options(&host.security_opt, &engine.host, settings)?;
+    let hidden = !host.privileged && !options.system_paths_unconfined;
+    let paths = |list: &[&str]| -> Vec<String> {
+        if hidden { list.iter().map(|path| (*path).to_owned()).collect() } else { Vec::new() }
+    };
+    let thermal = engine.host.thermal_paths.iter().map(String::as_str);
+    let masked: Vec<&str> = oci::MASKED_PATHS.into_iter().chain(thermal).collect();
+    host.masked_paths.get_or_insert_with(|| paths(&masked));
+    host.readonly_paths.get_or_insert_with(|| paths(&oci::READONLY_PATHS));
+    Ok(host)
+}
+
 /// A platform as typed, or an error in Docker's words.
 pub(crate) fn parse_platform(text: &str) -> Result<Platform> {
     text.parse().map_err(|source: palan_oci::platform::PlatformError| {
@@ -413,7 +412,7 @@ fn inherited_mounts(engine: &Engine, host: &HostConfig) -> Result<Vec<MountPoint
 }
 
 /// The cgroup's path below each hierarchy. As in Docker, a parent that leads above the hierarchy's root is below it all the same.
-fn cgroup_path(parent: &str, id: &str) -> String {
+pub(crate) fn cgroup_path(parent: &str, id: &str) -> String {
     let mut path: Vec<&str> = Vec::new();
     for part in parent.split('/').filter(|part| !matches!(*part, "" | ".")) {
         if part == ".." {
@@ -425,7 +424,7 @@ fn cgroup_path(parent: &str, id: &str) -> String {
     path.iter().chain([&id]).map(|part| format!("/{part}")).collect()
 }
 
-fn write_files(engine: &Engine, details: &Details) -> Result<()> {
+pub(crate) fn write_files(engine: &Engine, details: &Details) -> Result<()> {
     if endpoints::shared_with(&details.host).is_some() {
         return Ok(());
     }

@@ -366,13 +366,13 @@ pub(crate) fn stop_timeout(details: &Details) -> Option<Duration> {
 }
 
 /// A container whose network is ready.
-struct Attached {
+pub(crate) struct Attached {
     /// With what the networks gave.
-    details: Details,
+    pub(crate) details: Details,
     /// `None`: the host's.
-    netns: Option<OwnedFd>,
+    pub(crate) netns: Option<OwnedFd>,
     /// The sockets of the container's resolver, if it has one.
-    resolver: Option<ResolverSockets>,
+    pub(crate) resolver: Option<ResolverSockets>,
     /// Ports for the supervisor to relay.
     relays: Vec<Relay>,
 }
@@ -384,7 +384,7 @@ impl Attached {
     }
 }
 
-async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Attached> {
+pub(crate) async fn attach_network(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Attached> {
     let (engine, details) = (engine.clone(), details.clone());
     blocking(move || {
         let mut next = (*details).clone();
@@ -525,7 +525,7 @@ fn check_propagation(mount: &MountPoint) -> Result<()> {
     )))
 }
 
-async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {
+pub(crate) async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details>) -> Result<Spawned> {
     let (engine, id) = (engine.clone(), details.id.clone());
     let was_volatile = details.host.auto_remove && details.run > 0;
     let work = std::path::PathBuf::from(&details.overlay.work);
@@ -550,7 +550,7 @@ fn forget_volatile_mount(work: &Path) -> Result<()> {
         .context(|| "cannot prepare the container's root file system".into())
 }
 
-fn abandon(spawned: Spawned) {
+pub(crate) fn abandon(spawned: Spawned) {
     if let Ok(link) = Link::spawned(spawned) {
         link.abandon();
     }

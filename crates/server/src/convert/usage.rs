@@ -3,14 +3,15 @@
 use palan_docker_api::types as wire;
 use palan_docker_api::version::ApiVersion;
 use palan_docker_api::versions;
+use palan_engine::build::BuildCacheRecord;
 use palan_engine::image::ImageSummary;
 use palan_engine::usage::{DiskUsage, ImagesUsage, VolumeUsage, is_active};
 
 use super::{container, image, signed, volume};
 
 /// From 1.52.
-pub(crate) fn usage(usage: DiskUsage, build_cache: bool, verbose: bool) -> wire::DiskUsage {
-    let DiskUsage { images, containers, volumes } = usage;
+pub(crate) fn usage(usage: DiskUsage, verbose: bool) -> wire::DiskUsage {
+    let DiskUsage { images, containers, volumes, build_cache } = usage;
     wire::DiskUsage {
         image_usage: images.map(|images| wire::KindUsage {
             active_count: count(images.active()),
@@ -42,13 +43,22 @@ pub(crate) fn usage(usage: DiskUsage, build_cache: bool, verbose: bool) -> wire:
                 items: if verbose { volumes.into_iter().map(used_volume).collect() } else { Vec::new() },
             }
         }),
-        build_cache_usage: build_cache.then(wire::KindUsage::default),
+        build_cache_usage: build_cache.map(|records| {
+            let idle = records.iter().filter(|record| !record.in_use && !record.shared);
+            wire::KindUsage {
+                active_count: count(records.iter().filter(|record| record.in_use).count()),
+                total_count: count(records.len()),
+                reclaimable: signed(idle.map(|record| record.size).sum()),
+                total_size: signed(records.iter().map(|record| record.size).sum()),
+                items: if verbose { records.into_iter().map(cached).collect() } else { Vec::new() },
+            }
+        }),
     }
 }
 
 /// Up to 1.51.
-pub(crate) fn before_52(usage: DiskUsage, build_cache: bool, version: ApiVersion) -> wire::UsageBefore52 {
-    let DiskUsage { images, containers, volumes } = usage;
+pub(crate) fn before_52(usage: DiskUsage, version: ApiVersion) -> wire::UsageBefore52 {
+    let DiskUsage { images, containers, volumes, build_cache } = usage;
     wire::UsageBefore52 {
         layers_size: images.as_ref().map_or(0, |images: &ImagesUsage| signed(images.total)),
         images: images
@@ -62,8 +72,10 @@ pub(crate) fn before_52(usage: DiskUsage, build_cache: bool, version: ApiVersion
             containers.iter().map(summary).collect()
         }),
         volumes: volumes.map(|volumes| volumes.into_iter().map(used_volume).collect()),
-        build_cache: build_cache.then(Vec::new),
-        builder_size: 0,
+        builder_size: build_cache
+            .as_ref()
+            .map_or(0, |records| signed(records.iter().map(|record| record.size).sum())),
+        build_cache: build_cache.map(|records| records.into_iter().map(cached).collect()),
     }
 }
 
@@ -79,6 +91,20 @@ fn listed_image(summary: ImageSummary, version: ApiVersion) -> wire::ImageSummar
 fn used_volume(usage: VolumeUsage) -> wire::Volume {
     let usage_data = wire::VolumeUsage { ref_count: count(usage.users), size: signed(usage.size) };
     wire::Volume { usage_data: Some(usage_data), ..volume(usage.volume) }
+}
+
+fn cached(record: BuildCacheRecord) -> wire::BuildCache {
+    wire::BuildCache {
+        id: record.id,
+        kind: record.kind,
+        description: record.description,
+        in_use: record.in_use,
+        shared: record.shared,
+        size: signed(record.size),
+        created_at: record.created.to_string(),
+        last_used_at: record.used.map(|used| used.to_string()),
+        usage_count: 0,
+    }
 }
 
 fn count(number: usize) -> i64 {

@@ -1,6 +1,7 @@
 //! The handlers, one file for each resource: take the request apart, call the engine, put the answer together.
 
 pub(crate) mod archive;
+pub(crate) mod build;
 pub(crate) mod container;
 pub(crate) mod events;
 pub(crate) mod exec;

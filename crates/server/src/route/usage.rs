@@ -18,25 +18,24 @@ pub(crate) async fn df(State(engine): State<Arc<Engine>>, version: Version, para
         kinds = ["container", "image", "volume", "build-cache"].map(str::to_owned).to_vec();
     }
     let mut query = UsageQuery::default();
-    let mut build_cache = false;
     for kind in kinds {
         match kind.as_str() {
             "container" => query.containers = true,
             "image" => query.images = true,
             "volume" => query.volumes = true,
-            "build-cache" => build_cache = true,
+            "build-cache" => query.build_cache = true,
             _ => return Err(ApiError::invalid(format!("unknown object type: {kind}"))),
         }
     }
     let usage = engine.disk_usage(query).await?;
     if versions::lists_disk_usage(version.0) {
-        return ok_json(&convert::usage::before_52(usage, build_cache, version.0));
+        return ok_json(&convert::usage::before_52(usage, version.0));
     }
     if params.flag("verbose") {
-        return ok_json(&convert::usage::usage(usage, build_cache, true));
+        return ok_json(&convert::usage::usage(usage, true));
     }
     ok_json(&UsageInBothForms {
-        before_52: convert::usage::before_52(usage.clone(), build_cache, version.0),
-        usage: convert::usage::usage(usage, build_cache, false),
+        before_52: convert::usage::before_52(usage.clone(), version.0),
+        usage: convert::usage::usage(usage, false),
     })
 }

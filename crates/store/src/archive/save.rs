@@ -125,7 +125,7 @@ impl Store {
         Ok(layers)
     }
 
-    fn describe_layer(&self, digest: &Digest) -> Result<Descriptor> {
+    pub(crate) fn describe_layer(&self, digest: &Digest) -> Result<Descriptor> {
         let mut content = self.open_blob(digest)?;
         let mut start = [0; 4];
         let size = content.size();

@@ -44,15 +44,13 @@ pub(crate) fn recipes(db: &Connection) -> Result<Vec<RecipeRow>> {
 
 /// The blob is about to be removed on the strength of this.
 pub(crate) fn insert_recipe(db: &mut Connection, recipe: &RecipeRow) -> Result<()> {
-    write_durably(db, "record a recipe", |transaction| {
-        let values = params![
-            recipe.blob.to_string(),
-            recipe.layer,
-            recipe.size.cast_signed(),
-            recipe.bytes.cast_signed()
-        ];
-        transaction.execute("INSERT OR REPLACE INTO recipes VALUES (?1, ?2, ?3, ?4)", values).map(drop)
-    })
+    write_durably(db, "record a recipe", |transaction| put_recipe(transaction, recipe))
+}
+
+pub(crate) fn put_recipe(transaction: &Transaction<'_>, recipe: &RecipeRow) -> rusqlite::Result<()> {
+    let values =
+        params![recipe.blob.to_string(), recipe.layer, recipe.size.cast_signed(), recipe.bytes.cast_signed()];
+    transaction.execute("INSERT OR REPLACE INTO recipes VALUES (?1, ?2, ?3, ?4)", values).map(drop)
 }
 
 pub(crate) fn delete_recipe(transaction: &Transaction<'_>, blob: &Digest) -> rusqlite::Result<()> {

@@ -60,7 +60,7 @@ pub(crate) fn record(
         }),
         held: RefCell::new(Vec::new()),
     };
-    let mut instructions = Instructions::new(recipe)?;
+    let mut instructions = Instructions::new(&mut *recipe, ZSTD_LEVEL)?;
     let mut files = LayerFiles::new(layer);
     let mut tar = Reader::new(&content, limits);
     while let Some(entry) = tar.next_entry()? {
@@ -68,14 +68,14 @@ pub(crate) fn record(
         if entry.kind == Kind::Regular {
             file_content(&entry, &mut tar, &content, &mut files, limits, &mut instructions)?;
         }
-        instructions.append_choices(&content)?;
+        append_choices(&mut instructions, &content)?;
     }
     loop {
         content.take_headers(tar.buffered(), &mut instructions)?;
         if !tar.skip_rest()? {
             break;
         }
-        instructions.append_choices(&content)?;
+        append_choices(&mut instructions, &content)?;
     }
     content.take_headers(0, &mut instructions)?;
     drop(tar);
@@ -93,7 +93,7 @@ fn file_content<B: Read>(
     content: &Content<B>,
     files: &mut LayerFiles,
     limits: &Limits,
-    instructions: &mut Instructions<'_>,
+    instructions: &mut Instructions<&mut RecipeWriter>,
 ) -> Result<(), Refusal> {
     let path = Name::parse(&entry.path, limits).ok();
     let path = path.filter(|path| {
@@ -156,7 +156,11 @@ enum Stream<B> {
 
 impl<B> Content<B> {
     /// All that is held, but for the last `buffered` bytes, which the tar reader has not looked at, is no content.
-    fn take_headers(&self, buffered: usize, instructions: &mut Instructions<'_>) -> io::Result<()> {
+    fn take_headers(
+        &self,
+        buffered: usize,
+        instructions: &mut Instructions<&mut RecipeWriter>,
+    ) -> io::Result<()> {
         let mut held = self.held.borrow_mut();
         let length = held.len().saturating_sub(buffered);
         instructions.bytes(&held[..length])?;
@@ -187,9 +191,28 @@ impl<B: Read> Read for &Content<B> {
     }
 }
 
+/// What takes the frames of a recipe's tar part.
+pub(crate) trait Frames {
+    fn append_frame(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Frames for &mut RecipeWriter {
+    fn append_frame(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.append(Part::Tar, bytes)
+    }
+}
+
+/// In memory, until it is known what the recipe makes.
+impl Frames for Vec<u8> {
+    fn append_frame(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// Writes instructions.
-struct Instructions<'a> {
-    recipe: &'a mut RecipeWriter,
+pub(crate) struct Instructions<F> {
+    recipe: F,
     encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
     path: Vec<u8>,
     /// A range that may still grow.
@@ -197,13 +220,14 @@ struct Instructions<'a> {
     next_path: Vec<u8>,
 }
 
-impl<'a> Instructions<'a> {
-    fn new(recipe: &'a mut RecipeWriter) -> io::Result<Self> {
-        let encoder = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+impl<F: Frames> Instructions<F> {
+    pub(crate) fn new(recipe: F, level: i32) -> io::Result<Self> {
+        let encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
         Ok(Self { recipe, encoder, path: Vec::new(), range: None, next_path: Vec::new() })
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// These bytes.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -214,7 +238,8 @@ impl<'a> Instructions<'a> {
         self.make_frame(FRAME)
     }
 
-    fn range(&mut self, path: &[u8], offset: u64, length: u64) -> io::Result<()> {
+    /// A range of a file.
+    pub(crate) fn range(&mut self, path: &[u8], offset: u64, length: u64) -> io::Result<()> {
         match &mut self.range {
             Some((start, known)) if self.next_path == path && *start + *known == offset => *known += length,
             _ => {
@@ -257,20 +282,25 @@ impl<'a> Instructions<'a> {
             return Ok(());
         }
         let frame = std::mem::take(self.encoder.get_mut());
-        self.recipe.append(Part::Tar, &frame)
+        self.recipe.append_frame(&frame)
     }
 
-    fn append_choices<B: Read>(&mut self, content: &Content<B>) -> Result<(), Refusal> {
-        if let Stream::Gzip(recorder) = &mut *content.stream.borrow_mut() {
-            self.recipe.append(Part::Gzip, &recorder.take_recipe())?;
-        }
-        if self.recipe.is_too_long() { Err(Refusal::NoGain) } else { Ok(()) }
-    }
-
-    fn finish(mut self) -> io::Result<()> {
+    /// Ends the part.
+    pub(crate) fn finish(mut self) -> io::Result<F> {
         self.end_range()?;
         self.encoder.write_all(&[0])?;
         let frame = self.encoder.finish()?;
-        self.recipe.append(Part::Tar, &frame)
+        self.recipe.append_frame(&frame)?;
+        Ok(self.recipe)
     }
+}
+
+fn append_choices<B: Read>(
+    instructions: &mut Instructions<&mut RecipeWriter>,
+    content: &Content<B>,
+) -> Result<(), Refusal> {
+    if let Stream::Gzip(recorder) = &mut *content.stream.borrow_mut() {
+        instructions.recipe.append(Part::Gzip, &recorder.take_recipe())?;
+    }
+    if instructions.recipe.is_too_long() { Err(Refusal::NoGain) } else { Ok(()) }
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use palan_tar::pack::{Packer, absolute};
 
+use super::settle::hides;
 use super::{Overlaid, Scope, TreeError, Visited};
 use crate::layer::tar::{Entry, Kind};
 
@@ -31,7 +32,7 @@ impl Overlaid {
     }
 }
 
-fn change(packer: &mut Packer<'_>, visited: &Visited<'_>) -> Result<(), TreeError> {
+pub(super) fn change(packer: &mut Packer<'_>, visited: &Visited<'_>) -> Result<(), TreeError> {
     let Some((directory, metadata)) = &visited.upper else { return Ok(()) };
     if visited.is_whiteout() {
         // What hides nothing is not worth telling.
@@ -41,8 +42,7 @@ fn change(packer: &mut Packer<'_>, visited: &Visited<'_>) -> Result<(), TreeErro
         return Err(TreeError::Name { path: absolute(visited.path) });
     }
     packer.add(visited.path, directory, visited.name, metadata)?;
-    let hides = visited.lower.as_ref().is_some_and(|(_, old)| old.is_dir()) && !visited.in_opaque;
-    if visited.opaque && hides {
+    if visited.opaque && hides(visited) {
         let path = [visited.path, b"/.wh..wh..opq"].concat();
         return mark(packer, path);
     }

@@ -44,6 +44,32 @@ pub fn unpack(source: &mut dyn Read, root: &RootDir, limits: &Limits) -> Result<
     Ok(())
 }
 
+/// Whether it is a tar, compressed or not, as [`unpack`] takes it: told by the first block of what is inside. An error names a
+/// compression that is not known here.
+pub fn is_archive(source: &mut dyn Read) -> std::io::Result<bool> {
+    let mut block = Vec::new();
+    let read = Decoder::new(source).take(512).read_to_end(&mut block);
+    match read {
+        Ok(_) => Ok(is_tar(&block)),
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Err(error),
+        // It only begins like something compressed.
+        Err(_) => Ok(false),
+    }
+}
+
+/// Whether it is a block that begins a tar: its sum is right.
+fn is_tar(block: &[u8]) -> bool {
+    let Some(block) = block.first_chunk::<512>().filter(|block| block.iter().any(|byte| *byte != 0)) else {
+        return false;
+    };
+    let sum_place = 148..156;
+    let digits = block[sum_place.clone()].iter().filter(|byte| matches!(byte, b'0'..=b'7'));
+    let told = digits.fold(0u64, |sum, digit| sum * 8 + u64::from(digit - b'0'));
+    let sum = block.iter().enumerate();
+    let sum = sum.map(|(place, byte)| u64::from(if sum_place.contains(&place) { b' ' } else { *byte }));
+    sum.sum::<u64>() == told
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -52,6 +78,19 @@ mod tests {
     use palan_linux::path::FileKind;
 
     use super::*;
+
+    #[test]
+    fn archives_are_told_by_their_content() {
+        let tar = crate::testing::Tar::new().file("f", b"x").finish();
+        let is = |bytes: &[u8]| is_archive(&mut &*bytes);
+        assert!(is(&tar).expect("reads") && is(&crate::testing::gzip(&tar)).expect("reads"));
+        for other in
+            [&b""[..], &[0; 1024], b"#!/bin/sh\n", &crate::testing::gzip(b"text"), &[0x1f, 0x8b, 8, 1]]
+        {
+            assert!(!is(other).expect("reads"), "{other:?}");
+        }
+        assert!(is(b"\xfd7zXZ\0rest").is_err());
+    }
 
     #[test]
     fn a_volume_survives_the_way_there_and_back() {

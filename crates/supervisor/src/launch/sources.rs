@@ -28,7 +28,9 @@ fn open_one(source: &MountSource, place: &Path, shared: Option<&OwnedFd>) -> Res
     let copy = match &source.whole {
         MountWhole::Directory(path) => {
             let root = RootDir::open(path).map_err(|error| Failure::cannot("open the volume", &error))?;
-            let part = part_of(&root, &source.subpath, path)?;
+            let whole = source.subpath.as_os_str().is_empty();
+            let subpath = if whole { Path::new(".") } else { &source.subpath };
+            let part = part_of(&root, subpath, path)?;
             clone(&part).map_err(cannot_bind)?
         }
         MountWhole::Layers(layers) => {
@@ -37,6 +39,24 @@ fn open_one(source: &MountSource, place: &Path, shared: Option<&OwnedFd>) -> Res
                 image
             } else {
                 part_of_image(image, &source.subpath, place)?
+            }
+        }
+        MountWhole::File { content, mode, uid, gid } => {
+            let memory = file_in_memory(&content.0, *mode, (*uid, *gid))?;
+            part_of_image(memory, Path::new(FILE), place)?
+        }
+        MountWhole::Overlay { lowers, upper, work } => {
+            let merged = mount::overlay(&OverlayOptions {
+                lowers: lowers.clone(),
+                upper: Some(upper.clone()),
+                work: Some(work.clone()),
+                volatile: true,
+                attributes: Attributes::empty(),
+            });
+            let merged = merged.map_err(|error| Failure::cannot("mount the files of the build", &error))?;
+            match source.subpath.as_os_str().is_empty() {
+                true => merged,
+                false => part_of_image(merged, &source.subpath, place)?,
             }
         }
         MountWhole::Shared(path) => {
@@ -106,6 +126,24 @@ fn part_of(whole: &RootDir, subpath: &Path, name: &Path) -> Result<OwnedFd, Fail
         ),
         _ => Failure::cannot(&format!("access path {}", shown.display()), &error),
     })
+}
+
+/// What the one file is called in its file system.
+const FILE: &str = "file";
+
+/// A file system in memory with one file, which ends with its last mount.
+fn file_in_memory(content: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, Failure> {
+    let attributes = Attributes::MOUNT_ATTR_NOSUID | Attributes::MOUNT_ATTR_NODEV;
+    let mount = mount::FileSystem::new("tmpfs")
+        .and_then(|memory| memory.set("mode", "0700"))
+        .and_then(|memory| memory.mount(attributes))
+        .map_err(|error| Failure::cannot("make a file system in memory", &error))?;
+    let root = RootDir::from_fd(mount);
+    root.write(FILE, content, 0o600)
+        .and_then(|()| root.set_owner(FILE, uid, gid))
+        .and_then(|()| root.set_mode(FILE, mode))
+        .map_err(|error| Failure::cannot("write a file in memory", &error))?;
+    Ok(root.into_fd())
 }
 
 /// All of an image, read-only.

@@ -1,0 +1,94 @@
+//! Builds: from a Dockerfile to an image in the store. Two front doors use it: `POST /build` and BuildKit's protocol.
+//!
+//! ```text
+//! BuildRequest ─┐                    ┌─ pulls ──▶ image's configuration ─┐
+//!               ├─ Engine::build ────┼─ lower ◀──────────────────────────┘      (palan_builder: pure)
+//! BuildClient ◀─┤  one thread        ├─ solve ──▶ Sources, Layers, Runner       (here: contexts, store, runtime)
+//! Progress    ◀─┘                    └─ assemble ▶ configuration, manifest, names ──▶ BuildOutcome
+//! ```
+//!
+//! # What a front door brings
+//!
+//! - [`BuildRequest`]: everything that is known when the build begins. It is data.
+//! - [`BuildClient`]: what is only fetched when a step needs it: files of contexts, secrets, connections to an ssh agent,
+//!   credentials. Its methods block, and are called on threads of the build's own, several at a time. A front door
+//!   whose client speaks asynchronously waits inside of them ([`tokio::runtime::Handle::block_on`] is allowed there).
+//! - [`ProgressSink`]: where news goes, in BuildKit's words. Called from several threads, in the order of events for each vertex;
+//!   it must not block for long, since a step stands still meanwhile.
+//! - [`Cancel`]: told by the front door when its client has gone. Processes are
+//!   killed then, what was made and is not in the cache is removed, and [`Engine::build`](crate::Engine::build) returns an error.
+//!
+//! # What is where
+//!
+//! ```text
+//! <data-root>/build/cache/          records of results (palan_builder::cache)
+//! <data-root>/build/mounts/<key>/   directories of `RUN --mount=type=cache`
+//! <data-root>/build/work/<id>/      one build in progress: contexts, files of its steps; emptied when a daemon starts
+//! <data-root>/layers/.tmp-…         a layer in progress, which the store removes when it opens
+//! <data-root>/containers/<id>/      files and sockets of one step, and
+//! <run-root>/containers/<id>/       its supervisor: without a row they are removed, and it is killed, when a daemon starts (`restore`)
+//! ```
+//!
+//! **Invariant:** a layer of a step is in the store, and held there by the build cache, before a record names it. A daemon that
+//! is killed leaves either a result that the next build finds, or nothing that survives the next start.
+//!
+//! **Invariant:** a secret is in memory, in a file system in memory of its own that ends with its step, and nowhere else.
+//!
+//! **Invariant:** paths in contexts, layers and cache directories are reached through `RootDir` alone. No mount of a build's is
+//! ever in a mount namespace that a process of the host is in.
+//!
+//! # A step
+//!
+//! `RUN` is a container without a row: the same specification, seccomp profile, capabilities, network and supervisor, from
+//! [`Details`](crate::container::Details) that are made for it (`step`). Its overlay's upper directory becomes the layer. It has
+//! no name, and no list shows it.
+
+pub mod progress;
+pub mod request;
+
+pub mod classic;
+
+mod assemble;
+mod copy;
+mod layers;
+mod mounts;
+mod observe;
+mod prune;
+mod run;
+mod sources;
+mod ssh;
+mod step;
+
+pub use palan_builder::cancel::{Cancel, Watch};
+pub use palan_context::Ignore;
+pub use palan_linux::path::RootDir;
+pub use palan_oci::{Digest, Reference};
+pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
+pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
+pub use request::{
+    Access, BuildClient, BuildOutcome, BuildRequest, CacheSource, ContextRequest, DockerfileSource,
+    ImageOutput, StepSettings,
+};
+pub(crate) use run::Builds;
+
+use crate::Error;
+
+/// A build that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", error.report())]
+pub struct BuildError {
+    /// Class and text.
+    pub error: Error,
+    /// The command that ended with something else than 0: what was run, and its exit code.
+    pub exit: Option<Box<(String, u32)>>,
+    /// The vertex at fault.
+    pub vertex: Option<Digest>,
+    /// Lines of the Dockerfile, with the place marked; empty where there is none.
+    pub excerpt: String,
+}
+
+impl From<Error> for BuildError {
+    fn from(error: Error) -> Self {
+        Self { error, exit: None, vertex: None, excerpt: String::new() }
+    }
+}

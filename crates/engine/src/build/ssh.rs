@@ -1,0 +1,74 @@
+//! `RUN --mount=type=ssh`: a socket in the step's directory, whose every connection is led to the client's agent.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use palan_builder::backend::StepError;
+use palan_builder::graph::Owner;
+use palan_linux::path::RootDir;
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::request::{Access, BuildClient};
+
+/// Sockets that are listened on for as long as this lives.
+pub(super) struct Agents(Vec<JoinHandle<()>>);
+
+impl Agents {
+    /// Listens on each socket: its name in the directory, the agent behind it, who may connect.
+    pub(super) fn listen(
+        directory: &Path,
+        sockets: &[(String, String, Owner)],
+        client: &Arc<dyn BuildClient>,
+        runtime: &Handle,
+    ) -> Result<Self, StepError> {
+        let mut agents = Self(Vec::new());
+        if sockets.is_empty() {
+            return Ok(agents);
+        }
+        let root = RootDir::open(directory).map_err(StepError::other)?;
+        let _entered = runtime.enter();
+        for (name, id, owner) in sockets {
+            let socket = palan_linux::socket::listen_at(&root, name, 0o600)
+                .map_err(|errno| StepError::other(io::Error::from(errno)))?;
+            root.set_owner(name, owner.uid, owner.gid).map_err(StepError::other)?;
+            root.set_mode(name, owner.mode).map_err(StepError::other)?;
+            let listener = std::os::unix::net::UnixListener::from(socket);
+            listener.set_nonblocking(true).map_err(StepError::other)?;
+            let listener = UnixListener::from_std(listener).map_err(StepError::other)?;
+            agents.0.push(runtime.spawn(serve(listener, id.clone(), Arc::clone(client))));
+        }
+        Ok(agents)
+    }
+}
+
+impl Drop for Agents {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn serve(listener: UnixListener, id: String, client: Arc<dyn BuildClient>) {
+    let mut relays = tokio::task::JoinSet::new();
+    while let Ok((inside, _)) = listener.accept().await {
+        let (id, client) = (id.clone(), Arc::clone(&client));
+        relays.spawn(async move {
+            let connecting = tokio::task::spawn_blocking(move || client.ssh(&id, Access::Connect));
+            if let Ok(Ok(Some(outside))) = connecting.await
+                && let Err(error) = relay(inside, outside).await
+            {
+                tracing::debug!(%error, "a connection to an ssh agent broke");
+            }
+        });
+        while relays.try_join_next().is_some() {}
+    }
+}
+
+async fn relay(mut inside: tokio::net::UnixStream, outside: UnixStream) -> io::Result<()> {
+    outside.set_nonblocking(true)?;
+    let mut outside = tokio::net::UnixStream::from_std(outside)?;
+    tokio::io::copy_bidirectional(&mut inside, &mut outside).await.map(drop)
+}

@@ -1,0 +1,391 @@
+//! Layers that are made here: an overlay's upper directory, or one that was filled, becomes a layer where it lies.
+//!
+//! ```text
+//! new_layer ─▶ layers/.tmp-… ──filled──▶ keep_layer: one walk ─▶ tar ─▶ sha256 (diff-id, and the blob's digest)
+//!                                             │                  └────▶ recipe: the tar's headers
+//!                                             └─▶ recipes/<hex>, layers/<hex>, one transaction
+//! ```
+//!
+//! The tar is never written: it is hashed, and what of it is not in the directory's files becomes a recipe (`recipe`) on the same
+//! pass. So the layer's blob is an uncompressed tar, whose digest is the diff-id, and [`Store::open_blob`] makes it.
+//!
+//! **Invariant:** a layer whose blob has the diff-id's digest is the same over whatever it lies: what overlay wrote that hides
+//! nothing (a whiteout over no file, an opaque mark over no directory) is taken away, since the tar has no word of it.
+//!
+//! Rows in `made_layers` keep these layers, and their blobs, without an image: for the cache of builds, across restarts.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use palan_linux::path::RootDir;
+use palan_oci::digest::Hasher;
+use palan_oci::{ChainId, Descriptor, Digest};
+use palan_stdx::fs;
+use palan_tar::pack::{Packer, pack_below, root_entry};
+use rusqlite::{Connection, Transaction, params};
+
+use crate::database::recipe::RecipeRow;
+use crate::durability::Work;
+use crate::image::stack;
+use crate::layer::{LayerRecord, Standing, TemporaryLayer, chain_key, layer_key};
+use crate::recipe::record::Instructions;
+use crate::recipe::{Form, Header, Part, RecipeWriter, VERSION};
+use crate::store::EMPTY_LAYER;
+use crate::tree::{Overlaid, TreeError};
+use crate::{Error, LayerInfo, Lease, Result, Store, database};
+
+/// Only ever added to the tables that are there, so an older program that does not know it is not disturbed: it removes the layers.
+pub(crate) const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS made_layers (
+    key TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE,
+    blob TEXT NOT NULL,
+    created INTEGER NOT NULL        -- for the first time, seconds since 1970
+) WITHOUT ROWID;
+";
+
+/// How hard headers are compressed: they are much alike, and somebody waits.
+const ZSTD_LEVEL: i32 = 1;
+
+/// A layer in progress. Dropped, it is removed; so it is when the store opens, should nobody have come so far.
+#[derive(Debug)]
+pub struct NewLayer {
+    store: Store,
+    path: PathBuf,
+    root: RootDir,
+    work: Option<PathBuf>,
+}
+
+impl NewLayer {
+    /// Its directory, which is to be filled.
+    pub fn root(&self) -> &RootDir {
+        &self.root
+    }
+
+    /// The directory's path, for an overlay's upper directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An empty directory beside it for overlay to work in; it goes with the layer.
+    pub fn work(&mut self) -> Result<&Path> {
+        if self.work.is_none() {
+            self.work = Some(self.store.inner.new_layer_directory()?.path);
+        }
+        Ok(self.work.as_deref().unwrap_or(&self.path))
+    }
+}
+
+impl Drop for NewLayer {
+    fn drop(&mut self) {
+        let inner = &self.store.inner;
+        for path in self.work.iter().chain([&self.path]) {
+            // What was kept is under another name by now.
+            if fs::metadata(path).is_ok() {
+                inner.discard(path);
+            }
+        }
+    }
+}
+
+/// A layer that only [`Store::keep_layer`]'s callers hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeLayer {
+    /// Which.
+    pub diff_id: Digest,
+    /// Bytes of its files.
+    pub size: u64,
+    /// An image has it, too.
+    pub is_in_image: bool,
+    /// When it was made for the first time, in seconds since 1970.
+    pub created: i64,
+}
+
+impl Store {
+    /// Begins a layer.
+    pub fn new_layer(&self) -> Result<NewLayer> {
+        let TemporaryLayer { path, root } = self.inner.new_layer_directory()?;
+        Ok(NewLayer { store: self.clone(), path, root, work: None })
+    }
+
+    /// Makes a layer of what was filled. With `below`, the files that it lies over, it is an overlay's upper directory. It stays until
+    /// [`Store::release_layer`]; `lease` protects it as well.
+    pub fn keep_layer(&self, layer: NewLayer, below: Option<&RootDir>, lease: &Lease) -> Result<LayerInfo> {
+        let root = layer.root.try_clone()?;
+        let hashed = hash(root, below).map_err(|source| Error::Making { source })?;
+        let Hashed { digest, length, size, frames } = hashed;
+        lease.protect(digest);
+        let key = layer_key(&digest);
+        let inner = &self.inner;
+        let known = database::layer(&inner.lock().db, &key)?;
+        if known.is_some() && is_made(&inner.lock().db, &key)? && inner.has_blob(&digest) {
+            return Ok(LayerInfo { diff_id: digest, size });
+        }
+        let recipe = inner.recipe_path(&digest);
+        let mut bytes = 0;
+        if !inner.has_blob(&digest) {
+            let temporary = inner.recipes.join(format!(".tmp-{}", crate::store::random_name()));
+            let header = Header {
+                version: VERSION,
+                blob: digest,
+                size: length,
+                form: Form::Plain,
+                layer: key.clone(),
+            };
+            crate::fault::point("create a recipe");
+            let written = RecipeWriter::create(&temporary, &header, u64::MAX).map_err(Error::from).and_then(
+                |mut writer| {
+                    let appended = writer.append(Part::Tar, &frames);
+                    appended.map_err(|error| fs::PathError::new("write", &temporary, error))?;
+                    bytes = writer.length();
+                    crate::fault::point("name a recipe");
+                    Ok(fs::rename(&temporary, &recipe)?)
+                },
+            );
+            if let Err(error) = written {
+                // The error to tell is the write's.
+                let _ = fs::remove_file(&temporary);
+                return Err(error);
+            }
+        }
+        inner.rename_layer(&layer.path, &key)?;
+        let record = LayerRecord {
+            diff_id: digest,
+            blob: digest,
+            size,
+            standing: Standing::SelfContained,
+            opaque_root: false,
+        };
+        let row = (bytes > 0).then(|| RecipeRow { blob: digest, layer: key.clone(), size: length, bytes });
+        let mut state = inner.lock();
+        crate::fault::point("record a layer");
+        database::write(&mut state.db, "record a layer", |transaction| {
+            database::insert_layer(transaction, &key, &record)?;
+            insert(transaction, &key, &digest)?;
+            row.iter().try_for_each(|row| database::recipe::put_recipe(transaction, row))
+        })?;
+        drop(state);
+        Ok(LayerInfo { diff_id: digest, size })
+    }
+
+    /// Has what was made so far written to the disk, behind everybody's back.
+    pub fn sync_soon(&self) {
+        self.inner.background.schedule(&self.inner, Work::SYNC);
+    }
+
+    /// Nobody needs the layer for its own sake any more.
+    pub fn release_layer(&self, diff_id: &Digest) -> Result<()> {
+        let key = layer_key(diff_id);
+        let mut state = self.inner.lock();
+        database::write_freeing(&mut state.db, "release a layer", |transaction| {
+            transaction.execute("DELETE FROM made_layers WHERE key = ?1", [&key]).map(drop)
+        })?;
+        if state.remove_unneeded(&self.inner, &[key], &[*diff_id])? {
+            drop(state);
+            self.inner.background.schedule(&self.inner, Work::TRASH);
+        }
+        Ok(())
+    }
+
+    /// All layers that were made here and not released.
+    pub fn made_layers(&self) -> Result<Vec<MadeLayer>> {
+        let state = self.inner.lock();
+        let in_images: std::collections::HashSet<String> =
+            database::images(&state.db)?.into_iter().flat_map(|image| image.layers).collect();
+        let query = "SELECT key, created FROM made_layers";
+        let made = database::all(&state.db, "list layers", query, |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        let mut layers = Vec::with_capacity(made.len());
+        for (key, created) in made {
+            if let Some(record) = database::layer(&state.db, &key)? {
+                layers.push(MadeLayer {
+                    diff_id: record.diff_id,
+                    size: record.size,
+                    is_in_image: in_images.contains(&key),
+                    created,
+                });
+            }
+        }
+        Ok(layers)
+    }
+
+    /// When a layer was made here for the first time, in seconds since 1970; none if it was not.
+    pub fn layer_made_at(&self, diff_id: &Digest) -> Result<Option<i64>> {
+        let query = "SELECT created FROM made_layers WHERE key = ?1";
+        let state = self.inner.lock();
+        database::first(&state.db, "look up a layer", query, &layer_key(diff_id), |row| row.get(0))
+    }
+
+    /// The directories of these layers (bottom first) as overlay wants them, topmost first; never empty. `None`: one of them is not
+    /// here. Those that are stay for as long as the lease.
+    pub fn layer_dirs(&self, layers: &[Digest], lease: &Lease) -> Result<Option<Vec<PathBuf>>> {
+        let state = self.inner.lock();
+        let mut keys = Vec::with_capacity(layers.len());
+        let mut opaque = Vec::new();
+        let mut chain = None;
+        for diff_id in layers {
+            let own_chain = ChainId::extend(chain, diff_id);
+            let is_bottom = chain.replace(own_chain).is_none();
+            let over_parents = chain_key(&own_chain.digest());
+            lease.protect(*diff_id);
+            lease.protect(own_chain.digest());
+            let alone = layer_key(diff_id);
+            let found = match database::layer(&state.db, &over_parents)? {
+                Some(record) => Some((over_parents, record)),
+                None => database::layer(&state.db, &alone)?
+                    .filter(|record| record.standing == Standing::SelfContained || is_bottom)
+                    .map(|record| (alone, record)),
+            };
+            let Some((key, record)) = found else { return Ok(None) };
+            if record.opaque_root {
+                opaque.push(key.clone());
+            }
+            keys.push(key);
+        }
+        let keys = stack(&keys, |key| Ok(opaque.iter().any(|known| known == key)))?;
+        Ok(Some(self.inner.directories(&keys)))
+    }
+
+    /// The files of these layers, read-only, as a detached mount that dies with the handle. `None`: one of them is not here.
+    pub fn view_layers(&self, layers: &[Digest], lease: &Lease) -> Result<Option<RootDir>> {
+        let Some(mut lowers) = self.layer_dirs(layers, lease)? else { return Ok(None) };
+        if let [only] = &lowers[..] {
+            return Ok(Some(RootDir::open(only)?));
+        }
+        lowers.push(self.inner.layers.join(EMPTY_LAYER));
+        let mount = palan_linux::mount::overlay(&palan_linux::mount::OverlayOptions {
+            lowers,
+            ..palan_linux::mount::OverlayOptions::default()
+        });
+        let image = layers.last().copied().unwrap_or_else(|| Digest::of(""));
+        let mount = mount.map_err(|source| Error::Mount { image, source })?;
+        // A fresh mount is given as a descriptor that can't be read from.
+        let root = RootDir::from_fd(mount).open_root(".")?;
+        Ok(Some(root))
+    }
+
+    /// How a layer is transferred, whose blob is here.
+    pub fn describe(&self, diff_id: &Digest, lease: &Lease) -> Result<Descriptor> {
+        lease.protect(*diff_id);
+        if self.has_blob(diff_id) {
+            return self.describe_layer(diff_id);
+        }
+        let blob = self.inner.lock().layer_by(Some(diff_id), diff_id)?.map(|record| record.blob);
+        let blob = blob.ok_or(Error::NoSuchBlob { digest: *diff_id })?;
+        lease.protect(blob);
+        self.describe_layer(&blob)
+    }
+}
+
+struct Hashed {
+    digest: Digest,
+    /// Bytes of the tar.
+    length: u64,
+    /// Bytes of the files.
+    size: u64,
+    /// The tar part of the recipe.
+    frames: Vec<u8>,
+}
+
+/// What is known while the tar passes by.
+struct Recording {
+    hasher: Hasher,
+    instructions: Instructions<Vec<u8>>,
+    /// So many of the next bytes are content.
+    content: u64,
+    size: u64,
+    failure: Option<io::Error>,
+}
+
+#[derive(Clone)]
+struct Sink(Rc<RefCell<Recording>>);
+
+impl Sink {
+    fn expect(&self, path: &[u8], offset: u64, length: u64) {
+        let mut recording = self.0.borrow_mut();
+        recording.content = length;
+        recording.size = recording.size.saturating_add(length);
+        if let Err(error) = recording.instructions.range(path, offset, length) {
+            recording.failure = Some(error);
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut recording = self.0.borrow_mut();
+        if let Some(failure) = recording.failure.take() {
+            return Err(failure);
+        }
+        recording.hasher.update(bytes);
+        let content = usize::try_from(recording.content).unwrap_or(usize::MAX).min(bytes.len());
+        recording.content -= content as u64;
+        recording.instructions.bytes(&bytes[content..])?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
+    let instructions = Instructions::new(Vec::new(), ZSTD_LEVEL).map_err(TreeError::Write)?;
+    let recording = Recording { hasher: Hasher::new(), instructions, content: 0, size: 0, failure: None };
+    let recording = Rc::new(RefCell::new(recording));
+    let mut sink = Sink(Rc::clone(&recording));
+    let told = sink.clone();
+    let mut packer = Packer::new(&mut sink);
+    packer.watch_content(Box::new(move |path, offset, length| told.expect(path, offset, length)));
+    let top = root.as_directory().try_clone().map_err(palan_tar::pack::failed("open", b"/"))?;
+    let entry = root_entry(&top)?;
+    // Without a word of it, a root is like this.
+    if (entry.mode, entry.uid, entry.gid) != (0o755, 0, 0) || !entry.xattrs.is_empty() {
+        packer.bare(&entry)?;
+    }
+    match below {
+        None => pack_below(&mut packer, top, None, &|_, _| false)?,
+        Some(below) => {
+            let below = below.try_clone().map_err(|error| TreeError::Read {
+                action: "open",
+                path: "/".to_owned(),
+                source: error.source,
+            })?;
+            Overlaid::new(root, below, "").settle(&mut packer)?;
+        }
+    }
+    packer.finish()?;
+    drop(sink);
+    // The packer had the only other handle.
+    let recording = Rc::into_inner(recording).ok_or_else(|| TreeError::Write(io::Error::other("busy")))?;
+    let Recording { hasher, instructions, size, .. } = recording.into_inner();
+    let length = hasher.length();
+    let frames = instructions.finish().map_err(TreeError::Write)?;
+    Ok(Hashed { digest: hasher.finish(), length, size, frames })
+}
+
+fn insert(transaction: &Transaction<'_>, key: &str, blob: &Digest) -> rusqlite::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let query = "INSERT OR IGNORE INTO made_layers VALUES (?1, ?2, ?3)";
+    transaction.execute(query, params![key, blob.to_string(), now.cast_signed()]).map(drop)
+}
+
+fn is_made(db: &Connection, key: &str) -> Result<bool> {
+    Ok(all_made(db)?.iter().any(|made| made == key))
+}
+
+/// The keys of all of them.
+pub(crate) fn all_made(db: &Connection) -> Result<Vec<String>> {
+    database::all(db, "list layers", "SELECT key FROM made_layers", |row| row.get(0))
+}
+
+/// Their blobs.
+pub(crate) fn blobs(db: &Connection) -> Result<Vec<Digest>> {
+    database::all(db, "list blobs", "SELECT blob FROM made_layers", |row| database::digest(row, 0))
+}
+
+#[cfg(test)]
+mod tests;
