@@ -4,6 +4,8 @@
 //! Docker, a key that is given in both places is an error: nobody should have to guess which one wins. Only runtimes may be
 //! added to those of the file.
 
+mod replace;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -13,11 +15,15 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use palan_engine::handover::Legacy;
 use palan_engine::{Engine, EngineConfig, FileConfig, SupervisorSource};
-use palan_server::{Listeners, Protection, TlsFiles};
+use palan_server::{End, Handed, Handover, Listeners, Protection, TlsFiles};
 use palan_stdx::{error_chain, fs};
 use serde_json::Value;
+
+use replace::{Control, Predecessor, Successor};
 
 /// Where the settings are read from unless `--config-file` says otherwise.
 const SETTINGS: &str = "/etc/palan/daemon.json";
@@ -42,11 +48,12 @@ fn supervisor_program() -> std::io::Result<SupervisorSource> {
 const USAGE: &str = "\
 Usage:  palan daemon [OPTIONS]
 
-The container engine. Each option but the first four is a key of daemon.json.
+The container engine. Each option but the first five is a key of daemon.json.
 
 Options:
       --config-file string             Settings file (default \"/etc/palan/daemon.json\")
       --docker-socket                  Listen on /run/docker.sock too
+      --replace                        Take the place of the daemon that runs, without a lost request
       --validate                       Check the settings and exit
       --help                           Print usage
       --add-runtime map                Register an OCI runtime (name=path)
@@ -163,6 +170,7 @@ type Object = serde_json::Map<String, Value>;
 struct Arguments {
     config_file: Option<PathBuf>,
     docker_socket: bool,
+    replace: bool,
     validate: bool,
     help: bool,
     settings: Object,
@@ -217,36 +225,169 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.docker_socket {
         hosts.push(DOCKER_SOCKET.to_owned());
     }
-    let listeners = listen(&hosts, file.group.as_deref(), &protection(&file)?)?;
-    let metrics = file.metrics_addr.map(Listeners::for_metrics).transpose()?;
-    let _pid_file = file.pid_file.as_deref().map(PidFile::create).transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
-        .thread_keep_alive(std::time::Duration::from_secs(2))
-        // Without optimisation a start's frames alone have more than the half megabyte that they need with it.
-        .thread_stack_size(if cfg!(debug_assertions) { 4 << 20 } else { 512 * 1024 })
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(config, listeners, metrics))
+    let protection = protection(&file)?;
+    let mut predecessor = if arguments.replace { Predecessor::ask(&config)? } else { None };
+    let old = predecessor.as_mut();
+    let (offers, metrics_offers) = old
+        .map(|old| (std::mem::take(&mut old.sockets), std::mem::take(&mut old.metrics)))
+        .unwrap_or_default();
+    let mut listeners = Listeners::with_offers(offers);
+    listen(&mut listeners, &hosts, file.group.as_deref(), &protection)?;
+    let mut metrics = Listeners::with_offers(metrics_offers);
+    if let Some(address) = file.metrics_addr {
+        metrics.add_metrics(address)?;
+    }
+    let replaced = predecessor.as_ref().map(|predecessor| predecessor.pid);
+    let pid_file = file.pid_file.as_deref().map(|path| PidFile::create(path, replaced)).transpose()?;
+    let mut doors = Doors { listeners, metrics };
+    let mut left = Left { predecessor, ..Left::default() };
+    loop {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(16)
+            .thread_keep_alive(Duration::from_secs(2))
+            .thread_stack_size(STACK)
+            .enable_all()
+            .build()?;
+        let Some(mut leaving) = runtime.block_on(serve(&config, &mut doors, left))? else { return Ok(()) };
+        runtime.shutdown_timeout(RELEASE_PATIENCE);
+        match leaving.give(&config, &doors) {
+            Ok(()) => {
+                tracing::info!(pid = leaving.successor.pid, "another daemon has taken over");
+                doors.listeners.leave_files();
+                if let Some(pid_file) = pid_file {
+                    pid_file.leave();
+                }
+                return Ok(notify(&format!("MAINPID={}", leaving.successor.pid))?);
+            }
+            Err(error) => {
+                let pid = leaving.successor.pid;
+                tracing::error!(pid, %error, "another daemon wanted to take over and could not; this one goes on");
+                if let Some(pid_file) = &pid_file {
+                    pid_file.write()?;
+                }
+                left = Left { connections: leaving.connections, legacy: leaving.legacy, predecessor: None };
+            }
+        }
+    }
 }
 
-async fn serve(
-    config: EngineConfig,
+/// Without optimisation a start's frames alone have more than the half megabyte that they need with it.
+const STACK: usize = if cfg!(debug_assertions) { 4 << 20 } else { 512 << 10 };
+
+/// How long this daemon's last threads may take to let go of what another one needs.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the daemon listens on.
+struct Doors {
     listeners: Listeners,
-    metrics: Option<Listeners>,
-) -> Result<(), Failure> {
-    let engine = Engine::start(config).await?;
-    let (end, ended) = tokio::sync::watch::channel(false);
-    tokio::spawn(async move {
-        end_signal().await;
-        end.send_replace(true);
-    });
+    metrics: Listeners,
+}
+
+/// What another daemon has left, or this one before it went on.
+#[derive(Default)]
+struct Left {
+    predecessor: Option<Predecessor>,
+    connections: Vec<Handed>,
+    legacy: Legacy,
+}
+
+/// What another daemon is to get.
+struct Leaving {
+    successor: Successor,
+    connections: Vec<Handed>,
+    legacy: Legacy,
+}
+
+impl Leaving {
+    fn give(&mut self, config: &EngineConfig, doors: &Doors) -> std::io::Result<()> {
+        let is_free = is_free_soon(config);
+        self.successor.give(&doors.listeners, &doors.metrics, &self.connections, &self.legacy)?;
+        if is_free {
+            return self.successor.begins();
+        }
+        // Neither could this one go on: a client that takes nothing holds what it waits for. It lets go when this process ends.
+        tracing::warn!("some work did not end in time and is broken off for another daemon to take over");
+        Ok(())
+    }
+}
+
+/// Waits until nobody has the data root and the run root, but not for long.
+fn is_free_soon(config: &EngineConfig) -> bool {
+    let begun = Instant::now();
+    while !Engine::is_free(config) {
+        if begun.elapsed() > RELEASE_PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// Serves until the daemon ends, or another one is to take its place.
+async fn serve(config: &EngineConfig, doors: &mut Doors, mut left: Left) -> Result<Option<Leaving>, Failure> {
+    if let Some(predecessor) = &mut left.predecessor {
+        left.connections.append(&mut predecessor.connections);
+        left.legacy = std::mem::take(&mut predecessor.legacy);
+        // If it could not let go of everything, it ends now.
+        is_free_soon(config);
+    }
+    let engine = Engine::start_after(config.clone(), left.legacy).await?;
+    let control = Control::open(config)?;
+    if let Some(predecessor) = left.predecessor {
+        predecessor.succeed();
+        doors.listeners.own_offers();
+        doors.metrics.own_offers();
+    }
+    let (end, ended) = tokio::sync::watch::channel(End::None);
+    let handover = Handover::new();
     tracing::info!("the daemon is ready");
-    notify_ready()?;
-    palan_server::serve(Arc::clone(&engine), listeners, metrics, ended).await?;
-    engine.shutdown().await;
-    Ok(())
+    notify("READY=1")?;
+    let metrics = if doors.metrics.is_empty() { None } else { Some(&mut doors.metrics) };
+    let serving = palan_server::serve(
+        Arc::clone(&engine),
+        &mut doors.listeners,
+        metrics,
+        Arc::clone(&handover),
+        left.connections,
+        ended,
+    );
+    let mut serving = std::pin::pin!(serving);
+    let successor = tokio::select! {
+        // It ends by itself for an error only.
+        served = serving.as_mut() => return served.map(|()| None).map_err(Into::into),
+        () = end_signal() => None,
+        successor = quiet_successor(&control, &handover) => Some(successor),
+    };
+    end.send_replace(if successor.is_some() { End::Leaving } else { End::Ending });
+    serving.await?;
+    let Some(successor) = successor else {
+        engine.shutdown().await;
+        return Ok(None);
+    };
+    let broken_off = handover.under_way();
+    if broken_off > 0 {
+        tracing::warn!(
+            broken_off,
+            "requests that took too long are broken off for another daemon to take over"
+        );
+    }
+    let legacy = engine.hand_over().await;
+    handover.settled().await;
+    Ok(Some(Leaving { successor, connections: handover.take(), legacy }))
+}
+
+/// Waits for another daemon that wants this one's place, and then for a moment that is good for it.
+async fn quiet_successor(control: &Control, handover: &Handover) -> Successor {
+    loop {
+        let successor = control.successor().await;
+        tracing::info!(pid = successor.pid, "another daemon is to take over");
+        handover.quiet().await;
+        if successor.waits() {
+            return successor;
+        }
+        tracing::warn!(pid = successor.pid, "the other daemon has gone");
+    }
 }
 
 /// How TCP is to be protected. As in Docker, TLS means that clients must have a certificate unless `tlsverify` is false, and whoever
@@ -276,11 +417,19 @@ fn protection(file: &FileConfig) -> Result<Protection, Failure> {
 }
 
 /// Opens the sockets; `fd://` stands for those that the service manager opened.
-fn listen(hosts: &[String], group: Option<&str>, protection: &Protection) -> Result<Listeners, Failure> {
-    let mut listeners = Listeners::new();
+fn listen(
+    listeners: &mut Listeners,
+    hosts: &[String],
+    group: Option<&str>,
+    protection: &Protection,
+) -> Result<(), Failure> {
     for host in hosts {
         if host.starts_with("fd://") {
-            listeners.add_inherited(inherited_sockets()?, protection)?;
+            let mut sockets = listeners.take_inherited_offers();
+            if sockets.is_empty() {
+                sockets = inherited_sockets()?;
+            }
+            listeners.add_inherited(sockets, protection)?;
             continue;
         }
         if host == SOCKET {
@@ -288,7 +437,7 @@ fn listen(hosts: &[String], group: Option<&str>, protection: &Protection) -> Res
         }
         listeners.add_host(host, group, protection)?;
     }
-    Ok(listeners)
+    Ok(())
 }
 
 /// The sockets passed by the service manager (sd_listen_fds(3)): they begin at descriptor 3.
@@ -302,15 +451,15 @@ fn inherited_sockets() -> Result<Vec<OwnedFd>, Failure> {
     (3..3 + count.min(64)).map(|number| Ok(palan_linux::process::inherited_descriptor(number)?)).collect()
 }
 
-/// Tells the service manager that requests are answered (sd_notify(3)); nothing where there is none.
-fn notify_ready() -> std::io::Result<()> {
+/// Tells the service manager how things are (sd_notify(3)); nothing where there is none.
+fn notify(state: &str) -> std::io::Result<()> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let socket = UnixDatagram::unbound()?;
     let address = match name.as_bytes().split_first() {
         Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(&name)?,
     };
-    socket.send_to_addr(b"READY=1", &address)?;
+    socket.send_to_addr(state.as_bytes(), &address)?;
     Ok(())
 }
 
@@ -353,6 +502,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Arguments, String> {
         match name.as_str() {
             "help" => parsed.help = true,
             "validate" => parsed.validate = switch(&name, value)?,
+            "replace" => parsed.replace = switch(&name, value)?,
             "docker-socket" => parsed.docker_socket = switch(&name, value)?,
             "config-file" => parsed.config_file = Some(next(&mut value)?.into()),
             _ => {
@@ -494,12 +644,14 @@ fn init_logging(debug: bool, level: Option<&str>) {
 struct PidFile(PathBuf);
 
 impl PidFile {
-    fn create(path: &Path) -> Result<Self, Failure> {
+    /// `replaced` is the daemon whose place this one takes.
+    fn create(path: &Path, replaced: Option<i32>) -> Result<Self, Failure> {
         if let Some(text) = fs::read_to_string_if_exists(path)? {
             let pid = text.trim();
             if !pid.is_empty()
                 && Path::new("/proc").join(pid).exists()
                 && pid != std::process::id().to_string()
+                && Some(pid) != replaced.map(|pid| pid.to_string()).as_deref()
             {
                 return Err(format!(
                     "process with PID {pid} is still running; if it is not a daemon, delete {}",
@@ -508,8 +660,18 @@ impl PidFile {
                 .into());
             }
         }
-        fs::write(path, std::process::id().to_string())?;
-        Ok(Self(path.to_owned()))
+        let file = Self(path.to_owned());
+        file.write()?;
+        Ok(file)
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        Ok(fs::write(&self.0, std::process::id().to_string())?)
+    }
+
+    /// It is another daemon's now.
+    fn leave(self) {
+        std::mem::forget(self);
     }
 }
 

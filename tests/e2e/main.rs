@@ -5,7 +5,7 @@
 //! [`archives`] bring images in, [`push`] out, [`commit`], [`build`] and [`save`] make and hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is
-//! what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon;
+//! what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon, [`replace`] puts another in its place;
 //! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
 //! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what
 //! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
@@ -47,6 +47,7 @@ mod networks;
 mod pull;
 mod push;
 mod relay;
+mod replace;
 mod restart;
 mod restart_policy;
 mod run;

@@ -19,6 +19,7 @@ use crate::container::log_watch::DirectoryWatcher;
 use crate::container::security::SeccompPrograms;
 use crate::db::Database;
 use crate::error::Context;
+use crate::handover::Legacy;
 use crate::host::HostFacts;
 use crate::lock::DirectoryLock;
 use crate::network::Networks;
@@ -56,8 +57,13 @@ pub struct Engine {
 impl Engine {
     /// Opens the data root, restores all containers and is ready to serve.
     pub async fn start(config: EngineConfig) -> Result<Arc<Self>> {
+        Self::start_after(config, Legacy::default()).await
+    }
+
+    /// The same after a daemon that [handed over](Self::hand_over).
+    pub async fn start_after(config: EngineConfig, legacy: Legacy) -> Result<Arc<Self>> {
         let (engine, containers) = blocking(move || Self::open(config)).await?;
-        restore::restore(&engine, containers).await?;
+        restore::restore(&engine, containers, legacy).await?;
         // Only now is it known what the containers hold.
         if !engine.config.keep_compressed_layers {
             engine.store.start_compaction(crate::storage::COMPACTION_DELAY);
@@ -117,6 +123,12 @@ impl Engine {
         });
         engine.restore_networks(contents.networks)?;
         Ok((engine, contents.containers))
+    }
+
+    /// Whether data root and run root are nobody's: the daemon that had them has let them go. Its last threads may take a moment for it.
+    pub fn is_free(config: &EngineConfig) -> bool {
+        let [data, run] = [&config.data_root, &config.run_root].map(|root| DirectoryLock::is_free(root));
+        data && run && Store::is_free(&config.data_root)
     }
 
     /// Ends the daemon's work in order: containers go on, the trash is emptied, the database is flushed. Where no container

@@ -42,6 +42,14 @@ impl DirectoryLock {
     }
 }
 
+impl DirectoryLock {
+    /// Whether nobody has `directory`.
+    pub(crate) fn is_free(directory: &Path) -> bool {
+        let file = palan_stdx::fs::open(&directory.join("lock"));
+        file.is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+}
+
 fn in_use(directory: &Path, path: &Path, what: &str, option: &str) -> Error {
     let holder = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
     let holder = holder.map(|pid| format!(" with process id {pid}")).unwrap_or_default();
@@ -70,7 +78,9 @@ mod tests {
             std::process::id()
         );
         assert_eq!(error, expected);
+        assert!(!DirectoryLock::is_free(directory.path()));
         drop(held);
+        assert!(DirectoryLock::is_free(directory.path()));
         take().unwrap();
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Containers run on meanwhile and notice nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -24,11 +24,12 @@ use crate::container::exit::kill_cgroup;
 use crate::container::index::Handle;
 use crate::container::link::Link;
 use crate::container::restart::KILLED;
-use crate::container::{Details, Status, journal, restart};
+use crate::container::{Details, ExecDetails, Status, journal, restart};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::events::Event;
+use crate::handover::{EarlyClient, Legacy};
 use crate::network::{endpoints, relay};
 use crate::{Error, Result};
 
@@ -61,8 +62,16 @@ impl Found {
     }
 }
 
-/// Restores all containers. `rows` is what the database has.
-pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<()> {
+/// Restores all containers. `rows` is what the database has, `legacy` what a daemon has left that knew that it would be replaced.
+pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Legacy) -> Result<()> {
+    let mut early_clients: HashMap<String, Vec<_>> = HashMap::new();
+    for EarlyClient { note, socket } in legacy.clients {
+        early_clients.entry(note.container).or_default().push((note.options, socket));
+    }
+    let containers: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let is_known = |session: &ExecDetails| containers.contains(session.container_id.as_str());
+    // Before the supervisors tell of theirs.
+    engine.sessions.restore(legacy.sessions.into_iter().filter(is_known));
     let working = engine.clone();
     let settled = blocking(move || working.settle_volumes()).await?;
     for volume in settled {
@@ -105,7 +114,8 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>) -> Result<
         let starts = is_free && restart::is_to_start(&found.details);
         let (handle, inbox) = Handle::new(found.details);
         engine.index.insert(handle.clone());
-        driver::spawn(engine.clone(), handle.clone(), inbox, found.link);
+        let clients = early_clients.remove(&id).unwrap_or_default();
+        driver::spawn(engine.clone(), handle.clone(), inbox, found.link, clients);
         if found.is_over {
             over.push(handle);
         } else if starts {

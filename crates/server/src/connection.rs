@@ -1,7 +1,4 @@
-//! Accepting connections and speaking HTTP/1.1 on them.
-//!
-//! Each connection is a task. What it started ends with it: when the client goes away, hyper drops the request's future
-//! or the answer's body, and with them the engine's streams.
+//! Speaking HTTP/1.1 on a connection, for as long as this daemon has it (`exchange` says when it may go to another one).
 //!
 //! **Clients without `Upgrade`.** Before 2016 `attach` and `exec start` answered `200 OK` and the connection was raw from
 //! there on; some clients still ask that way, and hyper can't give a connection away after a 200. So the first request
@@ -18,29 +15,22 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use palan_engine::Engine;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::server::TlsStream;
 
 use crate::dispatch::dispatch;
-use crate::listen::{Listener, Listeners};
-use crate::metrics::Metrics;
-use crate::router::router;
+use crate::exchange::{Exchange, Leave};
+use crate::handover::{End, HandedNote, Handover, Traffic};
 
 /// How long a client may take for the head of a request, and how long an idle connection is kept (Docker's value).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// How long a client may take for its part of a TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest head of a request, with the credentials and filters that stand there.
 const MAX_HEAD: usize = 256 << 10;
@@ -48,178 +38,74 @@ const MAX_HEAD: usize = 256 << 10;
 /// Headers of a request.
 const MAX_HEADERS: usize = 100;
 
-/// Connections at a time, of local clients and of others. A client that needs more waits; without a limit one client could use up the descriptors.
-const MAX_CONNECTIONS: usize = 4096;
-
-/// How long a TCP connection may be silent before the kernel asks whether the client is still there.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// How long requests may go on when the daemon ends.
-const DRAIN: Duration = Duration::from_millis(500);
-
-/// The wait after a failed accept, mostly for lack of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Serves the API, and the metrics where they are asked for, until `shutdown` becomes true, or its sender is gone.
-///
-/// Then no connection is accepted any more, idle ones are closed, and running requests get a moment to end. Streams that
-/// would go on (events, logs, waits) are left to end with the process: a wait that is dropped while the supervisor
-/// still holds its connection would look as if its client had gone.
-pub async fn serve(
-    engine: Arc<Engine>,
-    listeners: Listeners,
-    metrics: Option<Listeners>,
-    shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let api = router(Arc::clone(&engine));
-    let Some(scraped) = metrics else { return serve_router(api, listeners, shutdown).await };
-    let metrics = Metrics::start(&engine);
-    let api = serve_router(metrics.around(api), listeners, shutdown.clone());
-    let scraped = serve_router(metrics.router(engine), scraped, shutdown);
-    tokio::try_join!(api, scraped).map(|_| ())
-}
-
-async fn serve_router(
+/// What serves all connections of a door.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
     router: Router,
-    listeners: Listeners,
-    shutdown: watch::Receiver<bool>,
-) -> io::Result<()> {
-    // Clients from elsewhere don't take the places of local ones, whatever they do.
-    let [local, remote] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-    let mut accepting = JoinSet::new();
-    let mut listeners = listeners;
-    for listener in std::mem::take(&mut listeners.listeners) {
-        let acceptor = Acceptor::new(listener)?;
-        let slots = Arc::clone(if matches!(acceptor, Acceptor::Unix(_)) { &local } else { &remote });
-        accepting.spawn(accept_all(acceptor, router.clone(), slots, shutdown.clone()));
+    /// Where connections go when another daemon takes over; nowhere if absent.
+    handover: Option<Arc<Handover>>,
+    traffic: Traffic,
+    pub(crate) end: watch::Receiver<End>,
+}
+
+impl Service {
+    pub(crate) fn new(router: Router, handover: Option<Arc<Handover>>, end: watch::Receiver<End>) -> Self {
+        let traffic = handover.as_ref().map(|handover| handover.traffic.clone()).unwrap_or_default();
+        Self { router, handover, traffic, end }
     }
-    while accepting.join_next().await.is_some() {}
-    // The files go before the drain, so that a new daemon can take the place at once.
-    drop(listeners);
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    let drained = futures_util::future::join(local.acquire_many(all), remote.acquire_many(all));
-    let _ = tokio::time::timeout(DRAIN, drained).await;
-    Ok(())
-}
 
-/// A listening socket in the runtime.
-enum Acceptor {
-    Unix(UnixListener),
-    Tcp(TcpListener, Option<TlsAcceptor>),
-}
+    /// Whether another daemon takes over.
+    pub(crate) fn is_leaving(&self) -> bool {
+        *self.end.borrow() == End::Leaving
+    }
 
-/// A connection that was accepted, and how it becomes what HTTP is spoken on.
-enum Accepted {
-    Plain(Stream),
-    /// A handshake comes first, and nobody else waits for it.
-    Tls(TlsAcceptor, TcpStream),
-}
+    pub(crate) fn handover(&self) -> Option<&Handover> {
+        self.handover.as_deref()
+    }
 
-impl Accepted {
-    async fn ready(self) -> io::Result<Stream> {
-        match self {
-            Self::Plain(stream) => Ok(stream),
-            Self::Tls(acceptor, stream) => {
-                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-                Ok(Stream::Tls(Box::new(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)))
-            }
-        }
+    /// Where this connection can be put aside now.
+    fn aside(&self, handle: &ConnectionHandle) -> Option<(&Handover, OwnedFd)> {
+        let handover = self.handover.as_deref().filter(|_| self.is_leaving())?;
+        Some((handover, handle.socket.as_ref()?.try_clone().ok()?))
     }
 }
 
-impl Acceptor {
-    fn new(listener: Listener) -> io::Result<Self> {
-        match listener {
-            Listener::Unix(listener) => {
-                listener.set_nonblocking(true)?;
-                UnixListener::from_std(listener).map(Self::Unix)
-            }
-            Listener::Tcp(listener, tls) => {
-                listener.set_nonblocking(true)?;
-                let listener = TcpListener::from_std(listener)?;
-                Ok(Self::Tcp(listener, tls.map(TlsAcceptor::from)))
-            }
-        }
-    }
+/// A connection's place among those that are served. A request may keep it for what goes on after the connection.
+pub(crate) type Slot = Arc<OwnedSemaphorePermit>;
 
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| Accepted::Plain(Stream::Unix(stream)))
-            }
-            Self::Tcp(listener, tls) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                // A client that vanished is to be noticed while nothing is sent to it.
-                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
-                rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
-                Ok(match tls {
-                    Some(tls) => Accepted::Tls(tls.clone(), stream),
-                    None => Accepted::Plain(Stream::Tcp(stream)),
-                })
-            }
-        }
-    }
-}
+/// The slot of a request's connection.
+#[derive(Debug, Clone)]
+pub(crate) struct InSlot(#[expect(dead_code, reason = "held for its slot alone")] Slot);
 
-async fn accept_all(
-    acceptor: Acceptor,
-    router: Router,
-    slots: Arc<Semaphore>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            () = ended(&mut shutdown) => return,
-            accepted = accept_in_slot(&acceptor, &slots) => accepted,
-        };
-        match accepted {
-            Ok((accepted, slot)) => {
-                let (router, shutdown) = (router.clone(), shutdown.clone());
-                tokio::spawn(async move {
-                    match accepted.ready().await {
-                        Ok(stream) => serve_connection(stream, router, shutdown).await,
-                        Err(error) => tracing::info!("a TLS handshake failed: {error}"),
-                    }
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("accepting a connection failed: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn accept_in_slot(
-    acceptor: &Acceptor,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(Accepted, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    Ok((acceptor.accept().await?, slot))
-}
-
-pub(crate) async fn serve_connection(stream: Stream, router: Router, mut shutdown: watch::Receiver<bool>) {
-    // A duplicate for the supervisors of containers that are waited for; only local clients have one.
-    let duplicate = match &stream {
-        Stream::Unix(unix) => unix.as_fd().try_clone_to_owned().ok(),
-        Stream::Tcp(_) | Stream::Tls(_) => None,
-    };
-    let handle = ConnectionHandle(duplicate.map(Arc::new));
-    let mut connection = Connection { stream, ahead: Bytes::new(), raw: false };
+pub(crate) async fn serve_connection(stream: Stream, exchange: Arc<Exchange>, service: Service, slot: Slot) {
+    let mut end = service.end.clone();
+    let handle = ConnectionHandle::of(&stream);
+    let mut connection = Connection::new(stream, Arc::clone(&exchange));
     let looked = tokio::select! {
+        biased;
+        () = ended(&mut end) => {
+            if let Some((handover, socket)) = service.aside(&handle) {
+                leave(handover, socket, exchange.leave());
+            }
+            return;
+        }
         looked = tokio::time::timeout(HEAD_TIMEOUT, connection.look_ahead()) => looked,
-        () = ended(&mut shutdown) => return,
     };
     if !matches!(looked, Ok(Ok(true))) {
         return;
     }
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(handle.clone());
-        let answer = dispatch(router.clone(), request);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    let answering = service_fn({
+        let (exchange, handle, slot) = (Arc::clone(&exchange), handle.clone(), Arc::downgrade(&slot));
+        let (router, traffic) = (service.router.clone(), service.traffic.clone());
+        move |request: hyper::Request<Incoming>| {
+            let mut request = exchange.begin(&traffic, request.map(Body::new));
+            request.extensions_mut().insert(handle.clone());
+            if let Some(slot) = slot.upgrade() {
+                request.extensions_mut().insert(InSlot(slot));
+            }
+            let (answer, exchange) = (dispatch(router.clone(), request), Arc::clone(&exchange));
+            async move { Ok::<_, std::convert::Infallible>(exchange.answer(answer.await).await) }
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -227,40 +113,98 @@ pub(crate) async fn serve_connection(stream: Stream, router: Router, mut shutdow
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(connection), service)
+        .serve_connection(TokioIo::new(connection), answering)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let outcome = tokio::select! {
-        outcome = serving.as_mut() => outcome,
-        () = ended(&mut shutdown) => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+        // First, so that no request begins afterwards.
+        biased;
+        () = ended(&mut end) => {
+            match service.aside(&handle) {
+                Some((handover, socket)) => {
+                    let mut quiet = handover.quiet_now();
+                    let mut is_frozen = false;
+                    loop {
+                        tokio::select! {
+                            biased;
+                            () = exchange.may_leave() => match exchange.leave() {
+                                Leave::Held => {
+                                    handover.hold(&exchange);
+                                    drop(slot);
+                                    break serving.await;
+                                }
+                                Leave::Stay => {
+                                    serving.as_mut().graceful_shutdown();
+                                    break serving.await;
+                                }
+                                way => return leave(handover, socket, way),
+                            },
+                            outcome = serving.as_mut() => break outcome,
+                            () = told(&mut quiet), if !is_frozen => {
+                                is_frozen = true;
+                                exchange.freeze();
+                            }
+                        }
+                    }
+                }
+                None => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
         }
+        outcome = serving.as_mut() => outcome,
     };
     if let Err(error) = outcome {
         tracing::debug!("a connection ended: {error}");
     }
 }
 
-/// Until the daemon is to end.
-async fn ended(shutdown: &mut watch::Receiver<bool>) {
-    // An error means that nobody is left who could say it, which says it too.
-    let _ = shutdown.wait_for(|ended| *ended).await;
+fn leave(handover: &Handover, socket: OwnedFd, way: Leave) {
+    match way {
+        Leave::Free(ahead) => handover.put(socket, HandedNote { ahead, resumed: false }),
+        Leave::Resumed(ahead) => handover.put(socket, HandedNote { ahead, resumed: true }),
+        Leave::Held | Leave::Stay => {}
+    }
 }
 
-/// A duplicate of the connection's socket, in the extensions of its requests; none for TCP.
+/// Until nothing is under way any more that others can't go on with.
+async fn told(quiet: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could say it.
+    let _ = quiet.wait_for(|quiet| *quiet).await;
+}
+
+/// Until the daemon is to end, or to leave.
+pub(crate) async fn ended(end: &mut watch::Receiver<End>) {
+    // An error means that nobody is left who could say it, which says it too.
+    let _ = end.wait_for(|end| *end != End::None).await;
+}
+
+/// A duplicate of the connection's socket, in the extensions of its requests; none where the bytes are encrypted.
 #[derive(Debug, Clone)]
-pub(crate) struct ConnectionHandle(Option<Arc<OwnedFd>>);
+pub(crate) struct ConnectionHandle {
+    socket: Option<Arc<OwnedFd>>,
+    is_local: bool,
+}
 
 impl ConnectionHandle {
-    /// A descriptor to give away.
+    fn of(stream: &Stream) -> Self {
+        let socket = match stream {
+            Stream::Unix(unix) => unix.as_fd().try_clone_to_owned().ok(),
+            Stream::Tcp(tcp) => tcp.as_fd().try_clone_to_owned().ok(),
+            Stream::Tls(_) => None,
+        };
+        Self { socket: socket.map(Arc::new), is_local: matches!(stream, Stream::Unix(_)) }
+    }
+
+    /// A descriptor to give to the supervisor of a container that is waited for; only local clients have one.
     pub(crate) fn duplicate(&self) -> Option<OwnedFd> {
-        self.0.as_ref()?.try_clone().ok()
+        self.socket.as_ref().filter(|_| self.is_local)?.try_clone().ok()
     }
 
     /// Whether it is a unix socket's.
     pub(crate) fn is_local(&self) -> bool {
-        self.0.is_some()
+        self.is_local
     }
 }
 
@@ -288,6 +232,9 @@ pub(crate) struct Connection {
     ahead: Bytes,
     /// The client expects a raw stream behind a 200.
     raw: bool,
+    /// Another daemon has sent the head of the answer: what hyper writes is dropped up to its end.
+    headless: bool,
+    exchange: Arc<Exchange>,
 }
 
 /// The status line that hyper writes, and one of the same length for clients that never asked for an upgrade.
@@ -296,6 +243,11 @@ const RAW_OK: &[u8] = b"HTTP/1.1 200 OK, raw bytes ahead\r\n";
 const _: () = assert!(SWITCHING.len() == RAW_OK.len());
 
 impl Connection {
+    fn new(stream: Stream, exchange: Arc<Exchange>) -> Self {
+        let ahead = exchange.known();
+        Self { stream, ahead: ahead.into(), raw: false, headless: exchange.is_resumed(), exchange }
+    }
+
     /// The socket and what was read of it, once HTTP is over.
     pub(crate) fn into_socket(self) -> io::Result<Taken> {
         let socket = match self.stream {
@@ -315,14 +267,14 @@ impl Connection {
         }
     }
 
-    /// Reads the start of the first request, and all of its head if it may want a raw stream. False when nothing came.
+    /// Reads the start of the first request, and all of its head if it may want a raw stream. False when nothing came. May be broken
+    /// off: what it has read is in the exchange.
     async fn look_ahead(&mut self) -> io::Result<bool> {
-        let mut buffer = BytesMut::with_capacity(8 << 10);
+        if self.headless {
+            return Ok(true);
+        }
+        let mut buffer = Vec::from(std::mem::take(&mut self.ahead));
         loop {
-            if self.read_buf(&mut buffer).await? == 0 {
-                self.ahead = buffer.freeze();
-                return Ok(!self.ahead.is_empty());
-            }
             match raw_request(&buffer) {
                 Look::MoreNeeded if buffer.len() < MAX_HEAD => {}
                 Look::MoreNeeded | Look::Ordinary => break,
@@ -334,9 +286,13 @@ impl Connection {
                     break;
                 }
             }
+            buffer.reserve(8 << 10);
+            if self.read_buf(&mut buffer).await? == 0 {
+                break;
+            }
         }
-        self.ahead = buffer.freeze();
-        Ok(true)
+        self.ahead = buffer.into();
+        Ok(!self.ahead.is_empty())
     }
 }
 
@@ -353,6 +309,9 @@ enum Look {
 
 fn raw_request(bytes: &[u8]) -> Look {
     let method = b"POST ";
+    if bytes.is_empty() {
+        return Look::MoreNeeded;
+    }
     if !bytes.starts_with(&method[..bytes.len().min(method.len())]) {
         return Look::Ordinary;
     }
@@ -392,11 +351,16 @@ impl AsyncRead for Connection {
             self.ahead.advance(n);
             return Poll::Ready(Ok(()));
         }
-        match &mut self.stream {
+        let before = buffer.filled().len();
+        let read = match &mut self.stream {
             Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if buffer.filled().len() > before {
+            self.exchange.read(&buffer.filled()[before..]);
         }
+        read
     }
 }
 
@@ -406,6 +370,12 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.headless && !bytes.is_empty() {
+            // hyper has the whole head in one piece before it writes any of it.
+            let head = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+            self.headless = head.is_none();
+            return Poll::Ready(Ok(head.unwrap_or(bytes.len())));
+        }
         if self.raw && bytes.starts_with(SWITCHING) {
             let replaced = [RAW_OK, &bytes[SWITCHING.len()..]].concat();
             let n = ready!(self.stream.poll_write(context, &replaced))?;
@@ -420,7 +390,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.raw {
+        if self.raw || self.headless {
             let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
             return self.poll_write(context, first);
         }
@@ -437,9 +407,11 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Unix(_) | Stream::Tcp(_) => Poll::Ready(Ok(())),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(_) | Stream::Tcp(_) => {}
+            Stream::Tls(stream) => ready!(Pin::new(stream).poll_flush(context))?,
         }
+        self.exchange.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

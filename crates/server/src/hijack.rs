@@ -30,21 +30,22 @@ use palan_engine::container::{ClientStream, Framing};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use crate::connection::{Connection, Taken};
+use crate::connection::{Connection, InSlot, Taken};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Version;
 use crate::websocket;
 
-/// The right to take the connection, if the client asked for it.
+/// The right to take the connection, if the client asked for it, and its slot, which it keeps until the session has begun.
 #[derive(Debug)]
-pub(crate) struct Hijack(Option<OnUpgrade>);
+pub(crate) struct Hijack(Option<OnUpgrade>, Option<InSlot>);
 
 impl<S: Sync> FromRequestParts<S> for Hijack {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let asked = parts.headers.contains_key(header::UPGRADE);
-        Ok(Self(parts.extensions.remove::<OnUpgrade>().filter(|_| asked)))
+        let slot = parts.extensions.get::<InSlot>().cloned();
+        Ok(Self(parts.extensions.remove::<OnUpgrade>().filter(|_| asked), slot))
     }
 }
 
@@ -62,10 +63,14 @@ impl Hijack {
             ));
         };
         let (session, client) = stream_and_pair()?;
+        let slot = self.1;
         tokio::spawn(async move {
             let relayed = match take_connection(upgrade).await {
                 Ok(connection) => {
-                    tokio::spawn(async move { report(deliver(client).await) });
+                    tokio::spawn(async move {
+                        report(deliver(client).await);
+                        drop(slot);
+                    });
                     websocket::relay(connection, session).await.map_err(Into::into)
                 }
                 Err(error) => Err(error),
@@ -89,6 +94,7 @@ impl Hijack {
         F: Future<Output = palan_engine::Result<()>> + Send,
     {
         let Some(upgrade) = self.0 else { return answer_with_body(deliver) };
+        let slot = self.1;
         tokio::spawn(async move {
             match take_socket(upgrade).await {
                 Ok(stream) => {
@@ -97,6 +103,7 @@ impl Hijack {
                 }
                 Err(error) => tracing::debug!("a client left before its session began: {error}"),
             }
+            drop(slot);
         });
         let multiplexed = framing == Framing::Multiplexed && versions::has_multiplexed_media_type(version.0);
         let media_type = if multiplexed { media_type::MULTIPLEXED } else { media_type::RAW };

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - [`listen`]: unix sockets with their mode and group, inherited sockets, TCP; `tls`: its protection.
-//! - `connection`: accepting, limits and timeouts, and old clients that expect a raw stream without an upgrade.
+//! - `accept`: who is served, and how it ends; `connection`: limits and timeouts, and old clients that expect a raw stream without an
+//!   upgrade; `exchange`: how far a connection is; [`handover`]: another daemon takes all of them.
 //! - `dispatch`: the version prefix, the headers of every answer.
 //! - `router`: which path is which handler; `route`: the handlers; `convert`: wire types ↔ engine types.
 //! - `hijack`: attach and exec, whose socket leaves HTTP and goes to the supervisor; `websocket`: attach in frames.
@@ -16,11 +17,14 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 mod connection;
 mod convert;
 mod dispatch;
 mod error;
+mod exchange;
 mod extract;
+pub mod handover;
 mod hijack;
 pub mod listen;
 mod metrics;
@@ -30,6 +34,7 @@ mod streaming;
 mod tls;
 mod websocket;
 
-pub use connection::serve;
-pub use listen::{ListenError, Listeners, Protection};
+pub use accept::serve;
+pub use handover::{End, Handed, HandedNote, Handover};
+pub use listen::{ListenError, Listeners, Offer, Protection};
 pub use tls::{TlsError, TlsFiles};

@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -89,11 +89,45 @@ pub enum Protection {
     Tls(Arc<ServerConfig>),
 }
 
+impl Listener {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(unix) => Self::Unix(unix.try_clone()?),
+            Self::Tcp(tcp, tls) => Self::Tcp(tcp.try_clone()?, tls.clone()),
+        })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(unix) => unix.as_fd(),
+            Self::Tcp(tcp, _) => tcp.as_fd(),
+        }
+    }
+}
+
+/// What stands before the number of a socket that the service manager opened.
+const INHERITED: &str = "fd://";
+
+/// A listening socket of a daemon that is being replaced, and what it listens on.
+#[derive(Debug)]
+pub struct Offer {
+    /// In the form of `-H`; `fd://` and a number for what the service manager opened.
+    pub host: String,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
 /// The sockets to serve. Files that were made here are removed when it is dropped.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    pub(crate) listeners: Vec<Listener>,
+    listeners: Vec<(String, Listener)>,
     files: Vec<PathBuf>,
+    /// Sockets of an earlier daemon, which are taken before a new one is made.
+    offers: Vec<Offer>,
+    /// Files of such sockets, which are the earlier daemon's until it has gone.
+    offered_files: Vec<PathBuf>,
 }
 
 impl Listeners {
@@ -102,11 +136,69 @@ impl Listeners {
         Self::default()
     }
 
+    /// No socket yet, but those of an earlier daemon for whoever asks for the same.
+    pub fn with_offers(offers: Vec<Offer>) -> Self {
+        Self { listeners: Vec::new(), files: Vec::new(), offers, offered_files: Vec::new() }
+    }
+
     /// A TCP socket for the metrics, which give nobody any rights and may be read by whoever reaches it.
-    pub fn for_metrics(address: SocketAddr) -> Result<Self, ListenError> {
-        let listener = TcpListener::bind(address);
-        let listener = listener.map_err(|source| ListenError::Io { address: address.to_string(), source })?;
-        Ok(Self { listeners: vec![Listener::Tcp(listener, None)], files: Vec::new() })
+    pub fn add_metrics(&mut self, address: SocketAddr) -> Result<(), ListenError> {
+        let failed = |source| ListenError::Io { address: address.to_string(), source };
+        let host = format!("tcp://{address}");
+        let listener = match self.offered(&host) {
+            Some(socket) => TcpListener::from(socket),
+            None => TcpListener::bind(address).map_err(failed)?,
+        };
+        self.listeners.push((host, Listener::Tcp(listener, None)));
+        Ok(())
+    }
+
+    fn offered(&mut self, host: &str) -> Option<OwnedFd> {
+        let index = self.offers.iter().position(|offer| offer.host == host)?;
+        Some(self.offers.swap_remove(index).socket)
+    }
+
+    /// The sockets that the service manager opened for an earlier daemon.
+    pub fn take_inherited_offers(&mut self) -> Vec<OwnedFd> {
+        let is_inherited = |offer: &mut Offer| offer.host.starts_with(INHERITED);
+        let mut found: Vec<Offer> = self.offers.extract_if(.., is_inherited).collect();
+        found.sort_by_key(|offer| offer.host[INHERITED.len()..].parse::<usize>().unwrap_or(usize::MAX));
+        found.into_iter().map(|offer| offer.socket).collect()
+    }
+
+    /// The earlier daemon has gone: what it listened on is this one's, and what this one does not want is given up.
+    pub fn own_offers(&mut self) {
+        self.files.append(&mut self.offered_files);
+        for offer in self.offers.drain(..) {
+            if let Ok(Host::Unix(path)) = Host::parse_with_port(&offer.host, DEFAULT_TCP_PORT) {
+                // Somebody else may have removed it.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// The sockets and what they listen on, to be offered to another daemon.
+    pub fn sockets(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.listeners.iter().map(|(host, listener)| (host.as_str(), listener.as_fd()))
+    }
+
+    /// What is accepted from.
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<Listener>> {
+        self.listeners.iter().map(|(_, listener)| listener.try_clone()).collect()
+    }
+
+    /// Ends listening and removes the files.
+    pub(crate) fn close(&mut self) {
+        self.listeners.clear();
+        for file in self.files.drain(..) {
+            // A missing file was removed by somebody else, and nothing more can be done for another error.
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    /// Another daemon listens on the same sockets: their files stay.
+    pub fn leave_files(&mut self) {
+        self.files.clear();
     }
 
     /// Whether there is none.
@@ -138,8 +230,21 @@ impl Listeners {
             Some(name) => Some(group_id(name).ok_or_else(|| ListenError::UnknownGroup(name.to_owned()))?),
             None => group_id(DEFAULT_GROUP),
         };
-        self.listeners.push(Listener::Unix(bind_unix(path, gid)?));
-        self.files.push(path.to_owned());
+        let host = Host::Unix(path.to_owned()).to_string();
+        let listener = match self.offered(&host) {
+            Some(socket) => {
+                let failed = |source| ListenError::Io { address: host.clone(), source };
+                chown(path, None, gid).map_err(failed)?;
+                self.offered_files.push(path.to_owned());
+                UnixListener::from(socket)
+            }
+            None => {
+                let listener = bind_unix(path, gid)?;
+                self.files.push(path.to_owned());
+                listener
+            }
+        };
+        self.listeners.push((host, Listener::Unix(listener)));
         Ok(())
     }
 
@@ -154,17 +259,17 @@ impl Listeners {
             Protection::Tls(config) => Some(Arc::clone(config)),
             Protection::Unsaid if !ip.is_loopback() => return Err(ListenError::NotLoopback(host)),
             Protection::Unsaid | Protection::None => {
-                tracing::warn!(
-                    address = %host,
-                    "the API is served without encryption and without asking who is there: whoever can connect, and every page \
-                     in a browser on this host, has the rights of root"
-                );
+                warn_about_plain_text(&host.to_string());
                 None
             }
         };
-        let listener = TcpListener::bind(SocketAddr::new(ip, *port));
-        let listener = listener.map_err(|source| ListenError::Io { address: host.to_string(), source })?;
-        self.listeners.push(Listener::Tcp(listener, tls));
+        let address = host.to_string();
+        let listener = match self.offered(&address) {
+            Some(socket) => TcpListener::from(socket),
+            None => TcpListener::bind(SocketAddr::new(ip, *port))
+                .map_err(|source| ListenError::Io { address: address.clone(), source })?,
+        };
+        self.listeners.push((address, Listener::Tcp(listener, tls)));
         Ok(())
     }
 
@@ -180,23 +285,24 @@ impl Listeners {
                 Listener::Unix(unix)
             } else {
                 let tcp = TcpListener::from(OwnedFd::from(unix));
-                tcp.local_addr().map_err(|_| ListenError::Inherited(index))?;
-                Listener::Tcp(
-                    tcp,
-                    match protection {
-                        Protection::Tls(config) => Some(Arc::clone(config)),
-                        Protection::Unsaid | Protection::None => None,
-                    },
-                )
+                let address = tcp.local_addr().map_err(|_| ListenError::Inherited(index))?;
+                let tls = match protection {
+                    Protection::Tls(config) => Some(Arc::clone(config)),
+                    Protection::Unsaid | Protection::None => {
+                        warn_about_plain_text(&format!("tcp://{address}"));
+                        None
+                    }
+                };
+                Listener::Tcp(tcp, tls)
             };
-            self.listeners.push(listener);
+            self.listeners.push((format!("{INHERITED}{index}"), listener));
         }
         Ok(())
     }
 
     /// The addresses of the TCP sockets, for a port that the kernel chose.
     pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
-        let tcp = self.listeners.iter().filter_map(|listener| match listener {
+        let tcp = self.listeners.iter().filter_map(|(_, listener)| match listener {
             Listener::Tcp(tcp, _) => tcp.local_addr().ok(),
             Listener::Unix(_) => None,
         });
@@ -206,11 +312,16 @@ impl Listeners {
 
 impl Drop for Listeners {
     fn drop(&mut self) {
-        for file in &self.files {
-            // A missing file was removed by somebody else, and nothing more can be done for another error.
-            let _ = fs::remove_file(file);
-        }
+        self.close();
     }
+}
+
+fn warn_about_plain_text(address: &str) {
+    tracing::warn!(
+        address,
+        "the API is served without encryption and without asking who is there: whoever can connect, and every page in a browser on \
+         this host, has the rights of root"
+    );
 }
 
 fn bind_unix(path: &Path, gid: Option<u32>) -> Result<UnixListener, ListenError> {
@@ -288,7 +399,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(matches!(Listeners::new().add_unix(&path, None), Err(ListenError::InUse(_))));
         // A killed daemon leaves its file.
-        first.files.clear();
+        first.leave_files();
         drop(first);
         assert!(path.exists());
         let mut second = Listeners::new();
@@ -297,6 +408,36 @@ mod tests {
         drop(second);
         assert!(!path.exists());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn offered_sockets_are_taken_and_others_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let [kept, left] = ["kept", "left"].map(|name| directory.path().join(name));
+        let mut old = Listeners::new();
+        old.add_unix(&kept, None).unwrap();
+        old.add_unix(&left, None).unwrap();
+        let offers = || {
+            let offer = |(host, socket): (&str, BorrowedFd<'_>)| Offer {
+                host: host.to_owned(),
+                socket: socket.try_clone_to_owned().unwrap(),
+            };
+            old.sockets().map(offer).collect()
+        };
+        // One that does not get to the end changes nothing.
+        let mut failed = Listeners::with_offers(offers());
+        failed.add_unix(&kept, None).unwrap();
+        drop(failed);
+        assert!(kept.exists() && left.exists());
+        let mut new = Listeners::with_offers(offers());
+        new.add_unix(&kept, None).unwrap();
+        new.own_offers();
+        old.leave_files();
+        drop(old);
+        assert!(kept.exists() && !left.exists());
+        UnixStream::connect(&kept).unwrap();
+        drop(new);
+        assert!(!kept.exists());
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether no process has the store below `root`.
+    pub fn is_free(root: &Path) -> bool {
+        lock(&root.join("layers"), root).is_ok()
+    }
+
     /// The data root.
     pub fn root(&self) -> &Path {
         &self.inner.root

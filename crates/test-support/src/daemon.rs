@@ -139,7 +139,7 @@ impl Daemon {
             ),
         )
         .expect("settings written");
-        daemon.launch();
+        daemon.launch(&[]);
         daemon
     }
 
@@ -202,8 +202,39 @@ impl Daemon {
         std::fs::read_to_string(self.directory.path().join("daemon.log")).unwrap_or_default()
     }
 
+    fn launch(&mut self, more: &[&str]) {
+        self.child = Some(self.spawn(more));
+        let answered = wait_until(Duration::from_secs(20), || {
+            if let Some(child) = self.child.as_mut()
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                panic!("the daemon ended with {status}:\n{}", self.log());
+            }
+            UnixStream::connect(self.socket()).is_ok()
+        });
+        assert!(answered, "the daemon does not answer:\n{}", self.log());
+    }
+
+    /// Starts another daemon in the place of this one and waits until this one has gone, which it must do in order.
+    pub fn replace(&mut self) {
+        let new = self.spawn(&["--replace"]);
+        let mut old = self.child.replace(new).expect("the daemon runs");
+        let mut ended = None;
+        wait_until(Duration::from_secs(90), || {
+            ended = old.try_wait().ok().flatten();
+            ended.is_some()
+        });
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}:\n{}", self.log());
+    }
+
+    /// Starts another daemon with these arguments that is to fail, and waits for that.
+    pub fn replace_in_vain(&mut self, arguments: &[&str]) {
+        let status = self.spawn(arguments).wait().expect("the daemon was reaped");
+        assert!(!status.success(), "the daemon did not fail:\n{}", self.log());
+    }
+
     #[expect(clippy::disallowed_methods, reason = "a test starts the product as a user does")]
-    fn launch(&mut self) {
+    fn spawn(&self, more: &[&str]) -> Child {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -211,7 +242,7 @@ impl Daemon {
             .expect("a log file");
         let mut words = self.launcher.iter().map(PathBuf::from).chain([program()]);
         let first = words.next().expect("the program is there in any case");
-        let child = Command::new(first)
+        Command::new(first)
             .args(words)
             .arg("daemon")
             .arg("--data-root")
@@ -222,21 +253,12 @@ impl Daemon {
             .arg(self.settings())
             .args(["-H", &self.host()])
             .args(&self.arguments)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("the daemon started");
-        self.child = Some(child);
-        let answered = wait_until(Duration::from_secs(20), || {
-            if let Some(child) = self.child.as_mut()
-                && let Ok(Some(status)) = child.try_wait()
-            {
-                panic!("the daemon ended with {status}:\n{}", self.log());
-            }
-            UnixStream::connect(self.socket()).is_ok()
-        });
-        assert!(answered, "the daemon does not answer:\n{}", self.log());
+            .expect("the daemon started")
     }
 
     /// Ends the daemon with SIGKILL, as an out-of-memory killer would.
@@ -263,7 +285,13 @@ impl Daemon {
     /// Starts the daemon again on the same directories, after [`Self::kill`] or [`Self::terminate`].
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "the daemon still runs");
-        self.launch();
+        self.launch(&[]);
+    }
+
+    /// The same with `--replace`, although there is none to replace.
+    pub fn start_replacing(&mut self) {
+        assert!(self.child.is_none(), "the daemon still runs");
+        self.launch(&["--replace"]);
     }
 
     /// A `palan` command against this daemon, ready for more arguments.
@@ -423,7 +451,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
         if self.child.is_none() {
-            self.launch();
+            self.launch(&[]);
         }
         self.remove_containers();
         let leases = self.leases();

@@ -29,7 +29,7 @@ use palan_supervisor::protocol::{
     AttachOptions, Failure, FailureKind, Message, Reply as Answer, Request, RequestId, TerminalSize,
     WaitOptions,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::container::exec::Session;
@@ -88,6 +88,8 @@ pub(crate) enum Action {
     Emit { action: String },
     /// The daemon ends: the task ends, the container goes on.
     Quit,
+    /// Another daemon takes over: as above, and the clients that wait for a start go along.
+    Leave { reply: oneshot::Sender<Vec<(AttachOptions, OwnedFd)>> },
 }
 
 /// What is done when the supervisor has answered a request.
@@ -138,12 +140,14 @@ pub(super) enum Flow {
     End,
 }
 
-/// Starts the task of a container. `link` is the connection to a supervisor that was found running.
+/// Starts the task of a container. `link` is the connection to a supervisor that was found running; `early_clients` are those that
+/// attached while another daemon was there.
 pub(crate) fn spawn(
     engine: Arc<Engine>,
     handle: Arc<Handle>,
     inbox: mpsc::Receiver<Box<Action>>,
     link: Option<Link>,
+    early_clients: Vec<(AttachOptions, OwnedFd)>,
 ) {
     logging::ship::start(&engine, &handle);
     let driver = Driver {
@@ -154,7 +158,7 @@ pub(crate) fn spawn(
         pending: HashMap::new(),
         stoppers: Vec::new(),
         removal: None,
-        early_clients: Vec::new(),
+        early_clients,
         holds: BTreeMap::new(),
         start_outcome: None,
         updates: Updates::default(),
@@ -245,6 +249,11 @@ impl Driver {
                 self.commit_or_log(Change::new().event(event)).await;
             }
             Action::Quit => return Flow::End,
+            Action::Leave { reply } => {
+                // Nobody else sends one, and who did waits for the answer.
+                let _ = reply.send(std::mem::take(&mut self.early_clients));
+                return Flow::End;
+            }
         }
         Flow::Continue
     }

@@ -124,6 +124,27 @@ impl Sessions {
         Ok(session)
     }
 
+    /// All of them: for each container the open ones, then the ended ones in the order of their ends.
+    pub(crate) fn all(&self) -> Vec<ExecDetails> {
+        let table = self.lock();
+        let ids = table.by_container.values().flat_map(|(open, ended)| open.iter().chain(ended));
+        ids.filter_map(|id| table.by_id.get(id)).map(|session| session.details()).collect()
+    }
+
+    /// Takes over the sessions that another daemon knew, as [`Self::all`] gave them.
+    pub(crate) fn restore(&self, sessions: impl IntoIterator<Item = ExecDetails>) {
+        let mut table = self.lock();
+        for details in sessions {
+            let (open, ended) = table.by_container.entry(details.container_id.clone()).or_default();
+            if details.exit_code.is_some() {
+                ended.push_back(details.id.clone());
+            } else {
+                open.push(details.id.clone());
+            }
+            table.by_id.insert(details.id.clone(), Session::new(details));
+        }
+    }
+
     /// Finds one.
     pub(crate) fn find(&self, id: &str) -> Result<Arc<Session>> {
         let found = self.lock().by_id.get(id).cloned();
@@ -291,6 +312,24 @@ mod tests {
         sessions.container_removed("c");
         sessions.find(&open.id).expect_err("gone with the container");
         assert!(sessions.lock().by_id.is_empty());
+    }
+
+    #[test]
+    fn sessions_go_to_another_daemon() {
+        let (old, new) = (Sessions::default(), Sessions::default());
+        let spec = ExecSpec { cmd: vec!["ls".into()], ..ExecSpec::default() };
+        let [made, running, ended] = [(); 3].map(|()| old.create("c", spec.clone()).expect("made"));
+        running.begin().expect("started");
+        running.started(7);
+        ended.begin().expect("started");
+        old.ended("c", &ended.id, 3);
+        let text = serde_json::to_string(&old.all()).expect("text");
+        new.restore(serde_json::from_str::<Vec<ExecDetails>>(&text).expect("the same"));
+        for session in [&made, &running, &ended] {
+            assert_eq!(new.find(&session.id).expect("known").details(), session.details());
+        }
+        new.ended("c", &running.id, 4);
+        assert_eq!(new.open_ids("c"), std::slice::from_ref(&made.id));
     }
 
     #[test]

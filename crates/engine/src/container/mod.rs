@@ -471,7 +471,8 @@ pub struct LogOptions {
 }
 
 /// A new process for a running container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExecSpec {
     /// Send input.
     pub attach_stdin: bool,
@@ -509,7 +510,8 @@ pub struct ExecStartOptions {
 }
 
 /// An exec session as `inspect` shows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExecDetails {
     /// Its id.
     pub id: String,

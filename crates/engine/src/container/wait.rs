@@ -8,7 +8,7 @@ use crate::Result;
 use crate::container::driver::Action;
 use crate::container::index::{Handle, Life};
 use crate::container::lifecycle::has_exited_since;
-use crate::container::{WaitCondition, WaitHold, WaitOutcome};
+use crate::container::{Status, WaitCondition, WaitHold, WaitOutcome};
 use crate::engine::Engine;
 
 /// A registered wait. The front door sends its response head, optionally hands over a duplicate of the connection, then
@@ -21,6 +21,17 @@ pub struct WaitTicket {
     /// Exits when the wait began.
     exits: u64,
     key: Option<u64>,
+}
+
+/// How it stands with a container that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitProspect {
+    /// It runs: its supervisor can answer.
+    Live,
+    /// It waits for somebody to do something: any daemon can answer.
+    Resting,
+    /// It has ended and is being removed: this daemon is about to answer.
+    Ending,
 }
 
 impl Engine {
@@ -42,6 +53,20 @@ impl WaitTicket {
         let key = self.handle.next_key();
         self.key = Some(key);
         self.handle.try_send(Action::HoldWait { key, hold });
+    }
+
+    /// Tells who can answer.
+    pub fn prospect(&self) -> impl Fn() -> WaitProspect + Send + Sync + 'static {
+        let handle = Arc::clone(&self.handle);
+        move || {
+            let details = handle.details();
+            match details.state.status {
+                status if status.is_live() => WaitProspect::Live,
+                Status::Created => WaitProspect::Resting,
+                Status::Exited if !details.host.auto_remove => WaitProspect::Resting,
+                _ => WaitProspect::Ending,
+            }
+        }
     }
 
     /// Waits. When this returns, the supervisor no longer holds the connection: the answer is the caller's to write.

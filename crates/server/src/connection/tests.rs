@@ -1,7 +1,9 @@
 //! Connections with routers made for the tests, so that no engine is needed.
 
 use super::*;
+use crate::exchange::{Continues, Rest};
 use crate::extract::Version;
+use crate::handover::Handed;
 use crate::hijack::Hijack;
 use axum::Extension;
 use axum::routing::{get, post};
@@ -10,7 +12,7 @@ use palan_engine::container::{ClientStream, Framing};
 use std::convert::Infallible;
 use std::future::pending;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 fn check(bytes: &str, expected: Look) {
     assert_eq!(raw_request(bytes.as_bytes()), expected, "{bytes:?}");
@@ -31,7 +33,8 @@ fn finds_requests_for_a_raw_stream() {
 #[tokio::test]
 async fn replaces_the_status_line_once() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let mut connection = Connection { stream: Stream::Unix(ours), ahead: Bytes::new(), raw: true };
+    let mut connection = Connection::new(Stream::Unix(ours), Arc::default());
+    connection.raw = true;
     let head = [SWITCHING, b"\r\n"].concat();
     for _ in 0..2 {
         connection.write_all_buf(&mut &head[..]).await.unwrap();
@@ -42,12 +45,146 @@ async fn replaces_the_status_line_once() {
     assert_eq!(seen, [RAW_OK, b"\r\n", SWITCHING, b"\r\n"].concat());
 }
 
-/// A client of a connection that a router serves; keep the sender, its end is the daemon's.
-fn connect(router: Router) -> (UnixStream, watch::Sender<bool>) {
+/// A client of a connection that a router serves; keep the daemon, its end is the connection's.
+fn connect(router: Router) -> (UnixStream, TestDaemon) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let (sender, shutdown) = watch::channel(false);
-    tokio::spawn(serve_connection(Stream::Unix(ours), router, shutdown));
-    (theirs, sender)
+    let daemon = TestDaemon::new(router);
+    daemon.serve(ours, Arc::default());
+    (theirs, daemon)
+}
+
+struct TestDaemon {
+    service: Service,
+    handover: Arc<Handover>,
+    end: watch::Sender<End>,
+    slots: Arc<Semaphore>,
+}
+
+impl TestDaemon {
+    fn new(router: Router) -> Self {
+        let (end, ended) = watch::channel(End::None);
+        let handover = Handover::new();
+        let service = Service::new(router, Some(Arc::clone(&handover)), ended);
+        Self { service, handover, end, slots: Arc::new(Semaphore::new(1)) }
+    }
+
+    fn serve(&self, socket: UnixStream, exchange: Arc<Exchange>) {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().unwrap();
+        tokio::spawn(serve_connection(Stream::Unix(socket), exchange, self.service.clone(), Arc::new(slot)));
+    }
+
+    /// Gives its connection to another daemon.
+    async fn hand_over_to(&self, other: &Self) {
+        self.end.send_replace(End::Leaving);
+        self.handover.wait_for_quiet(Duration::from_secs(10)).await;
+        let _ = self.slots.acquire().await.unwrap();
+        let mut handed = self.handover.take();
+        let Handed { socket, note } = handed.pop().unwrap();
+        let exchange =
+            if note.resumed { Exchange::resumed(note.ahead) } else { Exchange::with_ahead(note.ahead) };
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        other.serve(UnixStream::from_std(socket).unwrap(), exchange);
+    }
+}
+
+/// Reads until what came ends so.
+async fn read_until(client: &mut UnixStream, end: &str) -> String {
+    let mut seen = Vec::new();
+    while !seen.ends_with(end.as_bytes()) {
+        match client.read_u8().await {
+            Ok(byte) => seen.push(byte),
+            Err(error) => panic!("{end:?} did not come: {error}: {}", String::from_utf8_lossy(&seen)),
+        }
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_between_two_requests_goes_to_another_daemon() {
+    let (mut client, old) = connect(sessions());
+    let mut daemons = vec![old];
+    for request in ["GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n", ""] {
+        client.write_all(request.as_bytes()).await.unwrap();
+        if !request.is_empty() {
+            read_until(&mut client, "\r\n\r\nOK").await;
+        }
+        // What is there of the next request goes along.
+        client.write_all(b"GET /_pi").await.unwrap();
+        let new = TestDaemon::new(sessions());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        daemons.last().unwrap().hand_over_to(&new).await;
+        daemons.push(new);
+        client.write_all(b"ng HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let answer = read_until(&mut client, "\r\n\r\nOK").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(!answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_runs_is_answered_before() {
+    let router = Router::new().route(
+        "/slow",
+        post(|| async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            "done"
+        }),
+    );
+    let (mut client, old) = connect(router.clone());
+    client.write_all(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!((old.handover.under_way(), old.handover.quiet().await), (1, 0));
+    let new = TestDaemon::new(router);
+    old.hand_over_to(&new).await;
+    assert_eq!(old.handover.under_way(), 0);
+    read_until(&mut client, "done").await;
+    client.write_all(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    read_until(&mut client, "done").await;
+}
+
+/// Counts from the number in its query, for ever.
+fn counting() -> Router {
+    let count = |uri: http::Uri| async move {
+        let first: u32 = uri.query().unwrap_or("0").parse().unwrap();
+        let next = Arc::new(std::sync::atomic::AtomicU32::new(first));
+        let sent = Arc::clone(&next);
+        let numbers = stream::unfold(next, |next| async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Some((Ok::<_, Infallible>(format!("{number}\n")), next))
+        });
+        let rest = Continues::by(move |_| {
+            Rest::Elsewhere(format!("/count?{}", sent.load(std::sync::atomic::Ordering::Relaxed)))
+        });
+        rest.mark(axum::response::IntoResponse::into_response(Body::from_stream(numbers)))
+    };
+    Router::new().route("/count", get(count))
+}
+
+#[tokio::test]
+async fn an_answer_is_gone_on_with_by_others() {
+    let (mut client, old) = connect(counting());
+    client.write_all(b"GET /count HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut seen = read_until(&mut client, "0\n\r\n").await;
+    let mut daemons = vec![old];
+    for end in ["50\n\r\n", "100\n\r\n", "150\n\r\n"] {
+        let new = TestDaemon::new(counting());
+        daemons.last().unwrap().hand_over_to(&new).await;
+        daemons.push(new);
+        seen += &read_until(&mut client, end).await;
+    }
+    let (head, body) = seen.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("ransfer-Encoding: chunked"), "{head}");
+    let chunks: Vec<&str> = body.split("\r\n").collect();
+    let numbers = chunks.chunks_exact(2).map(|chunk| chunk[1].trim_end().parse::<u32>().unwrap());
+    assert!(numbers.eq(0..=150), "{body}");
+    // One that can't go on ends the answer.
+    let new = TestDaemon::new(Router::new());
+    daemons.last().unwrap().hand_over_to(&new).await;
+    let rest = read_until(&mut client, "0\r\n\r\n").await;
+    assert!(!rest.contains("HTTP/1.1"), "{rest}");
+    client.write_all(b"GET /count HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut client, "\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
 }
 
 /// Says what it got, gives it back, and ends.
@@ -174,29 +311,6 @@ async fn local_connections_can_be_given_away() {
     let mut seen = [0; 14];
     client.read_exact(&mut seen).await.unwrap();
     assert_eq!(&seen, b"from elsewhere");
-}
-
-#[tokio::test]
-async fn the_end_of_the_daemon_closes_idle_connections_and_removes_the_socket() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("s");
-    let mut listeners = Listeners::new();
-    listeners.add_unix(&path, None).unwrap();
-    let (sender, shutdown) = watch::channel(false);
-    let serving = tokio::spawn(serve_router(sessions(), listeners, shutdown));
-    // Connections are accepted in order, so this one is once the next has its answer.
-    let mut silent = UnixStream::connect(&path).await.unwrap();
-    let mut busy = UnixStream::connect(&path).await.unwrap();
-    busy.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"OK") {
-        busy.read_buf(&mut seen).await.unwrap();
-    }
-    sender.send(true).unwrap();
-    serving.await.unwrap().unwrap();
-    assert!(!path.exists());
-    assert_eq!(busy.read(&mut [0]).await.unwrap(), 0);
-    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -19,11 +19,12 @@ use palan_docker_api::{json, versions};
 use palan_engine::container::{
     AttachOptions, ListQuery, LogOptions, RemoveOptions, StopOptions, WaitCondition, WaitHold, WaitOutcome,
 };
-use palan_engine::{Engine, WaitTicket};
+use palan_engine::{Engine, WaitProspect, WaitTicket};
 
 use crate::connection::ConnectionHandle;
 use crate::convert;
 use crate::error::{ApiError, ApiResult, json_response, no_content, ok_json};
+use crate::exchange::{Continues, Rest};
 use crate::extract::{JsonBytes, Name, Params, Version, invalid_json};
 use crate::hijack::Hijack;
 use crate::streaming::{json_line, respond};
@@ -215,9 +216,16 @@ pub(crate) async fn wait(
         body_suffix: "}\n".to_owned(),
         for_good: condition == WaitCondition::Removed,
     });
+    let (is_held, prospect) = (hold.is_some(), ticket.prospect());
+    let rest = Continues::by(move |target| match prospect() {
+        WaitProspect::Live if is_held => Rest::Held,
+        WaitProspect::Live | WaitProspect::Resting => Rest::Elsewhere(target.to_owned()),
+        WaitProspect::Ending => Rest::Here,
+    });
     // The head goes out at once: the client then knows that the wait is registered.
     let body = stream::once(finish_wait(ticket, hold));
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    let answer = ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response();
+    Ok(rest.mark(answer))
 }
 
 async fn finish_wait(mut ticket: WaitTicket, hold: Option<WaitHold>) -> Result<Bytes, Infallible> {
@@ -328,10 +336,11 @@ pub(crate) async fn stats(
         return Err(ApiError::invalid("cannot have stream=true and one-shot=true"));
     }
     let samples = engine.stats(&name, stream, one_shot).await?;
-    Ok(respond("application/json", samples, move |sample| {
+    let answer = respond("application/json", samples, move |sample| {
         // The container is gone: the stream ends without a word, as in Docker.
         let mut answer = convert::stats::sample(&sample.ok()?);
         versions::stats(&mut answer, version.0);
         Some(json_line(&answer, "\n"))
-    }))
+    });
+    Ok(if stream { Continues::same().mark(answer) } else { answer })
 }

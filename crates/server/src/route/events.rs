@@ -1,11 +1,11 @@
 //! The stream of events.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use palan_docker_api::version::ApiVersion;
 use palan_docker_api::versions;
 use palan_engine::Engine;
@@ -13,6 +13,7 @@ use palan_engine::events::EventQuery;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult};
+use crate::exchange::{Continues, Rest};
 use crate::extract::{Params, Version};
 use crate::streaming::{json_line, respond};
 
@@ -42,12 +43,32 @@ pub(crate) async fn events(
         return Err(ApiError::invalid(message));
     }
     let content_type = content_type(version.0, &headers);
+    // The rest is what comes after the last one that was sent.
+    let last = Arc::new(Mutex::new(query.since.unwrap_or_else(Timestamp::now)));
+    let sent = Arc::clone(&last);
     let events = engine.events(query).await?;
-    Ok(respond(content_type, events, move |event| {
+    let answer = respond(content_type, events, move |event| {
         // A subscriber that is too slow, or the daemon's end: the stream ends.
-        let mut message = convert::event(event.ok()?);
+        let event = event.ok()?;
+        *last.lock().unwrap_or_else(PoisonError::into_inner) =
+            event.time.saturating_add(SignedDuration::from_nanos(1)).unwrap_or(event.time);
+        let mut message = convert::event(event);
         versions::event(&mut message, version.0).then(|| event_line(&message, content_type))
-    }))
+    });
+    let rest = move |target: &str| {
+        let last = *sent.lock().unwrap_or_else(PoisonError::into_inner);
+        Rest::Elsewhere(since(target, last))
+    };
+    Ok(Continues::by(rest).mark(answer))
+}
+
+/// The target of a request for events with another beginning.
+fn since(target: &str, time: Timestamp) -> String {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let others = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("since="));
+    let since = format!("since={}.{:09}", time.as_second(), time.subsec_nanosecond());
+    let pairs: Vec<&str> = others.chain([since.as_str()]).collect();
+    format!("{path}?{}", pairs.join("&"))
 }
 
 fn event_line<T: serde::Serialize>(message: &T, content_type: &str) -> Bytes {
@@ -62,4 +83,16 @@ fn content_type(version: ApiVersion, headers: &HeaderMap) -> &'static str {
     let known = ["application/jsonl", "application/x-ndjson", JSON_SEQUENCE];
     let newest = if versions::has_json_lines(version) { "application/jsonl" } else { "application/json" };
     known.iter().find(named).copied().unwrap_or(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_begins_after_the_last() {
+        let time = Timestamp::new(7, 5).unwrap();
+        assert_eq!(since("/v1.41/events", time), "/v1.41/events?since=7.000000005");
+        assert_eq!(since("/events?since=1&filters=%7B%7D", time), "/events?filters=%7B%7D&since=7.000000005");
+    }
 }

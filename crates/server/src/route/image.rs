@@ -19,6 +19,7 @@ use palan_engine::stream::Items;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult, ok_json};
+use crate::exchange::Continues;
 use crate::extract::{JsonBytes, Name, Params, Version};
 use crate::route::archive;
 use crate::streaming::{json_line, pipe_body, respond};
@@ -57,7 +58,7 @@ pub(crate) async fn create(
     let auth = registry_auth(&headers);
     let (reference, all_tags) = pull_reference(params.text("fromImage"), params.text("tag"));
     let spec = PullSpec { reference, platform: params.some("platform"), auth, all_tags };
-    Ok(progress(engine.pull(spec).await?))
+    Ok(Continues::same().mark(progress(engine.pull(spec).await?)))
 }
 
 /// The reference that `fromImage` and `tag` name together. Without a tag every tag is meant, and `pull -a` of old clients
@@ -189,7 +190,7 @@ async fn push(
         platform: platform.as_deref().map(convert::image::platform).transpose()?,
         auth: registry_auth(headers),
     };
-    Ok(progress(engine.push(spec).await?))
+    Ok(Continues::same().mark(progress(engine.push(spec).await?)))
 }
 
 pub(crate) async fn search(State(engine): Engines, params: Params, headers: HeaderMap) -> ApiResult {
