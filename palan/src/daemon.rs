@@ -218,6 +218,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     init_logging(file.debug.unwrap_or(false), file.log_level.as_deref());
+    if let Err(error) = palan_linux::process::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let mut hosts = file.hosts.clone().unwrap_or_default();
     if hosts.is_empty() {
         hosts.push(SOCKET.to_owned());

@@ -121,3 +121,18 @@ fn without_cgroups_nothing_runs() {
         assert_eq!(daemon.palan(["ps", "-aq"]).ok().stdout, "");
     }
 }
+
+#[test]
+fn the_daemon_may_open_more_files_than_its_containers() {
+    requires!(root);
+    let launcher = ["prlimit", "--nofile=1024:4096", "--"].map(str::to_owned).to_vec();
+    let daemon = crate::images::daemon_with(Options { launcher, ..Options::default() });
+    let limits = |text: &str| -> Vec<String> {
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().skip(3).take(2).map(str::to_owned).collect()
+    };
+    let own = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    assert_eq!(limits(&own), ["4096", "4096"]);
+    let inside = crate::images::sh(&daemon, &[], "cat /proc/self/limits");
+    assert_eq!(limits(&inside), ["1024", "4096"]);
+}

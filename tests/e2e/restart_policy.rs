@@ -483,3 +483,35 @@ fn who_may_change_the_network_gets_a_new_one() {
     daemon.palan(["stop", "mm"]).ok();
     assert_eq!(state(&daemon, "mm")["Status"], "exited");
 }
+
+#[test]
+fn what_is_stopped_before_its_turn_does_not_start() {
+    requires!(root);
+    const COUNT: usize = 40;
+    let mut daemon = daemon();
+    let names: Vec<String> = (0..COUNT).map(|number| format!("c{number}")).collect();
+    for name in &names {
+        let run = [
+            "run",
+            "-d",
+            "--restart",
+            "always",
+            "--network",
+            "none",
+            "--name",
+            name,
+            BUSYBOX,
+            "sleep",
+            "1000",
+        ];
+        daemon.palan(run).ok();
+    }
+    let stop: Vec<&str> = ["stop", "-t", "0"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    daemon.palan(&stop).ok();
+    // As in Docker, a new daemon starts what is to run always, stopped or not, some at a time.
+    daemon.terminate();
+    daemon.restart();
+    daemon.palan(&stop).ok();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(daemon.palan(["ps", "-q"]).ok().stdout, "");
+}

@@ -15,7 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-cli", &["docker-api", "linux", "tar"]),
     (
         "palan-engine",
-        &["store", "registry", "network", "supervisor", "linux", "dns", "builder", "dockerfile", "context"],
+        &["store", "registry", "network", "supervisor", "linux", "dns", "tls", "builder", "dockerfile", "context"],
     ),
     ("palan-builder", &["dockerfile", "context", "linux"]),
     ("palan-registry", &["store"]),
@@ -28,7 +28,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-dns", &[]),
     ("palan-dockerfile", &[]),
     ("palan-context", &["linux"]),
-    ("palan-docker-api", &[]),
+    ("palan-docker-api", &["tls"]),
+    ("palan-tls", &[]),
     ("palan-linux", &[]),
     ("palan-oci", &[]),
     ("palan-stdx", &[]),

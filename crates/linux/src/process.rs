@@ -165,6 +165,23 @@ pub struct Spawn<'a> {
     pub umask: u32,
 }
 
+/// The soft limit of open files that this process was started with, once it has raised its own.
+static FIRST_DESCRIPTOR_LIMIT: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+
+/// Raises this process's soft limit of open files to the hard one. What [`spawn`] starts has the limit that was: programs that use
+/// select(2), or close all descriptors that there could be, rely on a small one.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    if limit.current == limit.maximum {
+        return Ok(());
+    }
+    if let Some(current) = limit.current {
+        FIRST_DESCRIPTOR_LIMIT.get_or_init(|| current);
+    }
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)?)
+}
+
 /// Starts a program from any process, also one with many threads, and returns when it is executing.
 ///
 /// The child is one of the caller's and must be waited for, or belongs to init when the caller has gone.
@@ -190,6 +207,7 @@ pub fn spawn(command: &Spawn<'_>) -> io::Result<Child> {
         new_session: command.new_session,
         cgroup_procs: command.cgroup_procs.map_or(-1, |fd| fd.as_raw_fd()),
         umask: command.umask,
+        descriptor_limit: FIRST_DESCRIPTOR_LIMIT.get().copied(),
         errno: 0,
     };
     let mut stack = vec![0u128; 4096];
@@ -238,6 +256,7 @@ struct SpawnPlan {
     new_session: bool,
     cgroup_procs: RawFd,
     umask: u32,
+    descriptor_limit: Option<u64>,
     errno: c_int,
 }
 
@@ -288,6 +307,16 @@ extern "C" fn spawn_child(plan: *mut c_void) -> c_int {
         if libc::syscall(libc::SYS_close_range, first_free, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) < 0
         {
             return failed(plan);
+        }
+        if let Some(soft) = plan.descriptor_limit {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) < 0 {
+                return failed(plan);
+            }
+            limit.rlim_cur = soft.min(limit.rlim_max);
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) < 0 {
+                return failed(plan);
+            }
         }
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());

@@ -164,15 +164,17 @@ pub fn poststart(hooks: Option<&Hooks>, state: &HookState<'_>, pid: i32) -> Resu
     })
 }
 
-/// Runs the `poststop` hooks, when the container is gone. A failure is returned after all have run.
-pub fn poststop(hooks: Option<&Hooks>, state: &HookState<'_>) -> Result<(), Error> {
+/// Runs the `poststop` hooks, when the container is gone. A failure is returned after all have run. `patience` is how many seconds one
+/// may take that names no limit itself.
+pub fn poststop(hooks: Option<&Hooks>, state: &HookState<'_>, patience: Option<u32>) -> Result<(), Error> {
     let Some(hooks) = hooks else { return Ok(()) };
     let json = state.json("stopped", 0);
     let surroundings = Surroundings::of_bundle(state.bundle);
     let mut outcome = Ok(());
     for (index, hook) in hooks.poststop.iter().enumerate() {
+        let hook = Hook { timeout: hook.timeout.or(patience), ..hook.clone() };
         outcome = outcome
-            .and(run(hook, &json, &surroundings).map_err(|problem| failed("poststop", index, problem)));
+            .and(run(&hook, &json, &surroundings).map_err(|problem| failed("poststop", index, problem)));
     }
     outcome
 }
@@ -364,6 +366,17 @@ mod tests {
         let slow = [hook("/bin/sleep", &["sleep", "100"], &[], Some(1))];
         let error = run_all("prestart", &slow, b"", &here()).unwrap_err().report();
         assert_eq!(error, "error running prestart hook #0: hook ran past specified timeout of 1.0s");
+    }
+
+    #[test]
+    fn a_poststop_hook_has_the_time_of_its_caller() {
+        let annotations = BTreeMap::new();
+        let state =
+            HookState { oci_version: "1.2.0", id: "x", bundle: Path::new("/tmp"), annotations: &annotations };
+        let slow = hook("/bin/sleep", &["sleep", "100"], &[], None);
+        let hooks = Hooks { poststop: vec![slow], ..Hooks::default() };
+        let error = poststop(Some(&hooks), &state, Some(1)).unwrap_err().report();
+        assert_eq!(error, "error running poststop hook #0: hook ran past specified timeout of 1.0s");
     }
 
     #[test]

@@ -10,14 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use palan_tls::AnyCertificate;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// How long a daemon may take for its part of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,7 +67,8 @@ impl Tls {
                 }
                 builder.with_root_certificates(roots)
             }
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
+            // `--tls` without `--tlsverify`.
+            None => builder.dangerous().with_custom_certificate_verifier(AnyCertificate::new(provider)),
         };
         let config = match &files.identity {
             None => builder.with_no_client_auth(),
@@ -105,9 +104,7 @@ impl Tls {
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = |source| TlsError::File { what, path: path.to_owned(), source };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(failed)?.collect();
-    found.map_err(failed)
+    palan_tls::certificates(path).map_err(|source| TlsError::File { what, path: path.to_owned(), source })
 }
 
 /// Carries bytes both ways; each side's end is told to the other.
@@ -133,8 +130,9 @@ impl Relay {
             plain.set(PollFlags::IN, !self.plain_ended && !self.tls.wants_write());
             plain.set(PollFlags::OUT, !self.input.is_empty());
             let mut ready = [PollFd::new(&self.socket, encrypted), PollFd::new(&self.plain, plain)];
-            // A socket that has ended would be ready all the time.
-            let waited_for = if self.tls_ended { &mut ready[1..] } else { &mut ready[..] };
+            // A socket whose other side has gone is ready all the time, also for what nobody asks for.
+            let is_waited_for = !self.tls_ended && !encrypted.is_empty();
+            let waited_for = if is_waited_for { &mut ready[..] } else { &mut ready[1..] };
             match poll(waited_for, None) {
                 Err(rustix::io::Errno::INTR) => continue,
                 other => other?,
@@ -215,44 +213,5 @@ fn would_block(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// `--tls` without `--tlsverify`: encrypted, to whoever is there.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -129,6 +129,8 @@ pub(crate) struct Driver {
     pub(super) updates: Updates,
     /// It ends only to be started again at once.
     pub(super) stays_for_restart: bool,
+    /// Somebody has stopped it that was to be started by its policy when the daemon started.
+    pub(super) is_kept_down: bool,
     /// When the daemon starts the next run, where no supervisor does.
     pub(super) restart_at: Option<Instant>,
 }
@@ -163,6 +165,7 @@ pub(crate) fn spawn(
         start_outcome: None,
         updates: Updates::default(),
         stays_for_restart: false,
+        is_kept_down: false,
         restart_at: None,
     };
     tokio::spawn(driver.run());

@@ -169,7 +169,9 @@ impl Driver {
             Status::Restarting if self.link.is_some() => (Ok(()), Flow::Continue),
             Status::Restarting if self.is_to_stay_down() => (Ok(()), self.stay_down(KILL).await),
             Status::Restarting => (Ok(()), self.restart_now().await),
-            _ if is_started_with_daemon(&details) => (self.start().await, Flow::Continue),
+            _ if is_started_with_daemon(&details) && !self.is_kept_down => {
+                (self.start().await, Flow::Continue)
+            }
             _ => (Ok(()), Flow::Continue),
         };
         // The caller may have gone.

@@ -27,6 +27,7 @@ impl Driver {
     ) -> Flow {
         let details = self.details();
         if !details.state.status.is_live() {
+            self.is_kept_down = !again;
             let error =
                 Error::not_modified(format!("container {} is already stopped", short(&self.handle.id)));
             drop(reply.send(Err(error)));

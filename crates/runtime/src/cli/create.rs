@@ -258,7 +258,7 @@ fn give_up(
         // Its hooks may be what was refused.
         Abandoned::Refused(failure) => failure,
         Abandoned::Failed(failure) => {
-            if let Err(error) = hooks::poststop(bundle.spec.hooks.as_ref(), &state) {
+            if let Err(error) = hooks::poststop(bundle.spec.hooks.as_ref(), &state, None) {
                 global.log.warning(&error.report());
             }
             failure

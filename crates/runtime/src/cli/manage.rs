@@ -180,7 +180,7 @@ pub(super) fn remove(home: &Home, state: &State, cgroup: Option<&Cgroup>) -> Res
         }
     }
     home.remove()?;
-    Ok(crate::hooks::poststop(state.hooks.as_ref(), &state.for_hooks())?)
+    Ok(crate::hooks::poststop(state.hooks.as_ref(), &state.for_hooks(), None)?)
 }
 
 pub(super) fn pause(global: &Global, arguments: &Arguments) -> Outcome {

@@ -36,6 +36,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         |error: &gotmpl::TemplateError| CliError::of(Kind::Template, template::describe(&source, error));
     let parsed =
         template::parse(&source, MissingKey::Error, Arc::new(Order::default())).map_err(|e| wrong(&e))?;
+    let named = named_attributes(&source);
     let (since, until) = common::range(flags)?;
     let zone = common::zone();
     let events = app.client()?.events(since.as_deref(), until.as_deref(), &common::filters(flags))?;
@@ -47,7 +48,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
                 serde_json::to_string(&event).map_err(|error| CliError::new(error.to_string()))?
             }
             _ => parsed
-                .execute(&data(&event))
+                .execute(&data(&event, &named))
                 .map_err(|error| CliError::new(template::describe(&source, &error)))?,
         };
         app.streams.line(&line)?;
@@ -71,11 +72,21 @@ fn display(event: &EventMessage, zone: &jiff::tz::TimeZone) -> String {
     text
 }
 
-/// The fields under the names of Docker's Go type.
-fn data(event: &EventMessage) -> Value {
+/// The attributes that a template names. Those are a map in Go, where one that is missing is no error as a field would be.
+fn named_attributes(source: &str) -> Vec<String> {
+    let names = source.split(".Attributes.").skip(1).map(|rest| {
+        let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        rest[..end].to_owned()
+    });
+    names.collect()
+}
+
+/// The fields under the names of Docker's Go type. `named` are attributes that have no value where the event lacks them.
+fn data(event: &EventMessage, named: &[String]) -> Value {
     let text = |text: &str| Value::from(text);
-    let attributes: BTreeMap<String, Value> =
-        event.actor.attributes.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let missing = named.iter().map(|name| (name.clone(), Value::Nil));
+    let given = event.actor.attributes.iter().map(|(name, value)| (name.clone(), text(value)));
+    let attributes: BTreeMap<String, Value> = missing.chain(given).collect();
     let actor: BTreeMap<String, Value> =
         [("ID".to_owned(), text(&event.actor.id)), ("Attributes".to_owned(), Value::from(attributes))].into();
     let old = |field: &Option<String>, new: &str| text(field.as_deref().unwrap_or(new));
@@ -114,6 +125,13 @@ mod tests {
         let parsed =
             template::parse("{{.Type}} {{.Status}} {{.Actor.Attributes.name}}", MissingKey::Error, order)
                 .unwrap();
-        assert_eq!(parsed.execute(&data(&event)).unwrap(), "container die web");
+        assert_eq!(parsed.execute(&data(&event, &[])).unwrap(), "container die web");
+        let check = |source: &str, expected: &str| {
+            let parsed = template::parse(source, MissingKey::Error, Arc::new(Order::default())).unwrap();
+            let shown = parsed.execute(&data(&event, &named_attributes(source)));
+            assert_eq!(shown.unwrap_or_else(|error| error.to_string()), expected, "{source}");
+        };
+        check("{{.Actor.Attributes.exitCode}} {{.Actor.Attributes.signal}}", "0 <no value>");
+        check("{{if .Actor.Attributes.signal}}yes{{else}}no{{end}}", "no");
     }
 }

@@ -22,6 +22,10 @@ use palan_stdx::fs;
 use super::super::{Container, Created, Execed};
 use crate::protocol::{ExecOptions, Failure};
 
+/// How many seconds a `poststop` hook may take that names no limit: nobody hears of the container's end before, nor does anybody
+/// answer its clients.
+const POSTSTOP_PATIENCE: u32 = 30;
+
 /// The bundle. Dropped, `poststop` hooks have run, and it is gone.
 #[derive(Debug)]
 pub(super) struct Bundle {
@@ -63,7 +67,8 @@ impl Bundle {
         if std::mem::replace(&mut self.is_closed, true) {
             return Ok(());
         }
-        let stopped = hooks::poststop(self.spec.hooks.as_ref(), &self.state()).map_err(Failure::from);
+        let stopped = hooks::poststop(self.spec.hooks.as_ref(), &self.state(), Some(POSTSTOP_PATIENCE));
+        let stopped = stopped.map_err(Failure::from);
         let removed = fs::remove_dir_all(&self.path)
             .map_err(|error| Failure::cannot("remove the bundle of the hooks", &error));
         stopped.and(removed)
