@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
-use palan_test_support::requires;
+use palan_test_support::daemon::Daemon;
+use palan_test_support::{requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 
@@ -139,4 +141,45 @@ fn rotation_keeps_the_newest() {
     let last: Vec<u32> = logs.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(last.last(), Some(&10000));
     assert!(last.windows(2).all(|pair| pair[1] == pair[0] + 1));
+}
+
+#[test]
+fn rotated_files_are_compressed_and_read_all_the_same() {
+    requires!(root);
+    let mut daemon = daemon();
+    let options = ["--log-opt", "max-size=100k", "--log-opt", "max-file=4", "--log-opt", "compress=true"];
+    let script = "for i in $(seq 0 1000 11000); do seq $((i+1)) $((i+1000)); sleep 0.2; done; sleep 1000";
+    let run =
+        [&["run", "-d", "--name", "cc", "--network", "none"], &options[..], &[BUSYBOX, "sh", "-c", script]];
+    daemon.palan(run.concat()).ok();
+    let follower = daemon.command().args(["logs", "-f", "cc"]).stdout(Stdio::piped()).spawn().unwrap();
+    let last = |daemon: &Daemon| daemon.palan(["logs", "--tail", "1", "cc"]).ok().line().to_owned();
+    let written = wait_until(Duration::from_secs(60), || last(&daemon) == "12000");
+    assert!(written, "{}", last(&daemon));
+    // What is rotated while no daemon is there is compressed afterwards.
+    daemon.kill();
+    daemon.restart();
+    let path = daemon.palan(["inspect", "-f", "{{.LogPath}}", "cc"]).ok().line().to_owned();
+    let is_there = |suffix: &str| std::path::Path::new(&format!("{path}{suffix}")).exists();
+    let compressed = wait_until(Duration::from_secs(20), || {
+        (1..4).all(|number| is_there(&format!(".{number}.gz")) && !is_there(&format!(".{number}")))
+    });
+    assert!(compressed, "{}", daemon.log());
+    let text = daemon.palan(["logs", "cc"]).ok().stdout;
+    let numbers: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(
+        numbers.len() > 3000 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{}",
+        numbers.len()
+    );
+    assert_eq!(numbers.last(), Some(&12000));
+    let tail = daemon.palan(["logs", "--tail", "3000", "cc"]).ok().stdout;
+    assert_eq!(tail.lines().next(), Some("9001"));
+    let followed = follower.wait_with_output().unwrap();
+    let followed = String::from_utf8(followed.stdout).unwrap();
+    let wrong = followed.lines().zip(1_u32..).find(|(line, number)| line.parse() != Ok(*number));
+    assert_eq!(wrong, None);
+    daemon
+        .palan(["run", "--log-opt", "compress=true", "--log-opt", "max-file=1", BUSYBOX, "true"])
+        .fails(125, "compress cannot be true when max-file is less than 2 or max-size is not set");
 }

@@ -60,6 +60,8 @@ pub(crate) struct Log {
     path: PathBuf,
     max_size: u64,
     max_files: u32,
+    /// Rotated files may be compressed.
+    compressed: bool,
     encoder: Encoder,
     /// `None` after a rotation that could not make the new file.
     file: Option<File>,
@@ -84,13 +86,16 @@ struct Missing {
 impl Log {
     /// Opens the log that `config` asks for, if it asks for one.
     pub(crate) fn open(config: LogConfig) -> Result<Option<Self>, PathError> {
-        let LogConfig::JsonFile { path, max_size, max_files, attributes } = config else { return Ok(None) };
+        let LogConfig::JsonFile { path, max_size, max_files, attributes, compressed } = config else {
+            return Ok(None);
+        };
         let (file, size) = open_file(&path)?;
         let max_size = max_size.unwrap_or(u64::MAX).max(1);
         Ok(Some(Self {
             path,
             max_size,
             max_files,
+            compressed,
             encoder: Encoder::new(attributes.as_deref()),
             file: Some(file),
             size,
@@ -235,8 +240,10 @@ impl Log {
         Ok(())
     }
 
-    /// Makes room: `log` becomes `log.1`, and so on. Where that fails the file grows on, until the next limit.
+    /// Makes room: `log` becomes `log.1`, and so on. Where that fails the file grows on, until the next limit; while somebody has the
+    /// directory's lock, to give a compressed file its name, until the next line.
     fn rotate(&mut self) {
+        let Some(_lock) = self.lock() else { return };
         self.rotate_at = self.size.saturating_add(self.max_size);
         if self.max_files <= 1 {
             if self.file.as_ref().is_some_and(|file| file.set_len(0).is_ok()) {
@@ -246,10 +253,12 @@ impl Log {
             return;
         }
         for number in (1..self.max_files - 1).rev() {
-            // A number that does not exist yet is no error.
-            let _ = palan_stdx::fs::rename(&self.numbered(number), &self.numbered(number + 1));
+            self.move_on(number);
         }
         if palan_stdx::fs::rename(&self.path, &self.numbered(1)).is_ok() {
+            if self.compressed {
+                let _ = palan_stdx::fs::remove_file(&self.compressed(1));
+            }
             self.file = None;
             self.size = 0;
             self.rotate_at = self.max_size;
@@ -260,9 +269,46 @@ impl Log {
         }
     }
 
+    /// Gives a file the next number, and ends what had that in either form. A number that does not exist yet is no error.
+    fn move_on(&self, number: u32) {
+        let moved = palan_stdx::fs::rename(&self.numbered(number), &self.numbered(number + 1)).is_ok();
+        if !self.compressed {
+            return;
+        }
+        let (compressed, next) = (self.compressed(number), self.compressed(number + 1));
+        if moved {
+            // Where both are there, the compressed one may not be whole.
+            let _ = palan_stdx::fs::remove_file(&compressed);
+            let _ = palan_stdx::fs::remove_file(&next);
+        } else if palan_stdx::fs::rename(&compressed, &next).is_ok() {
+            let _ = palan_stdx::fs::remove_file(&self.numbered(number + 1));
+        }
+    }
+
+    /// Keeps the numbers of files as they are for all others; `None` while another does.
+    fn lock(&self) -> Option<Option<File>> {
+        if !self.compressed {
+            return Some(None);
+        }
+        // Without a directory there is nothing to agree about.
+        let Some(directory) = self.path.parent().and_then(|path| File::open(path).ok()) else {
+            return Some(None);
+        };
+        match rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => None,
+            Ok(()) | Err(_) => Some(Some(directory)),
+        }
+    }
+
     fn numbered(&self, number: u32) -> PathBuf {
         let mut name = OsString::from(&self.path);
         name.push(format!(".{number}"));
+        name.into()
+    }
+
+    fn compressed(&self, number: u32) -> PathBuf {
+        let mut name = self.numbered(number).into_os_string();
+        name.push(".gz");
         name.into()
     }
 }
@@ -308,7 +354,7 @@ mod tests {
     fn log(max_size: Option<u64>, max_files: u32) -> Files {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c-json.log");
-        let config = LogConfig::JsonFile { path, max_size, max_files, attributes: None };
+        let config = LogConfig::JsonFile { path, max_size, max_files, attributes: None, compressed: true };
         Files { directory, log: Log::open(config).unwrap().unwrap() }
     }
 
@@ -374,6 +420,29 @@ mod tests {
     }
 
     #[test]
+    fn compressed_files_move_on_and_nothing_moves_under_a_lock() {
+        let mut files = log(Some(1), 4);
+        let path = |suffix: &str| files.directory.path().join(format!("c-json.log{suffix}"));
+        for (name, text) in [(".1", "one"), (".1.gz", "half"), (".2.gz", "two"), (".3", "three")] {
+            std::fs::write(path(name), text).unwrap();
+        }
+        files.log.push(Stream::Stdout, b"a\n");
+        files.log.flush();
+        let read = |suffix: &str| std::fs::read_to_string(path(suffix)).ok();
+        let lock = File::open(files.directory.path()).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        files.log.push(Stream::Stdout, b"b\n");
+        files.log.flush();
+        assert_eq!(read(".1").as_deref(), Some("one"));
+        drop(lock);
+        files.log.push(Stream::Stdout, b"c\n");
+        files.log.flush();
+        assert_eq!(files.read(".1"), ["a\n", "b\n"]);
+        assert_eq!((read(".2").as_deref(), read(".3.gz").as_deref()), (Some("one"), Some("two")));
+        assert_eq!([".1.gz", ".2.gz", ".3"].map(read), [None, None, None]);
+    }
+
+    #[test]
     fn a_single_file_starts_over() {
         let mut files = log(Some(100), 1);
         for number in 0..5 {
@@ -393,8 +462,13 @@ mod tests {
         let mut text = std::fs::read(&path).unwrap();
         text.extend_from_slice(b"{\"log\":\"cut");
         std::fs::write(&path, text).unwrap();
-        let config =
-            LogConfig::JsonFile { path: path.clone(), max_size: None, max_files: 1, attributes: None };
+        let config = LogConfig::JsonFile {
+            path: path.clone(),
+            max_size: None,
+            max_files: 1,
+            attributes: None,
+            compressed: false,
+        };
         let mut again = Log::open(config).unwrap().unwrap();
         again.push(Stream::Stdout, b"two\n");
         again.close();

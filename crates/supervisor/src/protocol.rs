@@ -443,6 +443,9 @@ pub enum LogConfig {
         /// A JSON object that is written into each line as `attrs` (from the labels and variables that the user chose).
         #[serde(default)]
         attributes: Option<String>,
+        /// Somebody replaces rotated files by compressed ones, `.1.gz` …, which are moved on like the others.
+        #[serde(default)]
+        compressed: bool,
     },
 }
 

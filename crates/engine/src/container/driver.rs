@@ -152,6 +152,7 @@ pub(crate) fn spawn(
     early_clients: Vec<(AttachOptions, OwnedFd)>,
 ) {
     logging::ship::start(&engine, &handle);
+    logging::compress::start(&engine, &handle);
     let driver = Driver {
         engine,
         handle,

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -20,13 +20,12 @@ use palan_stdx::fs::{self, PathError};
 use serde::Deserialize;
 
 use crate::container::LogOptions;
+use crate::container::log_files::{LogFile, files, files_after, identity};
 
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
 /// The longest line that is a line; anything longer is no log of ours.
 const LONGEST_LINE: usize = 1024 * 1024;
-/// Rotated files looked for.
-const MOST_FILES: u32 = 1000;
 
 /// A position in a log.
 #[derive(Debug)]
@@ -43,8 +42,7 @@ pub(crate) struct LogReader {
 
 #[derive(Debug)]
 struct Positioned {
-    file: File,
-    inode: u64,
+    file: LogFile,
     offset: u64,
 }
 
@@ -87,7 +85,7 @@ impl LogReader {
     fn skip_to_tail(&mut self, mut lines: u64) -> io::Result<()> {
         for index in (0..self.files.len()).rev() {
             let entry = &mut self.files[index];
-            let (offset, found) = tail_offset(&entry.file, lines)?;
+            let (offset, found) = tail_offset(entry.file.lines()?, lines)?;
             entry.offset = offset;
             lines -= found;
             if lines == 0 {
@@ -111,7 +109,8 @@ impl LogReader {
             let Some(entry) = self.files.front_mut() else { return Ok(Piece::End) };
             let start = self.rest.len();
             self.rest.resize(start + PIECE, 0);
-            let count = entry.file.read_at(&mut self.rest[start..], entry.offset);
+            let lines = entry.file.lines();
+            let count = lines.and_then(|file| file.read_at(&mut self.rest[start..], entry.offset));
             let count = count.map_err(|source| failed(&self.path, source))?;
             self.rest.truncate(start + count);
             entry.offset += count as u64;
@@ -136,18 +135,19 @@ impl LogReader {
         let Some(entry) = self.files.front_mut() else { return Ok(false) };
         let failed = |source| PathError::new("read", &self.path, source);
         // With a single file a rotation truncates it.
-        if entry.file.metadata().map_err(failed)?.len() < entry.offset {
+        let length = entry.file.lines().and_then(File::metadata).map_err(failed)?.len();
+        if length < entry.offset {
             entry.offset = 0;
             self.rest.clear();
             return Ok(true);
         }
-        let inode = entry.inode;
-        match fs::if_exists(fs::metadata(&self.path))? {
-            Some(metadata) if metadata.ino() != inode => {}
+        let known = entry.file.identity;
+        match fs::if_exists(fs::open(&self.path))? {
+            Some(file) if identity(&file).map_err(failed)? != known => {}
             _ => return Ok(false),
         }
         // It was rotated, perhaps more than once: what came after it is read next, but first its end, once more.
-        let newer = files_after(&self.path, inode)?;
+        let newer = files_after(&self.path, known)?;
         self.files.extend(newer.into_iter().map(Positioned::at_start));
         Ok(self.files.len() > 1)
     }
@@ -178,62 +178,9 @@ impl LogReader {
 }
 
 impl Positioned {
-    fn at_start((file, inode): (File, u64)) -> Self {
-        Self { file, inode, offset: 0 }
+    fn at_start(file: LogFile) -> Self {
+        Self { file, offset: 0 }
     }
-}
-
-/// The files of a log, oldest first, with their inodes; none once the container is gone.
-///
-/// A rotation meanwhile hides none but the newest: it moves file by file to the next number, the highest first, and what is
-/// ahead of this look, which goes the same way, stays ahead of it. At any time one number in between is vacant.
-pub(crate) fn files(path: &Path) -> Result<Vec<(File, u64)>, PathError> {
-    let mut found: Vec<(File, u64)> = Vec::new();
-    let mut is_vacant = false;
-    for number in 0..MOST_FILES {
-        let name = if number == 0 { path.to_owned() } else { rotated_path(path, number) };
-        let Some(file) = fs::if_exists(fs::open(&name))? else {
-            if is_vacant {
-                break;
-            }
-            is_vacant = true;
-            continue;
-        };
-        is_vacant = false;
-        let inode = file.metadata().map_err(|source| PathError::new("read metadata", &name, source))?.ino();
-        // Met again, it was moved in between: the later number is the true one.
-        found.retain(|(_, other)| *other != inode);
-        found.push((file, inode));
-    }
-    found.reverse();
-    Ok(found)
-}
-
-/// The files after the one with an inode; all, if that was rotated away, which two looks must agree on.
-pub(crate) fn files_after(path: &Path, inode: u64) -> Result<Vec<(File, u64)>, PathError> {
-    /// A log that rotates faster is not caught up with.
-    const LOOKS: usize = 10;
-    let mut found = files(path)?;
-    for _ in 1..LOOKS {
-        if let Some(own) = found.iter().position(|(_, other)| *other == inode) {
-            return Ok(found.split_off(own + 1));
-        }
-        let again = files(path)?;
-        let is_settled = found.iter().map(|(_, inode)| inode).eq(again.iter().map(|(_, inode)| inode));
-        found = again;
-        if is_settled {
-            break;
-        }
-    }
-    // Without a current file it is the container that goes, file by file: what is left is older.
-    let is_whole = fs::if_exists(fs::metadata(path))?.is_some();
-    Ok(if is_whole { found } else { Vec::new() })
-}
-
-fn rotated_path(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    name.into()
 }
 
 /// Where the last `lines` lines of a file begin, and how many there are (fewer in a short file). Reads from the end.
@@ -465,6 +412,7 @@ fn fixed_time(time: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::log_files::rotated_path;
 
     fn line(text: &str, stream: &str, second: u32) -> String {
         let log = serde_json::to_string(text).expect("a string");
@@ -562,9 +510,10 @@ mod tests {
     #[test]
     fn a_look_during_a_rotation_misses_none() {
         let log = log(&[("", String::new()), (".2", String::new()), (".3", String::new())]);
-        let inodes = |files: Vec<(File, u64)>| files.into_iter().map(|(_, inode)| inode).collect::<Vec<_>>();
-        let of = |number| fs::metadata(&rotated_path(&log.path, number)).expect("there").ino();
-        let current = fs::metadata(&log.path).expect("there").ino();
+        let inodes = |files: Vec<LogFile>| files.into_iter().map(|file| file.identity).collect::<Vec<_>>();
+        let of =
+            |number| identity(fs::open(&rotated_path(&log.path, number)).expect("there")).expect("there");
+        let current = identity(fs::open(&log.path).expect("there")).expect("there");
         assert_eq!(inodes(files(&log.path).expect("readable")), [of(3), of(2), current]);
         assert_eq!(inodes(files_after(&log.path, of(3)).expect("readable")), [of(2), current]);
         assert_eq!(inodes(files_after(&log.path, 1).expect("readable")), [of(3), of(2), current]);

@@ -5,6 +5,7 @@
 //! up by a receiver that is slow, and what a receiver that is away misses is delivered later, at least once.
 
 pub(crate) mod attributes;
+pub(crate) mod compress;
 mod fluentd;
 mod gelf;
 mod journald;
@@ -37,6 +38,8 @@ pub(crate) struct Rotation {
     pub(crate) max_size: Option<u64>,
     /// Files in all.
     pub(crate) max_files: u32,
+    /// Files but the current one are compressed.
+    pub(crate) compress: bool,
 }
 
 /// Checks driver and options.
@@ -68,12 +71,25 @@ fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
+fn is_false(text: &str) -> bool {
+    matches!(text, "0" | "f" | "F" | "false" | "FALSE" | "False")
+}
+
 /// The rotation that the options ask for.
 pub(crate) fn rotation(log: &LogConfig) -> Result<Rotation> {
-    let (size_key, files_key) =
-        if is_remote(&log.driver) { ("cache-max-size", "cache-max-file") } else { ("max-size", "max-file") };
+    let (size_key, files_key, compress_key) = if is_remote(&log.driver) {
+        ("cache-max-size", "cache-max-file", "cache-compress")
+    } else {
+        ("max-size", "max-file", "compress")
+    };
     let default = if log.driver == "json-file" { DEFAULT_MAX_SIZE } else { CACHE_MAX_SIZE };
-    let mut rotation = Rotation { max_size: Some(default), max_files: DEFAULT_MAX_FILES };
+    // Docker's `local` driver, which is also what it keeps beside a remote one, compresses unless it is told not to.
+    let compress = log.options.get(compress_key).map(|value| is_true(value));
+    let mut rotation = Rotation {
+        max_size: Some(default),
+        max_files: DEFAULT_MAX_FILES,
+        compress: compress.unwrap_or(log.driver != "json-file"),
+    };
     match log.options.get(size_key).map(String::as_str) {
         None => {}
         Some("-1") => rotation.max_size = None,
@@ -88,6 +104,14 @@ pub(crate) fn rotation(log: &LogConfig) -> Result<Rotation> {
         let files = value.parse().ok().filter(|files| *files > 0);
         rotation.max_files = files
             .ok_or_else(|| Error::invalid(format!("{files_key} cannot be less than 1, it is '{value}'")))?;
+    }
+    if rotation.max_files < 2 || rotation.max_size.is_none() {
+        if compress == Some(true) {
+            return Err(Error::invalid(format!(
+                "{compress_key} cannot be true when {files_key} is less than 2 or {size_key} is not set"
+            )));
+        }
+        rotation.compress = false;
     }
     Ok(rotation)
 }
@@ -108,6 +132,7 @@ pub(crate) fn supervisor_config(details: &Details) -> Result<protocol::LogConfig
         max_size: rotation.max_size,
         max_files: rotation.max_files,
         attributes,
+        compressed: rotation.compress,
     })
 }
 
@@ -123,9 +148,17 @@ mod tests {
     #[test]
     fn rotation_options() {
         let rotated = rotation(&log(&[("max-size", "10m"), ("max-file", "3")])).expect("fine");
-        assert_eq!(rotated, Rotation { max_size: Some(10_000_000), max_files: 3 });
+        assert_eq!(rotated, Rotation { max_size: Some(10_000_000), max_files: 3, compress: false });
         assert_eq!(rotation(&log(&[])).expect("fine").max_files, 5);
         check(&log(&[("max-file", "0")])).expect_err("at least one file");
+        assert!(rotation(&log(&[("compress", "true")])).expect("fine").compress);
+        let one = check(&log(&[("compress", "true"), ("max-file", "1")])).expect_err("nothing to compress");
+        let text = "compress cannot be true when max-file is less than 2 or max-size is not set";
+        assert_eq!(one.report(), text);
+        let local = |options| LogConfig { driver: "local".into(), ..log(options) };
+        assert!(rotation(&local(&[])).expect("fine").compress);
+        assert!(!rotation(&local(&[("compress", "false")])).expect("fine").compress);
+        assert!(!rotation(&local(&[("max-file", "1")])).expect("fine").compress);
         let remote = LogConfig { driver: "syslog".into(), ..log(&[("cache-max-size", "1m")]) };
         assert_eq!(rotation(&remote).expect("fine").max_size, Some(1_000_000));
     }

@@ -17,6 +17,7 @@ mod lifecycle;
 pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod list;
+mod log_files;
 mod log_reader;
 pub(crate) mod log_watch;
 pub(crate) mod logging;

@@ -253,8 +253,13 @@ fn the_program_can_not_be_overwritten_through_its_process() {
 #[test]
 fn a_log_that_can_not_be_written_stops_nothing_and_is_told() {
     let mut container = command(&["seq", "1", "1000"]);
-    container.config.log =
-        LogConfig::JsonFile { path: "/dev/full".into(), max_size: None, max_files: 1, attributes: None };
+    container.config.log = LogConfig::JsonFile {
+        path: "/dev/full".into(),
+        max_size: None,
+        max_files: 1,
+        attributes: None,
+        compressed: false,
+    };
     let (socket, mut client) = client_socket();
     container.start(vec![(socket, all_streams(Default::default()))]);
     assert!(client.rest().ends_with(b"\n1000\n"));

@@ -76,6 +76,7 @@ pub(crate) fn command(arguments: &[&str]) -> Container {
             max_size: None,
             max_files: 1,
             attributes: None,
+            compressed: false,
         },
         open_stdin: false,
         stdin_once: false,

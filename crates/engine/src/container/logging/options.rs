@@ -2,7 +2,7 @@
 
 use palan_stdx::size;
 
-use super::{is_remote, is_true};
+use super::{is_false, is_remote, is_true};
 use crate::spec::LogConfig;
 use crate::{Error, Result};
 
@@ -64,8 +64,8 @@ pub(super) fn check(log: &LogConfig) -> Result<()> {
         if !is_known {
             return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
         }
-        if matches!(key, "compress" | "cache-compress") && is_true(value) {
-            return Err(Error::invalid(format!("log opt {key}={value} is not supported by this version")));
+        if matches!(key, "compress" | "cache-compress") && !is_true(value) && !is_false(value) {
+            return Err(Error::invalid(format!("error parsing option {key}: invalid syntax: '{value}'")));
         }
         if matches!(key, "labels-regex" | "env-regex") {
             super::attributes::pattern(key, value)?;
@@ -115,6 +115,6 @@ mod tests {
         refused("syslog", "syslog-facility", "nosuch", "invalid syslog facility");
         refused("syslog", "syslog-format", "nosuch", "Invalid syslog format");
         refused("gelf", "tag", "x", "gelf-address is a required parameter");
-        refused("json-file", "compress", "true", "log opt compress=true is not supported by this version");
+        refused("json-file", "compress", "maybe", "error parsing option compress: invalid syntax: 'maybe'");
     }
 }

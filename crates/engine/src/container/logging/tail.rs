@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use palan_stdx::fs;
 use serde::{Deserialize, Serialize};
 
-use crate::container::log_reader::{files, files_after};
+use crate::container::log_files::{files, files_after};
 
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
@@ -30,6 +30,7 @@ pub(super) struct Record {
 /// Where the next unread line begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
+    /// The file's identity; its bare inode where an earlier version has written it.
     pub(super) inode: u64,
     pub(super) offset: u64,
 }
@@ -57,11 +58,13 @@ impl Tail {
         fs::append(path, 0o640)?;
         let files = files(path)?;
         let known = position.and_then(|position| {
-            let index = files.iter().position(|(_, inode)| *inode == position.inode)?;
+            let index =
+                files.iter().position(|file| [file.identity, file.inode].contains(&position.inode))?;
             Some((index, position.offset))
         });
         let (index, offset) = known.unwrap_or((0, 0));
-        let (file, inode) = files.into_iter().nth(index).ok_or(io::ErrorKind::NotFound)?;
+        let file = files.into_iter().nth(index).ok_or(io::ErrorKind::NotFound)?;
+        let (inode, file) = (file.identity, file.into_lines()?);
         Ok(Self { path: path.to_owned(), file, position: Position { inode, offset }, is_final: false })
     }
 
@@ -106,10 +109,10 @@ impl Tail {
             return Ok(true);
         }
         let newer = files_after(&self.path, self.position.inode)?;
-        let Some((file, inode)) = newer.into_iter().next() else { return Ok(false) };
+        let Some(file) = newer.into_iter().next() else { return Ok(false) };
         if std::mem::replace(&mut self.is_final, true) {
-            self.file = file;
-            self.position = Position { inode, offset: 0 };
+            self.position = Position { inode: file.identity, offset: 0 };
+            self.file = file.into_lines()?;
             self.is_final = false;
         }
         // Else what was written between the look at the end and the rotation comes first.
