@@ -228,6 +228,7 @@ impl RegistryError {
             Self::Schema1 { .. } | Self::Unsupported { .. } | Self::WrongOs { .. } | Self::Url { .. } => {
                 Class::Invalid
             }
+            Self::Document { what: "registry address", .. } => Class::Invalid,
             Self::Request { source, .. } => source.class(),
             Self::Exhausted { source, .. } | Self::UploadExhausted { source, .. } => source.class(),
             Self::Shared(error) => error.class(),
