@@ -7,7 +7,7 @@
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is
 //! what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon, [`replace`] puts another in its place;
 //! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
-//! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`] and other [`clients`] are outside witnesses, [`seeds`] is what
+//! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`], [bollard](bollard_client) and other [`clients`] are outside witnesses, [`seeds`] is what
 //! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`], [`api_table`] are everything that must fail well. Published attacks are replayed in `tests/security`.
 
@@ -19,6 +19,7 @@ mod archives;
 mod attach_ws;
 mod bad_input;
 mod bad_registry;
+mod bollard_client;
 mod build;
 mod cdi;
 mod clients;
