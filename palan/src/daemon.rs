@@ -356,6 +356,7 @@ async fn serve(config: &EngineConfig, doors: &mut Doors, mut left: Left) -> Resu
         ended,
     );
     let mut serving = std::pin::pin!(serving);
+    tokio::spawn(stay_small(Arc::downgrade(&handover)));
     let successor = tokio::select! {
         // It ends by itself for an error only.
         served = serving.as_mut() => return served.map(|()| None).map_err(Into::into),
@@ -378,6 +379,27 @@ async fn serve(config: &EngineConfig, doors: &mut Doors, mut left: Left) -> Resu
     let legacy = engine.hand_over().await;
     handover.settled().await;
     Ok(Some(Leaving { successor, connections: handover.take(), legacy }))
+}
+
+/// How long nobody must have asked anything.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Whenever the daemon has had nothing to do for a while, lets go of the memory that it had for what it did. Most of it is code that ran
+/// once, at the start above all.
+async fn stay_small(handover: std::sync::Weak<Handover>) {
+    let (mut seen, mut is_small) = (0, false);
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(requests) = handover.upgrade().map(|handover| handover.requests()) else { return };
+        if requests != std::mem::replace(&mut seen, requests) {
+            is_small = false;
+        } else if !std::mem::replace(&mut is_small, true) {
+            palan_linux::memory::trim();
+            if let Err(error) = palan_linux::memory::release_code() {
+                tracing::debug!(%error, "the daemon's code stays mapped");
+            }
+        }
+    }
 }
 
 /// Waits for another daemon that wants this one's place, and then for a moment that is good for it.

@@ -25,6 +25,36 @@ pub fn page_out(memory: &[u8]) {
     }
 }
 
+/// Takes this program's code out of its own page tables (madvise(2), MADV_DONTNEED): what is executed again comes back with minor faults
+/// from the page cache, what ran once is no longer this process's, and the kernel can have the pages when it wants them.
+pub fn release_code() -> std::io::Result<()> {
+    let here = release_code as *const () as usize;
+    let table = std::fs::read_to_string("/proc/self/maps")?;
+    for line in table.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some(rights), _, _, Some(inode)) =
+            (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let Some((start, end)) = range.split_once('-').and_then(|(start, end)| {
+            Some((usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?))
+        }) else {
+            continue;
+        };
+        // Never written and never writable, so each page is what the file has.
+        if (start..end).contains(&here) && rights == "r-xp" && inode != "0" {
+            // SAFETY: the range is a private mapping of a file from which code is executed. Nothing writes to it, for this program has no
+            // relocations there, so that a page that is read again from the file is the same.
+            let result = unsafe {
+                libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED)
+            };
+            return if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+        }
+    }
+    Ok(())
+}
+
 /// Gives back the pages of the main thread's stack that calls have used and left; does nothing in another thread.
 #[inline(never)]
 pub fn release_stack() {
@@ -47,6 +77,13 @@ pub fn release_stack() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_that_was_released_is_executed_all_the_same() {
+        release_code().unwrap();
+        assert_eq!((1..=10).sum::<u32>(), 55);
+        release_code().unwrap();
+    }
 
     #[test]
     fn memory_that_was_paged_out_keeps_its_content() {

@@ -97,6 +97,11 @@ impl Handover {
         }
     }
 
+    /// How many requests there were so far.
+    pub fn requests(&self) -> u64 {
+        lock(&self.traffic.0).next
+    }
+
     /// How many requests are under way.
     pub fn under_way(&self) -> usize {
         self.traffic.longer_than(Duration::ZERO)
