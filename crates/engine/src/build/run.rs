@@ -375,11 +375,15 @@ pub(super) struct Given {
 impl Given {
     fn error(&self, error: &palan_dockerfile::DockerfileError) -> BuildError {
         let source = Source::new(self.name.clone(), &self.content);
+        // What the parser refuses says so itself.
+        let said = error.to_string();
+        let message = if said.starts_with("dockerfile parse error") {
+            said
+        } else {
+            format!("dockerfile parse error on line {}: {said}", error.span().start.line)
+        };
         BuildError {
-            error: Error::invalid(format!(
-                "dockerfile parse error on line {}: {error}",
-                error.span().start.line
-            )),
+            error: Error::invalid(message),
             exit: None,
             vertex: None,
             excerpt: error.render(&source),
