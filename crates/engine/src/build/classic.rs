@@ -277,7 +277,7 @@ impl Teller {
         // A failed step may stand behind one that was stopped for its sake.
         let failed = (self.current..self.steps.len()).find(|step| self.has_failed(*step));
         if let Some(failed) = failed.filter(|failed| *failed != self.current || !self.is_announced) {
-            self.current = failed;
+            (self.current, self.is_announced) = (failed, false);
             self.announce();
             self.release();
         }

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use palan_builder::backend::StepError;
 use palan_builder::cancel::Cancel;
@@ -85,11 +86,26 @@ pub(super) struct Copier<'a> {
     known: HashMap<PathBuf, bool>,
     /// Times that directories get at the end, when nothing is made in them any more.
     times: Vec<(PathBuf, Time, Time)>,
+    /// The directory in which something was made last: mostly, the next thing is made there, too.
+    last: Option<(PathBuf, Rc<Directory>)>,
 }
 
 impl<'a> Copier<'a> {
     pub(super) fn new(base: Option<&'a RootDir>, target: &'a RootDir, cancel: &'a Cancel) -> Self {
-        Self { base, target, cancel, known: HashMap::from([(PathBuf::new(), true)]), times: Vec::new() }
+        let known = HashMap::from([(PathBuf::new(), true)]);
+        Self { base, target, cancel, known, times: Vec::new(), last: None }
+    }
+
+    /// A directory of the target that is there.
+    fn handle(&mut self, path: &Path) -> Result<Rc<Directory>, CopyError> {
+        if let Some((open, handle)) = &self.last
+            && open == path
+        {
+            return Ok(Rc::clone(handle));
+        }
+        let handle = Rc::new(self.target.open_dir(dot(path))?);
+        self.last = Some((path.to_owned(), Rc::clone(&handle)));
+        Ok(handle)
     }
 
     /// Where a path leads, with every symlink followed, relative to the root. What is not there is taken by its letters.
@@ -275,19 +291,22 @@ impl<'a> Copier<'a> {
         if !self.known.contains_key(parent) {
             self.directory(parent, looks.owner.unwrap_or((0, 0)))?;
         }
+        let is_as_it_is = looks.owner.is_none_or(|owner| owner == (metadata.uid, metadata.gid))
+            && looks.mode.as_ref().is_none_or(|mode| mode.apply(metadata.mode, false) == metadata.mode);
+        if looks.links && is_as_it_is && metadata.kind == FileKind::Regular {
+            check_name(name, to)?;
+            self.check_base(parent, to)?;
+            match self.handle(parent)?.create_hard_link(name, directory, own_name) {
+                // It takes the place of something; or it has more names than the file system has room for.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::TooManyLinks) => {
+                }
+                other => return other.map_err(at(to)),
+            }
+        }
         self.make_way(parent, name, to)?;
         if metadata.kind != FileKind::Regular {
             return self.other(directory, own_name, metadata, parent, name, looks);
-        }
-        let is_as_it_is = looks.owner.is_none_or(|owner| owner == (metadata.uid, metadata.gid))
-            && looks.mode.as_ref().is_none_or(|mode| mode.apply(metadata.mode, false) == metadata.mode);
-        if looks.links && is_as_it_is {
-            let target = self.target.open_dir(dot(parent))?;
-            match target.create_hard_link(name, directory, own_name) {
-                // More names than the file system has room for.
-                Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {}
-                other => return other.map_err(at(to)),
-            }
         }
         let file = entry.open()?;
         let attributes = attributes_of(&file).map_err(at(to))?;
@@ -303,12 +322,17 @@ impl<'a> Copier<'a> {
             Some(_) => self.target.open_dir(dot(parent))?.remove_file(name).map_err(at(to))?,
             None => {}
         }
-        if let Some(base) = self.base.filter(|_| self.known.get(parent).is_none_or(|in_base| *in_base))
-            && if_there(base.symlink_metadata(to))?.is_some_and(|found| found.is_dir())
-        {
-            return Err(is_directory());
+        self.check_base(parent, to)
+    }
+
+    /// Refuses to put a file where the base has a directory.
+    fn check_base(&self, parent: &Path, to: &Path) -> Result<(), CopyError> {
+        match self.base.filter(|_| self.known.get(parent).is_none_or(|in_base| *in_base)) {
+            Some(base) if if_there(base.symlink_metadata(to))?.is_some_and(|found| found.is_dir()) => {
+                Err(CopyError::Directory(Path::new("/").join(to)))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn file(

@@ -63,12 +63,18 @@ impl Builds {
     }
 }
 
-/// A directory of one build, which goes with it.
+/// A directory of one build, which goes with it. Nobody waits for that: a large context takes its time.
 struct WorkDirectory(PathBuf);
 
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
-        if let Err(error) = palan_stdx::fs::remove_dir_all(&self.0) {
+        let path = std::mem::take(&mut self.0);
+        let remove = move || {
+            if let Err(error) = palan_stdx::fs::remove_dir_all(&path) {
+                tracing::warn!(%error, "what a build needed stays until the next start");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("build-removal".to_owned()).spawn(remove) {
             tracing::warn!(%error, "what a build needed stays until the next start");
         }
     }
