@@ -14,7 +14,7 @@ use palan_store::Limits;
 use palan_store::tree::{Unpacking, unpack_into};
 use tokio::sync::mpsc;
 
-use super::progress::{Event, ProgressSink, Step, Vertex};
+use super::progress::{Event, Output, ProgressSink, Step, Vertex};
 use super::request::{BuildClient, BuildOutcome, BuildRequest};
 use super::{BuildError, Cancel};
 use crate::container::driver::short;
@@ -29,6 +29,10 @@ const BACKLOG: usize = 1024;
 
 /// What of a step's output is held while steps before it run.
 const MAX_HELD: usize = 4 << 20;
+
+/// Around what a step writes to its standard error; clients look for it.
+const RED: &str = "\x1b[91m";
+const PLAIN: &str = "\x1b[0m";
 
 /// One piece of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,7 +243,8 @@ impl ProgressSink for Sink {
 struct Known {
     vertex: Option<Vertex>,
     /// Written while steps before it were told.
-    held: Vec<u8>,
+    held: Vec<String>,
+    held_bytes: usize,
 }
 
 /// Puts events in the order of the instructions.
@@ -299,12 +304,19 @@ impl Teller {
             Event::Log(log) => {
                 let is_current = self.is_announced
                     && self.steps.get(self.current).is_some_and(|step| step.vertex == Some(log.vertex));
+                let text = String::from_utf8_lossy(&log.bytes);
+                let text = match log.stream {
+                    Output::Stdout => text.into_owned(),
+                    Output::Stderr => format!("{RED}{text}{PLAIN}"),
+                };
                 if is_current {
-                    self.text(&String::from_utf8_lossy(&log.bytes));
+                    self.tell(ClassicLine::Text(text));
                 } else {
                     let known = self.known.entry(log.vertex).or_default();
-                    let room = MAX_HELD.saturating_sub(known.held.len());
-                    known.held.extend_from_slice(&log.bytes[..log.bytes.len().min(room)]);
+                    if known.held_bytes + text.len() <= MAX_HELD {
+                        known.held_bytes += text.len();
+                        known.held.push(text);
+                    }
                 }
             }
             Event::Status(status) => {
@@ -321,7 +333,11 @@ impl Teller {
         while let Some(step) = self.steps.get(self.current) {
             let is_base = step.text.to_uppercase().starts_with("FROM ");
             let Some(digest) = step.vertex else {
+                let Some(cached) = self.is_said_again() else { return };
                 self.announce();
+                if cached {
+                    self.text(" ---> Using cache\n");
+                }
                 let text = format!(" ---> {}\n", self.last);
                 self.text(&text);
                 self.next();
@@ -346,6 +362,22 @@ impl Teller {
         }
     }
 
+    /// Whether a step that only says something said it in an earlier build, too: the next one that does something shows it, or the one
+    /// before if there is none. None as long as that is not known.
+    fn is_said_again(&self) -> Option<bool> {
+        let does = |step: &&Step| step.vertex.is_some();
+        let is_base = |step: &Step| step.text.to_uppercase().starts_with("FROM ");
+        let next = self.steps[self.current..].iter().find(does).filter(|next| !is_base(next));
+        let vertex = |step: &Step| self.known.get(&step.vertex?)?.vertex.as_ref();
+        match next {
+            Some(next) => vertex(next).filter(|vertex| vertex.started.is_some()).map(|vertex| vertex.cached),
+            None => {
+                let last = self.steps[..self.current].iter().rfind(does).filter(|last| !is_base(last));
+                Some(last.and_then(vertex).is_some_and(|vertex| vertex.cached))
+            }
+        }
+    }
+
     fn announce(&mut self) {
         if std::mem::replace(&mut self.is_announced, true) {
             return;
@@ -361,8 +393,8 @@ impl Teller {
         let held = digest
             .and_then(|digest| self.known.get_mut(&digest))
             .map(|known| std::mem::take(&mut known.held));
-        if let Some(held) = held.filter(|held| !held.is_empty()) {
-            self.text(&String::from_utf8_lossy(&held));
+        for text in held.unwrap_or_default() {
+            self.tell(ClassicLine::Text(text));
         }
     }
 
@@ -387,7 +419,7 @@ impl Teller {
 mod tests {
     use jiff::Timestamp;
 
-    use super::super::progress::{Log, Output};
+    use super::super::progress::Log;
     use super::*;
 
     fn vertex(name: &str, ended: Option<&str>, cached: bool) -> Event {

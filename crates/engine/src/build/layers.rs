@@ -10,6 +10,7 @@ use palan_builder::placement::{self, Placed};
 use palan_context::Ignore;
 use palan_linux::mount::{OverlayOptions, overlay};
 use palan_linux::path::{FileKind, RootDir};
+use palan_oci::Digest;
 use palan_store::{Lease, Limits, NewLayer, Store};
 use palan_supervisor::runtime::user;
 
@@ -21,6 +22,8 @@ pub(super) struct BuildLayers<'a> {
     pub(super) store: &'a Store,
     pub(super) lease: &'a Lease,
     pub(super) contexts: &'a Contexts,
+    /// Results are only taken from the cache if they are the bottom of one of these stacks; none: any.
+    pub(super) only: Option<Vec<Vec<Digest>>>,
 }
 
 impl BuildLayers<'_> {
@@ -73,7 +76,11 @@ pub(super) fn inherit(base: Option<&RootDir>, root: &RootDir) -> Result<(), Step
 
 impl Layers for BuildLayers<'_> {
     fn has(&self, snapshot: &Snapshot) -> bool {
-        matches!(self.store.layer_dirs(&snapshot.layers, self.lease), Ok(Some(_)))
+        let is_allowed = self
+            .only
+            .as_ref()
+            .is_none_or(|stacks| stacks.iter().any(|stack| stack.starts_with(&snapshot.layers)));
+        is_allowed && matches!(self.store.layer_dirs(&snapshot.layers, self.lease), Ok(Some(_)))
     }
 
     fn open(&self, snapshot: &Snapshot) -> Result<RootDir, StepError> {

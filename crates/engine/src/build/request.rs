@@ -88,10 +88,16 @@ pub struct StepSettings {
 /// A cache that is somewhere else: `--cache-from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSource {
-    /// `registry`, `local`, `inline`, …
+    /// `registry`, `local`, `inline`, …, or [`CacheSource::IMAGE`].
     pub kind: String,
-    /// What it needs to be known: `ref` of a registry.
+    /// What it needs to be known: `ref` of a registry or image.
     pub attributes: BTreeMap<String, String>,
+}
+
+impl CacheSource {
+    /// An image that is here, as the classic builder has it: where one is named, steps are only taken from the cache if they made
+    /// layers of such an image.
+    pub const IMAGE: &str = "image";
 }
 
 /// An image that is recorded in the store.

@@ -21,7 +21,7 @@ use super::layers::BuildLayers;
 use super::mounts::CacheMounts;
 use super::observe::Observing;
 use super::progress::{Event, ProgressSink, Status, Vertex, Warning};
-use super::request::{BuildClient, BuildOutcome, BuildRequest, DockerfileSource};
+use super::request::{BuildClient, BuildOutcome, BuildRequest, CacheSource, DockerfileSource};
 use super::sources::{BuildSources, Contexts, read_file};
 use super::step::BuildRunner;
 use super::{BuildError, Cancel};
@@ -133,7 +133,8 @@ impl Work<'_> {
             BuildSources::new(self.engine, &lease, &contexts, self.runtime.clone(), directory.0.clone());
         self.refuse_caches();
         let plan = self.plan(&dockerfile, &file, &mut sources, &lease)?;
-        let layers = BuildLayers { store: &self.engine.store, lease: &lease, contexts: &contexts };
+        let only = self.stacks_of_caches();
+        let layers = BuildLayers { store: &self.engine.store, lease: &lease, contexts: &contexts, only };
         let runner = BuildRunner {
             engine: self.engine,
             layers: &layers,
@@ -329,9 +330,23 @@ impl Work<'_> {
         pulled
     }
 
+    /// The layers of the images that alone may be used as cache, if any are named. One that is not here has none.
+    fn stacks_of_caches(&self) -> Option<Vec<Vec<Digest>>> {
+        let images = self.request.cache_from.iter().filter(|cache| cache.kind == CacheSource::IMAGE);
+        let names: Vec<&String> = images.filter_map(|cache| cache.attributes.get("ref")).collect();
+        let layers = |name: &String| {
+            self.engine
+                .store
+                .resolve(name)
+                .map(|image| image.config.rootfs.diff_ids.clone())
+                .unwrap_or_default()
+        };
+        (!names.is_empty()).then(|| names.into_iter().map(layers).collect())
+    }
+
     /// Tells what of other caches is not used: that is no mistake, but nobody should wonder.
     fn refuse_caches(&self) {
-        for cache in &self.request.cache_from {
+        for cache in self.request.cache_from.iter().filter(|cache| cache.kind != CacheSource::IMAGE) {
             let name = cache.attributes.get("ref").map_or(cache.kind.as_str(), String::as_str);
             self.progress.event(Event::Warning(Warning {
                 rule: String::new(),

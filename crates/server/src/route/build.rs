@@ -158,7 +158,7 @@ fn request(params: &Params) -> ApiResult<BuildRequest> {
     let args: BTreeMap<String, Option<String>> = decode(params, "buildargs")?;
     let caches: Vec<String> = decode(params, "cachefrom")?;
     let cache = |name: String| CacheSource {
-        kind: "registry".to_owned(),
+        kind: CacheSource::IMAGE.to_owned(),
         attributes: BTreeMap::from([("ref".to_owned(), name)]),
     };
     let dockerfile = params.some("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned());
