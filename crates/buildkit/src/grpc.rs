@@ -33,8 +33,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// How much a peer may send ahead on a call, and on all of a connection's.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const STREAM_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = 2 << 20;
+
+/// What frames may cost that are sent ahead and are small. A transfer of many small files is a connection window of frames of about a
+/// dozen bytes, and each costs h2 about 250 bytes of this budget.
+const FRAME_BUDGET: usize = 48 << 20;
 
 /// Calls at a time on a connection.
 const MAX_STREAMS: u32 = 256;

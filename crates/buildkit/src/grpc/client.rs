@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, header};
 
 use super::stream::{Incoming, Outgoing, frame, pump, send_all};
 use super::{
-    AnyIo, CONNECTION_WINDOW, Code, Io, MAX_FRAME, MAX_METADATA, MAX_STREAMS, STREAM_WINDOW, Status,
+    AnyIo, CONNECTION_WINDOW, Code, FRAME_BUDGET, Io, MAX_FRAME, MAX_METADATA, MAX_STREAMS, STREAM_WINDOW,
+    Status,
 };
 use crate::wire::Message;
 
@@ -64,6 +65,7 @@ impl Channel {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)
             .max_frame_size(MAX_FRAME)
+            .data_frame_budget(FRAME_BUDGET)
             .max_header_list_size(MAX_METADATA)
             .enable_push(false);
         let (requests, connection) = builder.handshake(io).await?;

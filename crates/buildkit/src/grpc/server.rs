@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::stream::{Incoming, Outgoing, pump};
 use super::{
-    AnyIo, CONNECTION_WINDOW, Code, Io, MAX_FRAME, MAX_METADATA, MAX_STREAMS, STREAM_WINDOW, Status,
+    AnyIo, CONNECTION_WINDOW, Code, FRAME_BUDGET, Io, MAX_FRAME, MAX_METADATA, MAX_STREAMS, STREAM_WINDOW,
+    Status,
 };
 use crate::wire::Message;
 
