@@ -15,6 +15,7 @@
 //! - [`control`]: the calls a client makes, typed.
 //! - [`session`]: the services a client offers: directories, outputs, secrets, credentials, ssh.
 //! - [`fsutil`]: the transfer of a directory, of which only what has changed is sent.
+//! - [`mirrors`]: on the daemon's side, directories that were sent before.
 //! - [`errdefs`]: what an error tells besides its text: the place in a Dockerfile.
 //!
 //! # Why the codec is our own
@@ -34,6 +35,7 @@ pub mod errdefs;
 pub mod fsutil;
 pub mod grpc;
 pub mod message;
+pub mod mirrors;
 pub mod session;
 pub mod upgrade;
 pub mod wire;

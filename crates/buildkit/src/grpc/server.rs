@@ -77,6 +77,7 @@ pub async fn serve(io: impl Io, service: Arc<dyn Service>) -> Result<(), Status>
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_frame_size(MAX_FRAME)
+        .data_frame_budget(FRAME_BUDGET)
         .max_header_list_size(MAX_METADATA);
     let mut connection = builder.handshake::<AnyIo, Bytes>(io).await?;
     let mut calls = JoinSet::new();

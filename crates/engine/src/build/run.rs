@@ -383,6 +383,7 @@ impl Given {
             exit: None,
             vertex: None,
             excerpt: error.render(&source),
+            lines: Some((error.span().start.line, error.span().end.line)),
         }
     }
 }
@@ -397,6 +398,10 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
         let source = Source::new(dockerfile.name.clone(), &dockerfile.content);
         source.excerpt(plan.vertices[id].span)
     });
+    let lines = vertex.map(|id| {
+        let span = plan.vertices[id].span;
+        (span.start.line, span.end.line)
+    });
     let exit = match &source {
         StepError::ExitCode { command, code } => Some(Box::new((command.clone(), *code))),
         _ => None,
@@ -410,5 +415,6 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
         exit,
         vertex: vertex.map(|id| observer.digest(id)),
         excerpt: excerpt.unwrap_or_default(),
+        lines,
     }
 }
