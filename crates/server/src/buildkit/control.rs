@@ -71,7 +71,8 @@ impl BuildKit {
 
     pub(super) async fn disk_usage(&self, call: Call) -> Result<(), Status> {
         call.unary(|request: DiskUsageRequest| async move {
-            if !request.filter.is_empty() || request.age_limit != 0 {
+            // buildx sends an empty one where it has none.
+            if request.filter.iter().any(|filter| !filter.is_empty()) || request.age_limit != 0 {
                 return Err(unsupported("a filter for the build cache's usage"));
             }
             let records = self.engine.build_cache().await.map_err(|error| status(&error))?;
@@ -184,7 +185,7 @@ fn prune_spec(request: &PruneRequest) -> Result<CachePruneSpec, Status> {
         return Err(unsupported("min-free-space of a prune of the build cache"));
     }
     let mut filters: BTreeMap<String, std::collections::BTreeSet<String>> = BTreeMap::new();
-    for filter in &request.filter {
+    for filter in request.filter.iter().filter(|filter| !filter.is_empty()) {
         let wrong = || unsupported(&format!("the filter {filter:?}"));
         let (name, value) = match filter.split_once("==").or_else(|| filter.split_once("~=")) {
             Some((name, value)) => (name.trim(), value.trim()),

@@ -273,7 +273,7 @@ impl BuildKit {
             };
             let content = content.ok_or_else(|| {
                 let text = format!("failed to read dockerfile: open {filename}: no such file or directory");
-                Status::new(Code::NotFound, text)
+                Status::new(Code::Unknown, text)
             })?;
             Ok::<_, Status>((content, read(&root, &names[1])?))
         };
@@ -370,7 +370,8 @@ fn exporters(request: &SolveRequest) -> Vec<Exporter> {
 
 /// An error, with the place in the Dockerfile and the step at fault.
 fn failure(error: &BuildError, source: Option<SourceInfo>) -> Status {
-    let mut status = Status::new(code(error.error.class()), error.to_string());
+    // Without a class, as with BuildKit: clients show any other before the text.
+    let mut status = Status::new(Code::Unknown, error.to_string());
     if let Some(vertex) = error.vertex {
         errdefs::add_vertex(&mut status, &vertex.to_string());
     }
