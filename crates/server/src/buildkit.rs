@@ -108,6 +108,7 @@ impl Service for BuildKit {
                 method::SOLVE => self.solve(call).await,
                 method::STATUS => self.status(call).await,
                 method::LIST_WORKERS => self.list_workers(call).await,
+                method::SESSION => self.session(call).await,
                 method::INFO => self.info(call).await,
                 method::DISK_USAGE => self.disk_usage(call).await,
                 method::PRUNE => self.prune(call).await,

@@ -133,6 +133,18 @@ impl Receive {
         read.and(written)
     }
 
+    /// What a sender that sends these packets, and then goes, brings about.
+    #[cfg(feature = "fuzz")]
+    pub fn replay(self, root: RootDir, packets: Vec<Packet>) -> Result<Received, Status> {
+        let (sender, receiver) = mpsc::channel(packets.len().max(1));
+        for packet in packets {
+            let _ = sender.try_send(packet);
+        }
+        drop(sender);
+        let (answers, _kept) = mpsc::unbounded_channel();
+        self.write(root, receiver, &answers)
+    }
+
     fn write(
         self,
         root: RootDir,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 pub use super::control::BytesMessage;
+use super::control::Opaque;
+use super::pb::Platform;
 use crate::wire::messages;
 
 /// Paths of the calls.
@@ -21,6 +23,7 @@ pub mod method {
     pub const SSH_CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
     pub const SSH_FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
     pub const UPLOAD_PULL: &str = "/moby.upload.v1.Upload/Pull";
+    pub const CHECK_POLICY: &str = "/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy";
     pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
     pub const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 }
@@ -37,6 +40,14 @@ pub mod metadata {
     pub const MULTI_PLATFORM: &str = "buildkit-exporter-multi-platform";
     pub const UPLOAD_PATH: &str = "urlpath";
     pub const SSH_ID: &str = "buildkit.ssh.id";
+}
+
+/// What a policy may decide.
+#[allow(missing_docs, reason = "the names say it")]
+pub mod policy_action {
+    pub const ALLOW: i32 = 0;
+    pub const DENY: i32 = 1;
+    pub const CONVERT: i32 = 2;
 }
 
 /// Kinds of [`Packet`]s.
@@ -143,6 +154,42 @@ messages! {
 
     /// It is there.
     CheckAgentResponse {
+    }
+
+    /// Whether a source may be used (`sourcepolicy/policysession/policysession.proto`).
+    CheckPolicyRequest {
+        1 platform: Option<Platform>,
+        2 source: Option<SourceMeta>,
+        3 caps: BTreeMap<String, bool>,
+    }
+
+    /// What is known of a source.
+    SourceMeta {
+        1 source: Option<SourceOp>,
+    }
+
+    /// A source: an image, a download, a directory.
+    SourceOp {
+        1 identifier: String,
+        2 attrs: BTreeMap<String, String>,
+    }
+
+    /// A decision, or a question back.
+    CheckPolicyResponse {
+        1 decision: Option<Decision>,
+        2 request: Option<Opaque>,
+    }
+
+    /// What a policy says.
+    Decision {
+        1 action: i32,
+        2 deny_messages: Vec<DenyMessage>,
+        3 update: Option<SourceOp>,
+    }
+
+    /// Why not.
+    DenyMessage {
+        1 message: String,
     }
 
     /// Which service.

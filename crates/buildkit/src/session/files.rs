@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -26,6 +26,11 @@ impl Directory {
     /// Offers all of a directory. What of it is sent is what the daemon asks for: it knows the ignore file, which it gets first.
     pub fn new(root: RootDir) -> Self {
         Self { root }
+    }
+
+    /// The same for a directory by its path.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self { root: RootDir::open(path)? })
     }
 }
 
@@ -105,7 +110,7 @@ pub(super) async fn receive(outputs: &BTreeMap<i64, Output>, call: Call) -> Resu
     }
 }
 
-fn open(path: &std::path::Path) -> Result<RootDir, Status> {
+fn open(path: &Path) -> Result<RootDir, Status> {
     std::fs::create_dir_all(path)
         .and_then(|()| RootDir::open(path).map_err(io::Error::from))
         .map_err(|error| Status::new(Code::Unknown, format!("cannot write to {}: {error}", path.display())))

@@ -237,6 +237,9 @@ impl Work<'_> {
     fn image(&self, wanted: &ImageRequest, lease: &Lease) -> Result<Image, BuildError> {
         let name = self.request.image_contexts.get(&wanted.name).unwrap_or(&wanted.name);
         let platform: Platform = parse_platform(&wanted.platform)?;
+        if let Ok(reference) = Reference::parse(name) {
+            self.client.allow(&format!("docker-image://{reference}"))?;
+        }
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::BytesMut;
 use palan_buildkit::grpc::{ClientCall, Code, Metadata, Status, encode_list, metadata};
 use palan_buildkit::message::session::{
-    BytesMessage, CheckAgentRequest, CheckAgentResponse, CredentialsRequest, CredentialsResponse,
-    GetSecretRequest, GetSecretResponse, metadata as name, method,
+    BytesMessage, CheckAgentRequest, CheckAgentResponse, CheckPolicyRequest, CheckPolicyResponse,
+    CredentialsRequest, CredentialsResponse, GetSecretRequest, GetSecretResponse, SourceMeta, SourceOp,
+    metadata as name, method, policy_action,
 };
 use palan_engine::build::classic::unpack_context;
 use palan_engine::build::{Access, BuildClient, Cancel, ContextRequest, Reference, RootDir};
@@ -22,6 +23,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::gateway::unsupported;
 use super::progress::{Build, Internal};
 use super::request::ContextDirectory;
 use super::sessions::Session;
@@ -40,6 +42,8 @@ pub(super) struct SessionClient {
     pub(super) directories: BTreeMap<String, ContextDirectory>,
     /// Lines of the ignore file.
     pub(super) exclude: Vec<String>,
+    /// The session that says which sources may be used.
+    pub(super) policy: Option<Arc<Session>>,
     pub(super) runtime: Handle,
 }
 
@@ -81,6 +85,33 @@ impl SessionClient {
             }
         });
         outcome.map_err(engine_error)
+    }
+
+    /// Asks the client's policy, if there is one.
+    pub(super) async fn ask_policy(&self, source: &str) -> Result<(), Status> {
+        let Some(session) = &self.policy else { return Ok(()) };
+        let host = palan_oci::Platform::host();
+        let source_op = SourceOp { identifier: source.to_owned(), attrs: BTreeMap::new() };
+        let request = CheckPolicyRequest {
+            platform: Some(super::control::platform(&host)),
+            source: Some(SourceMeta { source: Some(source_op) }),
+            caps: BTreeMap::new(),
+        };
+        let answer: CheckPolicyResponse =
+            session.channel.unary(method::CHECK_POLICY, Metadata::new(), &request).await?;
+        let Some(decision) = answer.decision else {
+            return Err(unsupported(&format!("a source policy that wants to know more about {source}")));
+        };
+        match decision.action {
+            policy_action::ALLOW => Ok(()),
+            policy_action::DENY => {
+                let why: Vec<String> = decision.deny_messages.into_iter().map(|one| one.message).collect();
+                let why = if why.is_empty() { String::new() } else { format!(": {}", why.join("; ")) };
+                let text = format!("source {source} not allowed by policy{why}");
+                Err(Status::new(Code::PermissionDenied, text))
+            }
+            _ => Err(unsupported(&format!("a source policy that replaces {source}"))),
+        }
     }
 
     /// Receives a directory of the client's.
@@ -244,6 +275,11 @@ impl BuildClient for SessionClient {
             auth.password = answer.secret;
         }
         Ok(Some(auth))
+    }
+
+    fn allow(&self, source: &str) -> Result<(), Error> {
+        let Some(session) = &self.policy else { return Ok(()) };
+        self.wait(session, None, self.ask_policy(source))
     }
 }
 

@@ -31,25 +31,32 @@ fn version() -> BuildkitVersion {
     }
 }
 
+/// A platform on the wire.
+pub(super) fn platform(platform: &palan_oci::Platform) -> Platform {
+    Platform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone().unwrap_or_default(),
+        ..Platform::default()
+    }
+}
+
 impl BuildKit {
     /// The only worker.
     pub(super) async fn worker(&self) -> Result<WorkerRecord, Status> {
         let info = self.engine.info().await.map_err(|error| status(&error))?;
         let host = palan_oci::Platform::host();
-        let labels = BTreeMap::from([
+        let mut labels = BTreeMap::from([
             ("org.mobyproject.buildkit.worker.executor".to_owned(), "palan".to_owned()),
             ("org.mobyproject.buildkit.worker.hostname".to_owned(), info.host_name),
         ]);
-        let platform = Platform {
-            architecture: host.architecture.clone(),
-            os: host.os.clone(),
-            variant: host.variant.clone().unwrap_or_default(),
-            ..Platform::default()
-        };
+        if let Some(gateway) = self.engine.host_gateway() {
+            labels.insert("org.mobyproject.buildkit.worker.moby.host-gateway-ip".to_owned(), gateway);
+        }
         Ok(WorkerRecord {
             id: info.id,
             labels,
-            platforms: vec![platform],
+            platforms: vec![platform(&host)],
             buildkit_version: Some(version()),
             ..WorkerRecord::default()
         })

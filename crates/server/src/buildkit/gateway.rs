@@ -18,6 +18,9 @@ use super::{BuildKit, request};
 /// How a client's work ended.
 pub(super) type Returned = Result<Option<SolveRequest>, Status>;
 
+/// Results that one build may name.
+const MAX_RESULTS: usize = 64;
+
 /// What the gateway can, in BuildKit's names.
 const CAPS: &[&str] = &[
     "solve.base",
@@ -144,6 +147,11 @@ impl BuildKit {
         }
         let array = request.allow_result_array_ref;
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = results.keys().filter(|id| id.rsplit_once(':').is_some_and(|(owner, _)| owner == build));
+        if known.count() >= MAX_RESULTS {
+            let text = format!("a build can have {MAX_RESULTS} results at a time");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
         let id =
             format!("{build}:{}", Digest::of(format!("{} {:?}", results.len(), request.frontend_opt)).hex());
         results.insert(id.clone(), request);

@@ -59,6 +59,8 @@ pub(super) struct Build {
     pub(super) returned: Mutex<Option<mpsc::Sender<super::gateway::Returned>>>,
     /// The session of whoever builds.
     pub(super) session: String,
+    /// The session that says which sources may be used; mostly empty.
+    pub(super) policy_session: String,
     pub(super) entitlements: Vec<String>,
 }
 
@@ -235,7 +237,7 @@ impl Running {
     pub(super) fn begin(
         state: &Arc<BuildKit>,
         record: BuildHistoryRecord,
-        session: String,
+        [session, policy_session]: [String; 2],
         entitlements: Vec<String>,
         returned: Option<mpsc::Sender<super::gateway::Returned>>,
     ) -> Result<Self, Status> {
@@ -246,6 +248,7 @@ impl Running {
             record: Mutex::new(record),
             returned: Mutex::new(returned),
             session,
+            policy_session,
             entitlements,
         });
         let mut known = state.builds.lock();
@@ -263,6 +266,7 @@ impl Running {
     /// Says how it ended.
     pub(super) fn end(&self, outcome: &Result<BTreeMap<String, String>, Status>) {
         let mut record = self.build.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.completed_at = Some(time(Timestamp::now()));
         match outcome {
             Ok(response) => record.exporter_response.clone_from(response),
             Err(error) => record.error = Some(error.to_wire()),
@@ -274,11 +278,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         {
             let mut record = self.build.record.lock().unwrap_or_else(PoisonError::into_inner);
-            record.completed_at = Some(time(Timestamp::now()));
-            if record.error.is_none() && record.exporter_response.is_empty() {
-                record
-                    .error
-                    .get_or_insert_with(|| Status::new(Code::Cancelled, "the build was cancelled").to_wire());
+            if record.completed_at.is_none() {
+                // Nobody waited for it any more.
+                record.completed_at = Some(time(Timestamp::now()));
+                record.error = Some(Status::new(Code::Cancelled, "the build was cancelled").to_wire());
             }
         }
         self.build.returned.lock().unwrap_or_else(PoisonError::into_inner).take();

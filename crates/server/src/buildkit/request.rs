@@ -48,6 +48,16 @@ pub(super) enum MainContext {
     Url(String),
 }
 
+impl std::fmt::Display for MainContext {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(formatter, "local://{}", directory.name),
+            Self::Upload(path) => write!(formatter, "http://buildkit-session{path}"),
+            Self::Url(url) => formatter.write_str(url),
+        }
+    }
+}
+
 /// A directory that a client has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct ContextDirectory {

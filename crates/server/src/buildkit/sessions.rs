@@ -7,12 +7,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::HeaderMap;
-use palan_buildkit::grpc::{Channel, Code, Io, Metadata, Status};
-use palan_buildkit::message::session::{HealthCheckRequest, HealthCheckResponse, method};
+use palan_buildkit::grpc::{Call, Channel, Code, Io, Metadata, Status};
+use palan_buildkit::message::session::{BytesMessage, HealthCheckRequest, HealthCheckResponse, method};
 use palan_buildkit::session::header;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
+use super::BuildKit;
 use crate::error::{ApiError, ApiResult};
 
 /// How long a build waits for its session.
@@ -27,6 +30,9 @@ const HEALTH_FAILURES: u32 = 2;
 
 /// Sessions at a time.
 const MAX_SESSIONS: usize = 1024;
+
+/// What is on the way in a session that is carried in messages.
+const PIPE: usize = 64 << 10;
 
 /// All sessions.
 #[derive(Debug, Default)]
@@ -144,6 +150,39 @@ impl Sessions {
         };
         let missing = || Status::new(Code::NotFound, format!("no active session for {id}"));
         tokio::time::timeout(PATIENCE, wait).await.map_err(|_| missing())
+    }
+}
+
+impl BuildKit {
+    /// `Control.Session`: a session whose bytes are carried in messages of another connection. buildx opens those so that several
+    /// builds share.
+    pub(super) async fn session(self: Arc<Self>, call: Call) -> Result<(), Status> {
+        let opening = self.sessions.prepare(&call.metadata);
+        let opening = opening.map_err(|error| Status::new(Code::InvalidArgument, error.message()))?;
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        let (mut reader, mut writer) = tokio::io::split(ours);
+        let Call { mut incoming, outgoing, .. } = call;
+        let inward = async {
+            while let Some(message) = incoming.next::<BytesMessage>().await? {
+                if writer.write_all(&message.data).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let outward = async {
+            let mut buffer = BytesMut::with_capacity(PIPE);
+            while let Ok(1..) = reader.read_buf(&mut buffer).await {
+                outgoing.send(&BytesMessage { data: buffer.split().freeze() }).await?;
+                buffer.reserve(PIPE);
+            }
+            Ok(())
+        };
+        tokio::select! {
+            ended = inward => ended,
+            ended = outward => ended,
+            () = Arc::clone(&self.sessions).run(opening, theirs) => Ok(()),
+        }
     }
 }
 

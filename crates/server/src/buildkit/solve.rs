@@ -100,7 +100,7 @@ impl BuildKit {
         let running = Running::begin(
             self,
             record,
-            request.session.clone(),
+            [request.session.clone(), request.source_policy_session.clone()],
             request.entitlements.clone(),
             is_driven.then_some(sender),
         )?;
@@ -184,8 +184,13 @@ impl BuildKit {
             archive: Mutex::default(),
             directories: std::mem::take(&mut wanted.directories),
             exclude: Vec::new(),
+            policy: match build.policy_session.as_str() {
+                "" => None,
+                id => Some(self.sessions.get(id).await?),
+            },
             runtime: tokio::runtime::Handle::current(),
         };
+        client.ask_policy(&wanted.context.to_string()).await?;
         match &wanted.context {
             MainContext::Directory(directory) => client.context = Some(directory.clone()),
             MainContext::Upload(path) => {
@@ -332,7 +337,7 @@ fn read(root: &RootDir, path: &str) -> Result<Option<Vec<u8>>, Status> {
 /// Refuses what of a build can't be done, and gives the caches that it may use.
 fn accepted(request: &SolveRequest) -> Result<Vec<CacheOptionsEntry>, Status> {
     let refused = [
-        (request.source_policy.is_some() || !request.source_policy_session.is_empty(), "a source policy"),
+        (request.source_policy.is_some(), "a source policy that comes with the request"),
         (!request.frontend_inputs.is_empty(), "an input of steps in BuildKit's form (frontend inputs)"),
         (request.enable_session_exporter, "an exporter in the session"),
         (request.proxy_network, "a network through a proxy"),
