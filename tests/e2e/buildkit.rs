@@ -344,7 +344,7 @@ fn a_client_that_goes_ends_its_build() {
         !processes.trim().is_empty()
     };
     wait(async {
-        let building = tokio::spawn({
+        let solving = {
             let services = context.services();
             let (session, reference) = (new_id().unwrap(), new_id().unwrap());
             let headers = services.headers(&session, "test", "");
@@ -366,8 +366,7 @@ fn a_client_that_goes_ends_its_build() {
                 }
             }
             solving
-        });
-        let solving = building.await.unwrap();
+        };
         assert!(is_running(&daemon));
         solving.abort();
     });

@@ -348,8 +348,6 @@ impl<'a> Writer<'a> {
                         && there.mode == mode
                         && i64::try_from(there.size).is_ok_and(|size| size == stat.size)
                         && there.modified == time(stat.mod_time)
-                        // Another name of it might be another file now.
-                        && there.links == 1
                 }
                 FileKind::Symlink => {
                     owners
