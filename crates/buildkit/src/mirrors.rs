@@ -68,7 +68,8 @@ impl Mirrors {
         }
         let name = Digest::of(key).hex();
         let lock = self.lock(&name);
-        let _locked = lock.lock().await;
+        // Until the last thread that may write or link has ended, whatever becomes of this future.
+        let locked = Arc::new(lock.lock_owned().await);
         let path = self.directory.join(&name);
         let prepared = tokio::task::spawn_blocking({
             let (path, directory) = (path.clone(), self.directory.clone());
@@ -85,7 +86,7 @@ impl Mirrors {
         });
         let root = flat(prepared.await)?;
         let mirror = root.try_clone().map_err(|error| failed(&error.into()))?;
-        let received = receive.run(root, incoming, outgoing).await?;
+        let received = receive.run_holding(root, incoming, outgoing, Arc::clone(&locked)).await?;
         let linked = tokio::task::spawn_blocking(move || link(mirror.as_directory(), into.as_directory()));
         flat(linked.await)?;
         Ok(received)

@@ -100,13 +100,28 @@ impl Receive {
     pub async fn run(
         self,
         root: RootDir,
+        incoming: Incoming,
+        outgoing: Outgoing,
+    ) -> Result<Received, Status> {
+        self.run_holding(root, incoming, outgoing, ()).await
+    }
+
+    /// The same. Nobody writes any more once `held` is dropped: when this future is, the thread that writes goes on for a moment.
+    pub(crate) async fn run_holding(
+        self,
+        root: RootDir,
         mut incoming: Incoming,
         outgoing: Outgoing,
+        held: impl Send + 'static,
     ) -> Result<Received, Status> {
         let (packets_in, packets) = mpsc::channel(QUEUE);
         // Without a bound: a sender may stop taking requests until its files are taken. There are no more than files.
         let (answers, mut answers_out) = mpsc::unbounded_channel::<Packet>();
-        let writing = tokio::task::spawn_blocking(move || self.write(root, packets, &answers));
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = self.write(root, packets, &answers);
+            drop(held);
+            written
+        });
         let reading = async move {
             loop {
                 tokio::select! {
