@@ -87,7 +87,11 @@ impl Mirrors {
         let root = flat(prepared.await)?;
         let mirror = root.try_clone().map_err(|error| failed(&error.into()))?;
         let received = receive.run_holding(root, incoming, outgoing, Arc::clone(&locked)).await?;
-        let linked = tokio::task::spawn_blocking(move || link(mirror.as_directory(), into.as_directory()));
+        let linked = tokio::task::spawn_blocking(move || {
+            let linked = link(mirror.as_directory(), into.as_directory());
+            drop(locked);
+            linked
+        });
         flat(linked.await)?;
         Ok(received)
     }
