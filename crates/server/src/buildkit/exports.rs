@@ -271,7 +271,7 @@ mod tests {
         let names = |names: &Option<Vec<Reference>>| -> Vec<String> {
             names.iter().flatten().map(Reference::familiar).collect()
         };
-        assert_eq!(names(&exports.image), ["a:latest", "b:1"]);
+        assert_eq!(names(&exports.image), ["a", "b:1"]);
         assert_eq!(exports.list.len(), 3);
         assert!(matches!(&exports.list[2], Export::Archive(names) if names.len() == 1));
         assert!(parse(&[]).expect("none").image.is_none());
