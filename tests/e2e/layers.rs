@@ -315,8 +315,11 @@ fn oracle(arguments: &[&str]) -> Run {
     finish(python.args(["-c", ORACLE]).args(arguments), None).ok()
 }
 
+/// How an engine is called.
+type Engine<'a> = dyn Fn(&[&str]) -> Run + 'a;
+
 /// Loads each stack, and exports what a container of it sees. Returns what could not be loaded.
-fn through(run: &dyn Fn(&[&str]) -> Run, directory: &Path, count: usize) -> Vec<String> {
+fn through(run: &Engine, directory: &Path, count: usize) -> Vec<String> {
     let mut refused = Vec::new();
     for number in 0..count {
         let archive = directory.join(format!("{number}.tar")).display().to_string();
@@ -369,8 +372,7 @@ fn docker_shows_the_same() {
     let docker = crate::docker_daemon::Docker::start(&daemon, "vfs");
     let (directory, seed) = stacks(&daemon, COUNT, "plain");
     let place = directory.display().to_string();
-    let engines: [&dyn Fn(&[&str]) -> Run; 2] =
-        [&|arguments| docker.run(arguments), &|arguments| daemon.palan(arguments)];
+    let engines: [&Engine; 2] = [&|arguments| docker.run(arguments), &|arguments| daemon.palan(arguments)];
     for run in engines {
         assert_eq!(through(run, &directory, COUNT), [""; 0]);
         let verdict = oracle(&["check", &place, "plain"]);

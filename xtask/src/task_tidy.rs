@@ -11,8 +11,8 @@ use crate::process::{cargo, output, root};
 /// The edges between crates, as ARCHITECTURE.md draws them: down only. Every crate may use `oci` and `stdx`.
 const EDGES: &[(&str, &[&str])] = &[
     ("palan", &["cli", "server", "engine", "supervisor", "runtime", "linux"]),
-    ("palan-server", &["engine", "docker-api"]),
-    ("palan-cli", &["docker-api", "linux", "tar"]),
+    ("palan-server", &["engine", "docker-api", "buildkit"]),
+    ("palan-cli", &["docker-api", "buildkit", "linux", "tar"]),
     (
         "palan-engine",
         &[
@@ -39,6 +39,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-dns", &[]),
     ("palan-dockerfile", &[]),
     ("palan-context", &["linux"]),
+    ("palan-buildkit", &["context", "linux"]),
     ("palan-docker-api", &["tls"]),
     ("palan-tls", &[]),
     ("palan-linux", &[]),

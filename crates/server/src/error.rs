@@ -25,6 +25,11 @@ impl ApiError {
         Self { status, message: message.into() }
     }
 
+    /// Its text.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The request is wrong.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)

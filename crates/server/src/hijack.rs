@@ -21,7 +21,7 @@ use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::request::Parts;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use palan_docker_api::stream::media_type;
@@ -84,6 +84,32 @@ impl Hijack {
             (header::UPGRADE, "websocket"),
             (header::SEC_WEBSOCKET_ACCEPT, accept),
         ];
+        Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    }
+
+    /// Answers, and calls `serve` with the connection, on which HTTP/2 is spoken from here on, by either side first.
+    pub(crate) fn answer_h2c<D, F>(self, headers: &HeaderMap, serve: D) -> ApiResult
+    where
+        D: FnOnce(Connection) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let protocol = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if protocol.is_empty() {
+            return Err(ApiError::invalid("no upgrade proto in request"));
+        }
+        if !protocol.eq_ignore_ascii_case("h2c") {
+            return Err(ApiError::invalid(format!("protocol {protocol} not supported")));
+        }
+        let Some(upgrade) = self.0 else {
+            return Err(ApiError::invalid("this connection can't be upgraded to h2c"));
+        };
+        tokio::spawn(async move {
+            match take_connection(upgrade).await {
+                Ok(connection) => serve(connection).await,
+                Err(error) => tracing::debug!("a client left before its connection was upgraded: {error}"),
+            }
+        });
+        let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "h2c")];
         Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
     }
 

@@ -12,12 +12,14 @@
 //! - `dispatch`: the version prefix, the headers of every answer.
 //! - `router`: which path is which handler; `route`: the handlers; `convert`: wire types ↔ engine types.
 //! - `hijack`: attach and exec, whose socket leaves HTTP and goes to the supervisor; `websocket`: attach in frames.
+//! - `buildkit`: the protocol of buildx, over connections that leave HTTP/1.1, too.
 //! - `metrics`: what Prometheus scrapes.
 //! - `error`: the class of an engine error becomes a status.
 
 #![forbid(unsafe_code)]
 
 mod accept;
+mod buildkit;
 mod connection;
 mod convert;
 mod dispatch;

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::routing::{any, delete, get, post};
 use palan_engine::Engine;
 
+use crate::buildkit;
 use crate::error::{ApiError, ApiResult};
 use crate::route::{
     archive, build, container, events, exec, image, network, storage, system, unsupported, usage, volume,
@@ -20,7 +21,8 @@ pub(crate) fn router(engine: Arc<Engine>) -> Router {
         .merge(unsupported_routes())
         .fallback(page_not_found)
         .method_not_allowed_fallback(page_not_found)
-        .with_state(engine)
+        .with_state(Arc::clone(&engine))
+        .merge(buildkit::router(engine))
 }
 
 async fn page_not_found() -> ApiResult {
@@ -108,14 +110,10 @@ fn others() -> Router<Arc<Engine>> {
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
     let containers = ["checkpoints"];
-    let plain = ["/session", "/grpc"];
     let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
     let mut router = Router::new();
     for path in containers {
         router = router.route(&format!("/containers/{{name}}/{path}"), any(unsupported::endpoint));
-    }
-    for path in plain {
-        router = router.route(path, any(unsupported::endpoint));
     }
     for path in swarm {
         router = router.route(path, any(unsupported::not_a_manager));

@@ -77,7 +77,10 @@ impl State {
         }
         if !unneeded.is_empty() || !blobs.is_empty() {
             crate::fault::point("remove records of layers");
-            let are_fresh = unneeded.iter().fold(true, |fresh, key| self.syncing.forget_layer(key) && fresh);
+            let mut are_fresh = true;
+            for key in &unneeded {
+                are_fresh &= self.syncing.forget_layer(key);
+            }
             let change = |transaction: &Transaction<'_>| {
                 unneeded.iter().try_for_each(|key| database::delete_layer(transaction, key))?;
                 blobs.iter().try_for_each(|blob| database::recipe::delete_recipe(transaction, blob))

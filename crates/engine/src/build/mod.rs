@@ -50,6 +50,7 @@ pub mod classic;
 
 mod assemble;
 mod copy;
+mod export;
 mod layers;
 mod mounts;
 mod observe;
@@ -59,6 +60,7 @@ mod sources;
 mod ssh;
 mod step;
 
+pub use export::BuiltFiles;
 pub use palan_builder::cancel::{Cancel, Watch};
 pub use palan_context::Ignore;
 pub use palan_linux::path::RootDir;
@@ -85,10 +87,12 @@ pub struct BuildError {
     pub vertex: Option<Digest>,
     /// Lines of the Dockerfile, with the place marked; empty where there is none.
     pub excerpt: String,
+    /// The first and the last of these lines, from 1.
+    pub lines: Option<(usize, usize)>,
 }
 
 impl From<Error> for BuildError {
     fn from(error: Error) -> Self {
-        Self { error, exit: None, vertex: None, excerpt: String::new() }
+        Self { error, exit: None, vertex: None, excerpt: String::new(), lines: None }
     }
 }

@@ -124,6 +124,13 @@ pub trait BuildClient: Send + Sync {
 
     /// Credentials for the registry of an image.
     fn credentials(&self, image: &Reference) -> Result<Option<Auth>>;
+
+    /// Whether the client's policy lets the build use an image or a download (`docker-image://NAME`, `https://…`); an error is its
+    /// refusal.
+    fn allow(&self, source: &str) -> Result<()> {
+        let _ = source;
+        Ok(())
+    }
 }
 
 /// Why [`BuildClient::ssh`] is called.

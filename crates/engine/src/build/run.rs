@@ -244,6 +244,9 @@ impl Work<'_> {
     fn image(&self, wanted: &ImageRequest, lease: &Lease) -> Result<Image, BuildError> {
         let name = self.request.image_contexts.get(&wanted.name).unwrap_or(&wanted.name);
         let platform: Platform = parse_platform(&wanted.platform)?;
+        if let Ok(reference) = Reference::parse(name) {
+            self.client.allow(&format!("docker-image://{reference}"))?;
+        }
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
@@ -408,6 +411,7 @@ impl Given {
             exit: None,
             vertex: None,
             excerpt: error.render(&source),
+            lines: Some((error.span().start.line, error.span().end.line)),
         }
     }
 }
@@ -422,6 +426,10 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
         let source = Source::new(dockerfile.name.clone(), &dockerfile.content);
         source.excerpt(plan.vertices[id].span)
     });
+    let lines = vertex.map(|id| {
+        let span = plan.vertices[id].span;
+        (span.start.line, span.end.line)
+    });
     let exit = match &source {
         StepError::ExitCode { command, code } => Some(Box::new((command.clone(), *code))),
         _ => None,
@@ -435,5 +443,6 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
         exit,
         vertex: vertex.map(|id| observer.digest(id)),
         excerpt: excerpt.unwrap_or_default(),
+        lines,
     }
 }

@@ -177,6 +177,7 @@ impl<'a> BuildSources<'a> {
         if let Some(known) = downloads.get(url) {
             return Ok(known.clone());
         }
+        self.contexts.client.allow(url).map_err(StepError::other)?;
         let path = self.directory.join(format!("download-{}", downloads.len()));
         let downloaded = self.runtime.block_on(self.fetch(url, path, cancel))?;
         downloads.insert(url.to_owned(), downloaded.clone());

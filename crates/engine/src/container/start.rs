@@ -461,11 +461,17 @@ fn shared_namespace(engine: &Engine, other: &str) -> Result<OwnedFd> {
     Ok(sandbox.into_descriptor())
 }
 
+impl Engine {
+    /// What `host-gateway` means: the address of the default bridge.
+    pub fn host_gateway(&self) -> Option<String> {
+        let bridge = self.networks.find(crate::network::BRIDGE).ok()?;
+        Some(bridge.ipam.first()?.gateway.clone())
+    }
+}
+
 /// `--add-host`, with what `host-gateway` means filled in.
 pub(crate) fn extra_hosts(engine: &Engine, details: &Details) -> Vec<(String, String)> {
-    let bridge = engine.networks.find(crate::network::BRIDGE);
-    let gateway =
-        bridge.ok().and_then(|bridge| Some(bridge.ipam.first()?.gateway.clone())).unwrap_or_default();
+    let gateway = engine.host_gateway().unwrap_or_default();
     let lines = details.host.extra_hosts.iter().filter_map(|line| line.split_once([':', '=']));
     lines
         .map(|(name, address)| {

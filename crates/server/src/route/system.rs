@@ -15,11 +15,13 @@ use crate::extract::{JsonBytes, Version};
 
 type Engines = State<Arc<Engine>>;
 
-fn ping_headers() -> [(HeaderName, HeaderValue); 4] {
+fn ping_headers() -> [(HeaderName, HeaderValue); 5] {
     [
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate")),
         (header::PRAGMA, HeaderValue::from_static("no-cache")),
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        // BuildKit.
+        (HeaderName::from_static("builder-version"), HeaderValue::from_static("2")),
         (HeaderName::from_static("swarm"), HeaderValue::from_static("inactive")),
     ]
 }
