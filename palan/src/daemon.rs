@@ -382,7 +382,7 @@ async fn serve(config: &EngineConfig, doors: &mut Doors, mut left: Left) -> Resu
 }
 
 /// How long nobody must have asked anything.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Whenever the daemon has had nothing to do for a while, lets go of the memory that it had for what it did. Most of it is code that ran
 /// once, at the start above all.

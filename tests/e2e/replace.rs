@@ -83,6 +83,12 @@ fn ten_replacements_under_load_lose_no_request() {
     let mut session = session.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = session.stdin.take().unwrap();
     let mut output = BufReader::new(session.stdout.take().unwrap()).lines();
+    let count = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
+    daemon
+        .palan(["run", "-d", "--init", "--name", "count", "--network", "none", BUSYBOX, "sh", "-c", count])
+        .ok();
+    let mut follower = daemon.command();
+    let follower = follower.args(["logs", "-f", "count"]).stdout(Stdio::piped()).spawn().unwrap();
     // Waits for a container that runs, and for one that does not yet.
     daemon.palan(["create", "--name", "later", "--network", "none", BUSYBOX, "sh", "-c", "exit 5"]).ok();
     let mut early = UnixStream::connect(daemon.socket()).unwrap();
@@ -157,6 +163,10 @@ fn ten_replacements_under_load_lose_no_request() {
     let requests = tally.requests.into_inner();
     println!("{requests} steps in {:?}", begun.elapsed());
 
+    daemon.palan(["stop", "-t", "0", "count"]).ok();
+    let followed = follower.wait_with_output().unwrap();
+    assert!(followed.status.success(), "{followed:?}");
+    assert_eq!(String::from_utf8(followed.stdout).unwrap(), daemon.palan(["logs", "count"]).ok().stdout);
     let pulled = pulling.wait_with_output().unwrap();
     assert!(pulled.status.success(), "{pulled:?}\n{}", daemon.log());
     daemon.palan(["image", "inspect", &format!("{}/slow", registry.host())]).ok();

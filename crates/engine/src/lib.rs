@@ -44,7 +44,7 @@ pub mod volume;
 
 pub use config::{EngineConfig, FileConfig, SupervisorSource};
 pub use container::attach::{AttachTicket, ExecTicket};
-pub use container::logs::LogStream;
+pub use container::logs::{LogChunk, LogStream};
 pub use container::wait::{WaitProspect, WaitTicket};
 pub use engine::Engine;
 pub use error::{Class, Error, Result};

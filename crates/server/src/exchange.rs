@@ -26,6 +26,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
 use hyper::body::{Frame, SizeHint};
+use jiff::Timestamp;
 use palan_docker_api::auth;
 use tokio::sync::Notify;
 
@@ -70,6 +71,17 @@ impl Continues {
         response.extensions_mut().insert(self);
         response
     }
+}
+
+/// The target of a request for what is from a time on, with these parameters left out.
+pub(crate) fn since(target: &str, time: Timestamp, without: &[&str]) -> String {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let others = query.split('&').filter(|pair| !pair.is_empty());
+    let others = others.filter(|pair| name(pair) != "since" && !without.contains(&name(pair).as_str()));
+    let since = format!("since={}.{:09}", time.as_second(), time.subsec_nanosecond());
+    let pairs: Vec<&str> = others.chain([since.as_str()]).collect();
+    format!("{path}?{}", pairs.join("&"))
 }
 
 /// What becomes of a connection when another daemon takes over.
@@ -398,5 +410,18 @@ impl Drop for Outgoing {
         (state.continues, state.rest) = (None, None);
         state.settled = false;
         state.traffic = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_begins_after_the_last() {
+        let time = Timestamp::new(7, 5).unwrap();
+        assert_eq!(since("/v1.41/events", time, &[]), "/v1.41/events?since=7.000000005");
+        let filtered = since("/events?since=1&filters=%7B%7D&tail=3", time, &["tail"]);
+        assert_eq!(filtered, "/events?filters=%7B%7D&since=7.000000005");
     }
 }

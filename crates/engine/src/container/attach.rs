@@ -130,7 +130,7 @@ impl AttachTicket {
         let options = LogOptions { stdout, stderr, raw, ..LogOptions::default() };
         let mut log = logs::open(&self.engine, &self.handle, options).await?;
         while let Some(chunk) = log.chunks.next().await {
-            let (chunk, socket) = (chunk?, duplicate(&stream.socket)?);
+            let (chunk, socket) = (chunk?.bytes, duplicate(&stream.socket)?);
             waiting_for_client(move || write_all(&socket, &chunk)).await?;
         }
         Ok(())

@@ -38,6 +38,8 @@ pub(crate) struct LogReader {
     rest: Vec<u8>,
     /// `until` has been reached.
     finished: bool,
+    /// The time of the last line that was read.
+    last: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -64,12 +66,18 @@ impl LogReader {
             files: VecDeque::new(),
             rest: Vec::new(),
             finished: false,
+            last: None,
         };
         reader.open_files()?;
         if let Some(lines) = options.tail {
             reader.skip_to_tail(lines).map_err(|source| PathError::new("read", path, source))?;
         }
         Ok(reader)
+    }
+
+    /// The time of the last line that was read; no two lines of a container have the same.
+    pub(crate) fn last_time(&self) -> Option<Timestamp> {
+        self.last
     }
 
     /// Whether `until` was reached, after which nothing comes.
@@ -169,12 +177,24 @@ impl LogReader {
                 break;
             }
         }
+        if start > 0 {
+            let last = self.rest[..start - 1].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            self.last = time_of(&self.rest[last..start - 1]).or(self.last);
+        }
         self.rest.drain(..start);
         if self.rest.len() > LONGEST_LINE {
             self.rest.clear();
         }
         Bytes::from(out)
     }
+}
+
+fn time_of(line: &[u8]) -> Option<Timestamp> {
+    let time = match split(line) {
+        Some((_, _, time)) => String::from_utf8_lossy(time),
+        None => serde_json::from_slice::<Line<'_>>(line).ok()?.time,
+    };
+    time.parse().ok()
 }
 
 impl Positioned {
@@ -455,7 +475,9 @@ mod tests {
             ("", line("c \"<ü>\u{1F600}\\\n", "stderr", 3)),
         ]);
         let mut reader = LogReader::open(&log.path, &both(), true).expect("open");
+        assert_eq!(reader.last_time(), None);
         assert_eq!(read(&mut reader), "a\nb\nc \"<ü>\u{1F600}\\\n");
+        assert_eq!(reader.last_time(), "2026-01-02T03:04:03.5Z".parse().ok());
     }
 
     #[test]

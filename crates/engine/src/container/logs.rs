@@ -30,7 +30,16 @@ pub struct LogStream {
     /// The container has a terminal: the chunks are raw, otherwise framed with eight-byte headers.
     pub tty: bool,
     /// The chunks.
-    pub chunks: Items<Bytes>,
+    pub chunks: Items<LogChunk>,
+}
+
+/// Some lines.
+#[derive(Debug)]
+pub struct LogChunk {
+    /// Ready to be sent.
+    pub bytes: Bytes,
+    /// The time of the last line up to here, also of one that was filtered out; what comes next is later.
+    pub last: Option<Timestamp>,
 }
 
 impl Engine {
@@ -89,7 +98,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self, sender: mpsc::Sender<Result<Bytes>>) {
+    async fn run(mut self, sender: mpsc::Sender<Result<LogChunk>>) {
         let Some(watch) = self.watch.take() else {
             self.read_to_end(&sender).await;
             return;
@@ -117,7 +126,7 @@ impl Follower {
     }
 
     /// Reads all there is; false when nothing more is wanted.
-    async fn read_to_end(&mut self, sender: &mpsc::Sender<Result<Bytes>>) -> bool {
+    async fn read_to_end(&mut self, sender: &mpsc::Sender<Result<LogChunk>>) -> bool {
         loop {
             let Some(mut reader) = self.reader.take() else { return false };
             let visit = blocking(move || {
@@ -126,7 +135,7 @@ impl Follower {
                 while !at_end && pieces.len() < PIECES_AT_ONCE {
                     match reader.next_piece().context(|| "cannot read the log".into())? {
                         Piece::Lines(lines) if lines.is_empty() => {}
-                        Piece::Lines(lines) => pieces.push(lines),
+                        Piece::Lines(bytes) => pieces.push(LogChunk { bytes, last: reader.last_time() }),
                         Piece::End => at_end = true,
                     }
                 }

@@ -202,7 +202,7 @@ impl Fixture {
         let mut stream = self.engine.logs(id, options).await.expect("readable");
         let mut bytes = Vec::new();
         while let Some(chunk) = within(stream.chunks.next()).await {
-            bytes.extend_from_slice(&chunk.expect("readable"));
+            bytes.extend_from_slice(&chunk.expect("readable").bytes);
         }
         String::from_utf8(unframe(&bytes)).expect("text")
     }

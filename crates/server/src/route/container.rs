@@ -1,7 +1,7 @@
 //! Containers.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Extension;
 use axum::body::Body;
@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
+use jiff::{SignedDuration, Timestamp};
 use palan_docker_api::stream::{Kind, header as frame_header, media_type};
 use palan_docker_api::types::{
     ContainerConfig, CreateContainerRequest, CreateContainerResponse, TopResponse, UpdateContainerRequest,
@@ -24,7 +25,7 @@ use palan_engine::{Engine, WaitProspect, WaitTicket};
 use crate::connection::ConnectionHandle;
 use crate::convert;
 use crate::error::{ApiError, ApiResult, json_response, no_content, ok_json};
-use crate::exchange::{Continues, Rest};
+use crate::exchange::{self, Continues, Rest};
 use crate::extract::{JsonBytes, Name, Params, Version, invalid_json};
 use crate::hijack::Hijack;
 use crate::streaming::{json_line, respond};
@@ -308,10 +309,40 @@ pub(crate) async fn logs(
         tail: params.text("tail").parse().ok(),
         raw: false,
     };
+    let (follows, begun) = (options.follow, Timestamp::now());
     let log = engine.logs(&name, options).await?;
     let (raw, tty) = (log.tty || !versions::has_multiplexed_media_type(version.0), log.tty);
     let content_type = if raw { media_type::RAW } else { media_type::MULTIPLEXED };
-    Ok(respond(content_type, log.chunks, move |chunk| Some(chunk.unwrap_or_else(|e| log_error(&e, tty)))))
+    let sent = Arc::new(Mutex::new(None));
+    let last = Arc::clone(&sent);
+    let answer = respond(content_type, log.chunks, move |chunk| {
+        Some(match chunk {
+            Ok(chunk) => {
+                *sent.lock().unwrap_or_else(PoisonError::into_inner) = chunk.last;
+                chunk.bytes
+            }
+            Err(error) => log_error(&error, tty),
+        })
+    });
+    if !follows {
+        return Ok(answer);
+    }
+    let rest = move |target: &str| {
+        let last = *last.lock().unwrap_or_else(PoisonError::into_inner);
+        Rest::Elsewhere(rest_of_log(target, last, begun))
+    };
+    Ok(Continues::by(rest).mark(answer))
+}
+
+/// The target of a request for the lines after the last one that was sent. If none was, the same lines are wanted, but for who wanted none
+/// of the past.
+fn rest_of_log(target: &str, last: Option<Timestamp>, begun: Timestamp) -> String {
+    let wants_no_past = target.split(['?', '&']).any(|pair| pair == "tail=0");
+    let next = last.map(|last| last.saturating_add(SignedDuration::from_nanos(1)).unwrap_or(last));
+    match next.or(wants_no_past.then_some(begun)) {
+        Some(since) => exchange::since(target, since, &["tail"]),
+        None => target.to_owned(),
+    }
 }
 
 /// An error in the middle of a log goes where the lines go.
@@ -343,4 +374,18 @@ pub(crate) async fn stats(
         Some(json_line(&answer, "\n"))
     });
     Ok(if stream { Continues::same().mark(answer) } else { answer })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_log() {
+        let [begun, last] = [5, 7].map(|second| Timestamp::new(second, 0).unwrap());
+        let rest = |target, last| rest_of_log(target, last, begun);
+        assert_eq!(rest("/x/logs?follow=1&tail=9", Some(last)), "/x/logs?follow=1&since=7.000000001");
+        assert_eq!(rest("/x/logs?follow=1&tail=9", None), "/x/logs?follow=1&tail=9");
+        assert_eq!(rest("/x/logs?tail=0&follow=1&since=1", None), "/x/logs?follow=1&since=5.000000000");
+    }
 }

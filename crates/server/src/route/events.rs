@@ -13,7 +13,7 @@ use palan_engine::events::EventQuery;
 
 use crate::convert;
 use crate::error::{ApiError, ApiResult};
-use crate::exchange::{Continues, Rest};
+use crate::exchange::{self, Continues, Rest};
 use crate::extract::{Params, Version};
 use crate::streaming::{json_line, respond};
 
@@ -57,18 +57,9 @@ pub(crate) async fn events(
     });
     let rest = move |target: &str| {
         let last = *sent.lock().unwrap_or_else(PoisonError::into_inner);
-        Rest::Elsewhere(since(target, last))
+        Rest::Elsewhere(exchange::since(target, last, &[]))
     };
     Ok(Continues::by(rest).mark(answer))
-}
-
-/// The target of a request for events with another beginning.
-fn since(target: &str, time: Timestamp) -> String {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let others = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("since="));
-    let since = format!("since={}.{:09}", time.as_second(), time.subsec_nanosecond());
-    let pairs: Vec<&str> = others.chain([since.as_str()]).collect();
-    format!("{path}?{}", pairs.join("&"))
 }
 
 fn event_line<T: serde::Serialize>(message: &T, content_type: &str) -> Bytes {
@@ -83,16 +74,4 @@ fn content_type(version: ApiVersion, headers: &HeaderMap) -> &'static str {
     let known = ["application/jsonl", "application/x-ndjson", JSON_SEQUENCE];
     let newest = if versions::has_json_lines(version) { "application/jsonl" } else { "application/json" };
     known.iter().find(named).copied().unwrap_or(newest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rest_begins_after_the_last() {
-        let time = Timestamp::new(7, 5).unwrap();
-        assert_eq!(since("/v1.41/events", time), "/v1.41/events?since=7.000000005");
-        assert_eq!(since("/events?since=1&filters=%7B%7D", time), "/events?filters=%7B%7D&since=7.000000005");
-    }
 }
