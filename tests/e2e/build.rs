@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use palan_test_support::daemon::{Daemon, Run, finish};
 use palan_test_support::image::TarBuilder;
+use palan_test_support::registry::Registry;
 use palan_test_support::{requires, wait_until};
 
 use crate::images::daemon;
@@ -322,7 +323,10 @@ fn copied_files_meet_what_is_there() {
         look("stat -c '%n %a %u:%g' /own /own/in /new /numbers /numbers/f"),
         "/own 711 1000:50\n/own/in 750 0:0\n/new 755 0:0\n/numbers 755 1000:1000\n/numbers/f 644 1000:1000\n"
     );
-    assert_eq!(look("readlink /own/link /way; ls /flat; stat -c %h /one"), "/own/old\nreal\ng\nx\ny\n2\n");
+    assert_eq!(
+        look("readlink /own/link; readlink /way; ls /flat; stat -c %h /one"),
+        "/own/old\nreal\ng\nx\ny\n2\n"
+    );
     // A layer over another base is the same layer, and hides nothing there.
     let other = Context::new(
         &daemon,
@@ -408,6 +412,31 @@ fn files_and_contexts_from_elsewhere() {
         assert_eq!(run(&daemon, "r", "cat /f"), content);
     }
     nothing_is_left(&daemon);
+}
+
+#[test]
+fn a_built_image_goes_to_a_registry_and_is_a_base_from_there() {
+    requires!(root);
+    requires!(program "docker");
+    let daemon = daemon();
+    let registry = Registry::start();
+    let name = format!("{}/team/app:1", registry.host());
+    let context = Context::new(&daemon, "context", "FROM bb\nCOPY f /f\nRUN echo made > /made && rm /f\n");
+    context.file("f", "f").build(&daemon, &["-t", &name]).ok();
+    daemon.docker(["push", &name]).ok();
+    let id = daemon.docker(["inspect", "-f", "{{.Id}}", &name]).ok().stdout;
+    daemon.docker(["rmi", &name]).ok();
+    daemon.docker(["builder", "prune", "-af"]).ok();
+    // A base that is not here is pulled.
+    let above = Context::new(&daemon, "above", &format!("FROM {name}\nRUN cat /made; ! test -e /f\n"));
+    let built = above.build(&daemon, &["-t", "above"]).ok();
+    assert!(built.stdout.contains("made\n"), "{built}");
+    assert_eq!(daemon.docker(["inspect", "-f", "{{.Id}}", &name]).ok().stdout, id);
+    let missing = Context::new(&daemon, "missing", &format!("FROM {}/no/such\n", registry.host()));
+    assert_ne!(missing.build(&daemon, &[]).code, 0);
+    nothing_is_left(&daemon);
+    let checked = daemon.palan(["system", "fsck"]).ok();
+    assert!(checked.stdout.contains("no problem") || checked.stderr.contains("no problem"), "{checked}");
 }
 
 #[test]
