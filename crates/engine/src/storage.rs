@@ -8,6 +8,7 @@ pub use palan_store::check::{Problem, Report};
 pub use palan_store::docker_root::TakenOver;
 use palan_store::gc::Watermarks;
 
+use crate::build::CachePruneSpec;
 use crate::engine::{Engine, blocking};
 use crate::error::Context as _;
 use crate::{Error, Result};
@@ -45,6 +46,10 @@ impl Engine {
                     let failed = || "cannot remove images that nobody uses".to_owned();
                     let in_use: Vec<String> =
                         engine.index.all().iter().map(|handle| handle.details().image_id.clone()).collect();
+                    // Results of builds first: they are made again, and while they are here no image's removal frees their layers.
+                    if engine.store.is_fuller_than(watermarks.high).context(failed)? {
+                        engine.prune_cache(&CachePruneSpec { all: true, ..CachePruneSpec::default() })?;
+                    }
                     let is_used = |image: &palan_store::ImageId| in_use.contains(&image.to_string());
                     engine.store.make_room(watermarks, &is_used).context(failed)
                 });

@@ -86,6 +86,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the file system of the data root is fuller than this, in percent.
+    pub fn is_fuller_than(&self, percent: u8) -> Result<bool> {
+        Ok(self.used_percent()? > percent)
+    }
+
     /// As `df` counts it.
     fn used_percent(&self) -> Result<u8> {
         let root = &self.inner.root;

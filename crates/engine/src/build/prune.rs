@@ -126,7 +126,7 @@ impl Engine {
         self.builds.solver.cache().entries().context(|| "cannot read the build cache".into())
     }
 
-    fn prune_cache(&self, spec: &CachePruneSpec) -> Result<CachePruned> {
+    pub(crate) fn prune_cache(&self, spec: &CachePruneSpec) -> Result<CachePruned> {
         let chosen = Chosen::new(&spec.filters)?;
         let mut pruned = CachePruned::default();
         let records = self.layer_records()?;
