@@ -1,3 +1,5 @@
+//! Directories that are sent again.
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;

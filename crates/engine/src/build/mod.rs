@@ -86,13 +86,13 @@ pub struct BuildError {
     /// The vertex at fault.
     pub vertex: Option<Digest>,
     /// Lines of the Dockerfile, with the place marked; empty where there is none.
-    pub excerpt: String,
+    pub excerpt: Box<str>,
     /// The first and the last of these lines, from 1.
-    pub lines: Option<(usize, usize)>,
+    pub lines: Option<Box<(usize, usize)>>,
 }
 
 impl From<Error> for BuildError {
     fn from(error: Error) -> Self {
-        Self { error, exit: None, vertex: None, excerpt: String::new(), lines: None }
+        Self { error, exit: None, vertex: None, excerpt: Box::default(), lines: None }
     }
 }

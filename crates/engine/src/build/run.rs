@@ -410,8 +410,8 @@ impl Given {
             error: Error::invalid(message),
             exit: None,
             vertex: None,
-            excerpt: error.render(&source),
-            lines: Some((error.span().start.line, error.span().end.line)),
+            excerpt: error.render(&source).into(),
+            lines: Some(Box::new((error.span().start.line, error.span().end.line))),
         }
     }
 }
@@ -428,7 +428,7 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
     });
     let lines = vertex.map(|id| {
         let span = plan.vertices[id].span;
-        (span.start.line, span.end.line)
+        Box::new((span.start.line, span.end.line))
     });
     let exit = match &source {
         StepError::ExitCode { command, code } => Some(Box::new((command.clone(), *code))),
@@ -442,7 +442,7 @@ fn solve_error(error: SolveError, observer: &Observing<'_>, plan: &Plan, dockerf
         error: Error::system(text),
         exit,
         vertex: vertex.map(|id| observer.digest(id)),
-        excerpt: excerpt.unwrap_or_default(),
+        excerpt: excerpt.unwrap_or_default().into(),
         lines,
     }
 }

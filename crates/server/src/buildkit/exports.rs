@@ -91,6 +91,8 @@ fn image(kind: &str, attrs: &BTreeMap<String, String>) -> Result<Vec<Reference>,
     for (attribute, value) in attrs {
         let is_known = match attribute.as_str() {
             "name" | "dest" => true,
+            // bollard says what it would be elsewhere.
+            "type" => matches!(value.as_str(), "docker" | "image" | "moby"),
             // buildx asks for the push afterwards, with the API.
             "push" => kind == "moby" || is_false(value),
             "push-by-digest" | "tar-multi" | "force-compression" | "rewrite-timestamp" => is_false(value),

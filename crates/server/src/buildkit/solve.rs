@@ -380,7 +380,7 @@ fn failure(error: &BuildError, source: Option<SourceInfo>) -> Status {
     if let Some(vertex) = error.vertex {
         errdefs::add_vertex(&mut status, &vertex.to_string());
     }
-    if let (Some(info), Some((first, last))) = (source, error.lines) {
+    if let (Some(info), Some((first, last))) = (source, error.lines.as_deref().copied()) {
         let position =
             |line: usize| Some(Position { line: i32::try_from(line).unwrap_or(i32::MAX), character: 0 });
         let range = Range { start: position(first), end: position(last) };

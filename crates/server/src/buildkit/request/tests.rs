@@ -1,3 +1,5 @@
+//! Attributes as clients send them, and what is refused.
+
 use super::*;
 
 fn attrs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
