@@ -12,7 +12,7 @@ use crate::process::{cargo, output, root};
 const EDGES: &[(&str, &[&str])] = &[
     ("palan", &["cli", "server", "engine", "supervisor", "runtime", "linux"]),
     ("palan-server", &["engine", "docker-api", "buildkit"]),
-    ("palan-cli", &["docker-api", "buildkit", "linux", "tar"]),
+    ("palan-cli", &["docker-api", "buildkit", "context", "dockerfile", "linux", "tar"]),
     (
         "palan-engine",
         &["store", "registry", "network", "supervisor", "linux", "dns", "builder", "dockerfile", "context"],
@@ -27,7 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-tar", &["linux"]),
     ("palan-dns", &[]),
     ("palan-dockerfile", &[]),
-    ("palan-context", &["linux"]),
+    ("palan-context", &["linux", "tar"]),
     ("palan-buildkit", &["context", "linux"]),
     ("palan-docker-api", &[]),
     ("palan-linux", &[]),
