@@ -297,6 +297,9 @@ async fn question(
         kind: export.kind.clone(),
         attrs: export.attributes.iter().cloned().collect(),
     });
+    let exporters: Vec<Exporter> = exporters.collect();
+    // Before BuildKit 0.13 a build had one output, in fields of its own.
+    let only = exporters.first().cloned().unwrap_or_default();
     Ok(SolveRequest {
         reference: reference.to_owned(),
         session: session.to_owned(),
@@ -308,7 +311,9 @@ async fn question(
             ..CacheOptions::default()
         }),
         entitlements: request.entitlements.clone(),
-        exporters: exporters.collect(),
+        exporter_deprecated: only.kind,
+        exporter_attrs_deprecated: only.attrs,
+        exporters,
         ..SolveRequest::default()
     })
 }
