@@ -12,7 +12,7 @@ use crate::process::{cargo, output, root};
 const EDGES: &[(&str, &[&str])] = &[
     ("palan", &["cli", "server", "engine", "supervisor", "runtime", "linux"]),
     ("palan-server", &["engine", "docker-api", "buildkit"]),
-    ("palan-cli", &["docker-api", "buildkit", "linux", "tar"]),
+    ("palan-cli", &["docker-api", "buildkit", "context", "dockerfile", "linux", "tar"]),
     (
         "palan-engine",
         &[
@@ -38,7 +38,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("palan-tar", &["linux"]),
     ("palan-dns", &[]),
     ("palan-dockerfile", &[]),
-    ("palan-context", &["linux"]),
+    ("palan-context", &["linux", "tar"]),
     ("palan-buildkit", &["context", "linux"]),
     ("palan-docker-api", &["tls"]),
     ("palan-tls", &[]),

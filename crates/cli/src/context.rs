@@ -1,5 +1,7 @@
 //! Which daemon a command talks to: `-H`, `-c`, the environment, the context in use, or the default.
 
+/// Contexts in archives.
+pub(crate) mod archive;
 /// Contexts on the disk.
 pub(crate) mod store;
 

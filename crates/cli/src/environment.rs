@@ -33,6 +33,10 @@ variables! {
     DOCKER_TLS = "DOCKER_TLS": "Use TLS, as `--tls`.";
     DOCKER_TLS_VERIFY = "DOCKER_TLS_VERIFY": "Use TLS and verify the daemon, as `--tlsverify`.";
     DOCKER_CERT_PATH = "DOCKER_CERT_PATH": "The directory of `ca.pem`, `cert.pem` and `key.pem`, instead of that of `config.json`.";
+    BUILDKIT_PROGRESS = "BUILDKIT_PROGRESS": "How builds show their progress, where `--progress` doesn't say.";
+    SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH": "The time, in seconds since 1970, that a built image and its files have: a build argument.";
+    SSH_AUTH_SOCK = "SSH_AUTH_SOCK": "The agent of `build --ssh default`.";
+    TMPDIR = "TMPDIR": "Where a build keeps what comes by standard input, instead of `/tmp`.";
     HOME = "HOME": "The home directory, with `.docker`.";
     NO_COLOR = "NO_COLOR": "No colours and styles in the output.";
     CI = "CI": "Set by build services: no daemon is started on demand.";

@@ -1,5 +1,7 @@
 //! Whole command lines against a daemon of the test: flows, texts, exit codes.
 
+/// Builds.
+mod build;
 /// The daemon of a test.
 mod daemon;
 
@@ -380,7 +382,7 @@ fn the_line_is_checked_before_anything_is_asked() {
     let daemon = Daemon::start(|_: &Seen| Answer::empty(500));
     let check = |line: &[&str], code: u8, err: &str| assert_eq!(run(&daemon, line), outcome(code, "", err));
     check(&["foo"], 1, "palan: unknown command: palan foo\n\nRun 'palan --help' for more information\n");
-    check(&["build", "."], 1, "palan: 'palan build' is not supported yet\n");
+    check(&["compose", "up"], 1, "palan: 'palan compose' is not supported yet\n");
     check(
         &["run"],
         1,

@@ -5,17 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use palan_linux::path::{FileKind, RootDir};
+use palan_linux::path::{FileKind, RootDir, Time};
 use palan_linux::xattr;
+use palan_tar::write::Writer;
+use palan_tar::{Entry as Header, Kind};
 
 use crate::Ignore;
 use crate::walk::{Entry, WalkError, walk};
-
-const BLOCK: usize = 512;
-/// What fits into the name's field of a header.
-const NAME: usize = 100;
-/// What fits into eleven octal digits.
-const MAX_SIZE: u64 = 0o777_7777_7777;
 
 /// What was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,191 +46,86 @@ pub enum PackError {
 /// Owners are root and times are in seconds; of extended attributes only the capabilities of programs are kept. A file that
 /// shrinks meanwhile is filled up with zeros, one that grows is cut.
 pub fn pack(root: &RootDir, ignore: &Ignore, sink: &mut dyn Write) -> Result<Packed, PackError> {
-    let mut packer = Packer { sink, packed: Packed::default(), buffer: vec![0; 256 * 1024] };
+    let mut packer = Packer { writer: Writer::new(sink), packed: Packed::default() };
     walk(root, ignore, &mut |entry| packer.entry(entry))?;
-    packer.write(&[0; 2 * BLOCK])?;
-    packer.sink.flush().map_err(PackError::Write)?;
+    let sink = packer.writer.finish().map_err(PackError::Write)?;
+    sink.flush().map_err(PackError::Write)?;
     Ok(packer.packed)
 }
 
 struct Packer<'a> {
-    sink: &'a mut dyn Write,
+    writer: Writer<&'a mut dyn Write>,
     packed: Packed,
-    buffer: Vec<u8>,
 }
 
 impl Packer<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), PackError> {
-        self.sink.write_all(bytes).map_err(PackError::Write)
-    }
-
     fn entry(&mut self, entry: &Entry<'_>) -> Result<(), PackError> {
-        let mut name = entry.path.as_os_str().as_bytes().to_vec();
-        let mut header = Header {
-            mode: entry.metadata.mode,
-            modified: entry.metadata.modified.seconds,
-            ..Header::default()
-        };
-        let mut file = None;
-        header.kind = match entry.metadata.kind {
-            FileKind::Directory => {
-                name.push(b'/');
-                b'5'
-            }
-            FileKind::Symlink => {
-                header.link = entry.read_link()?.as_os_str().as_bytes().to_vec();
-                b'2'
-            }
-            FileKind::Fifo => b'6',
-            FileKind::CharacterDevice | FileKind::BlockDevice => {
-                header.node = entry.metadata.node;
-                if entry.metadata.kind == FileKind::CharacterDevice { b'3' } else { b'4' }
-            }
+        let kind = match entry.metadata.kind {
+            FileKind::Directory => Kind::Directory,
+            FileKind::Symlink => Kind::Symlink,
+            FileKind::Fifo => Kind::Fifo,
+            FileKind::CharacterDevice => Kind::CharacterDevice,
+            FileKind::BlockDevice => Kind::BlockDevice,
+            FileKind::Regular => Kind::Regular,
             FileKind::Socket | FileKind::Unknown => return Ok(()),
-            FileKind::Regular => {
-                let opened = entry.open()?;
-                header.size = entry.metadata.size;
-                header.capability = xattr::get(&opened, "security.capability")
-                    .map_err(|source| PackError::Content { path: entry.path.to_owned(), source })?;
-                file = Some(opened);
-                b'0'
-            }
         };
-        header.name = name;
-        self.header(&header)?;
-        self.packed.entries += 1;
-        if let Some(file) = file {
-            self.content(entry, file, header.size)?;
+        let mut header = Header::plain(entry.path.as_os_str().as_bytes().to_vec(), kind);
+        header.mode = entry.metadata.mode;
+        header.modified = Time { seconds: entry.metadata.modified.seconds, nanoseconds: 0 };
+        match kind {
+            Kind::Directory => header.path.push(b'/'),
+            Kind::Symlink => header.link = entry.read_link()?.as_os_str().as_bytes().to_vec(),
+            Kind::CharacterDevice | Kind::BlockDevice => header.device = entry.metadata.node,
+            _ => {}
         }
+        match kind {
+            Kind::Regular => self.file(entry, header)?,
+            _ => self.writer.entry(&header).map_err(PackError::Write)?,
+        }
+        self.packed.entries += 1;
         Ok(())
     }
 
-    fn header(&mut self, header: &Header) -> Result<(), PackError> {
-        let records = header.records();
-        if !records.is_empty() {
-            let extended = Header {
-                name: b"PaxHeaders.0/context".to_vec(),
-                kind: b'x',
-                mode: 0o644,
-                size: records.len() as u64,
-                ..Header::default()
-            };
-            self.write(&extended.block())?;
-            self.write(&records)?;
-            self.pad(records.len() as u64)?;
+    fn file(&mut self, entry: &Entry<'_>, mut header: Header) -> Result<(), PackError> {
+        let failed = |source| PackError::Content { path: entry.path.to_owned(), source };
+        let file = entry.open()?;
+        header.size = entry.metadata.size;
+        if let Some(capability) = xattr::get(&file, CAPABILITY).map_err(failed)? {
+            header.xattrs.push((CAPABILITY.as_bytes().to_vec(), capability));
         }
-        self.write(&header.block())
-    }
-
-    fn content(&mut self, entry: &Entry<'_>, mut file: File, size: u64) -> Result<(), PackError> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut left = size;
-        while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let length = match file.read(&mut buffer[..wanted]) {
-                Ok(0) => {
-                    buffer[..wanted].fill(0);
-                    wanted
-                }
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(PackError::Content { path: entry.path.to_owned(), source }),
-            };
-            self.write(&buffer[..length])?;
-            left -= length as u64;
+        let mut source = Source { file, failure: None };
+        let written = self.writer.file(&header, &mut source);
+        match (written, source.failure) {
+            (Err(_), Some(failure)) => Err(failed(failure)),
+            (Err(error), None) => Err(PackError::Write(error)),
+            (Ok(()), _) => {
+                self.packed.bytes += header.size;
+                Ok(())
+            }
         }
-        self.buffer = buffer;
-        self.packed.bytes += size;
-        self.pad(size)
-    }
-
-    fn pad(&mut self, size: u64) -> Result<(), PackError> {
-        let padding = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or(0);
-        self.write(&[0; BLOCK][..padding])
     }
 }
 
-/// What one header says.
-#[derive(Default)]
-struct Header {
-    name: Vec<u8>,
-    kind: u8,
-    mode: u32,
-    size: u64,
-    modified: i64,
-    link: Vec<u8>,
-    node: (u32, u32),
-    capability: Option<Vec<u8>>,
+/// The attribute that a program's capabilities are in.
+const CAPABILITY: &str = "security.capability";
+
+/// A file whose failures are told apart from those of the archive.
+struct Source {
+    file: File,
+    failure: Option<io::Error>,
 }
 
-impl Header {
-    /// What does not fit is 0 or cut; a record before it says what is right.
-    fn block(&self) -> [u8; BLOCK] {
-        let mut block = [0; BLOCK];
-        text(&mut block[..NAME], &self.name);
-        octal(&mut block[100..108], self.mode.into());
-        octal(&mut block[108..116], 0);
-        octal(&mut block[116..124], 0);
-        octal(&mut block[124..136], self.size);
-        octal(&mut block[136..148], u64::try_from(self.modified).unwrap_or(0));
-        block[148..156].fill(b' ');
-        block[156] = self.kind;
-        text(&mut block[157..257], &self.link);
-        block[257..265].copy_from_slice(b"ustar\x0000");
-        octal(&mut block[329..337], self.node.0.into());
-        octal(&mut block[337..345], self.node.1.into());
-        let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
-        // Six digits, NUL, space: the form that every reader knows.
-        octal(&mut block[148..155], sum);
-        block
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer).map_err(|error| {
+            let told = io::Error::from(error.kind());
+            // The writer tries again.
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failure = Some(error);
+            }
+            told
+        })
     }
-
-    /// The PAX records that the entry needs, in a fixed order.
-    fn records(&self) -> Vec<u8> {
-        let mut records = Vec::new();
-        if self.name.len() > NAME {
-            record(&mut records, "path", &self.name);
-        }
-        if self.link.len() > NAME {
-            record(&mut records, "linkpath", &self.link);
-        }
-        if self.size > MAX_SIZE {
-            record(&mut records, "size", self.size.to_string().as_bytes());
-        }
-        if u64::try_from(self.modified).map_or(true, |seconds| seconds > MAX_SIZE) {
-            record(&mut records, "mtime", self.modified.to_string().as_bytes());
-        }
-        if let Some(capability) = &self.capability {
-            record(&mut records, "SCHILY.xattr.security.capability", capability);
-        }
-        records
-    }
-}
-
-fn text(field: &mut [u8], value: &[u8]) {
-    let length = value.len().min(field.len());
-    field[..length].copy_from_slice(&value[..length]);
-}
-
-/// Octal digits with leading zeros and a NUL at the end; 0 for what does not fit.
-fn octal(field: &mut [u8], value: u64) {
-    let digits = field.len() - 1;
-    let most = (1u64 << (3 * digits)) - 1;
-    let value = if value > most { 0 } else { value };
-    field[..digits].copy_from_slice(format!("{value:0digits$o}").as_bytes());
-    field[digits] = 0;
-}
-
-/// `length key=value\n`, where the length counts its own digits.
-fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(format!("{length} {key}=").as_bytes());
-    records.extend_from_slice(value);
-    records.push(b'\n');
 }
 
 #[cfg(test)]
@@ -281,7 +172,7 @@ mod tests {
         };
         let first = build();
         assert_eq!(first, build());
-        assert_eq!(first.len() % BLOCK, 0);
+        assert_eq!(first.len() % 512, 0);
     }
 
     #[test]

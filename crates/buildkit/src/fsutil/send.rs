@@ -191,8 +191,8 @@ impl Send {
                 finish.await?;
                 outgoing.send(&Packet { kind: packet::FIN, ..Packet::default() }).await?;
                 drop(outgoing);
-                // The receiver ends the call, or has.
-                while incoming.next::<Packet>().await?.is_some() {}
+                // Whoever answers a call ends it: a receiver that has called waits for that, and one that is called is waited for.
+                while incoming.is_answer() && incoming.next::<Packet>().await?.is_some() {}
                 Ok(())
             }
         }

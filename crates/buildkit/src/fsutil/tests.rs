@@ -256,6 +256,19 @@ async fn hostile_senders() {
     check(deep, "directories in each other").await;
 }
 
+/// Receivers in Go end their side of a call when the sender has ended it.
+#[tokio::test]
+async fn a_receiver_may_wait_for_the_sender_to_end_the_call() {
+    let from = tempfile::tempdir().expect("a directory");
+    let send = Send { selection: Selection::default(), without_owners: true };
+    let ClientCall { mut incoming, outgoing } =
+        call(Arc::new(Sender { root: root(from.path()), send })).await;
+    outgoing.send(&Packet { kind: packet::FIN, ..Packet::default() }).await.expect("a call");
+    let waited = async { while incoming.next::<Packet>().await.expect("a packet").is_some() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), waited).await.expect("the end of the call");
+    drop(outgoing);
+}
+
 #[tokio::test]
 async fn hard_links_are_made_and_kept() {
     let to = tempfile::tempdir().expect("a directory");

@@ -85,7 +85,14 @@ impl Incoming {
         Self { head: Some(head), body: None, buffer: BytesMut::new(), is_client: true, sending }
     }
 
+    /// Whether it is what a callee answers.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.is_client
+    }
+
     /// The next message; none is the end. For a caller it is the good end: all else is an error. Not to be called again then.
+    ///
+    /// Whoever stops waiting can wait again: nothing is lost.
     pub async fn next<M: Message>(&mut self) -> Result<Option<M>, Status> {
         match self.next_frame().await? {
             Some(frame) => Ok(Some(M::decode(frame)?)),
@@ -94,8 +101,10 @@ impl Incoming {
     }
 
     async fn next_frame(&mut self) -> Result<Option<Bytes>, Status> {
-        if let Some(head) = self.head.take() {
-            self.body = Some(check_head(head.await?)?);
+        if let Some(head) = &mut self.head {
+            let head = head.await;
+            self.head = None;
+            self.body = Some(check_head(head?)?);
         }
         loop {
             if let Some(frame) = self.take_frame()? {
@@ -136,7 +145,7 @@ impl Incoming {
     }
 
     async fn end(&mut self) -> Result<Option<Bytes>, Status> {
-        let Some(mut body) = self.body.take() else { return Ok(None) };
+        let Some(body) = &mut self.body else { return Ok(None) };
         if !self.buffer.is_empty() {
             return Err(Status::new(Code::Internal, "the call ended in the middle of a message"));
         }
@@ -144,6 +153,7 @@ impl Incoming {
             return Ok(None);
         }
         let trailers = body.trailers().await?;
+        self.body = None;
         match trailers.as_ref().and_then(Status::from_trailers) {
             Some(outcome) => outcome.map(|()| None),
             None => Err(Status::new(Code::Internal, "the call ended without a status")),

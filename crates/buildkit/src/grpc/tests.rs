@@ -122,6 +122,22 @@ async fn streams() {
 }
 
 #[tokio::test]
+async fn waiting_can_be_given_up_and_taken_up_again() {
+    let (channel, _, _) = start().await;
+    let ClientCall { outgoing, mut incoming } =
+        channel.call("/e/Stream", Metadata::new()).await.expect("a call");
+    for step in 0..3 {
+        tokio::select! {
+            biased;
+            _ = incoming.next::<BytesMessage>() => panic!("nothing was sent"),
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+        outgoing.send(&piece(vec![step])).await.expect("room");
+        assert_eq!(incoming.next::<BytesMessage>().await, Ok(Some(piece(vec![step]))));
+    }
+}
+
+#[tokio::test]
 async fn errors_come_whole() {
     let (channel, _, _) = start().await;
     let error = channel.unary::<_, BytesMessage>("/e/Fail", Metadata::new(), &piece("")).await;

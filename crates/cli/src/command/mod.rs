@@ -3,6 +3,8 @@
 //! A command is a static [`Command`]: its words, flags, number of arguments, help, and the function that runs it. It stands
 //! once in its file and may be reached by several names (`ps`, `container ls`, `container ps`).
 
+/// Commands on builds.
+mod builder;
 /// What commands share: objects named in arguments, filters, `inspect`.
 mod common;
 /// Completion in shells.
@@ -90,6 +92,7 @@ static COMMON: &[Entry] = &[
     Entry(&["run"], &container::run::COMMAND),
     Entry(&["exec"], &container::exec::COMMAND),
     Entry(&["ps"], &container::ls::COMMAND),
+    Entry(&["build"], &image::build::COMMAND),
     Entry(&["pull"], &image::pull::COMMAND),
     Entry(&["push"], &image::push::COMMAND),
     Entry(&["images"], &image::ls::COMMAND),
@@ -101,6 +104,8 @@ static COMMON: &[Entry] = &[
 ];
 
 static GROUPS: &[Group] = &[
+    builder::GROUP,
+    builder::BUILDX,
     container::GROUP,
     context::GROUP,
     image::GROUP,
@@ -144,21 +149,8 @@ static OTHERS: &[Entry] = &[
 ];
 
 /// Docker's commands that we know of and don't have yet.
-static MISSING: &[&str] = &[
-    "build",
-    "builder",
-    "buildx",
-    "checkpoint",
-    "compose",
-    "config",
-    "node",
-    "plugin",
-    "secret",
-    "service",
-    "stack",
-    "swarm",
-    "trust",
-];
+static MISSING: &[&str] =
+    &["checkpoint", "compose", "config", "node", "plugin", "secret", "service", "stack", "swarm", "trust"];
 
 /// The flags before the command.
 #[rustfmt::skip]

@@ -2,6 +2,8 @@
 
 /// Where archives are written.
 pub(crate) mod archive;
+/// The progress of builds.
+pub(crate) mod build;
 /// Times, sizes and identifiers as people read them.
 pub(crate) mod human;
 /// JSON text and values in the daemon's order.

@@ -137,7 +137,7 @@ impl Streams {
         self.terminals[1]
     }
 
-    fn errors_is_terminal(&self) -> bool {
+    pub(crate) fn errors_is_terminal(&self) -> bool {
         self.terminals[2]
     }
 
@@ -147,6 +147,14 @@ impl Streams {
             return (0, 0);
         }
         tty::window_size(io::stdout()).map_or((0, 0), |size| (size.rows, size.columns))
+    }
+
+    /// Rows and columns of the terminal on standard error, zeros if it is none.
+    pub(crate) fn size_of_errors(&self) -> (u16, u16) {
+        if !self.errors_is_terminal() {
+            return (0, 0);
+        }
+        tty::window_size(io::stderr()).map_or((0, 0), |size| (size.rows, size.columns))
     }
 
     /// The columns of the terminal on standard output, or on standard error; `None` if it is none.

@@ -197,7 +197,8 @@ pub(crate) fn split_extra_host(text: &str) -> Option<(&str, &str)> {
     text.split_once('=').or_else(|| text.split_once(':')).filter(|(host, _)| !host.is_empty())
 }
 
-fn check_extra_host(text: &str) -> Result<(), String> {
+/// What is wrong with an `--add-host`.
+pub(crate) fn check_extra_host(text: &str) -> Result<(), String> {
     let Some((_, address)) = split_extra_host(text) else {
         return Err(format!("bad format for add-host: {text:?}"));
     };

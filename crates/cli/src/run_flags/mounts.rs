@@ -123,7 +123,7 @@ fn validate(mount: &Mount) -> Result<(), String> {
 }
 
 /// The fields of one line of comma-separated values; a field in double quotes may hold commas.
-pub(super) fn split_csv(text: &str) -> Result<Vec<String>, String> {
+pub(crate) fn split_csv(text: &str) -> Result<Vec<String>, String> {
     if text.is_empty() {
         return Err("EOF".to_owned());
     }

@@ -2,7 +2,7 @@
 
 mod paths;
 mod progress;
-mod unpack;
+pub(crate) mod unpack;
 mod upload;
 
 use std::io::{self, Read};

@@ -18,6 +18,8 @@ macro_rules! with_endpoint_help {
 }
 
 mod create;
+mod export;
+mod import;
 mod inspect;
 mod ls;
 mod rm;
@@ -41,6 +43,8 @@ pub(crate) const GROUP: Group = Group {
     short: "Manage contexts",
     entries: &[
         Entry(&["create"], &create::COMMAND),
+        Entry(&["export"], &export::COMMAND),
+        Entry(&["import"], &import::COMMAND),
         Entry(&["inspect"], &inspect::COMMAND),
         Entry(&["ls", "list"], &ls::COMMAND),
         Entry(&["rm", "remove"], &rm::COMMAND),
@@ -48,7 +52,7 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["update"], &update::COMMAND),
         Entry(&["use"], &using::COMMAND),
     ],
-    missing: &["export", "import"],
+    missing: &[],
 };
 
 const DOCKER_FLAG: Flag =

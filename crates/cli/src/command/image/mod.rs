@@ -1,5 +1,6 @@
 //! `palan image …` and the short forms of its commands.
 
+pub(crate) mod build;
 pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod import_docker;
@@ -25,6 +26,7 @@ pub(crate) const GROUP: Group = Group {
     name: "image",
     short: "Manage images",
     entries: &[
+        Entry(&["build"], &build::COMMAND),
         Entry(&["history"], &history::COMMAND),
         Entry(&["import"], &import::COMMAND),
         Entry(&["import-docker"], &import_docker::COMMAND),
@@ -38,7 +40,7 @@ pub(crate) const GROUP: Group = Group {
         Entry(&["save"], &save::COMMAND),
         Entry(&["tag"], &tag::COMMAND),
     ],
-    missing: &["build"],
+    missing: &[],
 };
 
 /// `--platform`, in full (`os/arch[/variant]`).

@@ -20,21 +20,21 @@ use crate::error::{CliError, Result};
 
 /// Where and how.
 #[derive(Debug)]
-pub(super) struct Unpacking<'a> {
-    pub(super) root: &'a RootDir,
+pub(crate) struct Unpacking<'a> {
+    pub(crate) root: &'a RootDir,
     /// The path of the root, for messages.
-    pub(super) shown: &'a str,
+    pub(crate) shown: &'a str,
     /// What the names in the archive begin with, …
-    pub(super) from: Vec<u8>,
+    pub(crate) from: Vec<u8>,
     /// … and what they begin with here.
-    pub(super) to: Vec<u8>,
+    pub(crate) to: Vec<u8>,
     /// Owners and set-id bits are those of the container, as far as the user may do that.
-    pub(super) keep_owners: bool,
+    pub(crate) keep_owners: bool,
 }
 
 impl Unpacking<'_> {
     /// Unpacks all. How many devices were left out.
-    pub(super) fn run(&self, archive: &mut dyn Read) -> Result<u64> {
+    pub(crate) fn run(&self, archive: &mut dyn Read) -> Result<u64> {
         let limits = Limits::default();
         let mut reader = Reader::new(archive, &limits);
         let mut left_out = 0;
