@@ -11,6 +11,7 @@ use tower::ServiceExt;
 
 use crate::error::ApiError;
 use crate::extract::Version;
+use crate::unread::Left;
 
 static NEWEST: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::from_str(&ApiVersion::MAX.to_string()).unwrap_or(HeaderValue::from_static("1.56"))
@@ -23,10 +24,18 @@ pub(crate) async fn dispatch(router: Router, mut request: Request) -> Response {
         Ok((version, uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(Version(version));
-            match router.oneshot(request).await {
+            let left = Left::default();
+            // Whoever asked whether to send the body has not sent it.
+            let is_asking = request.headers().contains_key(http::header::EXPECT);
+            let request = request.map(|body| left.watch(body));
+            let mut response = match router.oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
+            };
+            if !is_asking && response.status() != StatusCode::SWITCHING_PROTOCOLS && !left.drain().await {
+                response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
+            response
         }
         Err(response) => *response,
     };

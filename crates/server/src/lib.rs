@@ -34,6 +34,7 @@ mod route;
 mod router;
 mod streaming;
 mod tls;
+mod unread;
 mod websocket;
 
 pub use accept::serve;

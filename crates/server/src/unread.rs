@@ -1,0 +1,119 @@
+//! What is left of a request's body when its answer is ready.
+//!
+//! An answer that does not need the body (an error, mostly) comes before the client has sent all of it. hyper then closes the connection
+//! without a word, and the client's next request on it is lost. As Go's server does, a short rest is read, and behind a long one the
+//! answer says that the connection ends.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, SizeHint};
+
+/// How much is read only to be thrown away.
+const MOST: usize = 256 * 1024;
+/// How long it may take to arrive.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A body that leaves itself behind when it is dropped before its end.
+struct Watched {
+    body: Option<Body>,
+    left: Left,
+}
+
+/// Where it is found then.
+#[derive(Clone, Default)]
+pub(crate) struct Left(Arc<Mutex<Option<Body>>>);
+
+impl Left {
+    /// The body to be given to the handler.
+    pub(crate) fn watch(&self, body: Body) -> Body {
+        Body::new(Watched { body: Some(body), left: self.clone() })
+    }
+
+    /// Reads what was left. Whether another request can follow.
+    pub(crate) async fn drain(self) -> bool {
+        let Some(mut body) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return true;
+        };
+        let reading = async {
+            let mut read = 0;
+            while let Some(frame) =
+                std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+            {
+                read += frame.ok()?.data_ref().map_or(0, Bytes::len);
+                if read > MOST {
+                    return None;
+                }
+            }
+            Some(())
+        };
+        tokio::time::timeout(PATIENCE, reading).await.ok().flatten().is_some()
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            *self.left.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn rest(pieces: usize) -> bool {
+        let piece = Bytes::from(vec![0; 64 * 1024]);
+        let stream =
+            futures_util::stream::iter((0..pieces).map(move |_| Ok::<_, std::io::Error>(piece.clone())));
+        let left = Left::default();
+        drop(left.watch(Body::from_stream(stream)));
+        left.drain().await
+    }
+
+    #[tokio::test]
+    async fn a_short_rest_is_read_and_a_long_one_ends_the_connection() {
+        assert!(rest(0).await);
+        assert!(rest(4).await);
+        assert!(!rest(5).await);
+        let left = Left::default();
+        let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        drop(left.watch(Body::from_stream(never)));
+        assert!(!left.drain().await, "nobody waits for ever");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_leaves_nothing() {
+        let left = Left::default();
+        let read = axum::body::to_bytes(left.watch(Body::from("text")), 10).await.unwrap();
+        assert_eq!(read, "text");
+        assert!(left.0.lock().unwrap().is_none());
+    }
+}
