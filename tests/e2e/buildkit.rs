@@ -339,10 +339,12 @@ fn failures_name_the_place() {
 fn a_client_that_goes_ends_its_build() {
     requires!(root);
     let daemon = daemon();
-    let context = Context::new(&daemon, "context", "FROM bb\nRUN echo started; sleep 300\n");
-    // The supervisors of steps.
-    let is_running = |daemon: &Daemon| {
-        fs::read_dir(daemon.run_root().join("build")).is_ok_and(|mut steps| steps.next().is_some())
+    let context = Context::new(&daemon, "context", "FROM bb\nRUN echo started; sleep 31415; echo ended\n");
+    // No other process has this argument.
+    let is_running = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        commands.into_iter().any(|command| command == b"sleep\x0031415\0")
     };
     wait(async {
         let solving = {
@@ -368,10 +370,10 @@ fn a_client_that_goes_ends_its_build() {
             }
             solving
         };
-        assert!(is_running(&daemon));
+        assert!(wait_until(Duration::from_secs(10), is_running), "the step does not run");
         solving.abort();
     });
-    assert!(wait_until(Duration::from_secs(10), || !is_running(&daemon)), "the step goes on");
+    assert!(wait_until(Duration::from_secs(10), || !is_running()), "the step goes on");
     assert!(wait_until(Duration::from_secs(10), || {
         fs::read_dir(daemon.data_root().join("build/work")).unwrap().next().is_none()
     }));
