@@ -124,6 +124,15 @@ impl Progress {
         }
     }
 
+    /// The build was given up: what still runs, as far as we were told, has ended.
+    pub(crate) fn cancel(&mut self, now: SystemTime) -> String {
+        let touched = self.trace.cancel(now);
+        match &mut self.view {
+            View::Plain(plain) => plain.show(&mut self.trace, &touched, now),
+            View::RawJson | View::Table(_) | View::Silent => String::new(),
+        }
+    }
+
     /// The text that draws the table as it is now.
     pub(crate) fn draw(&mut self, now: SystemTime, rows: u16, columns: u16) -> String {
         match &mut self.view {

@@ -282,6 +282,20 @@ impl Trace {
         touched
     }
 
+    /// Whoever wanted the build has gone, and so has the daemon's word about what still runs: the places of these steps, which end here.
+    pub(crate) fn cancel(&mut self, now: SystemTime) -> BTreeSet<usize> {
+        let there = self.there(now);
+        let running: BTreeSet<usize> =
+            (0..self.steps.len()).filter(|place| self.steps[*place].is_running()).collect();
+        for place in &running {
+            let step = &mut self.steps[*place];
+            let vertex =
+                Vertex { completed: Some(there), error: CANCELLED.to_owned(), ..step.vertex.clone() };
+            step.take(&vertex);
+        }
+        running
+    }
+
     /// Nobody shows what is new line by line.
     pub(crate) fn forget_news(&mut self) {
         for step in &mut self.steps {

@@ -147,6 +147,16 @@ fn a_step_that_is_ended_has_not_failed() {
 }
 
 #[test]
+fn what_still_runs_ends_with_a_build_that_is_given_up() {
+    let mut progress = Progress::new(Mode::Plain, false, surface(), at(0));
+    progress.update(&vertex("a", "[1/2] RUN true", Some(0), Some(10)), at(10));
+    progress.update(&vertex("b", "[2/2] RUN sleep 60", Some(20), None), at(20));
+    assert_eq!(progress.cancel(at(900)), "#2 CANCELED\n");
+    assert_eq!(progress.finish(at(900), 0, 0), "");
+    assert_eq!(progress.trace().completed(), 2);
+}
+
+#[test]
 fn parts_are_told_once_a_second_until_they_are_done() {
     let script = [
         (0, vertex("a", "[internal] load build context", Some(0), None)),

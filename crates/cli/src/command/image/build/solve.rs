@@ -126,6 +126,10 @@ async fn build(
         let question = question(&control, request, &id, &reference).await?;
         let answers = control.status(&reference).await.map_err(|status| failure(&status))?;
         let solved = watch(control.solve(&question), follow(answers), &mut signals, &mut shown).await;
+        if matches!(solved, Err(End::Signal(_))) {
+            let text = shown.progress.cancel(SystemTime::now());
+            shown.write(&text);
+        }
         shown.finish();
         match solved {
             Ok(response) => {
