@@ -13,7 +13,8 @@
 //!
 //! A removal goes the other way round: its transaction is synced (`synchronous = FULL`) before a file is deleted, so
 //! that no power loss brings back the record of an image whose files are gone. What was recorded and never marked as synced
-//! needs no such care ([`Syncing`]): whatever state of the database comes back has it as not synced, and drops it. So an image that is
+//! needs no such care ([`Syncing`]) if no record that may come back needs the same: whatever state of the database comes back has it as not
+//! synced, and drops it. So an image that is
 //! removed right after its pull does not wait for the pull's data to be written.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -31,6 +32,9 @@ pub(crate) struct Syncing {
     fresh: Unsynced,
     /// What is being written. Removed records leave it: recorded anew, they are of files that are not written yet.
     batch: Unsynced,
+    /// A record that may be on the disk was removed without a durable write: a power cut can bring it back, with all it needs. Until the
+    /// next durable write nothing may go without one.
+    owes_write: bool,
 }
 
 impl Syncing {
@@ -43,7 +47,19 @@ impl Syncing {
     /// Notes that an image is removed; whether its record was fresh.
     pub(crate) fn forget_image(&mut self, id: &ImageId) -> bool {
         self.batch.images.remove(id);
-        self.fresh.images.remove(id)
+        let was_fresh = self.fresh.images.remove(id);
+        self.owes_write |= !was_fresh;
+        was_fresh
+    }
+
+    /// Whether files may be deleted without a durable write, as far as records that were removed earlier are concerned.
+    pub(crate) fn owes_nothing(&self) -> bool {
+        !self.owes_write
+    }
+
+    /// Notes a durable write: with it, everything before it is durable.
+    pub(crate) fn wrote_durably(&mut self) {
+        self.owes_write = false;
     }
 
     /// Notes that a layer is removed; whether its record was fresh.

@@ -85,10 +85,11 @@ impl State {
                 unneeded.iter().try_for_each(|key| database::delete_layer(transaction, key))?;
                 blobs.iter().try_for_each(|blob| database::recipe::delete_recipe(transaction, blob))
             };
-            if image_was_fresh && are_fresh && gone.is_empty() {
+            if image_was_fresh && are_fresh && gone.is_empty() && self.syncing.owes_nothing() {
                 database::write_freeing(&mut self.db, "remove layers", change)?;
             } else {
                 database::write_durably(&mut self.db, "remove layers", change)?;
+                self.syncing.wrote_durably();
             }
         }
         let mut trashed = !unneeded.is_empty();

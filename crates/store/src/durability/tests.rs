@@ -48,3 +48,22 @@ fn only_fresh_records_go_without_a_sync() {
     assert!(!state.syncing.forget_image(&image.id));
     assert!(!state.syncing.forget_layer(&store.names("layers")[0]));
 }
+
+/// A synced record that went without a durable write (a lease kept all its files) may come back: the next removal is durable, of whatever.
+#[test]
+fn a_removed_record_that_may_come_back_is_made_durable_first() {
+    let store = TestStore::new();
+    let tar = Tar::new().file("a", b"content").finish();
+    let old = store.make("old", std::slice::from_ref(&tar)).expect("makes");
+    store.settle();
+    store.inner.background.pause();
+    let mut state = store.inner.lock();
+    assert!(state.syncing.owes_nothing());
+    assert!(!state.syncing.forget_image(&old.id));
+    assert!(!state.syncing.owes_nothing());
+    drop(state);
+    store.make("new", &[Tar::new().file("b", b"other").finish()]).expect("makes");
+    store.remove_image("new", false, &|_| Vec::new()).expect("removes");
+    assert!(store.inner.lock().syncing.owes_nothing(), "that was durable");
+    store.inner.background.resume();
+}
