@@ -575,6 +575,7 @@ fn ignored_files_are_no_part_of_the_context() {
     let (status, answer) = request(&daemon, "POST", "/build?t=t", &tar);
     assert_eq!(status, 200, "{answer}");
     assert_eq!(run(&daemon, "t", "ls /all /all/d"), "/all:\nDockerfile\nb\nd\n\n/all/d:\nkeep\n");
+    assert_eq!(run(&daemon, "t", "stat -c %a /all"), "755\n", "as open as a new directory");
     // What the query asks for and is not there is refused by name.
     for (query, text) in [
         ("version=2", "version=2"),

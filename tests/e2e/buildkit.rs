@@ -189,7 +189,10 @@ fn a_build_with_everything_a_session_has() {
     assert!(built.output().contains("A=2 geheim"), "{}", built.output());
     let paths = ["/c", "/c/.dockerignore", "/c/Dockerfile", "/c/d", "/c/d/kept", "/c/link"];
     assert!(built.output().contains(&paths.join("\n")), "{}", built.output());
-    assert_eq!(run(&daemon, "made:2", "cat /x; readlink /c/link"), "from the other/etc/passwd\n");
+    assert_eq!(
+        run(&daemon, "made:2", "cat /x; readlink /c/link; stat -c %a /c"),
+        "from the other/etc/passwd\n755\n"
+    );
     let inspected = daemon.palan(["image", "inspect", "made:1"]).ok().stdout;
     assert!(inspected.contains(&id) && inspected.contains("\"c\": \"d\""), "{inspected}");
     let history = daemon.palan(["history", "--no-trunc", "made:1"]).ok().stdout;

@@ -5,6 +5,7 @@
 //! and the minimum are printed. Raw results stay under `target/bench/`. Peers run on private data roots, sockets and
 //! cgroups; the Docker daemon runs in a network namespace of its own, so that it can have its bridge and its rules.
 
+mod builds;
 mod crowd;
 mod engine;
 mod floor;

@@ -88,6 +88,11 @@ pub trait Sources: Sync {
     /// The files of a context, without what its ignore file leaves out.
     fn context(&self, name: &str) -> Result<RootDir, StepError>;
 
+    /// What is different whenever these files are, if there is such a thing that is cheaper than a look at them.
+    fn identity(&self, _name: &str) -> Result<Option<Digest>, StepError> {
+        Ok(None)
+    }
+
     /// What remote files are now: a digest that changes with them (of a commit, of a file). With a checksum that doesn't match,
     /// an error.
     fn pin(&self, remote: &Remote, cancel: &Cancel) -> Result<Digest, StepError>;

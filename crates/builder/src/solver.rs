@@ -1,7 +1,7 @@
 //! What of a plan is known, and executing the rest.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -60,7 +60,12 @@ pub struct Solver {
     cache: Cache,
     flights: Flights,
     threads: usize,
+    /// Digests of files, by what tells these files from others and what of them was asked for.
+    digests: Mutex<HashMap<Digest, Digest>>,
 }
+
+/// So many digests are remembered.
+const MAX_DIGESTS: usize = 1024;
 
 impl fmt::Debug for Solver {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +76,7 @@ impl fmt::Debug for Solver {
 impl Solver {
     /// `threads` is how many vertices of one build are worked on at the same time.
     pub fn new(cache: Cache, threads: usize) -> Self {
-        Self { cache, flights: Flights::default(), threads: threads.max(1) }
+        Self { cache, flights: Flights::default(), threads: threads.max(1), digests: Mutex::default() }
     }
 
     /// What is known.
@@ -232,21 +237,37 @@ impl Work<'_> {
             Op::Copy(copy) if number > 0 => copy.exclude.join("\n"),
             _ => String::new(),
         };
-        let exclude = Ignore::parse(exclude.as_bytes()).map_err(StepError::other)?;
         if patterns.is_empty() && number > 0 {
             return Ok(Digest::of(KEY_VERSION));
         }
+        // A stage whose base is a context starts with all of it.
+        let patterns = if number == 0 { vec!["."] } else { patterns };
         let depth = match &vertex.op {
             Op::Copy(copy) if copy.parents => Depth::Any,
             _ => Depth::One,
         };
+        let identity = match material {
+            Material::Context(name) => self.backend.sources.identity(name)?,
+            Material::Snapshot(_) => None,
+        };
+        let asked = identity.map(|identity| question(&identity, &patterns, depth, &exclude));
+        if let Some(known) = asked.and_then(|asked| lock(&self.solver.digests).get(&asked).copied()) {
+            return Ok(known);
+        }
+        let exclude = Ignore::parse(exclude.as_bytes()).map_err(StepError::other)?;
         let (root, owners) = match material {
             Material::Context(name) => (self.backend.sources.context(name)?, Owners::Root),
             Material::Snapshot(snapshot) => (self.backend.layers.open(snapshot)?, Owners::Kept),
         };
-        // A stage whose base is a context starts with all of it.
-        let patterns = if number == 0 { vec!["."] } else { patterns };
-        content::digest(&root, &patterns, depth, &exclude, owners).map_err(StepError::other)
+        let digest = content::digest(&root, &patterns, depth, &exclude, owners).map_err(StepError::other)?;
+        if let Some(asked) = asked {
+            let mut digests = lock(&self.solver.digests);
+            if digests.len() >= MAX_DIGESTS {
+                digests.clear();
+            }
+            digests.insert(asked, digest);
+        }
+        Ok(digest)
     }
 
     /// Looks downwards from the target for results in the cache; below one nobody looks further.
@@ -425,6 +446,18 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// Which files of a context a digest is of.
+fn question(identity: &Digest, patterns: &[&str], depth: Depth, exclude: &str) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(identity.as_bytes());
+    hasher.update(&[u8::from(depth == Depth::Any)]);
+    for text in patterns.iter().chain([&exclude]) {
+        hasher.update(&(text.len() as u64).to_be_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finish()
 }
 
 /// A copy of a whole context: what a stage starts with that is replaced by one.

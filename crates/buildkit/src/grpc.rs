@@ -24,6 +24,7 @@ mod stream;
 pub use client::{Call as ClientCall, Channel, Driver};
 pub use server::{Call, Handled, Service, serve};
 pub use status::{Code, Status};
+pub(crate) use stream::Batch;
 pub use stream::{Incoming, Outgoing};
 
 pub use http::{HeaderMap as Metadata, HeaderName, HeaderValue};

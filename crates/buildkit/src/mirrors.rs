@@ -1,10 +1,18 @@
 //! Directories that clients have sent before, so that only what has changed is sent again.
 //!
 //! A client says the same shared key for the same directory. Under each key lies a mirror of what was sent last; a transfer brings it
-//! up to date, and then a build gets a tree of hard links to it.
+//! up to date, and then it is lent to the build, as it is:
+//!
+//! ```text
+//! free ──transfer──▶ lent ──the build ends──▶ free
+//!                     └─ another transfer ─▶ its files are linked into a new mirror, which takes its place;
+//!                                            the old one goes with the build that has it
+//! ```
 //!
 //! **Invariant:** a file of a mirror is never written again once it is whole: what has changed is made anew under the same name. So
 //! nobody who has a link to it sees it change, and builds need no lock for longer than a transfer.
+//!
+//! **Invariant:** a mirror has the same stamp only as long as it has the same files: what was learned of them holds for as long.
 //!
 //! Nothing is flushed: mirrors that are older than the host's start are not trusted, and removed.
 
@@ -13,7 +21,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use palan_linux::path::{Directory, FileKind, RootDir, Time};
 use palan_oci::Digest;
@@ -29,11 +38,108 @@ const MAX_MIRRORS: usize = 32;
 /// What says since when the host is up.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// Stamps and numbers of mirrors: never the same twice. 0 is none.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// All mirrors.
 #[derive(Debug)]
 pub struct Mirrors {
     directory: PathBuf,
-    locks: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    known: Mutex<HashMap<String, Arc<Mirror>>>,
+}
+
+/// What is known of one.
+#[derive(Debug)]
+struct Mirror {
+    /// Held by who writes to it.
+    lock: Arc<AsyncMutex<()>>,
+    state: Mutex<State>,
+    stamp: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct State {
+    path: PathBuf,
+    lent: Weak<Loan>,
+}
+
+#[derive(Debug)]
+struct Loan {
+    path: PathBuf,
+    stamp: Arc<AtomicU64>,
+    is_replaced: AtomicBool,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if self.is_replaced.load(Ordering::Acquire) {
+            // What stays, the next daemon removes.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A mirror in a build's hands: nobody else changes it.
+#[derive(Debug)]
+pub struct Lent {
+    loan: Arc<Loan>,
+    stamp: u64,
+}
+
+impl Lent {
+    /// Where the files are, for as long as this lives.
+    pub fn path(&self) -> &Path {
+        &self.loan.path
+    }
+
+    /// Different whenever the files are; within this process.
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// Files were taken out of it.
+    pub fn altered(&self) {
+        self.loan.stamp.store(0, Ordering::Release);
+    }
+}
+
+impl Mirror {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a directory ready that may be written to.
+    fn prepare(&self, directory: &Path, name: &str) -> io::Result<RootDir> {
+        let (path, loan) = {
+            let state = self.state();
+            (state.path.clone(), state.lent.upgrade())
+        };
+        let path = match loan {
+            None => {
+                match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                    Ok(()) => self.stamp.store(0, Ordering::Release),
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    Err(_) => {}
+                }
+                path
+            }
+            Some(loan) => {
+                let other = another(directory, name);
+                std::fs::DirBuilder::new().mode(0o700).create(&other)?;
+                link(RootDir::open(&path)?.as_directory(), RootDir::open(&other)?.as_directory())?;
+                loan.is_replaced.store(true, Ordering::Release);
+                // The build may take files out of its own at this moment.
+                self.stamp.store(0, Ordering::Release);
+                let mut state = self.state();
+                state.path.clone_from(&other);
+                state.lent = Weak::new();
+                other
+            }
+        };
+        // The time of its last use.
+        std::fs::File::open(&path)?.set_modified(std::time::SystemTime::now())?;
+        RootDir::open(&path).map_err(io::Error::from)
+    }
 }
 
 impl Mirrors {
@@ -49,75 +155,135 @@ impl Mirrors {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
             std::fs::write(&known, boot_id)?;
         }
-        Ok(Self { directory, locks: Mutex::default() })
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            // They have taken others' places, under a daemon that is gone.
+            if entry.file_name().as_encoded_bytes().contains(&b'.') {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self { directory, known: Mutex::default() })
     }
 
-    /// Receives a directory into `into`, which is empty and on the same file system. What was received under this key before is not
-    /// sent again.
+    /// Receives a directory. What was received under this key before is not sent again; with no key the files come into `into`, which
+    /// is empty.
     pub async fn receive(
         &self,
         key: &str,
         call: ClientCall,
         into: RootDir,
         progress: Option<Progress>,
-    ) -> Result<Received, Status> {
+    ) -> Result<(Received, Option<Lent>), Status> {
         let receive = Receive { mirror: true, owners: Owners::Mine, devices: Devices::Refused, progress };
         let ClientCall { incoming, outgoing } = call;
         if key.is_empty() {
-            return receive.run(into, incoming, outgoing).await;
+            return Ok((receive.run(into, incoming, outgoing).await?, None));
         }
         let name = Digest::of(key).hex();
-        let lock = self.lock(&name);
-        // Until the last thread that may write or link has ended, whatever becomes of this future.
-        let locked = Arc::new(lock.lock_owned().await);
-        let path = self.directory.join(&name);
+        let mirror = self.mirror(&name);
+        // Until the last thread that may write has ended, whatever becomes of this future.
+        let locked = Arc::new(Arc::clone(&mirror.lock).lock_owned().await);
+        self.make_room(&name).map_err(|error| failed(&error))?;
         let prepared = tokio::task::spawn_blocking({
-            let (path, directory) = (path.clone(), self.directory.clone());
+            let (mirror, directory, locked) =
+                (Arc::clone(&mirror), self.directory.clone(), Arc::clone(&locked));
             move || {
-                make_room(&directory, &path)?;
-                match std::fs::create_dir(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                    _ => {}
-                }
-                // The time of its last use.
-                std::fs::File::open(&path)?.set_modified(std::time::SystemTime::now())?;
-                RootDir::open(&path).map_err(io::Error::from)
+                let prepared = mirror.prepare(&directory, &name);
+                drop(locked);
+                prepared
             }
         });
         let root = flat(prepared.await)?;
-        let mirror = root.try_clone().map_err(|error| failed(&error.into()))?;
+        let before = mirror.stamp.swap(0, Ordering::AcqRel);
         let received = receive.run_holding(root, incoming, outgoing, Arc::clone(&locked)).await?;
-        let linked = tokio::task::spawn_blocking(move || {
-            let linked = link(mirror.as_directory(), into.as_directory());
-            drop(locked);
-            linked
+        let is_same = before != 0 && !received.is_changed;
+        let stamp = if is_same { before } else { NEXT.fetch_add(1, Ordering::Relaxed) };
+        mirror.stamp.store(stamp, Ordering::Release);
+        let loan = {
+            let mut state = mirror.state();
+            let stamp = Arc::clone(&mirror.stamp);
+            let loan =
+                Arc::new(Loan { path: state.path.clone(), stamp, is_replaced: AtomicBool::new(false) });
+            state.lent = Arc::downgrade(&loan);
+            loan
+        };
+        drop(locked);
+        Ok((received, Some(Lent { loan, stamp })))
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Mirror>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mirror(&self, name: &str) -> Arc<Mirror> {
+        let mut known = self.known();
+        let mirror = known.entry(name.to_owned()).or_insert_with(|| {
+            let state = State { path: self.directory.join(name), lent: Weak::new() };
+            Arc::new(Mirror { lock: Arc::default(), state: Mutex::new(state), stamp: Arc::default() })
         });
-        flat(linked.await)?;
-        Ok(received)
+        Arc::clone(mirror)
     }
 
-    fn lock(&self, name: &str) -> Arc<AsyncMutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who waits for a lock or has it, has it counted.
-        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        Arc::clone(locks.entry(name.to_owned()).or_default())
+    /// Removes a mirror that nobody fills; one that is lent goes with its build.
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let name = name.split('.').next().unwrap_or_default();
+        let mirror = self.mirror(name);
+        let Ok(_locked) = mirror.lock.try_lock() else { return Ok(()) };
+        {
+            let mut state = mirror.state();
+            // One whose place was taken goes with its build.
+            if state.path != path {
+                return Ok(());
+            }
+            if let Some(loan) = state.lent.upgrade() {
+                state.path = another(&self.directory, name);
+                state.lent = Weak::new();
+                loan.is_replaced.store(true, Ordering::Release);
+                return Ok(());
+            }
+        }
+        std::fs::remove_dir_all(path)?;
+        mirror.stamp.store(0, Ordering::Release);
+        // Here and in the table: nobody waits for it. Under another path than its first one it stays known, for a build may have that.
+        let mut known = self.known();
+        if Arc::strong_count(&mirror) == 2 && path == self.directory.join(name) {
+            known.remove(name);
+        }
+        Ok(())
     }
 
-    /// Removes all mirrors that nothing is received into.
+    /// Removes all mirrors but those that are being filled.
     pub fn clear(&self) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let lock = self.lock(name);
-            if entry.file_type()?.is_dir()
-                && let Ok(_locked) = lock.try_lock()
-            {
-                std::fs::remove_dir_all(entry.path())?;
+            if entry.file_type()?.is_dir() {
+                self.remove(&entry.path())?;
             }
         }
         Ok(())
     }
+
+    /// Removes the mirrors that were not used for longest.
+    fn make_room(&self, keep: &str) -> io::Result<()> {
+        let mut mirrors = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            // One may be removed at this moment.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() && !entry.file_name().to_string_lossy().starts_with(keep) {
+                mirrors.push((metadata.modified()?, entry.path()));
+            }
+        }
+        mirrors.sort();
+        let surplus = (mirrors.len() + 1).saturating_sub(MAX_MIRRORS);
+        mirrors.iter().take(surplus).try_for_each(|(_, path)| self.remove(path))
+    }
+}
+
+/// Where a mirror is that takes the place of one.
+fn another(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.{}", NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 fn flat<T>(outcome: Result<io::Result<T>, tokio::task::JoinError>) -> Result<T, Status> {
@@ -126,22 +292,6 @@ fn flat<T>(outcome: Result<io::Result<T>, tokio::task::JoinError>) -> Result<T, 
 
 fn failed(error: &io::Error) -> Status {
     Status::new(Code::Internal, format!("cannot keep what the client sends: {error}"))
-}
-
-/// Removes the mirrors that were not used for longest.
-fn make_room(directory: &Path, keep: &Path) -> io::Result<()> {
-    let mut mirrors = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if metadata.is_dir() && entry.path() != keep {
-            mirrors.push((metadata.modified()?, entry.path()));
-        }
-    }
-    mirrors.sort();
-    let surplus = (mirrors.len() + 1).saturating_sub(MAX_MIRRORS);
-    // One that is in use at this moment fails, and is built again without it.
-    mirrors.iter().take(surplus).try_for_each(|(_, path)| std::fs::remove_dir_all(path))
 }
 
 /// Fills a directory with links to the files of another.
@@ -160,6 +310,7 @@ fn link(from: &Directory, into: &Directory) -> io::Result<()> {
             _ => match into.create_hard_link(name, from, name) {
                 // A file has only so many names; file systems differ in how many.
                 Err(error) if error.kind() == io::ErrorKind::TooManyLinks => copy(from, into, name)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 linked => linked?,
             },
         }

@@ -44,7 +44,8 @@ use palan_buildkit::message::session::{HealthCheckRequest, HealthCheckResponse, 
 use palan_buildkit::mirrors::Mirrors;
 use palan_engine::Engine;
 
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult, ok_json};
+use crate::extract::Params;
 use crate::hijack::Hijack;
 use progress::Builds;
 use sessions::Sessions;
@@ -68,7 +69,20 @@ pub(crate) fn router(engine: Arc<Engine>) -> Router {
         mirrors: Mutex::default(),
         results: Mutex::default(),
     });
-    Router::new().route("/session", post(session)).route("/grpc", post(grpc)).with_state(state)
+    Router::new()
+        .route("/session", post(session))
+        .route("/grpc", post(grpc))
+        .route("/build/prune", post(prune))
+        .with_state(state)
+}
+
+/// `POST /build/prune`: what clients have sent is part of the cache.
+async fn prune(State(state): State<Arc<BuildKit>>, params: Params) -> ApiResult {
+    let pruned = crate::route::build::prune(&state.engine, params).await?;
+    state.forget_sent().await.map_err(|status| {
+        ApiError::from(palan_engine::Error::new(palan_engine::Class::System, status.to_string()))
+    })?;
+    ok_json(&pruned)
 }
 
 async fn session(State(state): State<Arc<BuildKit>>, headers: HeaderMap, hijack: Hijack) -> ApiResult {
@@ -86,6 +100,16 @@ async fn grpc(State(state): State<Arc<BuildKit>>, headers: HeaderMap, hijack: Hi
 }
 
 impl BuildKit {
+    /// Removes what clients have sent before.
+    async fn forget_sent(&self) -> Result<(), Status> {
+        let mirrors = self.mirrors()?;
+        let cleared = tokio::task::spawn_blocking(move || mirrors.clear()).await;
+        if let Err(error) = cleared.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::warn!(%error, "directories that clients have sent could not be removed");
+        }
+        Ok(())
+    }
+
     /// What clients have sent before.
     fn mirrors(&self) -> Result<Arc<Mirrors>, Status> {
         let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);

@@ -75,7 +75,6 @@ fn images() -> Router<Arc<Engine>> {
         .route("/images/search", get(image::search))
         .route("/distribution/{*path}", get(image::distribution).post(image::push_list))
         .route("/build", post(build::build))
-        .route("/build/prune", post(build::prune))
         .route("/build/cancel", post(build::cancel))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }

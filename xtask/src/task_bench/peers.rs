@@ -79,6 +79,11 @@ impl Bench {
         Some(command)
     }
 
+    /// Where Docker's daemon listens, if it is installed.
+    pub(crate) fn docker_socket(&self) -> Option<&Path> {
+        self.docker.as_ref().map(|docker| docker.socket.as_path())
+    }
+
     /// Podman on a private root.
     pub(crate) fn podman(&self, arguments: &[&str]) -> Command {
         let mut command = command("podman");
@@ -259,7 +264,7 @@ impl Drop for Bench {
             output(&mut self.podman(&["rm", "-af"])).ok();
             output(&mut self.podman(&["unshare", "true"])).ok();
         }
-        for path in ["podman/overlay", "docker/overlay2"] {
+        for path in ["buildah/overlay", "podman/overlay", "docker/overlay2"] {
             rustix::mount::unmount(self.directory.join(path), rustix::mount::UnmountFlags::DETACH).ok();
         }
         std::fs::remove_dir_all(&self.directory).ok();

@@ -25,11 +25,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palan_linux::path::{Directory, FileKind, Metadata, RootDir, Time};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Timespec, Timestamps};
 use tokio::sync::mpsc;
 
 use super::from_go;
-use crate::grpc::{Code, Incoming, Outgoing, Status};
+use crate::grpc::{Batch, Code, Incoming, Outgoing, Status};
 use crate::message::session::{Packet, Stat, packet};
 
 /// The most files of a transfer.
@@ -41,8 +41,11 @@ const MAX_DEPTH: usize = 256;
 /// The longest target of a symlink (`PATH_MAX`).
 const MAX_LINK: usize = 4095;
 
-/// Packets on their way to the thread that writes.
-const QUEUE: usize = 16;
+/// Packets on their way to the thread that writes, in groups that came together.
+const QUEUE: usize = 8;
+
+/// Answers that are sent together.
+const ANSWERS: usize = 256;
 
 /// Told how many bytes have come, now and then.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
@@ -93,6 +96,8 @@ pub struct Received {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Something of the directory is different now.
+    pub is_changed: bool,
 }
 
 impl Receive {
@@ -128,7 +133,13 @@ impl Receive {
                     // The writer has what it wants, or has failed.
                     () = packets_in.closed() => return Ok(()),
                     packet = incoming.next::<Packet>() => match packet {
-                        Ok(Some(packet)) => drop(packets_in.send(packet).await),
+                        Ok(Some(packet)) => {
+                            let mut group = vec![packet];
+                            while let Some(packet) = incoming.ready()? {
+                                group.push(packet);
+                            }
+                            drop(packets_in.send(group).await);
+                        }
                         Ok(None) => return Ok(()),
                         Err(status) => return Err(status),
                     }
@@ -136,8 +147,10 @@ impl Receive {
             }
         };
         let answering = async move {
-            while let Some(packet) = answers_out.recv().await {
-                if outgoing.send(&packet).await.is_err() {
+            let (mut group, mut batch) = (Vec::new(), Batch::default());
+            while answers_out.recv_many(&mut group, ANSWERS).await > 0 {
+                group.drain(..).for_each(|packet| batch.push(&packet));
+                if outgoing.send_batch(&mut batch).await.is_err() {
                     break;
                 }
             }
@@ -151,10 +164,8 @@ impl Receive {
     /// What a sender that sends these packets, and then goes, brings about.
     #[cfg(feature = "fuzz")]
     pub fn replay(self, root: RootDir, packets: Vec<Packet>) -> Result<Received, Status> {
-        let (sender, receiver) = mpsc::channel(packets.len().max(1));
-        for packet in packets {
-            let _ = sender.try_send(packet);
-        }
+        let (sender, receiver) = mpsc::channel(1);
+        let _ = sender.try_send(packets);
         drop(sender);
         let (answers, _kept) = mpsc::unbounded_channel();
         self.write(root, receiver, &answers)
@@ -163,7 +174,7 @@ impl Receive {
     fn write(
         self,
         root: RootDir,
-        mut packets: mpsc::Receiver<Packet>,
+        mut packets: mpsc::Receiver<Vec<Packet>>,
         answers: &mpsc::UnboundedSender<Packet>,
     ) -> Result<Received, Status> {
         let written = Writer::new(root, self, answers).and_then(|writer| writer.run(&mut packets));
@@ -238,7 +249,8 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn run(mut self, packets: &mut mpsc::Receiver<Packet>) -> Result<Received, Status> {
+    fn run(mut self, packets: &mut mpsc::Receiver<Vec<Packet>>) -> Result<Received, Status> {
+        let mut group = Vec::new().into_iter();
         let mut is_all_told = false;
         let mut is_done = false;
         loop {
@@ -247,7 +259,11 @@ impl<'a> Writer<'a> {
                 let _ = self.answers.send(Packet { kind: packet::FIN, ..Packet::default() });
                 is_done = true;
             }
-            let Some(packet) = packets.blocking_recv() else {
+            let next = group.next().or_else(|| {
+                group = packets.blocking_recv()?.into_iter();
+                group.next()
+            });
+            let Some(packet) = next else {
                 // After our FIN a sender may as well end the call.
                 let error = "the sender has ended the transfer before it was complete";
                 return if is_done { Ok(self.received) } else { Err(Status::new(Code::Cancelled, error)) };
@@ -257,7 +273,7 @@ impl<'a> Writer<'a> {
                 (packet::STAT, None) if !is_all_told => {
                     self.close_to(0)?;
                     if let Some(top) = self.stack.first_mut() {
-                        top.remove_unknown()?;
+                        self.received.is_changed |= top.remove_unknown()?;
                     }
                     is_all_told = true;
                 }
@@ -287,6 +303,7 @@ impl<'a> Writer<'a> {
         let there = frame.directory.metadata_if_exists(&name).map_err(|error| failed(&stat.path, &error))?;
         let is_link = kind == FileKind::Regular && !stat.linkname.is_empty();
         if is_link {
+            self.received.is_changed = true;
             return self.hard_link(&stat, &name, there.as_ref());
         }
         if kind == FileKind::Regular {
@@ -297,6 +314,7 @@ impl<'a> Writer<'a> {
         if same.is_some() && kind != FileKind::Directory {
             return Ok(());
         }
+        self.received.is_changed |= same.is_none();
         let made = self.make(&stat, &name, kind, mode, there.as_ref(), same.is_some());
         made.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => invalid(&stat.path, &error.to_string()),
@@ -345,7 +363,7 @@ impl<'a> Writer<'a> {
     fn close_to(&mut self, level: usize) -> Result<(), Status> {
         while self.stack.len() > level + 1 {
             if let Some(mut frame) = self.stack.pop() {
-                frame.remove_unknown()?;
+                self.received.is_changed |= frame.remove_unknown()?;
             }
         }
         Ok(())
@@ -480,6 +498,13 @@ impl<'a> Writer<'a> {
 
     fn finish_file(&self, pending: &Pending) -> io::Result<()> {
         let stat = &pending.stat;
+        if let Some(file) = pending.file.as_ref().filter(|_| self.options.owners == Owners::Mine) {
+            rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(from_go(stat.mode).1))?;
+            let time = time(stat.mod_time);
+            let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+            let times = Timestamps { last_access: time, last_modification: time };
+            return Ok(rustix::fs::futimens(file, &times)?);
+        }
         let (directory, name) = self.root.parent_of(OsStr::from_bytes(&stat.path))?;
         self.set_owner(&directory, &name, stat)?;
         directory.set_mode(&name, from_go(stat.mode).1)?;
@@ -488,15 +513,18 @@ impl<'a> Writer<'a> {
 
     fn finish_directories(&mut self) -> Result<(), Status> {
         for stat in std::mem::take(&mut self.directories).into_iter().rev() {
-            let finish = || {
+            let mut is_changed = false;
+            let mut finish = || {
                 let (directory, name) = self.root.parent_of(OsStr::from_bytes(&stat.path))?;
                 let there = directory.metadata(&name)?;
                 let is_mine = self.options.owners == Owners::Mine;
                 if !is_mine && (there.uid, there.gid) != (stat.uid, stat.gid) {
+                    is_changed = true;
                     self.set_owner(&directory, &name, &stat)?;
                 }
                 let mode = from_go(stat.mode).1;
                 if there.mode != mode {
+                    is_changed = true;
                     directory.set_mode(&name, mode)?;
                 }
                 let modified = time(stat.mod_time);
@@ -506,6 +534,7 @@ impl<'a> Writer<'a> {
                 Ok(())
             };
             finish().map_err(|error: io::Error| failed(&stat.path, &error))?;
+            self.received.is_changed |= is_changed;
         }
         Ok(())
     }
@@ -520,11 +549,13 @@ impl Frame {
         Ok(Self { directory, path, last: OsString::new(), unknown })
     }
 
-    fn remove_unknown(&mut self) -> Result<(), Status> {
+    /// Whether there was anything.
+    fn remove_unknown(&mut self) -> Result<bool, Status> {
+        let any = !self.unknown.is_empty();
         for name in self.unknown.drain() {
             self.directory.remove_all(&name).map_err(|error| failed(name.as_bytes(), &error))?;
         }
-        Ok(())
+        Ok(any)
     }
 }
 

@@ -12,7 +12,7 @@ use palan_context::{Entry, Ignore, Pattern, WalkError, walk};
 use palan_linux::path::{FileKind, RootDir};
 
 use super::to_go;
-use crate::grpc::{Code, Incoming, Outgoing, Status};
+use crate::grpc::{Batch, Code, Incoming, Outgoing, Status};
 use crate::message::session::{Packet, Stat, packet};
 
 /// How much of a file is in one packet.
@@ -202,6 +202,7 @@ impl Send {
     fn tell(&self, root: &RootDir, offered: &Offered, outgoing: &Outgoing) -> Result<(), Status> {
         let told = self.selection.filter(root).and_then(|filter| {
             let mut next = 0_u32;
+            let mut batch = Batch::default();
             walk::<Stop>(root, &filter.ignore, &mut |entry| {
                 if filter
                     .exclude
@@ -215,10 +216,11 @@ impl Send {
                     lock(offered).insert(next, entry.path.to_owned());
                 }
                 next = next.checked_add(1).ok_or_else(|| Stop(too_many()))?;
-                let packet = Packet { kind: packet::STAT, stat: Some(stat), ..Packet::default() };
-                outgoing.send_blocking(&packet).map_err(Stop)
+                batch.push(&Packet { kind: packet::STAT, stat: Some(stat), ..Packet::default() });
+                if batch.is_full() { outgoing.send_batch_blocking(&mut batch).map_err(Stop) } else { Ok(()) }
             })
-            .map_err(|stop| stop.0)
+            .map_err(|stop| stop.0)?;
+            outgoing.send_batch_blocking(&mut batch)
         });
         if let Err(status) = &told {
             let text = status.to_string();
@@ -317,7 +319,17 @@ fn send_files(
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
     let mut buffer = vec![0; CHUNK];
-    while let Ok((id, path)) = requests.recv() {
+    let mut batch = Batch::default();
+    loop {
+        let (id, path) = match requests.try_recv() {
+            Ok(request) => request,
+            Err(mpsc::TryRecvError::Disconnected) => break,
+            Err(mpsc::TryRecvError::Empty) => {
+                outgoing.send_batch_blocking(&mut batch)?;
+                let Ok(request) = requests.recv() else { break };
+                request
+            }
+        };
         // What vanished or can't be read is empty, as with BuildKit: the transfer has begun.
         if let Some(mut file) = open(root, &path) {
             loop {
@@ -334,12 +346,18 @@ fn send_files(
                     }
                 };
                 let data = Bytes::copy_from_slice(&buffer[..read]);
-                outgoing.send_blocking(&Packet { kind: packet::DATA, id, data, ..Packet::default() })?;
+                batch.push(&Packet { kind: packet::DATA, id, data, ..Packet::default() });
+                if batch.is_full() {
+                    outgoing.send_batch_blocking(&mut batch)?;
+                }
             }
         }
-        outgoing.send_blocking(&Packet { kind: packet::DATA, id, ..Packet::default() })?;
+        batch.push(&Packet { kind: packet::DATA, id, ..Packet::default() });
+        if batch.is_full() {
+            outgoing.send_batch_blocking(&mut batch)?;
+        }
     }
-    Ok(())
+    outgoing.send_batch_blocking(&mut batch)
 }
 
 fn open(root: &RootDir, path: &Path) -> Option<std::fs::File> {

@@ -18,6 +18,9 @@ const QUEUE: usize = 4;
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// How many bytes of small messages are sent at once.
+const BATCH: usize = 16 << 10;
+
 /// Where messages are sent to. When the last clone is dropped, no more will come.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -26,11 +29,30 @@ pub struct Outgoing {
 
 /// A message with its prefix.
 pub(super) fn frame<M: Message>(message: &M) -> Bytes {
-    let mut framed = vec![0; PREFIX];
-    message.put_fields(&mut framed);
-    let length = u32::try_from(framed.len() - PREFIX).unwrap_or(u32::MAX);
-    framed[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-    framed.into()
+    let mut batch = Batch::default();
+    batch.push(message);
+    batch.bytes.into()
+}
+
+/// Messages that go out together: of small ones each would cost the threads on both sides a wake-up.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    pub(crate) fn push<M: Message>(&mut self, message: &M) {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; PREFIX]);
+        message.put_fields(&mut self.bytes);
+        let length = u32::try_from(self.bytes.len() - begin - PREFIX).unwrap_or(u32::MAX);
+        self.bytes[begin + 1..begin + PREFIX].copy_from_slice(&length.to_be_bytes());
+    }
+
+    /// Whether it is worth sending.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() >= BATCH
+    }
 }
 
 impl Outgoing {
@@ -48,6 +70,22 @@ impl Outgoing {
     /// The same for a thread that may wait.
     pub fn send_blocking<M: Message>(&self, message: &M) -> Result<(), Status> {
         self.queue.blocking_send(frame(message)).map_err(|_| closed())
+    }
+
+    /// Sends what was collected, if anything was.
+    pub(crate) async fn send_batch(&self, batch: &mut Batch) -> Result<(), Status> {
+        if batch.bytes.is_empty() {
+            return Ok(());
+        }
+        self.queue.send(std::mem::take(&mut batch.bytes).into()).await.map_err(|_| closed())
+    }
+
+    /// The same for a thread that may wait.
+    pub(crate) fn send_batch_blocking(&self, batch: &mut Batch) -> Result<(), Status> {
+        if batch.bytes.is_empty() {
+            return Ok(());
+        }
+        self.queue.blocking_send(std::mem::take(&mut batch.bytes).into()).map_err(|_| closed())
     }
 }
 
@@ -98,6 +136,11 @@ impl Incoming {
             Some(frame) => Ok(Some(M::decode(frame)?)),
             None => Ok(None),
         }
+    }
+
+    /// One that is here already.
+    pub(crate) fn ready<M: Message>(&mut self) -> Result<Option<M>, Status> {
+        self.take_frame()?.map(M::decode).transpose().map_err(Into::into)
     }
 
     async fn next_frame(&mut self) -> Result<Option<Bytes>, Status> {

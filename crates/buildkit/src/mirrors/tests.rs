@@ -1,7 +1,7 @@
 //! Directories that are sent again.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::*;
@@ -9,7 +9,23 @@ use crate::grpc::{Channel, metadata};
 use crate::message::session::{metadata as name, method};
 use crate::session::{Directory as Offered, Services};
 
-async fn receive(mirrors: &Mirrors, key: &str, from: &Path, into: &Path) -> Received {
+struct Sent {
+    files: usize,
+    path: PathBuf,
+    lent: Option<Lent>,
+}
+
+impl Sent {
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path.join(name)).expect(name)
+    }
+
+    fn stamp(&self) -> u64 {
+        self.lent.as_ref().expect("a mirror").stamp()
+    }
+}
+
+async fn receive(mirrors: &Mirrors, key: &str, from: &Path) -> Sent {
     let services =
         Services::new().directory("context", Offered::new(RootDir::open(from).expect("a directory")));
     let (client, daemon) = tokio::io::duplex(1 << 16);
@@ -18,35 +34,96 @@ async fn receive(mirrors: &Mirrors, key: &str, from: &Path, into: &Path) -> Rece
     tokio::spawn(driver);
     let wanted = metadata(&[(name::DIR_NAME, "context")]);
     let call = channel.call(method::FILE_SYNC_DIFF_COPY, wanted).await.expect("a call");
-    fs::create_dir(into).expect("a directory");
-    mirrors.receive(key, call, RootDir::open(into).expect("a root"), None).await.expect("a transfer")
+    let into = tempfile::tempdir().expect("a directory").keep();
+    let root = RootDir::open(&into).expect("a root");
+    let (received, lent) = mirrors.receive(key, call, root, None).await.expect("a transfer");
+    let path = match &lent {
+        Some(lent) => {
+            fs::remove_dir(&into).expect("an empty directory");
+            lent.path().to_owned()
+        }
+        None => into,
+    };
+    Sent { files: received.files, path, lent }
+}
+
+fn tree(root: &Path) -> (PathBuf, Mirrors) {
+    let from = root.join("from");
+    fs::create_dir_all(from.join("d")).expect("directories");
+    fs::write(from.join("d/a"), "1").expect("a file");
+    fs::write(from.join("b"), "2").expect("a file");
+    std::os::unix::fs::symlink("b", from.join("l")).expect("a link");
+    (from, Mirrors::open(root.join("sent")).expect("mirrors"))
 }
 
 #[tokio::test]
 async fn builds_have_what_they_were_sent() {
     let root = tempfile::tempdir().expect("a directory");
-    let from = root.path().join("from");
-    fs::create_dir_all(from.join("d")).expect("directories");
-    fs::write(from.join("d/a"), "1").expect("a file");
-    fs::write(from.join("b"), "2").expect("a file");
-    std::os::unix::fs::symlink("b", from.join("l")).expect("a link");
-    let mirrors = Mirrors::open(root.path().join("sent")).expect("mirrors");
-    let into = |name: &str| root.path().join(name);
-    assert_eq!(receive(&mirrors, "key", &from, &into("1")).await.files, 2);
+    let (from, mirrors) = tree(root.path());
+    let first = receive(&mirrors, "key", &from).await;
+    assert_eq!(first.files, 2);
     fs::write(from.join("b"), "changed").expect("a file");
-    assert_eq!(receive(&mirrors, "key", &from, &into("2")).await.files, 1);
-    // The first build's file is as it was.
-    assert_eq!(fs::read(into("1").join("b")).expect("a file"), b"2");
-    assert_eq!(fs::read(into("2").join("b")).expect("a file"), b"changed");
-    let inode = |path: &str| fs::metadata(root.path().join(path)).expect(path).ino();
-    assert_eq!(inode("1/d/a"), inode("2/d/a"));
-    assert_eq!(fs::read_link(into("2").join("l")).expect("a link"), Path::new("b"));
+    let second = receive(&mirrors, "key", &from).await;
+    assert_eq!(second.files, 1);
+    // The first build goes on, and its file is as it was.
+    assert_eq!((first.read("b"), second.read("b")), ("2".to_owned(), "changed".to_owned()));
+    let inode = |sent: &Sent| fs::metadata(sent.path.join("d/a")).expect("a file").ino();
+    assert_eq!(inode(&first), inode(&second));
+    assert_eq!(fs::read_link(second.path.join("l")).expect("a link"), Path::new("b"));
+    let old = first.path.clone();
+    drop(first);
+    assert!(!old.exists(), "it has gone with its build");
+    let kept = second.path.clone();
+    drop(second);
+    let third = receive(&mirrors, "key", &from).await;
+    assert_eq!((third.files, &third.path), (0, &kept));
+    // In use, it stays.
+    mirrors.clear().expect("cleared");
+    assert_eq!(third.read("b"), "changed");
+    drop(third);
     // Others have nothing of it, and without a key nothing is kept.
-    assert_eq!(receive(&mirrors, "other", &from, &into("3")).await.files, 2);
-    assert_eq!(receive(&mirrors, "", &from, &into("4")).await.files, 2);
-    assert_eq!(receive(&mirrors, "", &from, &into("5")).await.files, 2);
-    mirrors.clear().expect("removed");
-    assert_eq!(receive(&mirrors, "key", &from, &into("6")).await.files, 2);
+    assert_eq!(receive(&mirrors, "other", &from).await.files, 2);
+    for _ in 0..2 {
+        let sent = receive(&mirrors, "", &from).await;
+        assert_eq!(sent.files, 2);
+        fs::remove_dir_all(sent.path).expect("removed");
+    }
+    mirrors.clear().expect("cleared");
+    assert_eq!(receive(&mirrors, "key", &from).await.files, 2);
+}
+
+#[tokio::test]
+async fn a_stamp_is_the_same_while_the_files_are() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (from, mirrors) = tree(root.path());
+    let first = receive(&mirrors, "key", &from).await.stamp();
+    assert_eq!(receive(&mirrors, "key", &from).await.stamp(), first);
+    let mut stamps = vec![first];
+    let run: [(&str, &dyn Fn()); 7] = [
+        ("content", &|| fs::write(from.join("b"), "changed").expect("a file")),
+        ("one more", &|| fs::write(from.join("d/new"), "").expect("a file")),
+        ("one less", &|| fs::remove_file(from.join("d/new")).expect("no file")),
+        ("a directory less", &|| fs::remove_dir_all(from.join("d")).expect("no directory")),
+        ("a directory more", &|| fs::create_dir(from.join("d")).expect("a directory")),
+        ("a directory's mode", &|| {
+            fs::set_permissions(from.join("d"), fs::Permissions::from_mode(0o700)).expect("a mode");
+        }),
+        ("a file's mode", &|| {
+            fs::set_permissions(from.join("b"), fs::Permissions::from_mode(0o600)).expect("a mode");
+        }),
+    ];
+    for (what, change) in run {
+        change();
+        let stamp = receive(&mirrors, "key", &from).await.stamp();
+        assert!(!stamps.contains(&stamp), "{what}");
+        assert_eq!(receive(&mirrors, "key", &from).await.stamp(), stamp, "after {what}");
+        stamps.push(stamp);
+    }
+    let sent = receive(&mirrors, "key", &from).await;
+    sent.lent.as_ref().expect("a mirror").altered();
+    drop(sent);
+    let stamp = receive(&mirrors, "key", &from).await.stamp();
+    assert!(!stamps.contains(&stamp), "somebody else has altered it");
 }
 
 #[tokio::test]
@@ -71,7 +148,8 @@ fn the_longest_unused_goes() {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
         fs::File::open(&path).and_then(|file| file.set_modified(time)).expect("a time");
     }
-    make_room(root.path(), &root.path().join("0")).expect("room");
+    let mirrors = Mirrors { directory: root.path().to_owned(), known: Mutex::default() };
+    mirrors.make_room("0").expect("room");
     let left: Vec<bool> = (0..6).map(|number| root.path().join(number.to_string()).exists()).collect();
     assert_eq!(left, [true, false, false, false, true, true]);
 }

@@ -69,7 +69,7 @@ pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warni
 pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
 pub use request::{
     Access, BuildClient, BuildOutcome, BuildRequest, CacheSource, ContextRequest, DockerfileSource,
-    ImageOutput, StepSettings,
+    ImageOutput, LentFiles, StepSettings,
 };
 pub(crate) use run::Builds;
 

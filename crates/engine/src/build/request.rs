@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use palan_builder::cancel::Cancel;
 use palan_context::Ignore;
@@ -109,11 +110,16 @@ pub struct ImageOutput {
 
 /// What a build fetches from its client when it needs it. Every method blocks; see the module.
 pub trait BuildClient: Send + Sync {
-    /// Fills the empty directory `into` with the files of a context (the main one has the empty name). Called once a build for a
-    /// context that a needed step uses, with what is not wanted; what comes nevertheless is removed afterwards.
+    /// Fills the empty directory `into` with the files of a context (the main one has the empty name), or says where they are. Called
+    /// once a build for a context that a needed step uses, with what is not wanted; what comes nevertheless is removed afterwards.
     ///
     /// Owners of files count for nothing, their modes do.
-    fn context(&self, wanted: &ContextRequest<'_>, into: &RootDir, cancel: &Cancel) -> Result<()>;
+    fn context(
+        &self,
+        wanted: &ContextRequest<'_>,
+        into: &RootDir,
+        cancel: &Cancel,
+    ) -> Result<Option<Box<dyn LentFiles>>>;
 
     /// A secret's value; none if the client has none of that name.
     fn secret(&self, id: &str) -> Result<Option<Vec<u8>>>;
@@ -131,6 +137,19 @@ pub trait BuildClient: Send + Sync {
         let _ = source;
         Ok(())
     }
+}
+
+/// The files of a context where they are kept between builds. Until it is dropped they are this build's alone, and on the file system of
+/// the engine's data; whoever has a link to one of them never sees it change.
+pub trait LentFiles: Send {
+    /// Their directory.
+    fn path(&self) -> &Path;
+
+    /// What changes with them, while this daemon lives.
+    fn identity(&self) -> Digest;
+
+    /// Told when files were removed: they are other files now.
+    fn altered(&self);
 }
 
 /// Why [`BuildClient::ssh`] is called.

@@ -15,7 +15,7 @@ use palan_oci::{Digest, ImageConfig};
 use palan_store::{Lease, Store};
 use tokio::runtime::Handle;
 
-use super::request::{BuildClient, ContextRequest};
+use super::request::{BuildClient, ContextRequest, LentFiles};
 use crate::engine::Engine;
 use crate::image::registry_error;
 use crate::{Error, Result};
@@ -33,6 +33,9 @@ pub(super) struct Contexts {
 struct Filled {
     root: RootDir,
     path: PathBuf,
+    identity: Option<Digest>,
+    /// Held while the build lasts.
+    lent: Option<Box<dyn LentFiles>>,
 }
 
 impl Contexts {
@@ -47,11 +50,20 @@ impl Contexts {
         *self.ignore.lock().unwrap_or_else(PoisonError::into_inner) = ignore;
         let known = self.filled.lock().unwrap_or_else(PoisonError::into_inner).get("").map(Arc::clone);
         if let Some(known) = known
-            && let Some(known) = &*known.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(known) = &mut *known.lock().unwrap_or_else(PoisonError::into_inner)
         {
-            self.remove_ignored(&known.root)?;
+            self.remove_ignored(known)?;
         }
         Ok(())
+    }
+
+    /// What changes with the files of a context, if anything is known to.
+    fn identity(&self, name: &str) -> Result<Option<Digest>, StepError> {
+        self.get(name)?;
+        let place = self.filled.lock().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone);
+        Ok(place.and_then(|place| {
+            place.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|known| known.identity)
+        }))
     }
 
     /// The files of a context.
@@ -77,12 +89,23 @@ impl Contexts {
         let ignore = self.ignore.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let none = Ignore::default();
         let wanted = ContextRequest { name, ignore: if name.is_empty() { &ignore } else { &none } };
-        self.client.context(&wanted, &filling, &self.cancel)?;
+        let lent = self.client.context(&wanted, &filling, &self.cancel)?;
+        let mut here = match lent {
+            None => Filled { root: filling, path, identity: None, lent: None },
+            Some(lent) => Filled {
+                root: RootDir::open(lent.path()).map_err(failed)?,
+                path: lent.path().to_owned(),
+                identity: Some(lent.identity()),
+                lent: Some(lent),
+            },
+        };
+        // What `COPY .` makes looks like it, and must be open to every user of the image. Nobody else comes this far down.
+        here.root.set_mode("/", 0o755).map_err(failed)?;
         if name.is_empty() {
-            self.remove_ignored(&filling)?;
+            self.remove_ignored(&mut here)?;
         }
-        let copy = filling.try_clone().map_err(failed)?;
-        *known = Some(Filled { root: filling, path });
+        let copy = here.root.try_clone().map_err(failed)?;
+        *known = Some(here);
         Ok(copy)
     }
 
@@ -95,17 +118,21 @@ impl Contexts {
         path.ok_or_else(|| StepError::other(format!("the context {name:?} is not here")))
     }
 
-    /// Whether its files are this build's alone and go with it.
-    #[allow(clippy::unused_self, reason = "a context that is kept between builds would not be")]
+    /// Whether nobody writes to its files any more.
+    #[allow(
+        clippy::unused_self,
+        reason = "a context that is somebody else's directory would not be like that"
+    )]
     pub(super) fn is_own(&self, _name: &str) -> bool {
         true
     }
 
-    fn remove_ignored(&self, root: &RootDir) -> Result<()> {
+    fn remove_ignored(&self, files: &mut Filled) -> Result<()> {
         let ignore = self.ignore.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if ignore.is_empty() {
             return Ok(());
         }
+        let root = &files.root;
         let failed = |source: palan_linux::path::PathError| {
             Error::system("cannot leave files out of the build's context").with_source(source)
         };
@@ -126,6 +153,10 @@ impl Contexts {
                 Ok(())
             });
         visited.map_err(|source| Error::invalid("the build's context can't be read").with_source(source))?;
+        if !gone.is_empty() {
+            files.identity = None;
+            files.lent.iter().for_each(|lent| lent.altered());
+        }
         gone.iter().try_for_each(|path| root.remove_all(path)).map_err(failed)
     }
 }
@@ -217,6 +248,10 @@ fn no_git(remote: &str) -> StepError {
 impl Sources for BuildSources<'_> {
     fn context(&self, name: &str) -> Result<RootDir, StepError> {
         self.contexts.get(name)
+    }
+
+    fn identity(&self, name: &str) -> Result<Option<Digest>, StepError> {
+        self.contexts.identity(name)
     }
 
     fn pin(&self, remote: &Remote, cancel: &Cancel) -> Result<Digest, StepError> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -14,8 +15,11 @@ use palan_buildkit::message::session::{
     CredentialsRequest, CredentialsResponse, GetSecretRequest, GetSecretResponse, SourceMeta, SourceOp,
     metadata as name, method, policy_action,
 };
+use palan_buildkit::mirrors::Lent;
 use palan_engine::build::classic::unpack_context;
-use palan_engine::build::{Access, BuildClient, Cancel, ContextRequest, Reference, RootDir};
+use palan_engine::build::{
+    Access, BuildClient, Cancel, ContextRequest, Digest, LentFiles, Reference, RootDir,
+};
 use palan_engine::image::Auth;
 use palan_engine::stream::{BodyReader, body_pipe};
 use palan_engine::{Class, Error};
@@ -122,7 +126,7 @@ impl SessionClient {
         exclude: &[String],
         into: RootDir,
         told: (&Internal, &str),
-    ) -> Result<(), Status> {
+    ) -> Result<Option<Lent>, Status> {
         let session = match &directory.session {
             Some(id) => self.state.sessions.get(id).await?,
             None => Arc::clone(self.session()?),
@@ -144,14 +148,36 @@ impl SessionClient {
         };
         let (internal, what) = told;
         let mirrors = self.state.mirrors()?;
-        let received = mirrors.receive(&key, call, into, Some(internal.teller(what))).await?;
+        let (received, lent) = mirrors.receive(&key, call, into, Some(internal.teller(what))).await?;
         internal.part(what, received.bytes, true);
-        Ok(())
+        Ok(lent)
+    }
+}
+
+/// A mirror in the engine's words.
+struct Files(Lent);
+
+impl LentFiles for Files {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn identity(&self) -> Digest {
+        Digest::of(self.0.stamp().to_be_bytes())
+    }
+
+    fn altered(&self) {
+        self.0.altered();
     }
 }
 
 impl BuildClient for SessionClient {
-    fn context(&self, wanted: &ContextRequest<'_>, into: &RootDir, cancel: &Cancel) -> Result<(), Error> {
+    fn context(
+        &self,
+        wanted: &ContextRequest<'_>,
+        into: &RootDir,
+        cancel: &Cancel,
+    ) -> Result<Option<Box<dyn LentFiles>>, Error> {
         let title = match wanted.name {
             "" => "[internal] load build context".to_owned(),
             name => format!("[context {name}] load from client"),
@@ -166,7 +192,7 @@ impl BuildClient for SessionClient {
             let told =
                 unpacked.as_ref().map(drop).map_err(|error| Status::new(Code::Unknown, error.report()));
             let _ = internal.end(told);
-            return unpacked;
+            return unpacked.map(|()| None);
         }
         let main = (wanted.name.is_empty()).then_some(self.context.as_ref()).flatten();
         let Some(directory) = main.or_else(|| self.directories.get(wanted.name)) else {
@@ -175,7 +201,7 @@ impl BuildClient for SessionClient {
                 "" => Ok(()),
                 name => Err(Status::new(Code::NotFound, format!("there is no build context {name:?}"))),
             };
-            return internal.end(outcome).map_err(engine_error);
+            return internal.end(outcome).map(|()| None).map_err(engine_error);
         };
         let exclude = if wanted.name.is_empty() { &self.exclude[..] } else { &[] };
         let into = into
@@ -187,7 +213,7 @@ impl BuildClient for SessionClient {
         });
         let told = fetched.as_ref().map(drop).map_err(|error| Status::new(Code::Unknown, error.report()));
         let _ = internal.end(told);
-        fetched
+        Ok(fetched?.map(|lent| Box::new(Files(lent)) as Box<dyn LentFiles>))
     }
 
     fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {

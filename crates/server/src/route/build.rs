@@ -14,7 +14,7 @@ use palan_docker_api::{auth, json};
 use palan_engine::build::classic::{ClassicLine, RemoteContext, unpack_context};
 use palan_engine::build::{
     Access, BuildClient, BuildRequest, CachePruneSpec, CacheSource, Cancel, ContextRequest, DockerfileSource,
-    ImageOutput, Reference, RootDir, StepSettings,
+    ImageOutput, LentFiles, Reference, RootDir, StepSettings,
 };
 use palan_engine::image::Auth;
 use palan_engine::spec::{Resources, Ulimit};
@@ -23,7 +23,7 @@ use palan_engine::{Engine, Error};
 use serde::de::DeserializeOwned;
 
 use crate::convert;
-use crate::error::{ApiError, ApiResult, ok_json};
+use crate::error::{ApiError, ApiResult};
 use crate::extract::Params;
 use crate::streaming::{json_line, pipe_body, respond};
 
@@ -61,7 +61,8 @@ pub(crate) async fn build(
     Ok(respond("application/json", lines, |line| Some(encode(line))))
 }
 
-pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {
+/// The half of `POST /build/prune` that the engine does.
+pub(crate) async fn prune(engine: &Engine, params: Params) -> ApiResult<BuildCachePruned> {
     let number = |name: &str| -> ApiResult<Option<u64>> {
         match params.number(name)? {
             None | Some(0) => Ok(None),
@@ -81,7 +82,7 @@ pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {
         filters: params.filters()?,
     };
     let pruned = engine.prune_build_cache(spec).await?;
-    ok_json(&BuildCachePruned { caches_deleted: pruned.removed, space_reclaimed: pruned.reclaimed })
+    Ok(BuildCachePruned { caches_deleted: pruned.removed, space_reclaimed: pruned.reclaimed })
 }
 
 /// As in Docker it is only of use to builds that a session names; those end when their client's connection does.
@@ -100,13 +101,19 @@ struct Client {
 }
 
 impl BuildClient for Client {
-    fn context(&self, wanted: &ContextRequest<'_>, into: &RootDir, _cancel: &Cancel) -> Result<(), Error> {
+    fn context(
+        &self,
+        wanted: &ContextRequest<'_>,
+        into: &RootDir,
+        _cancel: &Cancel,
+    ) -> Result<Option<Box<dyn LentFiles>>, Error> {
         if !wanted.name.is_empty() {
             return Err(Error::invalid(format!("there is no build context {:?}", wanted.name)));
         }
         let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
         // With a Dockerfile alone the context is empty.
-        archive.map_or(Ok(()), |mut archive| unpack_context(&mut archive, into))
+        archive.map_or(Ok(()), |mut archive| unpack_context(&mut archive, into))?;
+        Ok(None)
     }
 
     fn secret(&self, _id: &str) -> Result<Option<Vec<u8>>, Error> {
