@@ -57,10 +57,7 @@ impl Chosen {
                 parts.into_iter().find(|part| part.is_for(wanted))
             }
             _ if is_other => None,
-            _ => {
-                lease.protect(image.manifest);
-                Some(Part::read(store, image.manifest, None, lease)?)
-            }
+            _ => return Self::one(store, image.id, image.manifest, lease).map(Ok),
         };
         Ok(match part {
             Some(part) => {
@@ -69,6 +66,18 @@ impl Chosen {
             }
             None => Err(own.to_string()),
         })
+    }
+
+    /// One image by its manifest.
+    pub(crate) fn one(
+        store: &Store,
+        image: ImageId,
+        manifest: Digest,
+        lease: &Lease,
+    ) -> palan_store::Result<Self> {
+        lease.protect(manifest);
+        let part = Part::read(store, manifest, None, lease)?;
+        Ok(Self { image, index: None, parts: vec![part] })
     }
 
     /// What the tag will lead to.

@@ -543,6 +543,7 @@ impl Pull<'_> {
                     config: config.to_vec(),
                     tags,
                     digests: vec![by_digest],
+                    made_here: false,
                 },
                 &lease,
             )?;

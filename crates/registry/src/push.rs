@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! name ─▶ image ─▶ manifest ─▶ its layers and configuration (uploads) ─▶ PUT manifest ─▶ name by digest in the store
+//!             made here: its layers are compressed first ([`palan_store::compress`])
 //! ```
-//! A manifest goes up last, so that nobody can see an image that lacks anything. It is never made anew: an image that was
-//! pulled keeps its digest wherever it is pushed to, one that was made here got its manifest when it was made.
+//! A manifest goes up last, so that nobody can see an image that lacks anything. It is never made for one registry: an image that was
+//! pulled keeps its digest wherever it is pushed to, and one that was made here gets its last manifest by its first push.
 
 use std::collections::HashMap;
 
@@ -180,10 +181,14 @@ impl Push<'_> {
             return Err(RegistryError::NothingToPush { text: "cannot push a digest reference".to_owned() });
         };
         let lease = self.store.lease();
-        let chosen = self.choose(&lease).await?;
-        let blobs = self.blobs(&chosen).await?;
+        let mut chosen = self.choose(&lease).await?;
+        let mut blobs = self.blobs(&chosen).await?;
         for blob in blobs.iter().rev() {
             self.tell(blob, UploadStatus::Preparing);
+        }
+        if let Some(compressed) = self.compress(&chosen, &lease).await? {
+            chosen = compressed;
+            blobs = self.blobs(&chosen).await?;
         }
         self.bring_blobs(repository, &blobs).await?;
         if chosen.index.is_some() {
@@ -242,6 +247,19 @@ impl Push<'_> {
                 Err(RegistryError::NothingToPush { text })
             }
         }
+    }
+
+    /// The same image with compressed layers, if it was made here and is pushed for the first time.
+    async fn compress(&self, chosen: &Chosen, lease: &Lease) -> Result<Option<Chosen>, RegistryError> {
+        if chosen.index.is_some() {
+            return Ok(None);
+        }
+        let (image, protected) = (chosen.image, lease.share());
+        in_store(self.store, format!("the layers of {}", self.reference.familiar()), move |store| {
+            let manifest = store.compress_image(&image, &protected)?;
+            manifest.map(|manifest| Chosen::one(store, image, manifest, &protected)).transpose()
+        })
+        .await
     }
 
     /// The blobs of all images, the configuration first, then the layers from the bottom, each once.

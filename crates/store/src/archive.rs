@@ -30,6 +30,7 @@ mod unpack;
 pub use change::{ChangeError, apply as apply_changes};
 pub use commit::CommitOptions;
 pub use save::{SaveItem, Saving};
+pub(crate) use spool::Hashing;
 use spool::{Entries, Parts, Spooled};
 use unpack::WantedLayer;
 
@@ -249,6 +250,7 @@ impl Store {
             config: content,
             tags: options.name.clone().into_iter().collect(),
             digests: Vec::new(),
+            made_here: true,
         };
         Ok(self.commit_image(&commit, lease)?.id)
     }
@@ -269,6 +271,7 @@ impl Store {
             config: found.config,
             tags: found.names,
             digests: Vec::new(),
+            made_here: false,
         };
         let image = self.commit_image(&commit, lease)?.id;
         let replaced = before.into_iter().filter(|(_, old)| *old != image).collect();
@@ -354,7 +357,7 @@ impl Spooled {
     }
 }
 
-fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     // Only maps with keys that are no strings and I/O can fail, and there are none.
     serde_json::to_vec(value).unwrap_or_default()
 }

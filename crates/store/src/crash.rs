@@ -15,6 +15,7 @@ use palan_linux::path::RootDir;
 use palan_oci::{Digest, Reference};
 
 use crate::archive::{CommitOptions, ImportOptions, SaveItem};
+use crate::image::ImageCommit;
 use crate::testing::{Tar, TestStore, gzip, image_of};
 use crate::tree::Overlaid;
 use crate::{Limits, Result, Store};
@@ -57,7 +58,7 @@ fn reference(name: &str) -> Reference {
 type Step = fn(&TestStore) -> Result<()>;
 
 /// All that changes the disk, one after the other.
-const EVERYTHING: &[Step] = &[pull, compact, load, import, commit, save, push, remove, collect];
+const EVERYTHING: &[Step] = &[pull, compact, load, import, commit, build, save, push, remove, collect];
 
 /// Three images by the registry's way, one of them compacted.
 fn pull(store: &TestStore) -> Result<()> {
@@ -122,6 +123,21 @@ fn commit(store: &TestStore) -> Result<()> {
     let changes = Overlaid::new(root, store.view(&parent)?, ".mark");
     let options = CommitOptions { name: Some(reference("committed:1")), ..CommitOptions::default() };
     store.commit_container(&parent, &changes, options).map(drop)
+}
+
+/// An image of two layers that are made here, compressed for a push.
+fn build(store: &TestStore) -> Result<()> {
+    let lease = store.lease();
+    let mut layers = Vec::new();
+    for (name, seed) in [("first", 9), ("second", 10)] {
+        let layer = store.new_layer()?;
+        layer.root().write(name, &noise(seed, 30_000), 0o644)?;
+        let info = store.keep_layer(layer, None, &lease)?;
+        layers.push((store.describe(&info.diff_id, &lease)?, info));
+    }
+    let commit = ImageCommit { made_here: true, ..image_of("built", &layers) };
+    let image = store.commit_image(&commit, &lease)?;
+    store.compress_image(&image.id, &lease).map(drop)
 }
 
 /// Changes nothing, and makes blobs from recipes.
@@ -263,6 +279,9 @@ fn check(root: &Path, when: &str) {
             break;
         };
         store.remove_image(&image.id.to_string(), true, &|_| Vec::new()).expect(when);
+    }
+    for layer in store.made_layers().expect(when) {
+        store.release_layer(&layer.diff_id).expect(when);
     }
     store.collect().expect(when);
     store.settle();

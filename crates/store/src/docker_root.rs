@@ -142,6 +142,7 @@ impl Store {
             config,
             tags,
             digests: Vec::new(),
+            made_here: true,
         };
         self.commit_image(&commit, &lease).map(drop)
     }

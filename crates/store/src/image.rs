@@ -82,6 +82,8 @@ pub struct ImageCommit {
     pub tags: Vec<Reference>,
     /// Names with digests, of the index if it came by one, else of the manifest.
     pub digests: Vec<Reference>,
+    /// The manifest was written by this program, so it may be replaced when layers are compressed ([`crate::compress`]).
+    pub made_here: bool,
 }
 
 /// A container that uses an image.

@@ -21,6 +21,7 @@
 
 pub mod archive;
 pub mod check;
+pub mod compress;
 pub mod content;
 pub mod docker_root;
 pub mod durability;

@@ -267,9 +267,12 @@ impl Store {
         Ok(Some(root))
     }
 
-    /// How a layer is transferred, whose blob is here.
+    /// How a layer is transferred, whose blob is here: compressed, if it ever was.
     pub fn describe(&self, diff_id: &Digest, lease: &Lease) -> Result<Descriptor> {
         lease.protect(*diff_id);
+        if let Some(compressed) = self.compressed_form(diff_id, lease)? {
+            return Ok(compressed);
+        }
         if self.has_blob(diff_id) {
             return self.describe_layer(diff_id);
         }

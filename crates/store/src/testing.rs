@@ -162,5 +162,6 @@ pub(crate) fn image_of(tag: &str, layers: &[(Descriptor, LayerInfo)]) -> ImageCo
         config: config.into(),
         tags,
         digests: Vec::new(),
+        made_here: false,
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn assemble(
         config: content,
         tags: outcome.names.clone(),
         digests: Vec::new(),
+        made_here: true,
     };
     engine.store.commit_image(&commit, lease).map_err(store_error)?;
     Ok(outcome)

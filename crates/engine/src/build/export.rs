@@ -63,6 +63,22 @@ impl Engine {
         .await
     }
 
+    /// Compresses the layers of the image that was built and recorded, as a push of it would.
+    pub async fn compress_built(&self, outcome: &mut BuildOutcome) -> Result<()> {
+        let (engine, image) = (self.shared(), ImageId(outcome.image));
+        let compressed = blocking(move || {
+            let lease = engine.store.lease();
+            let manifest = engine.store.compress_image(&image, &lease).map_err(store_error)?;
+            let size = |manifest| engine.store.read_blob(&manifest).map(|content| content.len() as u64);
+            manifest.map(|manifest| Ok((manifest, size(manifest)?))).transpose().map_err(store_error)
+        })
+        .await?;
+        if let Some((manifest, size)) = compressed {
+            (outcome.manifest, outcome.size) = (manifest, size);
+        }
+        Ok(())
+    }
+
     /// The image that was built and recorded, as an archive: an OCI layout that is in Docker's format, too. It has these names there,
     /// whichever it has here.
     pub async fn save_built(&self, outcome: &BuildOutcome, names: Vec<Reference>) -> Result<Items<Bytes>> {

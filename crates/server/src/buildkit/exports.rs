@@ -39,12 +39,16 @@ pub(super) struct Exports {
     pub(super) list: Vec<Export>,
     /// The image is recorded, with these names.
     pub(super) image: Option<Vec<Reference>>,
+    /// The image's layers are compressed at once, as they otherwise are by a push.
+    pub(super) compressed: bool,
 }
 
 /// Reads exporters; what one can't do is an error before anything is built.
 pub(super) fn parse(exporters: &[Exporter]) -> Result<Exports, Status> {
     let mut exports = Exports::default();
     for exporter in exporters {
+        // Who asks for nothing else gets that of an OCI layout.
+        exports.compressed |= exporter.kind == "oci" || exporter.attrs.contains_key("compression");
         let export = match exporter.kind.as_str() {
             kind @ ("image" | "moby") => {
                 let names = image(kind, &exporter.attrs)?;
@@ -97,6 +101,7 @@ fn image(kind: &str, attrs: &BTreeMap<String, String>) -> Result<Vec<Reference>,
             "push" => kind == "moby" || is_false(value),
             "push-by-digest" | "tar-multi" | "force-compression" | "rewrite-timestamp" => is_false(value),
             "tar" => is_true(value),
+            "compression" => value == "gzip",
             // What every image here is.
             "store" | "unpack" | "name-canonical" | "prefer-image-digest" => true,
             // Of what there is none.
@@ -132,6 +137,13 @@ impl BuildKit {
         outcome: &BuildOutcome,
     ) -> Result<BTreeMap<String, String>, Status> {
         let mut response = BTreeMap::new();
+        let mut outcome = outcome.clone();
+        if exports.compressed && exports.image.is_some() {
+            let internal = Internal::begin(build, "compressing layers", None);
+            let compressed = self.engine.compress_built(&mut outcome).await;
+            internal.end(compressed.map_err(|error| status(&error)))?;
+        }
+        let outcome = &outcome;
         if exports.image.is_some() {
             response.extend(described(outcome));
         }
@@ -276,6 +288,10 @@ mod tests {
         assert_eq!(names(&exports.image), ["a", "b:1"]);
         assert_eq!(exports.list.len(), 3);
         assert!(matches!(&exports.list[2], Export::Archive(names) if names.len() == 1));
+        assert!(!exports.compressed);
+        for exporter in [exporter("oci", &[]), exporter("moby", &[("compression", "gzip")])] {
+            assert!(parse(&[exporter]).expect("exports").compressed);
+        }
         assert!(parse(&[]).expect("none").image.is_none());
     }
 

@@ -93,6 +93,7 @@ impl Store {
             config: content,
             tags: options.name.into_iter().collect(),
             digests: Vec::new(),
+            made_here: true,
         };
         let id = self.commit_image(&commit, lease)?.id;
         self.set_parent(&id, parent)?;

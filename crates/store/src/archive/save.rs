@@ -105,7 +105,7 @@ impl Store {
 
     /// The layers of an image as the store has them, bottom first: those of its manifest, or where one of them was never
     /// transferred because its content was here, the same layer in the form in which it came.
-    pub(super) fn stored_layers(&self, image: &Image, lease: &Lease) -> Result<Vec<Descriptor>> {
+    pub(crate) fn stored_layers(&self, image: &Image, lease: &Lease) -> Result<Vec<Descriptor>> {
         let manifest = self.parse_manifest(&image.manifest, &self.read_blob(&image.manifest)?)?;
         let mut layers = manifest.layers;
         for (layer, diff_id) in layers.iter_mut().zip(&image.config.rootfs.diff_ids) {

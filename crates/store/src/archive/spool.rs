@@ -274,16 +274,26 @@ fn fill_file<T>(
     fill: impl FnOnce(&mut dyn Write) -> Result<T>,
 ) -> Result<(Spooled, T)> {
     crate::fault::point("create a layer's part");
-    let mut part = Hashing { file: fs::create_new(path, 0o600)?, hasher: Hasher::new() };
+    let mut part = Hashing::create(path)?;
     let outcome = fill(&mut part)?;
     let size = part.hasher.length();
     Ok((Spooled { digest: part.hasher.finish(), size, compression }, outcome))
 }
 
 /// Hashes what is written to a file.
-struct Hashing {
+pub(crate) struct Hashing {
     file: std::fs::File,
     hasher: Hasher,
+}
+
+impl Hashing {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        Ok(Self { file: fs::create_new(path, 0o600)?, hasher: Hasher::new() })
+    }
+
+    pub(crate) fn into_parts(self) -> (std::fs::File, Hasher) {
+        (self.file, self.hasher)
+    }
 }
 
 impl Write for Hashing {

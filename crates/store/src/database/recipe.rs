@@ -87,11 +87,16 @@ pub(crate) fn insert_kept(db: &mut Connection, blob: &Digest, reason: &str, form
 
 /// Layers on the disk whose blobs an image needs, and that were not tried yet: blob and directory.
 pub(crate) fn untried(db: &Connection, format: u32) -> Result<Vec<(Digest, String)>> {
+    // Those that were unpacked from the blob, and those that were compressed to it (`compress`), alone or over their parents.
     let query = format!(
-        "SELECT blob, key FROM layers WHERE synced = 1
-            AND EXISTS (SELECT 1 FROM image_blobs WHERE digest = layers.blob)
-            AND NOT EXISTS (SELECT 1 FROM recipes WHERE recipes.blob = layers.blob)
-            AND NOT EXISTS (SELECT 1 FROM kept_blobs AS kept WHERE kept.blob = layers.blob AND kept.format = {format})
+        "WITH forms AS (
+            SELECT blob, key, size FROM layers WHERE synced = 1
+            UNION SELECT compressed.blob, min(key), layers.size FROM compressed_layers AS compressed
+                JOIN layers ON layers.diff_id = compressed.tar WHERE synced = 1 GROUP BY compressed.blob)
+         SELECT blob, key FROM forms
+         WHERE EXISTS (SELECT 1 FROM image_blobs WHERE digest = forms.blob)
+            AND NOT EXISTS (SELECT 1 FROM recipes WHERE recipes.blob = forms.blob)
+            AND NOT EXISTS (SELECT 1 FROM kept_blobs AS kept WHERE kept.blob = forms.blob AND kept.format = {format})
          ORDER BY size DESC"
     );
     all(db, "list layers", &query, |row| Ok((digest(row, 0)?, row.get(1)?)))

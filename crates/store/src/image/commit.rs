@@ -146,6 +146,9 @@ impl State {
                 }
             }
             database::insert_image(transaction, row, blobs)?;
+            if commit.made_here {
+                crate::compress::put_made(transaction, &row.id, &row.manifest)?;
+            }
             for name in
                 commit.tags.iter().map(|name| name.clone().or_latest()).chain(commit.digests.iter().cloned())
             {

@@ -172,6 +172,10 @@ fn export(asked: Asked, tags: &[String], stdout_is_terminal: bool) -> Result<Opt
     if has("push", "true") && !attributes.iter().any(|(key, _)| key == "name") {
         return Err(CliError::new("tag is needed when pushing to registry"));
     }
+    if has("push", "true") && !attributes.iter().any(|(key, _)| key == "compression") {
+        // The digest that the build tells is that of the push.
+        set(&mut attributes, "compression", "gzip");
+    }
     let kind = if destination == Destination::Daemon { "moby".to_owned() } else { kind };
     Ok(Some(Export { kind, attributes, destination }))
 }
@@ -269,11 +273,11 @@ mod tests {
         check(&["-o", "type=cacheonly"], &[]);
         check(
             &["-t", "a", "--push"],
-            &[("moby", "push=true name=docker.io/library/a:latest", Destination::Daemon)],
+            &[("moby", "push=true name=docker.io/library/a:latest compression=gzip", Destination::Daemon)],
         );
         check(
             &["-o", "type=image,name=x", "--push", "--load"],
-            &[("moby", "push=true name=docker.io/library/x:latest", Destination::Daemon)],
+            &[("moby", "push=true name=docker.io/library/x:latest compression=gzip", Destination::Daemon)],
         );
         check(
             &["-o", "out", "--load"],

@@ -29,6 +29,8 @@ mod fields;
 mod flags;
 /// Standard input.
 mod input;
+/// `--push`.
+mod push;
 /// The flags in the frontend's words.
 mod request;
 /// Files about the result.
@@ -88,6 +90,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     }
     result::forget_earlier(flags)?;
     let outcome = solve::solve(app, &source, &request, mode)?;
+    push::push(app, &request.exports, mode == Mode::Quiet)?;
     outcome.write(flags)?;
     match (mode, outcome.image_id()) {
         (Mode::Quiet, Some(id)) => app.streams.line(id),
