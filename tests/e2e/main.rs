@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`images`] makes what the others run; [`run`] with its [`flags`], namespaces that are [`shared`] and devices of
 //! [`cdi`], [`lifecycle`], [`logs`], [`log_drivers`], [`exec`], [`tty`], [`cp`] are the daily commands, [`command_line`] what shapes them; [`pull`] and
-//! [`archives`] bring images in, [`push`] out, [`commit`], [`build`], [`build_cli`], [`buildkit`] and [`save`] make and hand out, [`layers`] stacks what is
-//! [`archives`] bring images in, [`push`] out (and [what was built](push_built)), [`commit`], [`build`], [`buildkit`] and [`save`] make and hand out, [`layers`] stacks what is
+//! [`archives`] bring images in, [`push`] out (and [what was built](push_built)), [`commit`], [`build`], [`build_cli`], [`buildkit`] and [`save`] make and
+//! hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is
 //! what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon, [`replace`] puts another in its place;
