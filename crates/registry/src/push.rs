@@ -180,14 +180,17 @@ impl Push<'_> {
         let Some(tag) = self.reference.tag().filter(|_| self.reference.digest().is_none()) else {
             return Err(RegistryError::NothingToPush { text: "cannot push a digest reference".to_owned() });
         };
-        let lease = self.store.lease();
+        let mut lease = self.store.lease();
         let mut chosen = self.choose(&lease).await?;
         let mut blobs = self.blobs(&chosen).await?;
         for blob in blobs.iter().rev() {
             self.tell(blob, UploadStatus::Preparing);
         }
-        if let Some(compressed) = self.compress(&chosen, &lease).await? {
-            chosen = compressed;
+        let compressed = self.store.lease();
+        if let Some(found) = self.compress(&chosen, &compressed).await? {
+            // What only the first manifest needs may go.
+            lease = compressed;
+            chosen = found;
             blobs = self.blobs(&chosen).await?;
         }
         self.bring_blobs(repository, &blobs).await?;

@@ -62,7 +62,9 @@ impl Store {
         // Protected before they are looked up, so that they can't go between the two.
         lease.protect(id.digest());
         let Some(image) = self.image(id)? else { return Ok(None) };
-        lease.protect(image.manifest);
+        // Nobody needs this one when there is another: it is not for the caller to keep.
+        let first = self.lease();
+        first.protect(image.manifest);
         if made_manifest(&self.inner.lock().db, id)? != Some(image.manifest) {
             return Ok(None);
         }
@@ -90,6 +92,8 @@ impl Store {
         lease.protect(digest);
         self.put_blob(&content)?;
         self.sync_blob(&digest)?;
+        self.remove_part(&digest)?;
+        drop(first);
         self.replace_manifest(id, &image.manifest, &digest)?;
         Ok(Some(digest))
     }
@@ -165,17 +169,12 @@ impl Store {
             crate::fault::point("name a compressed layer");
             fs::rename(&temporary, &inner.blob_path(&made.digest))?;
             self.sync_blobs()?;
+            self.remove_part(&made.digest)?;
             Ok(made)
         });
-        match &compressed {
-            // A process that was killed may have come so far before it was recorded.
-            Ok(made) => {
-                if let Some(_claim) = Busy::claim(inner, made.digest) {
-                    fs::if_exists(fs::remove_file(&inner.part_path(&made.digest)))?;
-                }
-            }
+        if compressed.is_err() {
             // The error to tell is the one at hand.
-            Err(_) => drop(fs::remove_file(&temporary)),
+            let _ = fs::remove_file(&temporary);
         }
         compressed
     }
@@ -233,6 +232,18 @@ impl Store {
             transaction.execute(query, [image.to_string(), old.to_string()]).map(drop)
         })?;
         state.remove_unneeded(inner, &[], &[*old]).map(drop)
+    }
+
+    /// A process that was killed may have come so far before it was recorded.
+    fn remove_part(&self, digest: &Digest) -> Result<()> {
+        let part = self.inner.part_path(digest);
+        if fs::metadata(&part).is_ok()
+            && let Some(_claim) = Busy::claim(&self.inner, *digest)
+        {
+            crate::fault::point("remove a part");
+            fs::if_exists(fs::remove_file(&part))?;
+        }
+        Ok(())
     }
 
     fn sync_blob(&self, digest: &Digest) -> Result<()> {

@@ -154,7 +154,12 @@ impl Inner {
         let recorded = database::blobs(&state.db)?;
         for name in self.names_in(&self.blobs)? {
             let Ok(digest) = Digest::from_hex(&name) else { continue };
-            if !recorded.contains(&digest) && !protected.contains(&digest) && !self.busy.contains(&digest) {
+            if recorded.contains(&digest) {
+                continue;
+            }
+            if protected.contains(&digest) || self.busy.contains(&digest) {
+                self.leases.kept_something.store(true, Ordering::Relaxed);
+            } else {
                 crate::fault::point("make a blob a part again");
                 let path = self.blob_path(&digest);
                 if fs::metadata(&path)?.len() < SMALL {
