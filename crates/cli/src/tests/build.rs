@@ -2,6 +2,8 @@
 
 /// The daemon.
 mod builder;
+/// Where results go.
+mod results;
 
 use std::io::Cursor;
 use std::path::Path;
@@ -13,7 +15,7 @@ use palan_buildkit::fsutil::{Devices, Owners, Receive};
 use palan_buildkit::grpc::{Channel, Code, Metadata, Status, metadata};
 use palan_buildkit::message::control::{SolveRequest, SolveResponse, StatusResponse, Vertex, VertexLog};
 use palan_buildkit::message::pb::{Position, Range, SourceInfo};
-use palan_buildkit::message::session::{BytesMessage, GetSecretRequest, GetSecretResponse};
+use palan_buildkit::message::session::{GetSecretRequest, GetSecretResponse};
 use palan_buildkit::message::session::{metadata as session_metadata, method as session_method};
 use palan_linux::path::RootDir;
 
@@ -382,32 +384,6 @@ fn a_context_comes_by_standard_input() {
         wrong.err.contains("failed to read dockerfile: open ../../etc/passwd: no such file or directory"),
         "{wrong:?}"
     );
-}
-
-#[test]
-fn an_output_is_written_when_it_is_whole() {
-    let context = tree(&[("Dockerfile", "FROM scratch\n")]);
-    let target = tempfile::tempdir().unwrap();
-    let builder = Builder::start(Vec::new(), |request, session| {
-        Box::pin(async move {
-            assert_eq!(request.exporters[0].kind, "tar");
-            let call = session.call(session_method::FILE_SEND_DIFF_COPY, Metadata::new()).await?;
-            for piece in ["an ", "archive"] {
-                call.outgoing.send(&BytesMessage { data: piece.as_bytes().to_vec().into() }).await?;
-            }
-            drop(call.outgoing);
-            let mut incoming = call.incoming;
-            assert_eq!(incoming.next::<BytesMessage>().await?, None);
-            Ok(answers(&[]))
-        })
-    });
-    let path = target.path().join("x.tar").display().to_string();
-    let directory = context.path().display().to_string();
-    let to_file = builder.run(&["build", "-o", &format!("type=tar,dest={path}"), &directory], b"", &[]);
-    assert_eq!(to_file, outcome(0, "", ""));
-    assert_eq!(std::fs::read_to_string(path).unwrap(), "an archive");
-    let to_stdout = builder.run(&["build", "-o", "-", &directory], b"", &[]);
-    assert_eq!(to_stdout, outcome(0, "an archive", ""));
 }
 
 #[test]
