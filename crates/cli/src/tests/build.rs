@@ -387,6 +387,33 @@ fn a_context_comes_by_standard_input() {
 }
 
 #[test]
+fn the_dockerfile_of_a_context_elsewhere_may_be_here() {
+    const ADDRESS: &str = "https://example.com/a.git";
+    let here = tree(&[("d/Dockerfile.x", "FROM scratch\n")]);
+    let path = here.path().join("d/Dockerfile.x").display().to_string();
+    let builder = Builder::start(Vec::new(), |request, session| {
+        Box::pin(async move {
+            let attributes = ["context", "dockerfilekey", "filename"]
+                .map(|name| request.frontend_attrs.get(name).map_or("", String::as_str));
+            assert_eq!(attributes, [ADDRESS, "dockerfile", "Dockerfile.x"]);
+            let dockerfile = ("Dockerfile.x".to_owned(), "FROM scratch\n".to_owned());
+            assert_eq!(sync(&session, "dockerfile").await?, [dockerfile]);
+            Ok(answers(&[]))
+        })
+    });
+    assert_eq!(builder.run(&["build", "-f", &path, ADDRESS], b"", &[]), outcome(0, "", ""));
+    assert_eq!(
+        alone(&["build", "--check", "-f", &path, ADDRESS], ""),
+        outcome(0, "Check complete, no warnings found.\n", "")
+    );
+    let missing = alone(&["build", "-f", "/nonexistent/Dockerfile", ADDRESS], "");
+    assert!(
+        missing.err.contains("failed to read dockerfile: open /nonexistent/Dockerfile: no such file"),
+        "{missing:?}"
+    );
+}
+
+#[test]
 fn a_failure_ends_with_its_step_and_its_place() {
     let text = "FROM bb\nRUN exit 3\n";
     let context = tree(&[("Dockerfile", text)]);
