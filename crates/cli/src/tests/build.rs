@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use palan_buildkit::errdefs;
 use palan_buildkit::fsutil::{Devices, Owners, Receive};
 use palan_buildkit::grpc::{Channel, Code, Metadata, Status, metadata};
-use palan_buildkit::message::control::{SolveRequest, SolveResponse, StatusResponse, Vertex, VertexLog};
+use palan_buildkit::message::control::{
+    SolveRequest, SolveResponse, StatusResponse, Vertex, VertexLog, VertexWarning,
+};
 use palan_buildkit::message::pb::{Position, Range, SourceInfo};
 use palan_buildkit::message::session::{GetSecretRequest, GetSecretResponse};
 use palan_buildkit::message::session::{metadata as session_metadata, method as session_method};
@@ -410,6 +412,41 @@ fn the_dockerfile_of_a_context_elsewhere_may_be_here() {
     assert!(
         missing.err.contains("failed to read dockerfile: open /nonexistent/Dockerfile: no such file"),
         "{missing:?}"
+    );
+}
+
+#[test]
+fn raw_json_tells_where_a_warning_belongs() {
+    let context = tree(&[("Dockerfile", "FROM scratch\n")]);
+    let position = |line: i32, character: i32| Some(Position { line, character });
+    let warning = VertexWarning {
+        vertex: "sha256:aa".to_owned(),
+        level: 1,
+        short: "advice".as_bytes().into(),
+        info: Some(SourceInfo {
+            filename: "Dockerfile".to_owned(),
+            data: "FROM x".as_bytes().into(),
+            language: "Dockerfile".to_owned(),
+            ..SourceInfo::default()
+        }),
+        ranges: vec![Range { start: position(1, 0), end: position(2, 3) }],
+        ..VertexWarning::default()
+    };
+    let update = StatusResponse { warnings: vec![warning], ..StatusResponse::default() };
+    let builder = Builder::start(vec![update], |_, _| Box::pin(async move { Ok(answers(&[])) }));
+    let line = ["build", "--progress", "rawjson", context.path().to_str().unwrap()];
+    assert_eq!(
+        builder.run(&line, b"", &[]),
+        outcome(
+            0,
+            "",
+            concat!(
+                r#"{"warnings":[{"vertex":"sha256:aa","level":1,"short":"YWR2aWNl","#,
+                r#""sourceInfo":{"filename":"Dockerfile","data":"RlJPTSB4","language":"Dockerfile"},"#,
+                r#""range":[{"start":{"line":1},"end":{"line":2,"character":3}}]}]}"#,
+                "\n"
+            )
+        )
     );
 }
 

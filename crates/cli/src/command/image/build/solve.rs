@@ -400,10 +400,10 @@ fn warnings(trace: &Trace, app: &App) -> String {
         if !warning.url.is_empty() {
             text.push_str(&format!("More info: {}\n", warning.url));
         }
-        if let (Some((name, content)), Some((first, last))) = (&warning.file, warning.lines.first()) {
+        if let (Some(file), Some((first, last))) = (&warning.file, warning.ranges.first()) {
             let at = |line: usize| Position { line, column: 0 };
-            let span = Span { start: at(*first), end: at(*last) };
-            text.push_str(&Text::new(name.clone(), content).excerpt(span));
+            let span = Span { start: at(first.line), end: at(last.line) };
+            text.push_str(&Text::new(file.name.clone(), &file.content).excerpt(span));
         }
         text.push('\n');
     }
