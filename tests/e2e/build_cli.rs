@@ -258,6 +258,21 @@ fn a_build_ends_when_asked_before_the_daemon_answers() {
 }
 
 #[test]
+fn an_inline_cache_is_a_hint() {
+    requires!(root);
+    let daemon = daemon();
+    let context = Context::new(&daemon, &[("Dockerfile", "FROM bb\nLABEL a=b\n")]);
+    for flags in [["--build-arg", "BUILDKIT_INLINE_CACHE=1"], ["--cache-to", "type=inline"]] {
+        let built = context.build(&daemon, &[&flags[..], &["-t", "app"]].concat()).ok();
+        assert!(built.stderr.contains("the image holds no inline cache"), "{built}");
+    }
+    context
+        .build(&daemon, &["--cache-to", "type=registry,ref=x/y"])
+        .fails(1, "an export of the cache (type=registry)");
+    nothing_is_left(&daemon);
+}
+
+#[test]
 fn a_build_on_a_terminal_is_a_table_and_ends_when_asked() {
     requires!(root);
     requires!(program "tmux");
