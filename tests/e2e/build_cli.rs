@@ -1,6 +1,7 @@
 //! `palan build`: from the command line to the image or files, with our own daemon.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -183,6 +184,91 @@ fn a_failure_shows_its_step_and_its_place() {
     context.build(&daemon, &[]).fails(1, "   2 | >>> COPY nothing /\n");
     context.file("Dockerfile", "FROM bb\nRUNN x\n");
     context.build(&daemon, &[]).fails(1, "unknown instruction: RUNN (did you mean RUN?)");
+    nothing_is_left(&daemon);
+}
+
+/// A daemon that is there, and takes no build.
+fn deaf_daemon() -> (UnixListener, std::sync::mpsc::Receiver<String>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("daemon.sock")).unwrap();
+    let (sender, asked) = std::sync::mpsc::channel();
+    let accepting = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = accepting.accept() {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if !matches!(stream.read(&mut byte), Ok(1)) {
+                    return;
+                }
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            if head.contains("/_ping") {
+                let answer = b"HTTP/1.1 200 OK\r\nApi-Version: 1.56\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).unwrap();
+            }
+            held.push(stream);
+            if sender.send(head).is_err() {
+                return;
+            }
+        }
+    });
+    (listener, asked, directory)
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a client that is sent signals")]
+fn a_build_ends_when_asked_before_the_daemon_answers() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let (_listener, asked, directory) = deaf_daemon();
+    fs::write(directory.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+    // As `nohup` starts it.
+    let mut client = std::process::Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(palan_test_support::daemon::program())
+        .arg("-H")
+        .arg(format!("unix://{}", directory.path().join("daemon.sock").display()))
+        .arg("build")
+        .arg(directory.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !asked
+        .recv_timeout(Duration::from_secs(10))
+        .expect("nobody asks for a session")
+        .contains("/session")
+    {}
+    let pid = Pid::from_child(&client);
+    kill_process(pid, Signal::HUP).unwrap();
+    let hung_up = wait_until(Duration::from_millis(500), || client.try_wait().unwrap().is_some());
+    kill_process(pid, Signal::INT).unwrap();
+    let ended = wait_until(Duration::from_secs(5), || client.try_wait().unwrap().is_some());
+    if !ended {
+        client.kill().unwrap();
+    }
+    let output = client.wait_with_output().unwrap();
+    assert!(!hung_up, "SIGHUP was ignored when it began, and ended it: {output:?}");
+    assert!(ended, "SIGINT does not end it");
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.ends_with("Canceled: context canceled\n"), "{told}");
+}
+
+#[test]
+fn an_inline_cache_is_a_hint() {
+    requires!(root);
+    let daemon = daemon();
+    let context = Context::new(&daemon, &[("Dockerfile", "FROM bb\nLABEL a=b\n")]);
+    for flags in [["--build-arg", "BUILDKIT_INLINE_CACHE=1"], ["--cache-to", "type=inline"]] {
+        let built = context.build(&daemon, &[&flags[..], &["-t", "app"]].concat()).ok();
+        assert!(built.stderr.contains("the image holds no inline cache"), "{built}");
+    }
+    context
+        .build(&daemon, &["--cache-to", "type=registry,ref=x/y"])
+        .fails(1, "an export of the cache (type=registry)");
     nothing_is_left(&daemon);
 }
 

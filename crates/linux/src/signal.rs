@@ -201,9 +201,27 @@ pub fn ignore(signal: Signal) {
     unsafe { libc::signal(signal.0, libc::SIG_IGN) };
 }
 
+/// Whether this process ignores `signal`, by itself or because whoever started it wants so (`nohup`).
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null pointer changes nothing; the structure, which is read only if it was filled in, is large enough.
+    unsafe {
+        libc::sigaction(signal.0, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dispositions_are_told() {
+        // Which nobody else here handles.
+        assert!(!is_ignored(Signal::URG));
+        ignore(Signal::URG);
+        assert!(is_ignored(Signal::URG));
+    }
 
     #[test]
     fn names_and_numbers() {

@@ -2,6 +2,8 @@
 
 /// The daemon.
 mod builder;
+/// Where results go.
+mod results;
 
 use std::io::Cursor;
 use std::path::Path;
@@ -11,9 +13,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use palan_buildkit::errdefs;
 use palan_buildkit::fsutil::{Devices, Owners, Receive};
 use palan_buildkit::grpc::{Channel, Code, Metadata, Status, metadata};
-use palan_buildkit::message::control::{SolveRequest, SolveResponse, StatusResponse, Vertex, VertexLog};
+use palan_buildkit::message::control::{
+    SolveRequest, SolveResponse, StatusResponse, Vertex, VertexLog, VertexWarning,
+};
 use palan_buildkit::message::pb::{Position, Range, SourceInfo};
-use palan_buildkit::message::session::{BytesMessage, GetSecretRequest, GetSecretResponse};
+use palan_buildkit::message::session::{GetSecretRequest, GetSecretResponse};
 use palan_buildkit::message::session::{metadata as session_metadata, method as session_method};
 use palan_linux::path::RootDir;
 
@@ -385,29 +389,65 @@ fn a_context_comes_by_standard_input() {
 }
 
 #[test]
-fn an_output_is_written_when_it_is_whole() {
-    let context = tree(&[("Dockerfile", "FROM scratch\n")]);
-    let target = tempfile::tempdir().unwrap();
+fn the_dockerfile_of_a_context_elsewhere_may_be_here() {
+    const ADDRESS: &str = "https://example.com/a.git";
+    let here = tree(&[("d/Dockerfile.x", "FROM scratch\n")]);
+    let path = here.path().join("d/Dockerfile.x").display().to_string();
     let builder = Builder::start(Vec::new(), |request, session| {
         Box::pin(async move {
-            assert_eq!(request.exporters[0].kind, "tar");
-            let call = session.call(session_method::FILE_SEND_DIFF_COPY, Metadata::new()).await?;
-            for piece in ["an ", "archive"] {
-                call.outgoing.send(&BytesMessage { data: piece.as_bytes().to_vec().into() }).await?;
-            }
-            drop(call.outgoing);
-            let mut incoming = call.incoming;
-            assert_eq!(incoming.next::<BytesMessage>().await?, None);
+            let attributes = ["context", "dockerfilekey", "filename"]
+                .map(|name| request.frontend_attrs.get(name).map_or("", String::as_str));
+            assert_eq!(attributes, [ADDRESS, "dockerfile", "Dockerfile.x"]);
+            let dockerfile = ("Dockerfile.x".to_owned(), "FROM scratch\n".to_owned());
+            assert_eq!(sync(&session, "dockerfile").await?, [dockerfile]);
             Ok(answers(&[]))
         })
     });
-    let path = target.path().join("x.tar").display().to_string();
-    let directory = context.path().display().to_string();
-    let to_file = builder.run(&["build", "-o", &format!("type=tar,dest={path}"), &directory], b"", &[]);
-    assert_eq!(to_file, outcome(0, "", ""));
-    assert_eq!(std::fs::read_to_string(path).unwrap(), "an archive");
-    let to_stdout = builder.run(&["build", "-o", "-", &directory], b"", &[]);
-    assert_eq!(to_stdout, outcome(0, "an archive", ""));
+    assert_eq!(builder.run(&["build", "-f", &path, ADDRESS], b"", &[]), outcome(0, "", ""));
+    assert_eq!(
+        alone(&["build", "--check", "-f", &path, ADDRESS], ""),
+        outcome(0, "Check complete, no warnings found.\n", "")
+    );
+    let missing = alone(&["build", "-f", "/nonexistent/Dockerfile", ADDRESS], "");
+    assert!(
+        missing.err.contains("failed to read dockerfile: open /nonexistent/Dockerfile: no such file"),
+        "{missing:?}"
+    );
+}
+
+#[test]
+fn raw_json_tells_where_a_warning_belongs() {
+    let context = tree(&[("Dockerfile", "FROM scratch\n")]);
+    let position = |line: i32, character: i32| Some(Position { line, character });
+    let warning = VertexWarning {
+        vertex: "sha256:aa".to_owned(),
+        level: 1,
+        short: "advice".as_bytes().into(),
+        info: Some(SourceInfo {
+            filename: "Dockerfile".to_owned(),
+            data: "FROM x".as_bytes().into(),
+            language: "Dockerfile".to_owned(),
+            ..SourceInfo::default()
+        }),
+        ranges: vec![Range { start: position(1, 0), end: position(2, 3) }],
+        ..VertexWarning::default()
+    };
+    let update = StatusResponse { warnings: vec![warning], ..StatusResponse::default() };
+    let builder = Builder::start(vec![update], |_, _| Box::pin(async move { Ok(answers(&[])) }));
+    let line = ["build", "--progress", "rawjson", context.path().to_str().unwrap()];
+    assert_eq!(
+        builder.run(&line, b"", &[]),
+        outcome(
+            0,
+            "",
+            concat!(
+                r#"{"warnings":[{"vertex":"sha256:aa","level":1,"short":"YWR2aWNl","#,
+                r#""sourceInfo":{"filename":"Dockerfile","data":"RlJPTSB4","language":"Dockerfile"},"#,
+                r#""range":[{"start":{"line":1},"end":{"line":2,"character":3}}]}]}"#,
+                "\n"
+            )
+        )
+    );
 }
 
 #[test]

@@ -239,9 +239,8 @@ fn unknown(name: &str) -> Status {
 
 fn build_arg(request: &mut BuildRequest, name: &str, value: &str) -> Result<(), Status> {
     // Of those that are for BuildKit itself, the ones that change what is built.
-    let is_off = matches!(value, "" | "0" | "false");
     match name {
-        "BUILDKIT_INLINE_CACHE" | "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" if !is_off => {
+        "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" if !is_off(value) => {
             return Err(unsupported(&format!("the build argument {name}")));
         }
         "BUILDKIT_SYNTAX" if !value.is_empty() && !is_dockerfile_frontend(value) => {
@@ -251,6 +250,15 @@ fn build_arg(request: &mut BuildRequest, name: &str, value: &str) -> Result<(), 
     }
     request.args.insert(name.to_owned(), value.to_owned());
     Ok(())
+}
+
+fn is_off(value: &str) -> bool {
+    matches!(value, "" | "0" | "false")
+}
+
+/// Whether the image shall say in its configuration what it was made of, for others to have a cache: as many scripts ask out of habit.
+pub(super) fn asks_for_inline_cache(attrs: &BTreeMap<String, String>) -> bool {
+    attrs.get("build-arg:BUILDKIT_INLINE_CACHE").is_some_and(|value| !is_off(value))
 }
 
 fn named_context(wanted: &mut Wanted, name: &str, value: &str) -> Result<(), Status> {

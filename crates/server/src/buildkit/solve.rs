@@ -29,10 +29,16 @@ use super::sessions::Session;
 /// The largest Dockerfile and ignore file that are read; the engine has its own limits, with better errors.
 const MAX_FILE: u64 = 16 << 20;
 
+/// The cache is a hint for later builds: without it, this one's image is the same.
+const NO_INLINE_CACHE: &str = "the image holds no inline cache, for its export is not supported (cache-to type=inline, \
+                               BUILDKIT_INLINE_CACHE)";
+
 /// What is to be built.
 pub(super) struct What<'a> {
     attrs: &'a BTreeMap<String, String>,
     caches: &'a [CacheOptionsEntry],
+    /// The cache shall be exported into the image.
+    inline_cache: bool,
 }
 
 /// Tells a build to stop when nobody waits for it any more.
@@ -85,7 +91,7 @@ impl BuildKit {
         if !is_driven {
             request::frontend(&request.frontend, &request.frontend_attrs, request.definition.as_ref())?;
         }
-        let caches = accepted(&request)?;
+        let Caches { imports, inline_cache } = accepted(&request)?;
         let exporters = exporters(&request);
         let exports = exports::parse(&exporters)?;
         let (sender, returned) = mpsc::channel(1);
@@ -106,9 +112,9 @@ impl BuildKit {
         )?;
         let build = Arc::clone(&running.build);
         let outcome = match is_driven {
-            true => self.driven(returned, &exports, &build).await,
+            true => self.driven(returned, &exports, &build, inline_cache).await,
             false => {
-                let what = What { attrs: &request.frontend_attrs, caches: &caches };
+                let what = What { attrs: &request.frontend_attrs, caches: &imports, inline_cache };
                 self.build_and_export(&what, &exports, &build).await
             }
         };
@@ -122,11 +128,11 @@ impl BuildKit {
         mut returned: mpsc::Receiver<super::gateway::Returned>,
         exports: &Exports,
         build: &Arc<Build>,
+        inline_cache: bool,
     ) -> Result<BTreeMap<String, String>, Status> {
         let gone = || Status::new(Code::Cancelled, "the client left its build without a result");
         let Some(request) = returned.recv().await.ok_or_else(gone)?? else { return Ok(BTreeMap::new()) };
-        let caches: Vec<CacheOptionsEntry> = request.cache_imports.clone();
-        let what = What { attrs: &request.frontend_opt, caches: &caches };
+        let what = What { attrs: &request.frontend_opt, caches: &request.cache_imports, inline_cache };
         self.build_and_export(&what, exports, build).await
     }
 
@@ -136,7 +142,7 @@ impl BuildKit {
         build: &Arc<Build>,
         request: gateway::SolveRequest,
     ) -> Result<(), Status> {
-        let what = What { attrs: &request.frontend_opt, caches: &request.cache_imports };
+        let what = What { attrs: &request.frontend_opt, caches: &request.cache_imports, inline_cache: false };
         let session = self.session_of(build).await?;
         self.build(&what, &Exports::default(), build, session.as_ref()).await.map(drop)
     }
@@ -157,6 +163,9 @@ impl BuildKit {
         let session = self.session_of(build).await?;
         let work = async {
             let outcome = self.build(what, exports, build, session.as_ref()).await?;
+            if what.inline_cache || request::asks_for_inline_cache(what.attrs) {
+                build.warn(NO_INLINE_CACHE);
+            }
             self.export(exports, build, session.as_ref(), &outcome).await
         };
         let Some(session) = &session else { return work.await };
@@ -334,8 +343,17 @@ fn read(root: &RootDir, path: &str) -> Result<Option<Vec<u8>>, Status> {
     }
 }
 
-/// Refuses what of a build can't be done, and gives the caches that it may use.
-fn accepted(request: &SolveRequest) -> Result<Vec<CacheOptionsEntry>, Status> {
+/// Caches of a build.
+#[derive(Debug)]
+struct Caches {
+    /// Those that it may use.
+    imports: Vec<CacheOptionsEntry>,
+    /// It shall have one in its image.
+    inline_cache: bool,
+}
+
+/// Refuses what of a build can't be done.
+fn accepted(request: &SolveRequest) -> Result<Caches, Status> {
     let refused = [
         (request.source_policy.is_some(), "a source policy that comes with the request"),
         (!request.frontend_inputs.is_empty(), "an input of steps in BuildKit's form (frontend inputs)"),
@@ -350,7 +368,9 @@ fn accepted(request: &SolveRequest) -> Result<Vec<CacheOptionsEntry>, Status> {
         return Err(unsupported(what));
     }
     let cache: CacheOptions = request.cache.clone().unwrap_or_default();
-    let export = cache.exports.first().map(|export| export.kind.as_str());
+    let mut exports = cache.exports.iter().map(|export| export.kind.as_str());
+    let inline_cache = exports.clone().any(|kind| kind == "inline");
+    let export = exports.find(|kind| *kind != "inline");
     let export = export.or((!cache.export_ref_deprecated.is_empty()).then_some("registry"));
     if let Some(kind) = export {
         return Err(unsupported(&format!("an export of the cache (type={kind})")));
@@ -359,7 +379,7 @@ fn accepted(request: &SolveRequest) -> Result<Vec<CacheOptionsEntry>, Status> {
         kind: "registry".to_owned(),
         attrs: BTreeMap::from([("ref".to_owned(), name)]),
     });
-    Ok(cache.imports.into_iter().chain(deprecated).collect())
+    Ok(Caches { imports: cache.imports.into_iter().chain(deprecated).collect(), inline_cache })
 }
 
 /// The exporters, of which old clients name one.

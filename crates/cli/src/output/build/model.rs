@@ -67,10 +67,25 @@ pub(crate) struct Warning {
     pub(crate) short: String,
     pub(crate) detail: Vec<String>,
     pub(crate) url: String,
-    /// Name and content of the file that it is about.
-    pub(crate) file: Option<(String, Vec<u8>)>,
-    /// First and last line, from 1.
-    pub(crate) lines: Vec<(usize, usize)>,
+    /// The file that it is about.
+    pub(crate) file: Option<SourceFile>,
+    /// Where it begins and ends.
+    pub(crate) ranges: Vec<(Place, Place)>,
+}
+
+/// A file that a frontend has read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SourceFile {
+    pub(crate) name: String,
+    pub(crate) content: Vec<u8>,
+    pub(crate) language: String,
+}
+
+/// A place in it: a line, from 1, and a character, from 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) line: usize,
+    pub(crate) character: usize,
 }
 
 impl Vertex {
@@ -192,7 +207,7 @@ impl Step {
         let bytes = std::mem::take(&mut self.partial);
         let text = String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(&bytes)).into_owned();
         let start = self.runs.last().map_or(time, |(start, _)| *start);
-        let line = format!("{:.3} {text}", seconds(start, time));
+        let line = format!("{} {text}", short_seconds(seconds(start, time)));
         if self.kept.len() == KEPT_LINES {
             self.kept.pop_front();
         }
@@ -204,6 +219,16 @@ impl Step {
 /// Seconds between two times; none if they are the other way round.
 pub(crate) fn seconds(from: SystemTime, to: SystemTime) -> f64 {
     to.duration_since(from).unwrap_or_default().as_secs_f64()
+}
+
+/// Seconds with about four digits.
+fn short_seconds(seconds: f64) -> String {
+    let digits = match seconds {
+        ..10.0 => 3,
+        ..100.0 => 2,
+        _ => 1,
+    };
+    format!("{seconds:.digits$}")
 }
 
 /// A build as far as it was told.

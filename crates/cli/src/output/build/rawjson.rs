@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::model::{Log, Status, Update, Vertex, Warning};
+use super::model::{Log, Place, Status, Update, Vertex, Warning};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -77,6 +77,38 @@ struct WarningLine<'a> {
     detail: Vec<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
     url: &'a str,
+    #[serde(rename = "sourceInfo", skip_serializing_if = "Option::is_none")]
+    source: Option<SourceJson<'a>>,
+    #[serde(rename = "range", skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<RangeJson>,
+}
+
+#[derive(Serialize)]
+struct SourceJson<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    filename: &'a str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    data: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    language: &'a str,
+}
+
+#[derive(Serialize)]
+struct RangeJson {
+    start: PlaceJson,
+    end: PlaceJson,
+}
+
+#[derive(Serialize)]
+struct PlaceJson {
+    #[serde(skip_serializing_if = "is_nought")]
+    line: usize,
+    #[serde(skip_serializing_if = "is_nought")]
+    character: usize,
+}
+
+fn is_nought(number: &usize) -> bool {
+    *number == 0
 }
 
 fn is_zero(number: &i64) -> bool {
@@ -136,7 +168,21 @@ fn warning(warning: &Warning) -> WarningLine<'_> {
         short: STANDARD.encode(&warning.short),
         detail: warning.detail.iter().map(|text| STANDARD.encode(text)).collect(),
         url: &warning.url,
+        source: warning.file.as_ref().map(|file| SourceJson {
+            filename: &file.name,
+            data: STANDARD.encode(&file.content),
+            language: &file.language,
+        }),
+        ranges: warning
+            .ranges
+            .iter()
+            .map(|(start, end)| RangeJson { start: place(start), end: place(end) })
+            .collect(),
     }
+}
+
+fn place(place: &Place) -> PlaceJson {
+    PlaceJson { line: place.line, character: place.character }
 }
 
 fn time(time: SystemTime) -> String {

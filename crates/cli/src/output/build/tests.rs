@@ -199,6 +199,14 @@ fn a_step_may_be_worked_on_twice() {
 }
 
 #[test]
+fn times_of_output_get_coarser() {
+    let mut script = vec![(0, vertex("sha256:aa", "[1/1] RUN x", Some(0), None))];
+    script.extend([9_999, 10_000, 99_990, 100_040].map(|time| (time, log("sha256:aa", time, "hi\n"))));
+    let text = play(Mode::Plain, &script);
+    assert_eq!(text, "#1 [1/1] RUN x\n#1 9.999 hi\n#1 10.00 hi\n#1 99.99 hi\n#1 100.0 hi\n");
+}
+
+#[test]
 fn rawjson() {
     let script = [
         (

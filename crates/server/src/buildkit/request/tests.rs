@@ -93,7 +93,7 @@ fn what_is_refused_is_named() {
         (&[("cache-imports", "{")], "failed to unmarshal cache-imports"),
         (&[("context:a", "oci-layout://x")], "the build context \"a\" of the kind \"oci-layout\""),
         (&[("context:a::linux/arm64", "local:a")], "of a single platform"),
-        (&[("build-arg:BUILDKIT_INLINE_CACHE", "1")], "BUILDKIT_INLINE_CACHE"),
+        (&[("build-arg:BUILDKIT_MULTI_PLATFORM", "1")], "BUILDKIT_MULTI_PLATFORM"),
         (&[("build-arg:BUILDKIT_SYNTAX", "me/frontend")], "\"me/frontend\""),
     ] {
         let error = refused(entries);
@@ -101,6 +101,7 @@ fn what_is_refused_is_named() {
     }
     assert!(parse(&BTreeMap::new(), &[], &["device".to_owned()]).is_err());
     parsed(&[("attest:provenance", "disabled=true")]);
+    parsed(&[("build-arg:BUILDKIT_INLINE_CACHE", "1")]);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::time::SystemTime;
 
 use palan_buildkit::message::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use palan_buildkit::message::pb::Position;
 use palan_buildkit::message::status::Timestamp;
 
 use crate::output::build::Update;
-use crate::output::build::model::{self, Log, Status, Warning};
+use crate::output::build::model::{self, Log, Place, SourceFile, Status, Warning};
 
 /// One message.
 pub(super) fn update(response: &StatusResponse) -> Update {
@@ -58,10 +59,12 @@ fn log(log: &VertexLog) -> Log {
 
 fn warning(warning: &VertexWarning) -> Warning {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let line = |number: i32| usize::try_from(number).unwrap_or_default();
-    let lines = warning.ranges.iter().map(|range| {
-        let first = range.start.as_ref().map_or(0, |position| line(position.line));
-        (first, range.end.as_ref().map_or(first, |position| line(position.line)))
+    let number = |number: i32| usize::try_from(number).unwrap_or_default();
+    let place =
+        |position: &Position| Place { line: number(position.line), character: number(position.character) };
+    let ranges = warning.ranges.iter().map(|range| {
+        let first = range.start.as_ref().map(place).unwrap_or_default();
+        (first, range.end.as_ref().map_or(first, place))
     });
     Warning {
         vertex: warning.vertex.clone(),
@@ -69,7 +72,11 @@ fn warning(warning: &VertexWarning) -> Warning {
         short: text(&warning.short),
         detail: warning.detail.iter().map(|detail| text(detail)).collect(),
         url: warning.url.clone(),
-        file: warning.info.as_ref().map(|info| (info.filename.clone(), info.data.to_vec())),
-        lines: lines.collect(),
+        file: warning.info.as_ref().map(|info| SourceFile {
+            name: info.filename.clone(),
+            content: info.data.to_vec(),
+            language: info.language.clone(),
+        }),
+        ranges: ranges.collect(),
     }
 }

@@ -21,6 +21,8 @@ mod check;
 mod contexts;
 /// Messages about the progress.
 mod convert;
+/// Files that are named for results.
+mod destination;
 /// `--output`.
 mod export;
 /// Comma-separated pairs.

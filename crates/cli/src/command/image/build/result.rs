@@ -1,6 +1,7 @@
-//! What a build leaves beside its outputs: the image's identifier and the metadata, each a file that is there whole or not at all.
+//! What a build leaves beside its outputs: the image's identifier and the metadata. A file is there whole or not at all.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -9,6 +10,7 @@ use palan_stdx::atomic_file::{self, Durability};
 use palan_stdx::error_chain;
 use serde_json::{Map, Value};
 
+use super::destination;
 use crate::error::{CliError, Result};
 use crate::flags::Parsed;
 
@@ -63,23 +65,20 @@ fn value(key: &str, text: &str) -> Value {
     Value::from(text)
 }
 
-/// Makes sure that a file of an earlier build isn't taken for this one's.
+/// Makes sure that the image of an earlier build isn't taken for this one's.
 pub(super) fn forget_earlier(flags: &Parsed) -> Result<()> {
-    for flag in ["iidfile", "metadata-file"] {
-        let Some(path) = flags.given(flag).filter(|path| !path.is_empty()) else { continue };
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CliError::io(&format!("removing the file of --{flag}, {path}"), &error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    let Some(path) = flags.given("iidfile").filter(|path| !path.is_empty()) else { return Ok(()) };
+    destination::remove_file(Path::new(path))
+        .map_err(|error| CliError::io(&format!("removing the file of --iidfile, {path}"), &error))
 }
 
 fn write(path: &str, content: &[u8]) -> Result<()> {
-    atomic_file::write(Path::new(path), content, 0o644, Durability::Process)
-        .map_err(|error| CliError::new(error_chain::to_string(&error)))
+    let failed = |error: std::io::Error| CliError::io(&format!("write {path}"), &error);
+    match destination::through(Path::new(path)).map_err(failed)? {
+        Some(mut file) => file.write_all(content).map_err(failed),
+        None => atomic_file::write(Path::new(path), content, 0o644, Durability::Process)
+            .map_err(|error| CliError::new(error_chain::to_string(&error))),
+    }
 }
 
 #[cfg(test)]

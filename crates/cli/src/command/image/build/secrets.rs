@@ -72,9 +72,8 @@ impl Asked {
         let Self { id, file, variable } = self;
         let of_variable = |name: &str| environment.get(name).map(str::to_owned);
         let source = match (variable, file) {
-            (Some(name), _) => Source::Value(of_variable(&name).ok_or_else(|| {
-                CliError::new(format!("secret {id:?}: the environment variable {name:?} is not set"))
-            })?),
+            // One that is not set is empty, as in Docker.
+            (Some(name), _) => Source::Value(of_variable(&name).unwrap_or_default()),
             (None, Some(file)) => Source::File(file.into()),
             (None, None) => match of_variable(&id) {
                 Some(value) => Source::Value(value),
@@ -141,11 +140,12 @@ mod tests {
         assert_eq!(read("id=TOKEN").unwrap(), "of the variable");
         assert_eq!(read("id=x,env=TOKEN").unwrap(), "of the variable");
         assert_eq!(read("id=x,type=env,src=TOKEN").unwrap(), "of the variable");
+        assert_eq!(read("id=x,env=NOT_SET").unwrap(), "", "as in Docker");
         assert_eq!(
             read("id=x,src=/nonexist").unwrap_err().message,
             "secret \"x\": open /nonexist: no such file or directory"
         );
-        for wrong in ["x", "src=x", "id=x,nope=1", "id=x,type=y", "id=x,env=NOT_SET", "id=d,src=/"] {
+        for wrong in ["x", "src=x", "id=x,nope=1", "id=x,type=y", "id=d,src=/"] {
             read(wrong).unwrap_err();
         }
         std::fs::write(&file, vec![0; 600 * 1024]).unwrap();

@@ -12,6 +12,7 @@ use palan_linux::path::RootDir;
 use palan_oci::Digest;
 use palan_stdx::error_chain;
 
+use super::destination;
 use super::export::Destination;
 use super::request::Request;
 use super::source::{Context, Source};
@@ -44,7 +45,10 @@ pub(super) fn of(app: &App, request: &Request) -> Result<Services> {
             }
             Destination::File(path) => {
                 let path = path.clone();
-                Output::File(Arc::new(move |_| Ok(Box::new(Archive::new(&path)?))))
+                Output::File(Arc::new(move |_| match destination::through(&path)? {
+                    Some(file) => Ok(Box::new(file)),
+                    None => Ok(Box::new(Archive::new(&path)?)),
+                }))
             }
             Destination::Stdout => {
                 let out = app.streams.output();

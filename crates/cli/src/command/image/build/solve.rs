@@ -3,7 +3,8 @@
 //! 1. Two connections, each upgraded to HTTP/2: `/session`, on which the daemon calls us, and `/grpc`, on which we call it.
 //! 2. `Status` is asked before `Solve`, so that nothing of the progress is missed.
 //! 3. Until `Solve` is answered, what `Status` tells is shown; a table is drawn again as time passes.
-//! 4. A signal cancels the call: the daemon ends the steps that run and tells so by `Status`. A second one is not waited for.
+//! 4. A signal cancels the call: the daemon ends the steps that run and tells so by `Status`. A second one is not waited for. Before
+//!    the daemon was asked to build there is nothing to wait for. A signal that was ignored when we began (`nohup`) stays so.
 
 use std::future::Future;
 use std::io::Write as _;
@@ -19,6 +20,7 @@ use palan_buildkit::session;
 use palan_buildkit::upgrade::{UpgradeError, Upgraded, upgrade};
 use palan_docker_api::client::{Client, Socket};
 use palan_dockerfile::{Position, Source as Text, Span};
+use palan_linux::signal::{Signal as Number, is_ignored};
 use palan_stdx::error_chain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -112,44 +114,60 @@ async fn build(
     mut shown: Shown<'_>,
 ) -> Result<Outcome> {
     let mut signals = Signals::new().map_err(|error| CliError::io("watch for signals", &error))?;
+    let asking = tokio::select! {
+        asking = ask(app, client, source, request) => asking?,
+        number = signals.next() => return Err(interrupted(number)),
+    };
+    let Asking { control, question, answers } = asking;
+    let solved = watch(control.solve(&question), follow(answers), &mut signals, &mut shown).await;
+    if matches!(solved, Err(End::Signal(_))) {
+        let text = shown.progress.cancel(SystemTime::now());
+        shown.write(&text);
+    }
+    shown.finish();
+    match solved {
+        Ok(response) => {
+            let text = warnings(shown.progress.trace(), app);
+            if shown.progress.is_for_people() {
+                shown.write(&text);
+            }
+            Ok(Outcome { reference: question.reference, answers: response.exporter_response })
+        }
+        Err(End::Failed(status)) => Err(failure(&status)),
+        Err(End::Signal(number)) => Err(interrupted(number)),
+    }
+}
+
+/// All that a build needs before it is asked for.
+struct Asking {
+    control: Control,
+    question: SolveRequest,
+    answers: Answers<StatusResponse>,
+}
+
+/// Begins the conversation. What serves the two connections goes on until the runtime ends.
+async fn ask(app: &App, client: &Client, source: &Source, request: &Request) -> Result<Asking> {
     let failed = |error: std::io::Error| CliError::io("prepare the build", &error);
     let (id, reference) = (session::new_id().map_err(failed)?, session::new_id().map_err(failed)?);
     let offered = services::of(app, request)?;
     let headers = offered.headers(&id, &services::name(source), &services::shared_key(source));
     let stream = connect(client, "/session", &headers).await?;
-    let session = tokio::spawn(offered.serve(stream));
+    tokio::spawn(offered.serve(stream));
     let stream = connect(client, "/grpc", &[]).await?;
     let (channel, driver) = Channel::connect(stream).await.map_err(|status| failure(&status))?;
-    let driver = tokio::spawn(driver);
+    tokio::spawn(driver);
     let control = Control::new(channel);
-    let result = async {
-        let question = question(&control, request, &id, &reference).await?;
-        let answers = control.status(&reference).await.map_err(|status| failure(&status))?;
-        let solved = watch(control.solve(&question), follow(answers), &mut signals, &mut shown).await;
-        if matches!(solved, Err(End::Signal(_))) {
-            let text = shown.progress.cancel(SystemTime::now());
-            shown.write(&text);
-        }
-        shown.finish();
-        match solved {
-            Ok(response) => {
-                let text = warnings(shown.progress.trace(), app);
-                if shown.progress.is_for_people() {
-                    shown.write(&text);
-                }
-                Ok(Outcome { reference: reference.clone(), answers: response.exporter_response })
-            }
-            Err(End::Failed(status)) => Err(failure(&status)),
-            Err(End::Signal(number)) => Err(CliError::of(
-                Kind::Exit(u8::try_from(128 + number).unwrap_or(u8::MAX)),
-                "ERROR: failed to build: failed to solve: Canceled: context canceled",
-            )),
-        }
-    }
-    .await;
-    session.abort();
-    driver.abort();
-    result
+    let question = question(&control, request, &id, &reference).await?;
+    let answers = control.status(&reference).await.map_err(|status| failure(&status))?;
+    Ok(Asking { control, question, answers })
+}
+
+/// The end by a signal.
+fn interrupted(number: i32) -> CliError {
+    CliError::of(
+        Kind::Exit(u8::try_from(128 + number).unwrap_or(u8::MAX)),
+        "ERROR: failed to build: failed to solve: Canceled: context canceled",
+    )
 }
 
 /// Takes the progress as it comes: a message that is waited for can't be left half read.
@@ -216,28 +234,38 @@ async fn watch(
     result.unwrap_or_else(|| Err(End::Failed(Status::new(Code::Unavailable, "the connection has ended"))))
 }
 
-/// The signals that end us.
+/// The signals that end us, but for those that whoever started us wants ignored.
 struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        let watched = |number, kind| match is_ignored(number) {
+            true => Ok(None),
+            false => signal(kind).map(Some),
+        };
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
+            interrupt: watched(Number::INT, SignalKind::interrupt())?,
+            terminate: watched(Number::TERM, SignalKind::terminate())?,
+            hang_up: watched(Number::HUP, SignalKind::hangup())?,
         })
     }
 
     /// The number of the next one.
     async fn next(&mut self) -> i32 {
+        async fn next(signal: &mut Option<Signal>) {
+            match signal {
+                Some(signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
+        }
         tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
-            _ = self.hang_up.recv() => SignalKind::hangup().as_raw_value(),
+            () = next(&mut self.interrupt) => SignalKind::interrupt().as_raw_value(),
+            () = next(&mut self.terminate) => SignalKind::terminate().as_raw_value(),
+            () = next(&mut self.hang_up) => SignalKind::hangup().as_raw_value(),
         }
     }
 }
@@ -252,8 +280,12 @@ async fn connect(
     path: &str,
     headers: &[(String, String)],
 ) -> Result<Upgraded<Box<dyn Stream>>> {
-    let socket = client.dial()?;
-    let stream = asynchronous(socket).map_err(|error| CliError::io("connect to the daemon", &error))?;
+    let failed = |error: std::io::Error| CliError::io("connect to the daemon", &error);
+    let dialer = client.clone();
+    // A host that doesn't answer takes its time, in which signals have to be heard.
+    let socket = tokio::task::spawn_blocking(move || dialer.dial()).await;
+    let socket = socket.map_err(|error| failed(std::io::Error::other(error)))??;
+    let stream = asynchronous(socket).map_err(failed)?;
     let path = format!("/v{}{path}", client.version());
     upgrade(stream, &path, headers).await.map_err(|error| match error {
         UpgradeError::Refused { status: 404, .. } => {
@@ -368,10 +400,10 @@ fn warnings(trace: &Trace, app: &App) -> String {
         if !warning.url.is_empty() {
             text.push_str(&format!("More info: {}\n", warning.url));
         }
-        if let (Some((name, content)), Some((first, last))) = (&warning.file, warning.lines.first()) {
+        if let (Some(file), Some((first, last))) = (&warning.file, warning.ranges.first()) {
             let at = |line: usize| Position { line, column: 0 };
-            let span = Span { start: at(*first), end: at(*last) };
-            text.push_str(&Text::new(name.clone(), content).excerpt(span));
+            let span = Span { start: at(first.line), end: at(last.line) };
+            text.push_str(&Text::new(file.name.clone(), &file.content).excerpt(span));
         }
         text.push('\n');
     }

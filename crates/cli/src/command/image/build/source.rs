@@ -3,7 +3,7 @@
 //! ```text
 //! PATH       a directory, sent as far as the daemon asks for it; the Dockerfile in it, by -f anywhere here, or -f - on stdin
 //! -          stdin: an archive (plain, gzip, zstd) is a context, anything else a Dockerfile without one
-//! URL        a repository or an archive; the daemon fetches it
+//! URL        a repository or an archive; the daemon fetches it, and the Dockerfile with it, unless -f is - or an absolute path here
 //! ```
 //! What comes by stdin is put in a directory of our own, which goes with the build.
 
@@ -74,15 +74,7 @@ impl Source {
             }
             file => PathBuf::from(file),
         };
-        let text = read(&path)?;
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        Ok(Self {
-            context: Context::Directory(context),
-            filename: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            directory: Some(directory.unwrap_or(Path::new(".")).to_owned()),
-            text: Some(text),
-            own: Vec::new(),
-        })
+        Self::with_file(Context::Directory(context), &path)
     }
 
     /// The Dockerfile for messages; nothing if the daemon has it.
@@ -93,6 +85,10 @@ impl Source {
     fn elsewhere(app: &App, address: &str, file: &str) -> Result<Self> {
         if file == "-" {
             return Self::with_text(app, Context::Remote(address.to_owned()), input::text(app)?);
+        }
+        // A path from the root on means nothing in the context; as in Docker, it is ours.
+        if Path::new(file).is_absolute() {
+            return Self::with_file(Context::Remote(address.to_owned()), Path::new(file));
         }
         Ok(Self {
             context: Context::Remote(address.to_owned()),
@@ -135,6 +131,18 @@ impl Source {
                 Ok(source)
             }
         }
+    }
+
+    fn with_file(context: Context, path: &Path) -> Result<Self> {
+        let text = read(path)?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(Self {
+            context,
+            filename: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            directory: Some(directory.unwrap_or(Path::new(".")).to_owned()),
+            text: Some(text),
+            own: Vec::new(),
+        })
     }
 
     fn with_text(app: &App, context: Context, text: Vec<u8>) -> Result<Self> {
