@@ -107,7 +107,7 @@ async fn only_what_changed_is_sent_again() {
     fs::set_permissions(from.join("d"), fs::Permissions::from_mode(0o1555)).expect("a mode");
     fs::set_permissions(from.join("d/x"), fs::Permissions::from_mode(0o4711)).expect("a mode");
     let first = transfer(from, to, Selection::default()).await.expect("a transfer");
-    assert_eq!(first, Received { entries: 7, files: 4, bytes: 300_026 });
+    assert_eq!(first, Received { entries: 7, files: 4, bytes: 300_026, is_changed: true });
     assert_eq!(listing(to), listing(from));
     assert_eq!(fs::read(to.join("d/e/large")).expect("a file"), vec![3; 300_000]);
     assert_eq!(fs::read_link(to.join("link")).expect("a link"), Path::new("/etc/passwd"));
@@ -117,7 +117,7 @@ async fn only_what_changed_is_sent_again() {
         assert_eq!(right.uid(), 0);
     }
     let again = transfer(from, to, Selection::default()).await.expect("a transfer");
-    assert_eq!(again, Received { entries: 7, files: 0, bytes: 0 });
+    assert_eq!(again, Received { entries: 7, files: 0, bytes: 0, is_changed: false });
 
     fs::write(from.join("d/x"), "y!").expect("a file");
     fs::remove_file(from.join("link")).expect("removed");
@@ -127,7 +127,7 @@ async fn only_what_changed_is_sent_again() {
     fs::write(to.join("stray"), "").expect("a file");
     fs::create_dir_all(to.join("d/stray/below")).expect("directories");
     let third = transfer(from, to, Selection::default()).await.expect("a transfer");
-    assert_eq!(third, Received { entries: 6, files: 2, bytes: 12 });
+    assert_eq!(third, Received { entries: 6, files: 2, bytes: 12, is_changed: true });
     assert_eq!(listing(to), listing(from));
 }
 
