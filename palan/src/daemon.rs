@@ -204,6 +204,8 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
+    // Let go of last of all: the daemon on its other side goes on when it ends.
+    let mut predecessor = None;
     // As many as there are workers; without a limit each blocking thread would get one.
     palan_linux::memory::limit_arenas(2);
     let file = read_settings(&arguments)?;
@@ -229,7 +231,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         hosts.push(DOCKER_SOCKET.to_owned());
     }
     let protection = protection(&file)?;
-    let mut predecessor = if arguments.replace { Predecessor::ask(&config)? } else { None };
+    if arguments.replace {
+        predecessor = Predecessor::ask(&config)?;
+    }
     let old = predecessor.as_mut();
     let (offers, metrics_offers) = old
         .map(|old| (std::mem::take(&mut old.sockets), std::mem::take(&mut old.metrics)))
@@ -242,8 +246,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let replaced = predecessor.as_ref().map(|predecessor| predecessor.pid);
     let pid_file = file.pid_file.as_deref().map(|path| PidFile::create(path, replaced)).transpose()?;
-    let mut doors = Doors { listeners, metrics };
-    let mut left = Left { predecessor, ..Left::default() };
+    let mut doors = Doors { listeners, metrics, signals: None, control: None };
+    let mut left = Left::default();
+    if let Some(predecessor) = &mut predecessor {
+        left.connections = std::mem::take(&mut predecessor.connections);
+        left.legacy = std::mem::take(&mut predecessor.legacy);
+    }
     loop {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -252,7 +260,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             .thread_stack_size(STACK)
             .enable_all()
             .build()?;
-        let Some(mut leaving) = runtime.block_on(serve(&config, &mut doors, left))? else { return Ok(()) };
+        let Some(mut leaving) = runtime.block_on(serve(&config, &mut doors, left, &mut predecessor))? else {
+            return Ok(());
+        };
         runtime.shutdown_timeout(RELEASE_PATIENCE);
         match leaving.give(&config, &doors) {
             Ok(()) => {
@@ -266,10 +276,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Err(error) => {
                 let pid = leaving.successor.pid;
                 tracing::error!(pid, %error, "another daemon wanted to take over and could not; this one goes on");
-                if let Some(pid_file) = &pid_file {
-                    pid_file.write()?;
+                leaving.successor.refuse("it took its place back");
+                // The other one may need a moment to end.
+                if !is_free_within(&config, RETURN_PATIENCE) {
+                    tracing::warn!(pid, "the other daemon has not ended");
                 }
-                left = Left { connections: leaving.connections, legacy: leaving.legacy, predecessor: None };
+                if let Some(Err(error)) = pid_file.as_ref().map(PidFile::write) {
+                    tracing::warn!("{}", error_chain::to_string(&*error));
+                }
+                left = Left { connections: leaving.connections, legacy: leaving.legacy };
             }
         }
     }
@@ -281,16 +296,21 @@ const STACK: usize = if cfg!(debug_assertions) { 4 << 20 } else { 512 << 10 };
 /// How long this daemon's last threads may take to let go of what another one needs.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long another daemon that could not take over may take to end. Without an end to it there would be no daemon either.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What the daemon listens on.
 struct Doors {
     listeners: Listeners,
     metrics: Listeners,
+    signals: Option<EndSignals>,
+    /// Where other daemons wait that want to replace this one.
+    control: Option<OwnedFd>,
 }
 
 /// What another daemon has left, or this one before it went on.
 #[derive(Default)]
 struct Left {
-    predecessor: Option<Predecessor>,
     connections: Vec<Handed>,
     legacy: Legacy,
 }
@@ -317,9 +337,13 @@ impl Leaving {
 
 /// Waits until nobody has the data root and the run root, but not for long.
 fn is_free_soon(config: &EngineConfig) -> bool {
+    is_free_within(config, RELEASE_PATIENCE)
+}
+
+fn is_free_within(config: &EngineConfig, patience: Duration) -> bool {
     let begun = Instant::now();
     while !Engine::is_free(config) {
-        if begun.elapsed() > RELEASE_PATIENCE {
+        if begun.elapsed() > patience {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -328,20 +352,29 @@ fn is_free_soon(config: &EngineConfig) -> bool {
 }
 
 /// Serves until the daemon ends, or another one is to take its place.
-async fn serve(config: &EngineConfig, doors: &mut Doors, mut left: Left) -> Result<Option<Leaving>, Failure> {
-    if let Some(predecessor) = &mut left.predecessor {
-        left.connections.append(&mut predecessor.connections);
-        left.legacy = std::mem::take(&mut predecessor.legacy);
+async fn serve(
+    config: &EngineConfig,
+    doors: &mut Doors,
+    left: Left,
+    predecessor: &mut Option<Predecessor>,
+) -> Result<Option<Leaving>, Failure> {
+    if predecessor.is_some() {
         // If it could not let go of everything, it ends now.
         is_free_soon(config);
     }
     let engine = Engine::start_after(config.clone(), left.legacy).await?;
     let control = Control::open(config)?;
-    if let Some(predecessor) = left.predecessor {
-        predecessor.succeed();
+    doors.control = Some(control.queue()?);
+    if let Some(replaced) = predecessor {
+        replaced.succeed()?;
+        *predecessor = None;
         doors.listeners.own_offers();
         doors.metrics.own_offers();
     }
+    let mut signals = match &doors.signals {
+        Some(signals) => signals.clone(),
+        None => doors.signals.insert(EndSignals::listen()?).clone(),
+    };
     let (end, ended) = tokio::sync::watch::channel(End::None);
     let handover = Handover::new();
     tracing::info!("the daemon is ready");
@@ -360,7 +393,7 @@ async fn serve(config: &EngineConfig, doors: &mut Doors, mut left: Left) -> Resu
     let successor = tokio::select! {
         // It ends by itself for an error only.
         served = serving.as_mut() => return served.map(|()| None).map_err(Into::into),
-        () = end_signal() => None,
+        () = signals.came() => None,
         successor = quiet_successor(&control, &handover) => Some(successor),
     };
     end.send_replace(if successor.is_some() { End::Leaving } else { End::Ending });
@@ -488,16 +521,38 @@ fn notify(state: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn end_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask for the daemon's end. They are listened to by a thread with a runtime of its own, since one may come while the
+/// daemon gives its place away and has none; it counts if the daemon goes on.
+#[derive(Clone)]
+struct EndSignals(tokio::sync::watch::Receiver<bool>);
+
+impl EndSignals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let guard = runtime.enter();
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        drop(guard);
+        let (came, receiver) = tokio::sync::watch::channel(false);
+        let listening = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+            came.send_replace(true);
+        };
+        std::thread::Builder::new().name("signals".into()).stack_size(128 << 10).spawn(listening)?;
+        Ok(Self(receiver))
+    }
+
+    async fn came(&mut self) {
+        // An error means that nobody listens any more.
+        if self.0.wait_for(|came| *came).await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
@@ -702,6 +757,12 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        // Another daemon may have written its own there.
+        let own = std::process::id().to_string();
+        if fs::read_to_string_if_exists(&self.0).is_ok_and(|text| text.is_none_or(|text| text.trim() != own))
+        {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.0) {
             tracing::warn!("{}", error_chain::to_string(&error));
         }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use palan_test_support::daemon::Daemon;
+use palan_test_support::daemon::{Daemon, Options};
 use palan_test_support::image::{TarBuilder, noise};
 use palan_test_support::registry::{Fault, Registry};
 use palan_test_support::{requires, wait_until};
@@ -243,6 +243,32 @@ fn a_daemon_that_cannot_start_leaves_the_old_one_going() {
     daemon.replace();
     ask(&mut kept, "GET /_ping").unwrap();
     assert_ne!(daemon.pid(), before);
+}
+
+#[test]
+fn one_that_fails_with_the_data_root_in_its_hands_gives_everything_back() {
+    requires!(root);
+    let directory = tempfile::tempdir().unwrap();
+    let pid_file = directory.path().join("pid");
+    let arguments = vec!["--pidfile".to_owned(), pid_file.display().to_string()];
+    let mut daemon = Daemon::start_with(Options { arguments, ..Options::default() });
+    let mut kept = UnixStream::connect(daemon.socket()).unwrap();
+    ask(&mut kept, "GET /_ping").unwrap();
+    // Its network comes after its database and its images.
+    let settings = directory.path().join("daemon.json");
+    let (subnet, cgroup) = (daemon.subnet(), daemon.cgroup());
+    let text = format!(r#"{{"bridge": "lo", "bip": "{subnet}", "cgroup-parent": "{cgroup}"}}"#);
+    std::fs::write(&settings, text).unwrap();
+    let pid = daemon.pid();
+    for _ in 0..3 {
+        daemon.replace_in_vain(&["--replace", "--config-file", settings.to_str().unwrap()]);
+        ask(&mut kept, "GET /_ping").unwrap();
+        assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), pid.to_string(), "{}", daemon.log());
+    }
+    assert_eq!(daemon.pid(), pid);
+    daemon.replace();
+    ask(&mut kept, "GET /_ping").unwrap();
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), daemon.pid().to_string());
 }
 
 #[test]

@@ -38,6 +38,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// How long they may go on when another daemon takes over, while all others wait.
 const LEAVE: Duration = Duration::from_secs(10);
 
+/// How long connections may take to leave once no request is under way. Some never do: with TLS, or with a client that does not read.
+const LEAVE_DRAIN: Duration = Duration::from_secs(1);
+
 /// The wait after a failed accept, mostly for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -81,7 +84,11 @@ impl Door {
 
     async fn serve(self: Arc<Self>, listeners: &mut Listeners, handed: Vec<Handed>) -> io::Result<()> {
         for handed in handed {
-            self.take_over(handed).await;
+            if listeners.would_accept(&handed.socket) {
+                self.take_over(handed).await;
+            } else {
+                tracing::info!("a connection to an address that is not served any more is closed");
+            }
         }
         let mut accepting = JoinSet::new();
         for listener in listeners.duplicates()? {
@@ -93,7 +100,7 @@ impl Door {
             if let Some(handover) = self.service.handover() {
                 handover.wait_for_quiet(LEAVE).await;
             }
-            LEAVE
+            LEAVE_DRAIN
         } else {
             // The files go before the drain, so that a new daemon can take the place at once.
             listeners.close();

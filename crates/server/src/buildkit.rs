@@ -33,9 +33,9 @@ mod solve;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
+use axum::{Extension, Router};
 use http::HeaderMap;
 use palan_buildkit::grpc::{Call, Handled, Service, Status};
 use palan_buildkit::message::control::method;
@@ -46,6 +46,7 @@ use palan_engine::Engine;
 
 use crate::error::{ApiError, ApiResult, ok_json};
 use crate::extract::Params;
+use crate::handover::Traffic;
 use crate::hijack::Hijack;
 use progress::Builds;
 use sessions::Sessions;
@@ -91,12 +92,38 @@ async fn session(State(state): State<Arc<BuildKit>>, headers: HeaderMap, hijack:
     hijack.answer_h2c(&headers, move |connection| sessions.run(opening, connection))
 }
 
-async fn grpc(State(state): State<Arc<BuildKit>>, headers: HeaderMap, hijack: Hijack) -> ApiResult {
+async fn grpc(
+    State(kit): State<Arc<BuildKit>>,
+    traffic: Option<Extension<Traffic>>,
+    headers: HeaderMap,
+    hijack: Hijack,
+) -> ApiResult {
+    let traffic = traffic.map(|Extension(traffic)| traffic).unwrap_or_default();
+    let service = Arc::new(Connected { kit, traffic });
     hijack.answer_h2c(&headers, move |connection| async move {
-        if let Err(error) = palan_buildkit::grpc::serve(connection, state).await {
+        if let Err(error) = palan_buildkit::grpc::serve(connection, service).await {
             tracing::debug!("a connection of a build client ended: {error}");
         }
     })
+}
+
+/// What one connection's calls are answered by. A build is a request that is under way, although its connection has left HTTP/1.1: a
+/// daemon that is to be replaced waits for it.
+struct Connected {
+    kit: Arc<BuildKit>,
+    traffic: Traffic,
+}
+
+impl Service for Connected {
+    fn call(self: Arc<Self>, call: Call) -> Handled {
+        let under_way = (call.method == method::SOLVE).then(|| self.traffic.begin());
+        let answered = Arc::clone(&self.kit).call(call);
+        Box::pin(async move {
+            let answered = answered.await;
+            drop(under_way);
+            answered
+        })
+    }
 }
 
 impl BuildKit {

@@ -100,6 +100,7 @@ pub(crate) async fn serve_connection(stream: Stream, exchange: Arc<Exchange>, se
         move |request: hyper::Request<Incoming>| {
             let mut request = exchange.begin(&traffic, request.map(Body::new));
             request.extensions_mut().insert(handle.clone());
+            request.extensions_mut().insert(traffic.clone());
             if let Some(slot) = slot.upgrade() {
                 request.extensions_mut().insert(InSlot(slot));
             }

@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header, request};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request};
 use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
 use palan_docker_api::auth;
@@ -117,6 +117,9 @@ struct State {
     is_rest: bool,
     /// The body of the last request has not been read to its end.
     unread_body: bool,
+    /// What the last request's head was followed by so far, and how long its body is, where both are known: more than that is the next
+    /// request's, which then only this daemon has.
+    behind: Option<(u64, u64)>,
     request: Option<Again>,
     continues: Option<Continues>,
     leaving: bool,
@@ -138,6 +141,11 @@ impl State {
         Some((continues.0)(&target)).filter(|rest| *rest != Rest::Here)
     }
 
+    /// Some of a request came before the one ahead of it was answered.
+    fn has_pipelined(&self) -> bool {
+        self.behind.is_some_and(|(seen, body)| seen > body)
+    }
+
     fn freeze(&mut self) {
         if self.leaving && self.progress == Progress::Busy {
             self.rest = self.rest();
@@ -145,11 +153,21 @@ impl State {
     }
 }
 
+/// How many bytes follow the first head; unknown where lines end in another way than everybody's.
+fn behind_head(bytes: &[u8]) -> Option<usize> {
+    // Empty lines may come in front of it.
+    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let end = bytes[begin..].windows(4).position(|window| window == b"\r\n\r\n")?;
+    Some(bytes.len() - begin - end - 4)
+}
+
 /// What a request needs to be asked again.
 #[derive(Debug)]
 struct Again {
     method: Method,
     target: Uri,
+    /// Before 1.1 the rest has no chunks either.
+    version: Version,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -160,11 +178,17 @@ impl Again {
             .into_iter()
             .flatten()
             .filter_map(|name| parts.headers.get(&name).cloned().map(|value| (name, value)));
-        Self { method: parts.method.clone(), target: parts.uri.clone(), headers: headers.collect() }
+        Self {
+            method: parts.method.clone(),
+            target: parts.uri.clone(),
+            version: parts.version,
+            headers: headers.collect(),
+        }
     }
 
     fn head(&self, target: &str) -> Vec<u8> {
-        let mut head = format!("{} {target} HTTP/1.1\r\nHost: palan\r\n", self.method).into_bytes();
+        let (method, version) = (&self.method, self.version);
+        let mut head = format!("{method} {target} {version:?}\r\nHost: palan\r\n").into_bytes();
         for (name, value) in &self.headers {
             head.extend_from_slice(name.as_str().as_bytes());
             head.extend_from_slice(b": ");
@@ -216,6 +240,11 @@ impl Exchange {
     /// Bytes came from the client.
     pub(crate) fn read(&self, bytes: &[u8]) {
         let mut state = self.lock();
+        if state.progress == Progress::Busy
+            && let Some((seen, _)) = &mut state.behind
+        {
+            *seen += bytes.len() as u64;
+        }
         if matches!(state.progress, Progress::Free | Progress::Flushing) && state.ahead.len() <= MAX_AHEAD {
             state.ahead.extend_from_slice(bytes);
         }
@@ -242,9 +271,12 @@ impl Exchange {
         let (parts, body) = request.into_parts();
         let mut state = self.lock();
         state.progress = Progress::Busy;
-        state.ahead = Vec::new();
-        state.is_rest = state.resumed.take().is_some();
+        let ahead = std::mem::take(&mut state.ahead);
+        let resumed = state.resumed.take();
+        state.is_rest = resumed.is_some();
         state.unread_body = !body.is_end_stream();
+        let behind = resumed.as_deref().map_or_else(|| behind_head(&ahead), |_| Some(ahead.len()));
+        state.behind = behind.map(|count| count as u64).zip(body.size_hint().exact());
         state.request = Some(Again::of(&parts));
         state.traffic = Some(traffic.begin());
         let body =
@@ -321,7 +353,9 @@ impl Exchange {
     pub(crate) fn leave(&self) -> Leave {
         let mut state = self.lock();
         if state.settled {
+            let has_pipelined = state.has_pipelined();
             return match (state.rest.take(), &state.request) {
+                (Some(Rest::Elsewhere(_)), _) if has_pipelined => Leave::Stay,
                 (Some(Rest::Elsewhere(target)), Some(again)) => Leave::Resumed(again.head(&target)),
                 _ => {
                     // It goes on here as long as this daemon lives.
@@ -333,7 +367,7 @@ impl Exchange {
         if let Some(head) = state.resumed.take() {
             return Leave::Resumed(head);
         }
-        if state.unread_body || state.ahead.len() > MAX_AHEAD {
+        if state.unread_body || state.has_pipelined() || state.ahead.len() > MAX_AHEAD {
             return Leave::Stay;
         }
         Leave::Free(std::mem::take(&mut state.ahead))

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use palan_docker_api::host::{DEFAULT_TCP_PORT, DEFAULT_TLS_PORT, Host, ParseHostError};
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::handover::is_unix;
 use crate::tls::TlsError;
 
 /// The group that may use the API, if it exists.
@@ -185,6 +186,24 @@ impl Listeners {
     /// What is accepted from.
     pub(crate) fn duplicates(&self) -> io::Result<Vec<Listener>> {
         self.listeners.iter().map(|(_, listener)| listener.try_clone()).collect()
+    }
+
+    /// Whether a connection that another daemon has accepted could have been made to one of these sockets, with as little protection. It
+    /// may be a unix socket's in any case: whoever has one was let in by the file's owner.
+    pub(crate) fn would_accept(&self, connection: &OwnedFd) -> bool {
+        if is_unix(connection) {
+            return true;
+        }
+        let local =
+            rustix::net::getsockname(connection).ok().and_then(|local| SocketAddr::try_from(local).ok());
+        let Some(local) = local else { return false };
+        self.listeners.iter().any(|(_, listener)| match listener {
+            Listener::Tcp(tcp, None) => tcp.local_addr().is_ok_and(|address| {
+                let same = address.ip().to_canonical() == local.ip().to_canonical();
+                address.port() == local.port() && (same || address.ip().is_unspecified())
+            }),
+            Listener::Tcp(_, Some(_)) | Listener::Unix(_) => false,
+        })
     }
 
     /// Ends listening and removes the files.

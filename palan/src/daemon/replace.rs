@@ -18,8 +18,13 @@
 //! ```
 //!
 //! **Invariant:** until `Ready` the old daemon has everything that it would need to go on, and it does so when the connection ends
-//! without it: a new daemon that can't start costs its clients a moment of waiting. Who connects meanwhile waits in the queues of the
-//! listening sockets, which never close.
+//! without it: a new daemon that can't start costs its clients a moment of waiting. So the new daemon's end of the connection is the last
+//! that it lets go of. Who connects meanwhile waits in the queues of the listening sockets, which never close; the same goes for
+//! `control`, where a third daemon waits for whoever wins.
+//!
+//! One of the two goes on, never both: an old daemon that has waited too long says `Refused` and shuts the connection down, and then
+//! looks once more for a `Ready` that came before. A new daemon whose `Ready` is not taken ends if it finds the `Refused`; without it the
+//! old one has died.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -46,6 +51,8 @@ const VERSION: u32 = 1;
 const MAX_MESSAGE: usize = 2 << 20;
 /// How long whoever connects may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the new daemon may take for each thing that it gets, and for its start.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
@@ -136,6 +143,17 @@ pub(super) struct Predecessor {
 impl Predecessor {
     /// Asks the daemon that runs on the same run root to make place, and waits until it has; `None` if there is none.
     pub(super) fn ask(config: &EngineConfig) -> Result<Option<Self>, Failure> {
+        loop {
+            match Self::ask_once(config)? {
+                Asked::Nobody => return Ok(None),
+                Asked::Made(found) => return Ok(Some(*found)),
+                // It gave its place to another one, which can be asked for it.
+                Asked::Gone => tracing::info!("the running daemon has gone"),
+            }
+        }
+    }
+
+    fn ask_once(config: &EngineConfig) -> Result<Asked, Failure> {
         let connected =
             File::open(&config.run_root).and_then(|directory| Ok(socket::connect_at(&directory, NAME)?));
         let peer = match connected {
@@ -144,7 +162,7 @@ impl Predecessor {
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
             {
                 tracing::info!("there is no daemon to replace");
-                return Ok(None);
+                return Ok(Asked::Nobody);
             }
             Err(error) => {
                 let path = config.run_root.join(NAME);
@@ -153,7 +171,10 @@ impl Predecessor {
         };
         let pid = socket::peer_credentials(&peer.socket)?.pid;
         let data_root = config.data_root.display().to_string();
-        peer.send(&Message::Replace { version: VERSION, data_root }, None)?;
+        match peer.send(&Message::Replace { version: VERSION, data_root }, None) {
+            Err(error) if is_gone(&error) => return Ok(Asked::Gone),
+            sent => sent?,
+        }
         tracing::info!(pid, "waiting for the running daemon to make place");
         let mut found = Self {
             peer,
@@ -163,8 +184,13 @@ impl Predecessor {
             connections: Vec::new(),
             legacy: Legacy::default(),
         };
+        let mut has_begun = false;
         loop {
-            let received = found.peer.receive();
+            let received = match found.peer.receive() {
+                Err(error) if !has_begun && is_gone(&error) => return Ok(Asked::Gone),
+                received => received,
+            };
+            has_begun = true;
             let received = received.map_err(|error| {
                 format!("the running daemon (process {pid}) broke off the replacement: {error}")
             })?;
@@ -176,7 +202,7 @@ impl Predecessor {
                     found.legacy.clients.push(EarlyClient { note, socket });
                 }
                 (Message::Session(session), None) => found.legacy.sessions.push(*session),
-                (Message::Released, None) => return Ok(Some(found)),
+                (Message::Released, None) => return Ok(Asked::Made(Box::new(found))),
                 (Message::Refused { reason }, _) => {
                     return Err(
                         format!("the running daemon (process {pid}) can't be replaced: {reason}").into()
@@ -191,13 +217,30 @@ impl Predecessor {
         }
     }
 
-    /// From here on this daemon is the one.
-    pub(super) fn succeed(self) {
-        if let Err(error) = self.peer.send(&Message::Ready, None) {
-            // It was killed; nobody else has what it had.
-            tracing::warn!(pid = self.pid, %error, "the replaced daemon could not be told");
+    /// From here on this daemon is the one, unless the other one has waited too long and goes on.
+    pub(super) fn succeed(&mut self) -> Result<(), Failure> {
+        let Err(error) = self.peer.send(&Message::Ready, None) else { return Ok(()) };
+        if let Ok((Message::Refused { reason }, _)) = self.peer.receive() {
+            return Err(format!("the running daemon (process {}) goes on: {reason}", self.pid).into());
         }
+        // It was killed; nobody else has what it had.
+        tracing::warn!(pid = self.pid, %error, "the replaced daemon could not be told");
+        Ok(())
     }
+}
+
+/// What became of a question for a daemon's place.
+enum Asked {
+    /// There is none.
+    Nobody,
+    /// It ended before it said anything.
+    Gone,
+    Made(Box<Predecessor>),
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// A daemon that wants this one's place.
@@ -225,6 +268,7 @@ impl Successor {
         legacy: &Legacy,
     ) -> io::Result<()> {
         let peer = &self.peer;
+        peer.socket.set_write_timeout(Some(START_PATIENCE))?;
         for (host, socket) in listeners.sockets() {
             peer.send(&Message::Socket { host: host.to_owned() }, Some(socket))?;
         }
@@ -243,12 +287,32 @@ impl Successor {
         peer.send(&Message::Released, None)
     }
 
-    /// Waits until it has begun.
+    /// Waits until it has begun, but not for ever.
     pub(super) fn begins(&mut self) -> io::Result<()> {
-        match self.peer.receive()? {
+        self.begins_within(START_PATIENCE)
+    }
+
+    fn begins_within(&mut self, patience: Duration) -> io::Result<()> {
+        self.peer.socket.set_read_timeout(Some(patience))?;
+        let said = match self.peer.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.refuse("the new one took too long to start");
+                // It may have been ready just before.
+                self.peer.receive().map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            }
+            said => said?,
+        };
+        match said {
             (Message::Ready, _) => Ok(()),
             (other, _) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it said {other:?}"))),
         }
+    }
+
+    /// It gets nothing any more, and nothing that it says from here on counts.
+    pub(super) fn refuse(&self, reason: &str) {
+        // It may have gone.
+        let _ = self.peer.send(&Message::Refused { reason: reason.to_owned() }, None);
+        let _ = self.peer.socket.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -267,6 +331,11 @@ impl Control {
         let listener = socket::listen_at(&directory, NAME, 0o600).map_err(|error| failed(error.into()))?;
         let listener = tokio::net::UnixListener::from_std(UnixListener::from(listener)).map_err(failed)?;
         Ok(Self { listener, data_root: config.data_root.display().to_string() })
+    }
+
+    /// Keeps whoever connects waiting, also while nobody accepts.
+    pub(super) fn queue(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Waits for one that may have it.
@@ -342,6 +411,37 @@ mod tests {
         assert!(matches!(theirs.receive().unwrap(), (Message::Socket { .. }, Some(_))));
         sender.join().unwrap();
         assert_eq!(theirs.receive().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    fn pair() -> (Predecessor, Successor) {
+        let (ours, theirs) = socket::pair().unwrap();
+        let predecessor = Predecessor {
+            peer: Peer::new(ours),
+            pid: 1,
+            sockets: Vec::new(),
+            metrics: Vec::new(),
+            connections: Vec::new(),
+            legacy: Legacy::default(),
+        };
+        (predecessor, Successor { peer: Peer::new(theirs), pid: 2 })
+    }
+
+    #[test]
+    fn one_of_two_daemons_goes_on() {
+        let soon = Duration::from_millis(20);
+        let (mut new, mut old) = pair();
+        assert_eq!(old.begins_within(soon).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let told = new.succeed().unwrap_err().to_string();
+        assert_eq!(told, "the running daemon (process 1) goes on: the new one took too long to start");
+        // Ready at the last moment.
+        let (mut new, mut old) = pair();
+        new.succeed().unwrap();
+        old.refuse("late");
+        old.begins_within(soon).unwrap();
+        // One that was killed can't go on.
+        let (mut new, old) = pair();
+        drop(old);
+        new.succeed().unwrap();
     }
 
     #[test]

@@ -63,12 +63,19 @@ impl LogFile {
 
 /// The number that a file is known by.
 pub(crate) fn identity(file: impl AsFd) -> io::Result<u64> {
+    Ok(identity_and_permanence(file)?.0)
+}
+
+/// The same, and whether no later file gets it. One that is its inode alone must not be kept for a file that has gone.
+fn identity_and_permanence(file: impl AsFd) -> io::Result<(u64, bool)> {
     let wanted = StatxFlags::INO | StatxFlags::BTIME;
     let found = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
     // Where a file system does not tell when it made a file, both are zero.
     let made = found.stx_btime.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000);
     let made = made.wrapping_add(found.stx_btime.tv_nsec.into());
-    Ok(found.stx_ino ^ made.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    let told = StatxFlags::from_bits_retain(found.stx_mask);
+    let identity = found.stx_ino ^ made.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Ok((identity, told.contains(StatxFlags::BTIME)))
 }
 
 /// A file that is gone with its descriptor.
@@ -171,9 +178,13 @@ pub(crate) fn compress(path: &Path) -> io::Result<()> {
         let plain = rotated_path(path, number);
         match File::open(&plain) {
             Ok(file) => {
-                let identity = identity(&file)?;
-                write_compressed(&file, identity, &part)?;
-                put(path, identity, &part)?;
+                let (identity, is_permanent) = identity_and_permanence(&file)?;
+                let written = write_compressed(&file, is_permanent.then_some(identity), &part);
+                if let Err(error) = written.and_then(|()| put(path, identity, &part)) {
+                    // Mostly the disk is full, which half a file would make worse. That it can't be removed says nothing new.
+                    let _ = std::fs::remove_file(&part);
+                    return Err(error);
+                }
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             // One number may be vacant while files move on.
@@ -185,11 +196,15 @@ pub(crate) fn compress(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn write_compressed(mut file: &File, identity: u64, part: &Path) -> io::Result<()> {
+/// Compresses a file that goes by its number afterwards if there is one.
+fn write_compressed(mut file: &File, identity: Option<u64>, part: &Path) -> io::Result<()> {
     // What a killed daemon left is written over.
     let target = File::options().write(true).create(true).truncate(true).open(part)?;
     target.set_permissions(file.metadata()?.permissions())?;
-    let builder = GzBuilder::new().comment(format!("{WAS}{identity}"));
+    let builder = match identity {
+        Some(identity) => GzBuilder::new().comment(format!("{WAS}{identity}")),
+        None => GzBuilder::new(),
+    };
     let mut encoder = builder.write(io::BufWriter::new(target), Compression::default());
     io::copy(&mut file, &mut encoder)?;
     let target = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -271,15 +286,46 @@ mod tests {
         let file = File::open(name(1)).expect("there");
         let identity = identity(&file).expect("there");
         let part = directory.path().join("log.part");
-        write_compressed(&file, identity, &part).expect("written");
+        write_compressed(&file, Some(identity), &part).expect("written");
         std::fs::rename(name(1), name(2)).expect("moved");
         std::fs::write(name(1), "newer").expect("written");
         put(&path, identity, &part).expect("put");
         assert_eq!(texts(&path), ["one", "newer", "current"]);
         // One that is gone comes back under no name.
-        write_compressed(&file, identity, &part).expect("written");
+        write_compressed(&file, Some(identity), &part).expect("written");
         put(&path, identity, &part).expect("put");
         assert!(!part.exists());
         assert_eq!(texts(&path), ["one", "newer", "current"]);
+    }
+    #[test]
+    fn a_number_that_another_file_may_get_is_not_kept() {
+        let directory = tempfile::tempdir().expect("temporary");
+        let path = directory.path().join("log");
+        std::fs::write(&path, "current").expect("written");
+        std::fs::write(rotated_path(&path, 1), "one").expect("written");
+        let current = identity(File::open(&path).expect("there")).expect("there");
+        let file = File::open(rotated_path(&path, 1)).expect("there");
+        // As if the current file had got the inode of the one that was compressed.
+        let compressed = compressed_path(&rotated_path(&path, 1));
+        write_compressed(&file, Some(current), &compressed).expect("written");
+        std::fs::remove_file(rotated_path(&path, 1)).expect("removed");
+        assert_eq!(texts(&path), ["one"]);
+        let mut file = file;
+        file.seek(SeekFrom::Start(0)).expect("the start");
+        write_compressed(&file, None, &compressed).expect("written");
+        assert_eq!(texts(&path), ["one", "current"]);
+    }
+
+    #[test]
+    fn what_could_not_be_put_in_place_is_not_left() {
+        let directory = tempfile::tempdir().expect("temporary");
+        let path = directory.path().join("log");
+        std::fs::write(&path, "current").expect("written");
+        std::fs::write(rotated_path(&path, 1), "one").expect("written");
+        // A directory is in the way.
+        std::fs::create_dir(compressed_path(&rotated_path(&path, 1))).expect("made");
+        compress(&path).expect_err("a directory");
+        assert!(!directory.path().join("log.part").exists());
+        assert!(rotated_path(&path, 1).exists());
     }
 }

@@ -323,3 +323,37 @@ async fn garbage_is_refused() {
         assert!(seen.starts_with(b"HTTP/1.1 400 "), "{garbage:?}: {}", String::from_utf8_lossy(&seen));
     }
 }
+
+#[tokio::test]
+async fn an_answer_without_chunks_is_gone_on_with_without() {
+    let (mut client, old) = connect(counting());
+    client.write_all(b"GET /count HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut seen = read_until(&mut client, "\n5\n").await;
+    let new = TestDaemon::new(counting());
+    old.hand_over_to(&new).await;
+    seen += &read_until(&mut client, "\n100\n").await;
+    let (_, body) = seen.split_once("\r\n\r\n").unwrap();
+    assert!(body.lines().map(|line| line.parse::<u32>().unwrap()).eq(0..=100), "{body}");
+}
+
+#[tokio::test]
+async fn a_request_that_came_too_early_in_part_is_not_torn() {
+    let router = Router::new().route(
+        "/slow",
+        post(|_: String| async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            "done"
+        }),
+    );
+    for early in ["", "POST /sl"] {
+        let (mut client, old) = connect(router.clone());
+        let request = "POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        client.write_all(format!("{request}{early}").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        old.end.send_replace(End::Leaving);
+        read_until(&mut client, "done").await;
+        let _ = old.slots.acquire().await.unwrap();
+        let handed = old.handover.take();
+        assert_eq!(handed.len(), usize::from(early.is_empty()), "{early:?}");
+    }
+}
