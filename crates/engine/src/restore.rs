@@ -288,7 +288,7 @@ pub(crate) fn clean(engine: &Engine, known: &HashSet<&str>) -> Result<()> {
         end_orphan(run_dir);
     }
     for path in orphans.iter().chain(&run_dirs) {
-        palan_stdx::fs::remove_dir_all(path).unwrap_or_else(|error| report(&error));
+        palan_linux::path::remove_tree(path).unwrap_or_else(|error| report(&error));
     }
     Ok(())
 }

@@ -198,7 +198,7 @@ impl Engine {
         }
         let directory = self.volume_dir(name);
         check_nothing_mounted(&directory)?;
-        palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&directory))
+        palan_linux::path::remove_tree(&directory)
             .context(|| format!("cannot make room for the volume {name}"))?;
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Engine {
         palan_stdx::fs::rename(&directory, &trash).context(what)?;
         // The name is free from here on.
         drop(claim);
-        palan_stdx::fs::remove_dir_all(&trash).context(what)
+        palan_linux::path::remove_tree(&trash).context(what)
     }
 
     /// Commits from blocking code. Who holds a claim must not wait for another blocking thread: all of them may be waiting for that

@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 pub use directory::Directory;
+pub use remove::remove_tree;
 
 mod directory;
 mod remove;

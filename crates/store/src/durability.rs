@@ -22,7 +22,7 @@ use std::thread;
 
 use crate::database::Unsynced;
 use crate::image::ImageId;
-use crate::store::{Inner, State, remove_tree};
+use crate::store::{Inner, State};
 use crate::{Result, Store, database};
 
 /// Where records are on their way to the disk.
@@ -202,7 +202,7 @@ impl Inner {
     fn empty_trash(&self) -> Result<()> {
         for name in self.names_in(&self.layers)?.iter().filter(|name| name.starts_with(".trash-")) {
             crate::fault::point("delete a directory in the trash");
-            remove_tree(&self.layers.join(name))?;
+            palan_linux::path::remove_tree(&self.layers.join(name))?;
         }
         Ok(())
     }

@@ -160,7 +160,18 @@ impl Inner {
             return Ok(());
         }
         crate::fault::point("name a layer");
-        Ok(fs::rename(temporary, &target)?)
+        match fs::rename(temporary, &target) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                self.discard(temporary);
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Moves a directory below `layers` out of the way; it is deleted in the background.
@@ -179,7 +190,7 @@ impl Inner {
     /// Deletes a directory that was never part of the store, now.
     pub(crate) fn discard(&self, directory: &Path) {
         crate::fault::point("remove a directory");
-        if let Err(error) = remove_tree(directory) {
+        if let Err(error) = palan_linux::path::remove_tree(directory) {
             tracing::warn!(directory = %directory.display(), %error, "cannot remove; the next start tries again");
         }
     }
@@ -271,13 +282,6 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.compactor.stop();
     }
-}
-
-/// Removes a directory tree of our own, whatever is in it.
-pub(crate) fn remove_tree(directory: &Path) -> Result<()> {
-    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return Ok(()) };
-    let parent = palan_linux::path::RootDir::open(parent)?;
-    Ok(parent.remove_all(name)?)
 }
 
 /// A name that no other temporary file has.

@@ -63,7 +63,7 @@ mod step;
 pub use export::BuiltFiles;
 pub use palan_builder::cancel::{Cancel, Watch};
 pub use palan_context::Ignore;
-pub use palan_linux::path::RootDir;
+pub use palan_linux::path::{RootDir, remove_tree};
 pub use palan_oci::{Digest, Reference};
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
 pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};

@@ -471,7 +471,7 @@ struct Undo<'a> {
 
 impl Undo<'_> {
     fn all(&self) {
-        let outcome = palan_stdx::fs::remove_dir_all(&self.engine.container_dir(self.id));
+        let outcome = palan_linux::path::remove_tree(&self.engine.container_dir(self.id));
         let report = |error: &dyn std::error::Error| tracing::warn!(%error, "an unfinished container was not cleaned up");
         if let Err(error) = outcome {
             report(&error);

@@ -194,7 +194,7 @@ async fn empty_trash(trash: Vec<PathBuf>, run_dir: PathBuf) {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let outcome = blocking(move || {
         for path in trash.iter().chain([&run_dir]) {
-            if let Err(error) = palan_stdx::fs::remove_dir_all(path) {
+            if let Err(error) = palan_linux::path::remove_tree(path) {
                 let error = palan_stdx::error_chain::to_string(&error);
                 tracing::warn!(error, "the trash was not emptied, the next start of the daemon tries again");
             }

@@ -228,7 +228,7 @@ impl Drop for Unplaced {
     fn drop(&mut self) {
         if let Some(directory) = self.directory.take() {
             // The failure that led here is the one to tell; the next start of the daemon deletes what is left.
-            let _ = palan_stdx::fs::remove_dir_all(&directory);
+            let _ = palan_linux::path::remove_tree(&directory);
         }
     }
 }

@@ -6,11 +6,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{Directory, FileKind, Metadata};
+use super::{Directory, FileKind, Metadata, PathError, RootDir};
 
 /// A directory that is being emptied.
 struct Level {
@@ -20,6 +21,18 @@ struct Level {
     above: (u64, u64),
     /// Directories in it that are not empty, to be emptied next.
     pending: Vec<OsString>,
+}
+
+/// Removes a directory (or file) of our own by its path, and everything below it, however deep: what containers, archives and steps
+/// make decides the depth. Absent is fine, and so is an absent parent. Nothing on the way to it may be somebody else's.
+pub fn remove_tree(path: &Path) -> Result<(), PathError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    match RootDir::open(parent) {
+        Ok(parent) => parent.remove_all(name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes `name` and everything below it. Absent is fine; a mount point inside fails with `EBUSY`.

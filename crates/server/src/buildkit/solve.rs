@@ -55,7 +55,7 @@ struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = palan_stdx::fs::remove_dir_all(&self.0) {
+        if let Err(error) = palan_engine::build::remove_tree(&self.0) {
             tracing::warn!(%error, "what a build needed stays until the next start");
         }
     }
