@@ -106,8 +106,12 @@ pub trait Sources: Sync {
 
 /// Files in layers.
 pub trait Layers: Sync {
-    /// Whether all layers are there. What is told to be there stays until the build ends.
+    /// Whether the cache's record of this result may be used: all layers are there, and the build takes such results. They stay
+    /// until the build ends.
     fn has(&self, snapshot: &Snapshot) -> bool;
+
+    /// Whether all layers of a result are there that was made for this build, if by another one. They stay until the build ends.
+    fn hold(&self, snapshot: &Snapshot) -> bool;
 
     /// A look at the files, for as long as the handle lives.
     fn open(&self, snapshot: &Snapshot) -> Result<RootDir, StepError>;

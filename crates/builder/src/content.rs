@@ -1,11 +1,15 @@
-//! What files are, as far as keys are concerned: names, kinds, modes, owners, link targets and bytes. No times.
+//! What files are, as far as keys are concerned: names, kinds, modes, owners, link targets, bytes, and the extended attributes that
+//! a copy keeps. No times.
 
+use std::ffi::OsString;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use palan_context::{Entry, Ignore, Pattern, WalkError, walk};
 use palan_linux::path::{FileKind, Metadata, PathError, RootDir};
+use palan_linux::xattr;
 use palan_oci::{Digest, digest::Hasher};
 
 /// Files that can't be digested.
@@ -45,9 +49,11 @@ pub enum Owners {
     Root,
 }
 
-/// What `**` means.
+/// What a pattern's characters mean, and `**` among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
+    /// There are no wildcards: a path, by its letters.
+    Literal,
     /// The same as `*`.
     One,
     /// Any number of directories.
@@ -74,6 +80,10 @@ pub fn select(root: &RootDir, pattern: &str, depth: Depth) -> Result<Vec<PathBuf
                 directories(root, &path, &mut found)?;
             }
             paths = found;
+            continue;
+        }
+        if depth == Depth::Literal {
+            paths.iter_mut().for_each(|path| path.push(part));
             continue;
         }
         let compiled = Pattern::new(part).ok_or_else(|| ContentError::Pattern(pattern.to_owned()))?;
@@ -146,6 +156,29 @@ pub fn digest(
     Ok(summer.hasher.finish())
 }
 
+/// The extended attributes that a copy keeps, by their names: all but what overlay and this host's security modules say.
+pub fn kept_attributes(file: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    let mut attributes = Vec::new();
+    for name in xattr::list(&file)? {
+        let text = name.as_bytes();
+        let is_of_host = text.starts_with(b"trusted.overlay.")
+            || text.starts_with(b"user.overlay.")
+            || (text.starts_with(b"security.") && text != b"security.capability");
+        if !is_of_host
+            && let Some(text) = name.to_str()
+            && let Some(value) = xattr::get(&file, text)?
+        {
+            attributes.push((name, value));
+        }
+    }
+    attributes.sort();
+    Ok(attributes)
+}
+
+fn read(path: &Path) -> impl FnOnce(io::Error) -> ContentError + '_ {
+    move |source| ContentError::Read { path: path.to_owned(), source }
+}
+
 struct Summer {
     hasher: Hasher,
     owners: Owners,
@@ -170,6 +203,7 @@ impl Summer {
         for directory in above {
             self.text(directory.as_os_str().as_bytes());
             self.attributes(&root.metadata(directory)?);
+            self.extended(root.open_root(directory)?.as_directory(), directory)?;
         }
         Ok(())
     }
@@ -182,12 +216,14 @@ impl Summer {
         match metadata.kind {
             FileKind::Directory => {
                 let below = root.open_root(path)?;
+                self.extended(below.as_directory(), path)?;
                 walk(&below, exclude, &mut |entry| self.entry(entry))?;
                 // The end, which no name's length is.
                 self.number(u64::MAX);
             }
             FileKind::Regular => {
                 let mut file = root.open_file(path)?;
+                self.extended(&file, path)?;
                 self.bytes(&mut file, path)?;
             }
             _ => {}
@@ -199,7 +235,16 @@ impl Summer {
         self.text(entry.path.as_os_str().as_bytes());
         self.attributes(&entry.metadata);
         match entry.metadata.kind {
-            FileKind::Regular => self.bytes(&mut entry.open()?, entry.path)?,
+            FileKind::Regular => {
+                let mut file = entry.open()?;
+                self.extended(&file, entry.path)?;
+                self.bytes(&mut file, entry.path)?;
+            }
+            FileKind::Directory => {
+                let (above, name) = entry.place();
+                let directory = above.open_dir(name).map_err(read(entry.path))?;
+                self.extended(&directory, entry.path)?;
+            }
             FileKind::Symlink => {
                 let target = entry.read_link()?;
                 self.text(target.as_os_str().as_bytes());
@@ -230,6 +275,17 @@ impl Summer {
         }
     }
 
+    /// Extended attributes of a file or directory.
+    fn extended(&mut self, file: impl AsFd, path: &Path) -> Result<(), ContentError> {
+        let attributes = kept_attributes(file).map_err(read(path))?;
+        self.number(attributes.len() as u64);
+        for (name, value) in attributes {
+            self.text(name.as_bytes());
+            self.text(&value);
+        }
+        Ok(())
+    }
+
     fn bytes(&mut self, file: &mut impl Read, path: &Path) -> Result<(), ContentError> {
         let mut content = Hasher::new();
         loop {
@@ -237,7 +293,7 @@ impl Summer {
                 Ok(0) => break,
                 Ok(length) => content.update(&self.buffer[..length]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(ContentError::Read { path: path.to_owned(), source }),
+                Err(source) => return Err(read(path)(source)),
             }
         }
         self.hasher.update(content.finish().as_bytes());
@@ -311,6 +367,33 @@ mod tests {
         assert_ne!(other, changed);
         fs::rename(root.path().join("src/lib/x.h"), root.path().join("src/lib/y.h")).expect("a name");
         assert_ne!(of(root.path(), &["src"]), other);
+    }
+
+    #[test]
+    fn extended_attributes_count() {
+        let root = tree();
+        let mut before = of(root.path(), &["src"]);
+        for (path, value) in [("src/a.c", "1"), ("src/a.c", "2"), ("src/lib", "1"), ("src", "1")] {
+            let file = fs::File::open(root.path().join(path)).expect("a file");
+            xattr::set(&file, "user.palan", value.as_bytes()).expect("an attribute");
+            let after = of(root.path(), &["src"]);
+            assert_ne!(after, before, "{path} {value}");
+            before = after;
+        }
+        let file = fs::File::open(root.path().join("src/a.c")).expect("a file");
+        xattr::set(&file, "user.overlay.palan", b"1").expect("an attribute");
+        assert_eq!(of(root.path(), &["src"]), before, "what no copy keeps does not count");
+    }
+
+    #[test]
+    fn a_literal_path_has_no_wildcards() {
+        let root = tree();
+        fs::create_dir(root.path().join("[x]*")).expect("a directory");
+        let root = RootDir::open(root.path()).expect("the root");
+        let literal = |path: &str| select(&root, path, Depth::Literal);
+        assert_eq!(literal("/[x]*/.").expect("a path"), [PathBuf::from("[x]*")]);
+        assert!(matches!(literal("src/*.c"), Err(ContentError::NotFound { .. })));
+        assert!(matches!(literal("["), Err(ContentError::NotFound { .. })));
     }
 
     #[test]

@@ -23,7 +23,7 @@ enum State {
     /// Somebody is at it.
     #[default]
     Flying,
-    /// The one who was at it had to stop: whoever wakes up first takes over.
+    /// The one who was at it had to stop, or could not do it: whoever wakes up first takes over.
     Free,
     Landed(Result<Snapshot, StepError>),
 }
@@ -35,7 +35,8 @@ pub(crate) struct Landed {
 }
 
 impl Flights {
-    /// Does the work, or waits for who does. A failure is everybody's, a cancellation only the cancelled one's.
+    /// Does the work, or waits for who does. A command that fails does so for everybody. Anything else that goes
+    /// wrong may be of one build alone (its client, its secrets, what it is allowed): who waits tries it for itself.
     pub(crate) fn join(
         &self,
         key: Digest,
@@ -88,10 +89,10 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut flights = lock(&self.flights.0);
         let mut state = lock(&self.flight.state);
-        let is_cancelled = matches!(self.result, None | Some(Err(StepError::Cancelled)));
+        let is_own = !matches!(self.result, Some(Ok(_) | Err(StepError::ExitCode { .. })));
         // Those who wait, this one and the map hold it: with others there is somebody to take over.
         let has_others = Arc::strong_count(self.flight) > 2;
-        if is_cancelled && has_others {
+        if is_own && has_others {
             *state = State::Free;
         } else {
             flights.remove(&self.key);
@@ -211,6 +212,32 @@ mod tests {
             let landed = second.join().expect("a thread");
             assert!(!landed.is_shared);
             assert_eq!(landed.result.expect("a result"), snapshot("b"));
+        });
+        assert!(lock(&flights.0).is_empty());
+    }
+
+    #[test]
+    fn a_failure_of_one_alone_is_not_everybodys() {
+        let flights = Flights::default();
+        let key = Digest::of("key");
+        let (go, gate) = mpsc::channel::<()>();
+        let (started, wait) = mpsc::channel();
+        thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                flights.join(key, &Cancel::new(), move || {
+                    started.send(()).expect("a listener");
+                    gate.recv().expect("a word");
+                    Err(StepError::other("secret s: not found"))
+                })
+            });
+            wait.recv().expect("the start");
+            let second = scope.spawn(|| flights.join(key, &Cancel::new(), || Ok(snapshot("b"))));
+            while Arc::strong_count(&lock(&flights.0)[&key]) < 3 {
+                thread::yield_now();
+            }
+            go.send(()).expect("a worker");
+            assert!(first.join().expect("a thread").result.is_err());
+            assert_eq!(second.join().expect("a thread").result.expect("a result"), snapshot("b"));
         });
         assert!(lock(&flights.0).is_empty());
     }

@@ -108,7 +108,7 @@ pub enum Remote {
 }
 
 /// The version of what keys are made of.
-pub const KEY_VERSION: &str = "palan.build.1";
+pub const KEY_VERSION: &str = "palan.build.2";
 
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,6 +128,11 @@ pub struct Run {
     /// The network.
     #[serde(serialize_with = "network_name")]
     pub network: Network,
+    /// What [`Network::Default`] comes to: the build's mode, or the name of a network. Empty is the daemon's default, and also
+    /// stands where the instruction says which.
+    pub default_network: String,
+    /// `NAME:ADDRESS`: what the build adds to the names of hosts.
+    pub extra_hosts: Vec<String>,
     /// How much it may do.
     #[serde(serialize_with = "security_name")]
     pub security: Security,

@@ -38,6 +38,10 @@ pub struct Build<'a> {
     pub no_cache: bool,
     /// `--no-cache-filter`: names of stages.
     pub no_cache_filter: &'a BTreeSet<String>,
+    /// The network of commands that name none: a mode or a network's name.
+    pub network: &'a str,
+    /// `NAME:ADDRESS`: names that commands know.
+    pub extra_hosts: &'a [String],
 }
 
 /// An image that a build needs.
@@ -368,7 +372,7 @@ impl<'a> Planner<'a> {
             }
             Command::Run(run) => {
                 let mounts = state.scope.mounts(run, span, &mut |_| {})?;
-                let (run, inputs) = run_op(run, &mounts, froms, state).map_err(fail)?;
+                let (run, inputs) = run_op(self.build, run, &mounts, froms, state).map_err(fail)?;
                 let vertex =
                     self.push(title, span, Op::Run(run), [vec![base], inputs].concat(), ignore_cache);
                 let proxies = self.build.build_args.iter().filter(|(name, _)| is_proxy(name));
@@ -552,6 +556,7 @@ fn copy_op(
 
 /// A command, and the inputs behind the first one, which its mounts number from 1.
 fn run_op(
+    build: &Build<'_>,
     run: &ast::Run,
     mounts: &[mount::Mount],
     froms: Vec<Input>,
@@ -602,10 +607,22 @@ fn run_op(
         program,
         mounts: planned,
         network: run.network,
+        default_network: default_network(run.network, build.network),
+        extra_hosts: build.extra_hosts.to_vec(),
         security: run.security,
         devices: run.devices.iter().map(|device| (device.name.clone(), device.required)).collect(),
     };
     Ok((run, inputs))
+}
+
+/// What a command without a network of its own gets, in one way of saying it.
+fn default_network(network: ast::Network, of_build: &str) -> String {
+    match (network, of_build) {
+        (ast::Network::Default, "default" | "bridge") | (ast::Network::None | ast::Network::Host, _) => {
+            String::new()
+        }
+        (ast::Network::Default, of_build) => of_build.to_owned(),
+    }
 }
 
 fn mount_op(

@@ -116,9 +116,14 @@ impl Solver {
         let changed = Condvar::new();
         thread::scope(|scope| {
             let jobs = lock(&state).open.len();
-            for _ in 0..self.threads.min(jobs) {
-                scope.spawn(|| work.worker(&state, &changed, &keys));
+            // This thread is one of them: without any other, it takes longer, and no more.
+            for _ in 1..self.threads.min(jobs) {
+                let worker = thread::Builder::new().name("build-step".to_owned());
+                if worker.spawn_scoped(scope, || work.worker(&state, &changed, &keys)).is_err() {
+                    break;
+                }
             }
+            work.worker(&state, &changed, &keys);
         });
         let mut state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (state.failure.take(), state.results[target].take()) {
@@ -244,6 +249,8 @@ impl Work<'_> {
         let patterns = if number == 0 { vec!["."] } else { patterns };
         let depth = match &vertex.op {
             Op::Copy(copy) if copy.parents => Depth::Any,
+            // Mounts are of paths.
+            Op::Run(_) => Depth::Literal,
             _ => Depth::One,
         };
         let identity = match material {
@@ -366,7 +373,7 @@ impl Work<'_> {
         });
         let snapshot = landed.result?;
         // From here on they are this build's, too.
-        if landed.is_shared && !self.backend.layers.has(&snapshot) {
+        if landed.is_shared && !self.backend.layers.hold(&snapshot) {
             return Err(StepError::other("the result of another build went before it could be used"));
         }
         let origin = match (landed.is_shared, was_cached.get()) {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use palan_context::Ignore;
@@ -24,6 +25,8 @@ pub(crate) struct Fake {
     pub(crate) log: Mutex<Vec<String>>,
     /// What is elsewhere.
     pub(crate) remote_content: Mutex<String>,
+    /// Results of the cache are not taken.
+    pub(crate) refuses_cache: AtomicBool,
     waiting: Mutex<BTreeMap<String, u32>>,
     changed: Condvar,
     hanging: Condvar,
@@ -39,6 +42,7 @@ impl Fake {
             directory,
             log: Mutex::default(),
             remote_content: Mutex::default(),
+            refuses_cache: AtomicBool::new(false),
             waiting: Mutex::default(),
             changed: Condvar::new(),
             hanging: Condvar::new(),
@@ -171,6 +175,10 @@ impl Sources for Fake {
 
 impl Layers for Fake {
     fn has(&self, snapshot: &Snapshot) -> bool {
+        !self.refuses_cache.load(Ordering::SeqCst) && self.hold(snapshot)
+    }
+
+    fn hold(&self, snapshot: &Snapshot) -> bool {
         self.path_of(snapshot).exists()
     }
 

@@ -33,6 +33,8 @@ fn lowered(
         images: &images,
         no_cache: false,
         no_cache_filter: &BTreeSet::from(["fresh".to_owned()]),
+        network: "",
+        extra_hosts: &[],
     })
 }
 

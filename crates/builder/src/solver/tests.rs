@@ -28,6 +28,8 @@ fn plan_of(text: &str, no_cache: bool) -> Plan {
         images: &BTreeMap::from([(request, image)]),
         no_cache,
         no_cache_filter: &BTreeSet::new(),
+        network: "",
+        extra_hosts: &[],
     });
     match lowered {
         Ok(Lowered::Plan(plan)) => *plan,
@@ -226,6 +228,37 @@ fn builds_at_the_same_time_share_their_steps() {
     });
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
     assert_eq!(fake.executed(), ["pull base", "run write /a a", "run write /b b"]);
+}
+
+#[test]
+fn builds_share_their_steps_also_where_they_take_nothing_from_the_cache() {
+    let fake = Fake::new();
+    fake.refuses_cache.store(true, std::sync::atomic::Ordering::SeqCst);
+    let solver = Solver::new(fake.cache(), 2);
+    let plan = plan_of("FROM base\nRUN write /a a\nRUN write /b b", false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                solver.solve(fake.backend(), &plan, &Nobody, &Cancel::new()).expect("a build");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_mounts_source_is_no_pattern() {
+    let fake = Fake::new();
+    fs::write(fake.context_file("[a]/f"), "1").expect("a file");
+    fs::write(fake.context_file("a/f"), "1").expect("a file");
+    let text = "FROM base\nRUN --mount=source=/[a],target=/m copy /m/f /x";
+    build(&fake, text);
+    fake.executed();
+    fs::write(fake.context_file("a/f"), "2").expect("a file");
+    build(&fake, text);
+    assert!(fake.executed().is_empty(), "it mounts another directory");
+    fs::write(fake.context_file("[a]/f"), "2").expect("a file");
+    build(&fake, text);
+    assert_eq!(fake.executed(), ["run copy /m/f /x"]);
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as sync;
-use std::sync::{Arc, PoisonError, RwLock};
 
 use palan_context::remote::{Remote, redacted};
 use palan_linux::path::RootDir;
@@ -24,11 +25,15 @@ use crate::image::{Progress, registry_error};
 use crate::stream::{BodyReader, Items, body_pipe};
 use crate::{Error, Result};
 
-/// Lines that wait for a slow client; then the steps wait, too.
+/// Lines that wait for a slow client; then events do.
 const BACKLOG: usize = 1024;
 
 /// What of a step's output is held while steps before it run.
 const MAX_HELD: usize = 4 << 20;
+
+/// What of the steps' output, and of what else only tells how far they are, waits for a slow client. More is left out: a step waits for
+/// nobody who looks, since other builds may be waiting for its result.
+const MAX_WAITING: usize = 4 << 20;
 
 /// Around what a step writes to its standard error; clients look for it.
 const RED: &str = "\x1b[91m";
@@ -101,7 +106,7 @@ impl Engine {
         let (sender, items) = Items::channel(BACKLOG);
         let cancel = Cancel::new();
         let (told, gone) = (cancel.clone(), sender.clone());
-        let (events, heard) = sync::sync_channel(BACKLOG);
+        let (events, heard) = Sink::new();
         let teller = Teller { sender: sender.clone(), quiet, ..Teller::new(sender.clone()) };
         // A thread of its own: it lasts as long as the build, and waits for its client.
         let (tell_end, telling) = tokio::sync::oneshot::channel();
@@ -111,7 +116,7 @@ impl Engine {
             .context(|| "cannot start a thread".into())?;
         let engine = self.shared();
         tokio::spawn(async move {
-            let progress: Arc<dyn ProgressSink> = Arc::new(Sink(RwLock::new(Some(events))));
+            let progress: Arc<dyn ProgressSink> = Arc::new(events);
             let building = engine.build(request, client, Arc::clone(&progress), cancel);
             tokio::pin!(building);
             let outcome = tokio::select! {
@@ -227,14 +232,51 @@ fn failure(error: &BuildError, keyword: &str) -> ClassicLine {
 }
 
 /// Passes events on to the thread that tells them.
-struct Sink(RwLock<Option<sync::SyncSender<Event>>>);
+struct Sink {
+    sender: sync::Sender<Event>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The other end of a [`Sink`].
+struct Heard {
+    receiver: sync::Receiver<Event>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Sink {
+    fn new() -> (Self, Heard) {
+        let (sender, receiver) = sync::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Self { sender, waiting: Arc::clone(&waiting) }, Heard { receiver, waiting })
+    }
+}
 
 impl ProgressSink for Sink {
     fn event(&self, event: Event) {
-        if let Some(sender) = &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            // Who listened may have gone.
-            let _ = sender.send(event);
+        let size = weight(&event);
+        if size > 0 && self.waiting.load(Ordering::Relaxed).saturating_add(size) > MAX_WAITING {
+            return;
         }
+        self.waiting.fetch_add(size, Ordering::Relaxed);
+        // Who listened may have gone.
+        let _ = self.sender.send(event);
+    }
+}
+
+impl Heard {
+    fn next(&self) -> Option<Event> {
+        let event = self.receiver.recv().ok()?;
+        self.waiting.fetch_sub(weight(&event), Ordering::Relaxed);
+        Some(event)
+    }
+}
+
+/// The bytes of an event that may be left out; nothing for one that may not, of which a build has as many as it has steps.
+fn weight(event: &Event) -> usize {
+    match event {
+        Event::Log(log) => size_of::<Event>() + log.bytes.len(),
+        Event::Status(status) => size_of::<Event>() + status.id.len() + status.name.len(),
+        Event::Steps(_) | Event::Vertex(_) | Event::Warning(_) => 0,
     }
 }
 
@@ -274,8 +316,8 @@ impl Teller {
     }
 
     /// Tells until there is nothing more; the steps, if there was a plan at all.
-    fn run(mut self, heard: &sync::Receiver<Event>) -> Option<Vec<Step>> {
-        while let Ok(event) = heard.recv() {
+    fn run(mut self, heard: &Heard) -> Option<Vec<Step>> {
+        while let Some(event) = heard.next() {
             self.hear(event);
             self.advance();
         }
@@ -442,9 +484,9 @@ mod tests {
 
     fn told(events: Vec<Event>) -> (String, usize) {
         let (sender, mut receiver) = mpsc::channel(1000);
-        let (events_sender, heard) = sync::channel();
-        events.into_iter().for_each(|event| events_sender.send(event).expect("a listener"));
-        drop(events_sender);
+        let (sink, heard) = Sink::new();
+        events.into_iter().for_each(|event| sink.event(event));
+        drop(sink);
         let steps = Teller::new(sender).run(&heard).unwrap_or_default();
         let mut text = String::new();
         while let Ok(line) = receiver.try_recv() {
@@ -485,6 +527,20 @@ mod tests {
              Step 4/4 : RUN c\nof c\n ---> {c}\n"
         );
         assert_eq!(told(events).0, expected);
+    }
+
+    #[test]
+    fn nobody_waits_for_who_does_not_listen() {
+        let (sink, heard) = Sink::new();
+        for _ in 0..64 {
+            sink.event(log("a", &"x".repeat(1 << 20)));
+        }
+        sink.event(vertex("a", Some(""), false));
+        drop(sink);
+        let events: Vec<Event> = std::iter::from_fn(|| heard.next()).collect();
+        assert_eq!(events.len(), 4, "three MiB and the end");
+        assert!(matches!(events.last(), Some(Event::Vertex(_))));
+        assert_eq!(heard.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

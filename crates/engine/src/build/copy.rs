@@ -20,7 +20,7 @@ use std::rc::Rc;
 
 use palan_builder::backend::StepError;
 use palan_builder::cancel::Cancel;
-use palan_builder::content::ContentError;
+use palan_builder::content::{ContentError, kept_attributes};
 use palan_builder::mode::Mode;
 use palan_builder::placement::Placed;
 use palan_context::{Entry, Ignore, WalkError, walk};
@@ -264,7 +264,7 @@ impl<'a> Copier<'a> {
         match metadata.kind {
             FileKind::Regular => {
                 let file = from.open_file(&placed.from)?;
-                let attributes = attributes_of(&file).map_err(at(to))?;
+                let attributes = kept_attributes(&file).map_err(at(to))?;
                 self.file(&file, &metadata, &attributes, &parent, &name, looks)
             }
             _ => {
@@ -297,10 +297,15 @@ impl<'a> Copier<'a> {
             check_name(name, to)?;
             self.check_base(parent, to)?;
             match self.handle(parent)?.create_hard_link(name, directory, own_name) {
-                // It takes the place of something; or it has more names than the file system has room for.
+                // It takes the place of something; it has more names than the file system has room for; or the target is
+                // the merged tree, which is a file system of its own.
                 Err(error)
-                    if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::TooManyLinks) => {
-                }
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::AlreadyExists
+                            | io::ErrorKind::TooManyLinks
+                            | io::ErrorKind::CrossesDevices
+                    ) => {}
                 other => return other.map_err(at(to)),
             }
         }
@@ -309,7 +314,7 @@ impl<'a> Copier<'a> {
             return self.other(directory, own_name, metadata, parent, name, looks);
         }
         let file = entry.open()?;
-        let attributes = attributes_of(&file).map_err(at(to))?;
+        let attributes = kept_attributes(&file).map_err(at(to))?;
         self.file(&file, metadata, &attributes, parent, name, looks)
     }
 
@@ -405,7 +410,7 @@ impl<'a> Copier<'a> {
         let give = || -> io::Result<()> {
             let (uid, gid) = looks.owner.unwrap_or((metadata.uid, metadata.gid));
             own(&target, uid, gid)?;
-            for (attribute, value) in attributes_of(source)? {
+            for (attribute, value) in kept_attributes(source)? {
                 let Some(attribute) = attribute.to_str() else { continue };
                 tolerate(xattr::set(&target, attribute, &value))?;
             }
@@ -499,24 +504,6 @@ fn own(file: impl std::os::fd::AsFd, uid: u32, gid: u32) -> io::Result<()> {
 fn times(accessed: Time, modified: Time) -> rustix::fs::Timestamps {
     let time = |time: Time| rustix::fs::Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
     rustix::fs::Timestamps { last_access: time(accessed), last_modification: time(modified) }
-}
-
-/// All but what overlay and this host's security modules say.
-fn attributes_of(file: impl std::os::fd::AsFd) -> io::Result<Vec<(std::ffi::OsString, Vec<u8>)>> {
-    let mut attributes = Vec::new();
-    for name in xattr::list(&file)? {
-        let text = name.as_bytes();
-        let is_of_host = text.starts_with(b"trusted.overlay.")
-            || text.starts_with(b"user.overlay.")
-            || (text.starts_with(b"security.") && text != b"security.capability");
-        if !is_of_host
-            && let Some(text) = name.to_str()
-            && let Some(value) = xattr::get(&file, text)?
-        {
-            attributes.push((name, value));
-        }
-    }
-    Ok(attributes)
 }
 
 /// A file system without this kind of attribute.

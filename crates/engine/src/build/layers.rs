@@ -80,7 +80,11 @@ impl Layers for BuildLayers<'_> {
             .only
             .as_ref()
             .is_none_or(|stacks| stacks.iter().any(|stack| stack.starts_with(&snapshot.layers)));
-        is_allowed && matches!(self.store.layer_dirs(&snapshot.layers, self.lease), Ok(Some(_)))
+        is_allowed && self.hold(snapshot)
+    }
+
+    fn hold(&self, snapshot: &Snapshot) -> bool {
+        matches!(self.store.layer_dirs(&snapshot.layers, self.lease), Ok(Some(_)))
     }
 
     fn open(&self, snapshot: &Snapshot) -> Result<RootDir, StepError> {

@@ -10,6 +10,7 @@
 //!
 //! Places that the root file system lacks are made by the runtime, and taken away afterwards ([`Placeholders`]).
 
+use std::collections::btree_map;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use palan_oci::runtime_spec::Mount;
 use palan_store::NewLayer;
 use palan_supervisor::protocol::{Bytes, MountSource, MountWhole};
 
+use super::copy::Copier;
 use super::layers::BuildLayers;
 use super::request::{Access, BuildClient};
 
@@ -41,8 +43,8 @@ pub(super) struct Mounts {
     pub(super) targets: Vec<PathBuf>,
     /// Upper directories that are thrown away.
     _scratch: Vec<NewLayer>,
-    /// Directories that nobody else may use meanwhile.
-    _claims: Vec<Claim>,
+    /// Directories that nobody else may use meanwhile, by the ids of their caches.
+    claims: BTreeMap<String, Claim>,
 }
 
 /// Everything that the mounts of a step are made from.
@@ -58,7 +60,7 @@ pub(super) struct Making<'a> {
 
 impl Making<'_> {
     pub(super) fn mounts(&self, run: &Run) -> Result<Mounts, StepError> {
-        let mut mounts = Mounts::default();
+        let mut mounts = Mounts { claims: self.claims(run)?, ..Mounts::default() };
         for mount in &run.mounts {
             let target = mount.target.as_deref();
             match &mount.kind {
@@ -67,11 +69,12 @@ impl Making<'_> {
                     let part = PathBuf::from(source.trim_matches('/'));
                     add(&mut mounts, target, mount.read_only, Some((whole, part)));
                 }
-                MountKind::Cache { id, sharing, seed, owner } => {
-                    let claim = self.caches.claim(id, *sharing, self.cancel)?;
-                    self.fill(&claim, seed.as_ref(), *owner)?;
+                MountKind::Cache { id, seed, owner, .. } => {
+                    let Some(claim) = mounts.claims.get_mut(id) else {
+                        return Err(StepError::other(format!("the cache {id:?} was not claimed")));
+                    };
+                    self.fill(claim, seed.as_ref(), *owner)?;
                     let whole = MountWhole::Directory(claim.path.clone());
-                    mounts._claims.push(claim);
                     add(&mut mounts, target, mount.read_only, Some((whole, PathBuf::new())));
                 }
                 MountKind::Tmpfs { size } => tmpfs(&mut mounts, target, *size),
@@ -125,6 +128,16 @@ impl Making<'_> {
         Ok(mounts)
     }
 
+    /// Claims every cache of a step, each once however often it is mounted, and all steps claim in the same order: nobody waits for
+    /// who waits for him.
+    fn claims(&self, run: &Run) -> Result<BTreeMap<String, Claim>, StepError> {
+        let mut claims = BTreeMap::new();
+        for (id, sharing) in caches(run) {
+            claims.insert(id.to_owned(), self.caches.claim(id, sharing, self.cancel)?);
+        }
+        Ok(claims)
+    }
+
     fn bind(&self, input: usize, read_only: bool, mounts: &mut Mounts) -> Result<MountWhole, StepError> {
         let material =
             self.inputs.get(input).ok_or_else(|| StepError::other("a mount without its source"))?;
@@ -158,7 +171,7 @@ impl Making<'_> {
     }
 
     /// Gives a new cache directory what it starts with.
-    fn fill(&self, claim: &Claim, seed: Option<&(usize, String)>, owner: Owner) -> Result<(), StepError> {
+    fn fill(&self, claim: &mut Claim, seed: Option<&(usize, String)>, owner: Owner) -> Result<(), StepError> {
         if !claim.is_new {
             return Ok(());
         }
@@ -179,6 +192,29 @@ impl Making<'_> {
         }
         claim.is_filled()
     }
+}
+
+/// The caches of a step in the order of their ids, each with the strictest way in which it is shared.
+fn caches(run: &Run) -> BTreeMap<&str, Sharing> {
+    let strictness = |sharing: Sharing| match sharing {
+        Sharing::Shared => 0,
+        Sharing::Private => 1,
+        Sharing::Locked => 2,
+    };
+    let mut caches: BTreeMap<&str, Sharing> = BTreeMap::new();
+    for mount in &run.mounts {
+        let MountKind::Cache { id, sharing, .. } = &mount.kind else { continue };
+        match caches.entry(id) {
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert(*sharing);
+            }
+            btree_map::Entry::Occupied(mut entry) if strictness(*entry.get()) < strictness(*sharing) => {
+                entry.insert(*sharing);
+            }
+            btree_map::Entry::Occupied(_) => {}
+        }
+    }
+    caches
 }
 
 fn report(error: crate::Error) -> StepError {
@@ -225,12 +261,16 @@ pub(super) fn sources(list: &[(Mount, Option<(MountWhole, PathBuf)>)], first: us
 }
 
 /// Directories of `RUN --mount=type=cache`: `<digest of its name>[.N]/data`, with a file `filled` beside it once it has what it starts with.
+/// One that is removed is renamed to `.trash-…` first, so that nobody waits for that.
 #[derive(Debug)]
 pub(crate) struct CacheMounts {
     directory: PathBuf,
     in_use: Mutex<BTreeMap<String, Use>>,
     freed: Condvar,
 }
+
+/// What the names of directories begin with that are being removed.
+const TRASH: &str = ".trash-";
 
 /// Who uses a directory.
 #[derive(Debug, Default, Clone, Copy)]
@@ -261,6 +301,33 @@ impl CacheMounts {
         Self { directory, in_use: Mutex::default(), freed: Condvar::new() }
     }
 
+    /// Removes what an earlier daemon was about to remove. Nobody waits for that.
+    pub(crate) fn empty_trash(&self) -> Result<(), palan_stdx::fs::PathError> {
+        let mut trash = palan_stdx::fs::read_dir(&self.directory)?;
+        trash.retain(|entry| entry.file_name().to_string_lossy().starts_with(TRASH));
+        if trash.is_empty() {
+            return Ok(());
+        }
+        let remove = move || {
+            for entry in trash {
+                if let Err(error) = palan_linux::path::remove_tree(&entry.path()) {
+                    tracing::warn!(%error, "a removed directory of the build cache stays until the next start");
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("build-removal".to_owned()).spawn(remove) {
+            tracing::warn!(%error, "removed directories of the build cache stay until the next start");
+        }
+        Ok(())
+    }
+
+    /// Takes a directory, if it is there, out of the way. It is removed when nobody waits.
+    fn put_aside(&self, path: &Path) -> Result<Option<PathBuf>, palan_stdx::fs::PathError> {
+        let trash = self.directory.join(format!("{TRASH}{}", crate::identifier::new_id()));
+        let renamed = palan_stdx::fs::if_exists(palan_stdx::fs::rename(path, &trash))?;
+        Ok(renamed.map(|()| trash))
+    }
+
     fn claim(self: &Arc<Self>, id: &str, sharing: Sharing, cancel: &Cancel) -> Result<Claim, StepError> {
         let name = Digest::of(id).hex();
         let this = Arc::downgrade(self);
@@ -286,15 +353,20 @@ impl CacheMounts {
                 let path = self.directory.join(&key);
                 // Who shares it with somebody who fills it at this moment sees it grow.
                 let is_new = used.count == 0 && !path.join("filled").exists();
+                let mut trash = None;
                 if is_new {
                     // What was begun and not ended.
-                    palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&path))
-                        .map_err(StepError::other)?;
+                    trash = self.put_aside(&path).map_err(StepError::other)?;
                     palan_stdx::fs::create_dir_all(&path.join("data"), 0o755).map_err(StepError::other)?;
                 }
                 let is_exclusive = sharing != Sharing::Shared;
                 in_use.insert(key.clone(), Use { count: used.count + 1, is_exclusive });
-                return Ok(Claim { caches: Arc::clone(self), key, path: path.join("data"), is_new });
+                drop(in_use);
+                let claim = Claim { caches: Arc::clone(self), key, path: path.join("data"), is_new };
+                if let Some(trash) = trash {
+                    palan_linux::path::remove_tree(&trash).map_err(StepError::other)?;
+                }
+                return Ok(claim);
             }
             match sharing {
                 Sharing::Private => number += 1,
@@ -313,7 +385,8 @@ impl CacheMounts {
             let key = entry.file_name().to_string_lossy().into_owned();
             CacheMount { in_use: in_use.contains_key(&key), path: entry.path(), key }
         };
-        Ok(entries.iter().map(mount).collect())
+        let mounts = entries.iter().map(mount).filter(|mount| !mount.key.starts_with('.'));
+        Ok(mounts.collect())
     }
 
     /// Removes a directory that nobody uses.
@@ -323,14 +396,19 @@ impl CacheMounts {
         if in_use.contains_key(&mount.key) {
             return Ok(false);
         }
-        let removed = palan_stdx::fs::remove_dir_all(&mount.path);
-        removed.context(|| "cannot remove a directory of the build cache".into())?;
+        let failed = || "cannot remove a directory of the build cache".to_owned();
+        let trash = self.put_aside(&mount.path).context(failed)?;
+        drop(in_use);
+        if let Some(trash) = trash {
+            palan_linux::path::remove_tree(&trash).context(failed)?;
+        }
         Ok(true)
     }
 }
 
 impl Claim {
-    fn is_filled(&self) -> Result<(), StepError> {
+    fn is_filled(&mut self) -> Result<(), StepError> {
+        self.is_new = false;
         let mark = self.path.with_file_name("filled");
         palan_stdx::fs::write(&mark, "").map_err(StepError::other)
     }
@@ -359,13 +437,20 @@ pub(super) struct Placeholders {
 }
 
 impl Placeholders {
-    /// Looks before the step.
-    pub(super) fn look(base: Option<&RootDir>, targets: &[PathBuf]) -> Self {
+    /// Looks before the step. The runtime makes a place where the path leads, through symlinks of the files below `layer`.
+    pub(super) fn look(
+        base: Option<&RootDir>,
+        layer: &RootDir,
+        targets: &[PathBuf],
+    ) -> Result<Self, StepError> {
+        let cancel = Cancel::new();
+        let copier = Copier::new(base, layer, &cancel);
         let mut found = Self::default();
         for target in targets {
+            let target = copier.resolve(target)?;
             let mut path = PathBuf::new();
             let mut is_missing = false;
-            for part in target.components().skip(1) {
+            for part in target.components() {
                 let above = path.clone();
                 path.push(part);
                 is_missing = is_missing || base.is_none_or(|base| base.symlink_metadata(&path).is_err());
@@ -380,7 +465,7 @@ impl Placeholders {
                 }
             }
         }
-        found
+        Ok(found)
     }
 
     /// Takes them away after it, and the directories that only were copied up to hold them.
@@ -422,4 +507,91 @@ fn is_unchanged(layer: &RootDir, base: Option<&RootDir>, path: &Path) -> bool {
         return false;
     };
     own.is_dir() && below.is_dir() && (own.mode, own.uid, own.gid) == (below.mode, below.uid, below.gid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caches_in(directory: &Path) -> Arc<CacheMounts> {
+        Arc::new(CacheMounts::new(directory.to_owned()))
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_at_once_however_deep_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let caches = caches_in(directory.path());
+        let mut claim = caches.claim("deep", Sharing::Locked, &Cancel::new()).expect("a claim");
+        let mut at =
+            RootDir::open(&claim.path).expect("the cache").as_directory().try_clone().expect("a handle");
+        for _ in 0..5000 {
+            at.create_dir("d".as_ref(), 0o755).expect("a directory");
+            at = at.open_dir("d".as_ref()).expect("a directory");
+        }
+        claim.is_filled().expect("filled");
+        let listed = caches.list().expect("a list");
+        assert!(matches!(&listed[..], [mount] if mount.in_use && !caches.remove(mount).expect("no removal")));
+        drop(claim);
+        assert!(caches.remove(&listed[0]).expect("a removal"));
+        assert!(std::fs::read_dir(directory.path()).expect("a list").next().is_none());
+        // What an earlier daemon did not come to.
+        std::fs::create_dir_all(directory.path().join(".trash-x/y")).expect("directories");
+        assert!(caches.list().expect("a list").is_empty());
+        caches.empty_trash().expect("an empty trash");
+        while directory.path().join(".trash-x").exists() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn places_behind_symlinks_are_taken_away() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let open = |name: &str| {
+            std::fs::create_dir(directory.path().join(name)).expect("a directory");
+            RootDir::open(directory.path().join(name)).expect("a root")
+        };
+        let (base, layer) = (open("base"), open("layer"));
+        base.create_dir_all("real", 0o755).expect("directories");
+        base.as_directory().create_symlink("link".as_ref(), "/real".as_ref()).expect("a link");
+        let targets = [PathBuf::from("/link/a/b")];
+        let places = Placeholders::look(Some(&base), &layer, &targets).expect("places");
+        // As overlay has it: the directory above is copied up.
+        layer.create_dir_all("real/a/b", 0o755).expect("directories");
+        places.remove(&layer, Some(&base));
+        assert!(layer.read_dir("/").expect("a list").is_empty());
+    }
+
+    #[test]
+    fn a_step_claims_each_cache_once_and_in_the_order_of_all() {
+        let cache = |id: &str, sharing| palan_builder::graph::Mount {
+            target: Some("/x".to_owned()),
+            read_only: false,
+            kind: MountKind::Cache {
+                id: id.to_owned(),
+                sharing,
+                seed: None,
+                owner: Owner { mode: 0o755, uid: 0, gid: 0 },
+            },
+        };
+        let run = Run {
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            program: None,
+            mounts: vec![
+                cache("b", Sharing::Shared),
+                cache("a", Sharing::Locked),
+                cache("b", Sharing::Locked),
+                cache("b", Sharing::Private),
+            ],
+            network: palan_dockerfile::ast::Network::Default,
+            default_network: String::new(),
+            extra_hosts: Vec::new(),
+            security: palan_dockerfile::ast::Security::Sandbox,
+            devices: Vec::new(),
+        };
+        let claimed: Vec<(&str, Sharing)> = caches(&run).into_iter().collect();
+        assert_eq!(claimed, [("a", Sharing::Locked), ("b", Sharing::Locked)]);
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use palan_builder::backend::{Backend, Material, Snapshot, StepError};
 use palan_builder::cache::Cache;
-use palan_builder::graph::Plan;
+use palan_builder::graph::{Op, Plan};
 use palan_builder::lower::{BaseImage, Build, ImageRequest, Lowered, lower};
 use palan_builder::solver::{SolveError, Solver};
 use palan_dockerfile::Source;
@@ -53,12 +53,13 @@ impl Builds {
         let directory = data_root.join("build");
         let failed = || "cannot prepare the directories of builds".to_owned();
         let work = directory.join("work");
-        palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(&work)).context(failed)?;
+        palan_linux::path::remove_tree(&work).context(failed)?;
         for path in [&directory, &work, &directory.join("mounts")] {
             palan_stdx::fs::create_dir_all(path, 0o700).context(failed)?;
         }
         let cache = Cache::open(directory.join("cache")).context(failed)?;
         let mounts = Arc::new(CacheMounts::new(directory.join("mounts")));
+        mounts.empty_trash().context(failed)?;
         Ok(Self { solver: Solver::new(cache, threads()), mounts, limited: Mutex::default(), directory: work })
     }
 }
@@ -70,7 +71,7 @@ impl Drop for WorkDirectory {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.0);
         let remove = move || {
-            if let Err(error) = palan_stdx::fs::remove_dir_all(&path) {
+            if let Err(error) = palan_linux::path::remove_tree(&path) {
                 tracing::warn!(%error, "what a build needed stays until the next start");
             }
         };
@@ -145,6 +146,7 @@ impl Work<'_> {
         };
         let backend = Backend { sources: &sources, layers: &layers, runner: &runner };
         let observer = Observing::new(&plan, &*self.progress);
+        self.allowed(&plan).map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
         let solved = builds.solver.solve(backend, &plan, &observer, &self.cancel);
         self.engine.store.sync_soon();
         let files = solved.map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
@@ -153,6 +155,18 @@ impl Work<'_> {
             return Err(cancelled());
         }
         Ok(assemble(self.engine, self.request, plan.config, &snapshot, &lease)?)
+    }
+
+    /// What the build may do, for every command of the plan, cached or not.
+    fn allowed(&self, plan: &Plan) -> Result<(), SolveError> {
+        for (id, vertex) in plan.vertices.iter().enumerate() {
+            if let Op::Run(run) = &vertex.op {
+                let failed =
+                    |error: Error| SolveError { vertex: Some(id), source: StepError::other(error.report()) };
+                super::step::allowed(run, &self.request.steps).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// A stage that is a context and nothing else is an image with these files.
@@ -225,6 +239,8 @@ impl Work<'_> {
                 images: &images,
                 no_cache: request.no_cache,
                 no_cache_filter: &request.no_cache_filter,
+                network: &request.steps.network,
+                extra_hosts: &request.steps.extra_hosts,
             };
             match lower(&build).map_err(|error| dockerfile.error(&error))? {
                 Lowered::Plan(plan) => return Ok(*plan),
@@ -275,6 +291,13 @@ impl Work<'_> {
         };
         lease.protect(image.id.digest());
         lease.protect(image.manifest);
+        // Who removes the image meanwhile takes nothing that the result is recorded with.
+        for layer in &image.config.rootfs.diff_ids {
+            match store.describe(layer, lease) {
+                Err(palan_store::Error::NoSuchBlob { .. }) => return Ok(None),
+                other => other.map_err(store_error)?,
+            };
+        }
         let actual = image.config.platform();
         // An image that was made by hand may say nothing of what it is for.
         let is_right = platform.matches(&actual) || actual.os.is_empty();

@@ -53,6 +53,7 @@ impl Contexts {
             && let Some(known) = &mut *known.lock().unwrap_or_else(PoisonError::into_inner)
         {
             self.remove_ignored(known)?;
+            settle(&known.root)?;
         }
         Ok(())
     }
@@ -99,11 +100,10 @@ impl Contexts {
                 lent: Some(lent),
             },
         };
-        // What `COPY .` makes looks like it, and must be open to every user of the image. Nobody else comes this far down.
-        here.root.set_mode("/", 0o755).map_err(failed)?;
         if name.is_empty() {
             self.remove_ignored(&mut here)?;
         }
+        settle(&here.root)?;
         let copy = here.root.try_clone().map_err(failed)?;
         *known = Some(here);
         Ok(copy)
@@ -159,6 +159,17 @@ impl Contexts {
         }
         gone.iter().try_for_each(|path| root.remove_all(path)).map_err(failed)
     }
+}
+
+/// Makes the directory of a context what everybody may read, and what says nothing of when it came: a copy of it has its looks, and a
+/// mount of it may be used by any user. That nobody else gets there, the directory above sees to.
+fn settle(root: &RootDir) -> Result<()> {
+    let failed =
+        |source: std::io::Error| Error::system("cannot keep the build's context").with_source(source);
+    root.set_mode("/", 0o755).map_err(|error| failed(error.into()))?;
+    let time = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    rustix::fs::futimens(root.as_directory(), &times).map_err(|errno| failed(errno.into()))
 }
 
 /// A file that was downloaded for this build.

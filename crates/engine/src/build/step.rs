@@ -58,7 +58,7 @@ struct Directories {
 impl Drop for Directories {
     fn drop(&mut self) {
         for path in [&self.files, &self.run] {
-            if let Err(error) = palan_stdx::fs::if_exists(palan_stdx::fs::remove_dir_all(path)) {
+            if let Err(error) = palan_linux::path::remove_tree(path) {
                 tracing::warn!(%error, "what a build's step needed stays until the next start");
             }
         }
@@ -96,7 +96,7 @@ impl Runner for BuildRunner<'_> {
         let details = self.details(&id, run, env, overlay, &directories).map_err(report)?;
         let prepared = self.prepare(&details, &mounts).map_err(report)?;
         let agents = Agents::listen(&directories.files, &mounts.agents, self.client, &self.runtime)?;
-        let placeholders = Placeholders::look(base.as_ref(), &mounts.targets);
+        let placeholders = Placeholders::look(base.as_ref(), layer.root(), &mounts.targets)?;
         let code = self.runtime.block_on(self.execute(details, prepared, command, output));
         drop(agents);
         let code = code?;
@@ -118,6 +118,27 @@ impl Runner for BuildRunner<'_> {
     }
 }
 
+/// Refuses what the build was not allowed to do. Also asked before anything is done, so that a result of a build that was allowed is
+/// no way around it.
+pub(super) fn allowed(run: &Run, settings: &StepSettings) -> Result<()> {
+    if run.network == Network::Host && !settings.allow_host_network && settings.network != "host" {
+        return Err(Error::invalid(
+            "network.host is not allowed: RUN --network=host needs a build with --allow network.host",
+        ));
+    }
+    if run.security == Security::Insecure && !settings.allow_insecure {
+        return Err(Error::invalid(
+            "security.insecure is not allowed: RUN --security=insecure needs a build with --allow security.insecure",
+        ));
+    }
+    match run.devices.iter().find(|(_, required)| *required) {
+        Some((name, _)) => {
+            Err(Error::invalid(format!("RUN --device={name} is not supported by this builder")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// What a start needs.
 struct Prepared {
     config: OwnedFd,
@@ -134,6 +155,7 @@ impl BuildRunner<'_> {
         directories: &Directories,
     ) -> Result<Details> {
         let (engine, settings) = (self.engine, self.settings);
+        allowed(run, settings)?;
         let config = Config {
             hostname: HOSTNAME.to_owned(),
             user: run.user.clone(),
@@ -144,21 +166,8 @@ impl BuildRunner<'_> {
         let network_mode = match run.network {
             Network::Default => settings.network.clone(),
             Network::None => "none".to_owned(),
-            Network::Host if settings.allow_host_network || settings.network == "host" => "host".to_owned(),
-            Network::Host => {
-                return Err(Error::invalid(
-                    "network.host is not allowed: RUN --network=host needs a build with --allow network.host",
-                ));
-            }
+            Network::Host => "host".to_owned(),
         };
-        if run.security == Security::Insecure && !settings.allow_insecure {
-            return Err(Error::invalid(
-                "security.insecure is not allowed: RUN --security=insecure needs a build with --allow security.insecure",
-            ));
-        }
-        if let Some((name, _)) = run.devices.iter().find(|(_, required)| *required) {
-            return Err(Error::invalid(format!("RUN --device={name} is not supported by this builder")));
-        }
         let host = HostConfig {
             network_mode,
             extra_hosts: settings.extra_hosts.clone(),
