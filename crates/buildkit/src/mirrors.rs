@@ -6,14 +6,20 @@
 //! **Invariant:** a file of a mirror is never written again once it is whole: what has changed is made anew under the same name. So
 //! nobody who has a link to it sees it change, and builds need no lock for longer than a transfer.
 //!
-//! Nothing is flushed: mirrors that are older than the host's start are not trusted, and removed.
+//! A mirror goes when there are too many, or when the build cache is pruned, but never while a transfer has its lock: a transfer
+//! would go on into what is removed, and the build would lack files. A transfer takes the lock before it asks the client to send:
+//! several may share one connection, and what waits there unread would stop those that are read.
+//!
+//! Nothing is flushed: mirrors that are older than the host's start are not trusted. They are renamed, and removed by and by.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use palan_linux::path::{Directory, FileKind, RootDir, Time};
 use palan_oci::Digest;
@@ -26,14 +32,30 @@ use crate::grpc::{ClientCall, Code, Status};
 /// How many mirrors are kept.
 const MAX_MIRRORS: usize = 32;
 
+/// How what is to be removed is called.
+const ASIDE: &str = ".aside-";
+
 /// What says since when the host is up.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// All mirrors.
-#[derive(Debug)]
+/// All mirrors. Clones are the same.
+#[derive(Debug, Clone)]
 pub struct Mirrors {
     directory: PathBuf,
-    locks: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    locks: Arc<Mutex<HashMap<String, Arc<AsyncMutex<()>>>>>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its name in the directory.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// When something was received into it last.
+    pub used: SystemTime,
+    /// Something is received into it at this moment.
+    pub in_use: bool,
 }
 
 impl Mirrors {
@@ -41,29 +63,61 @@ impl Mirrors {
     pub fn open(directory: PathBuf) -> io::Result<Self> {
         let boot_id = std::fs::read(BOOT_ID).unwrap_or_default();
         let known = directory.join("boot-id");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let mirrors = Self { directory, locks: Arc::default() };
         if boot_id.is_empty() || std::fs::read(&known).unwrap_or_default() != boot_id {
-            match std::fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            for mirror in mirrors.list()? {
+                mirrors.set_aside(&mirror)?;
             }
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
             std::fs::write(&known, boot_id)?;
         }
-        Ok(Self { directory, locks: Mutex::default() })
+        mirrors.remove_aside();
+        Ok(mirrors)
+    }
+
+    /// Gives a mirror a name under which it is none. It takes no time, however large it is.
+    fn set_aside(&self, mirror: &Mirror) -> io::Result<()> {
+        let aside = (0_u32..)
+            .map(|number| self.directory.join(format!("{ASIDE}{}-{number}", mirror.name)))
+            .find(|path| !path.exists());
+        std::fs::rename(&mirror.path, aside.unwrap_or_default())
+    }
+
+    /// Removes what was set aside, now or before the process was killed, on a thread of its own.
+    fn remove_aside(&self) {
+        let directory = self.directory.clone();
+        let remove = move || {
+            let root = RootDir::open(&directory)?;
+            for entry in root.as_directory().entries()? {
+                if entry.name.as_encoded_bytes().starts_with(ASIDE.as_bytes()) {
+                    root.as_directory().remove_all(&entry.name)?;
+                }
+            }
+            Ok(())
+        };
+        let run = move || {
+            let removed: io::Result<()> = remove();
+            if let Err(error) = removed {
+                tracing::warn!(%error, "what clients had sent stays until the next start");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("sent-remove".to_owned()).spawn(run) {
+            tracing::warn!(%error, "what clients had sent stays until the next start");
+        }
     }
 
     /// Receives a directory into `into`, which is empty and on the same file system. What was received under this key before is not
-    /// sent again.
+    /// sent again. `call` is what asks the client to send; it is polled when it is this transfer's turn.
     pub async fn receive(
         &self,
         key: &str,
-        call: ClientCall,
+        call: impl Future<Output = Result<ClientCall, Status>>,
         into: RootDir,
         progress: Option<Progress>,
     ) -> Result<Received, Status> {
         let receive = Receive { mirror: true, owners: Owners::Mine, devices: Devices::Refused, progress };
-        let ClientCall { incoming, outgoing } = call;
         if key.is_empty() {
+            let ClientCall { incoming, outgoing } = call.await?;
             return receive.run(into, incoming, outgoing).await;
         }
         let name = Digest::of(key).hex();
@@ -72,9 +126,11 @@ impl Mirrors {
         let locked = Arc::new(lock.lock_owned().await);
         let path = self.directory.join(&name);
         let prepared = tokio::task::spawn_blocking({
-            let (path, directory) = (path.clone(), self.directory.clone());
+            let mirrors = self.clone();
+            let locked = Arc::clone(&locked);
             move || {
-                make_room(&directory, &path)?;
+                let _locked = locked;
+                mirrors.make_room(&name);
                 match std::fs::create_dir(&path) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                     _ => {}
@@ -86,6 +142,7 @@ impl Mirrors {
         });
         let root = flat(prepared.await)?;
         let mirror = root.try_clone().map_err(|error| failed(&error.into()))?;
+        let ClientCall { incoming, outgoing } = call.await?;
         let received = receive.run_holding(root, incoming, outgoing, Arc::clone(&locked)).await?;
         let linked = tokio::task::spawn_blocking(move || {
             let linked = link(mirror.as_directory(), into.as_directory());
@@ -103,20 +160,50 @@ impl Mirrors {
         Arc::clone(locks.entry(name.to_owned()).or_default())
     }
 
-    /// Removes all mirrors that nothing is received into.
-    pub fn clear(&self) -> io::Result<()> {
+    /// All mirrors, in no particular order.
+    pub fn list(&self) -> io::Result<Vec<Mirror>> {
+        let mut mirrors = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let lock = self.lock(name);
-            if entry.file_type()?.is_dir()
-                && let Ok(_locked) = lock.try_lock()
-            {
-                std::fs::remove_dir_all(entry.path())?;
+            // One that has just gone is none.
+            let Ok(metadata) = entry.metadata() else { continue };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !metadata.is_dir() || name.starts_with('.') {
+                continue;
+            }
+            let in_use = self.lock(&name).try_lock().is_err();
+            mirrors.push(Mirror { name, path: entry.path(), used: metadata.modified()?, in_use });
+        }
+        Ok(mirrors)
+    }
+
+    /// Removes a mirror, unless something is received into it: whether it is gone.
+    pub fn remove(&self, name: &str) -> io::Result<bool> {
+        let lock = self.lock(name);
+        let Ok(_locked) = lock.try_lock() else { return Ok(false) };
+        match RootDir::open(&self.directory)?.as_directory().remove_all(OsStr::new(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.map(|()| true),
+        }
+    }
+
+    /// Removes the mirrors that were not used for longest, but none that is in use. What can't be removed is in nobody's way.
+    fn make_room(&self, keep: &str) {
+        let mut mirrors = self.list().unwrap_or_default();
+        mirrors.retain(|mirror| mirror.name != keep);
+        mirrors.sort_by_key(|mirror| mirror.used);
+        let mut surplus = (mirrors.len() + 1).saturating_sub(MAX_MIRRORS);
+        for mirror in mirrors {
+            if surplus == 0 {
+                break;
+            }
+            match self.remove(&mirror.name) {
+                Ok(is_gone) => surplus -= usize::from(is_gone),
+                Err(error) => {
+                    tracing::warn!(%error, name = mirror.name, "what a client had sent can't be removed");
+                }
             }
         }
-        Ok(())
     }
 }
 
@@ -126,22 +213,6 @@ fn flat<T>(outcome: Result<io::Result<T>, tokio::task::JoinError>) -> Result<T, 
 
 fn failed(error: &io::Error) -> Status {
     Status::new(Code::Internal, format!("cannot keep what the client sends: {error}"))
-}
-
-/// Removes the mirrors that were not used for longest.
-fn make_room(directory: &Path, keep: &Path) -> io::Result<()> {
-    let mut mirrors = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if metadata.is_dir() && entry.path() != keep {
-            mirrors.push((metadata.modified()?, entry.path()));
-        }
-    }
-    mirrors.sort();
-    let surplus = (mirrors.len() + 1).saturating_sub(MAX_MIRRORS);
-    // One that is in use at this moment fails, and is built again without it.
-    mirrors.iter().take(surplus).try_for_each(|(_, path)| std::fs::remove_dir_all(path))
 }
 
 /// Fills a directory with links to the files of another.

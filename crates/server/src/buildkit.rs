@@ -31,6 +31,7 @@ mod sessions;
 mod solve;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -41,8 +42,9 @@ use palan_buildkit::grpc::{Call, Handled, Service, Status};
 use palan_buildkit::message::control::method;
 use palan_buildkit::message::gateway::{SolveRequest, method as bridge_method};
 use palan_buildkit::message::session::{HealthCheckRequest, HealthCheckResponse, method as session_method};
-use palan_buildkit::mirrors::Mirrors;
+use palan_buildkit::mirrors::{Mirror, Mirrors};
 use palan_engine::Engine;
+use palan_engine::build::{SentDirectories, SentDirectory};
 
 use crate::error::ApiResult;
 use crate::hijack::Hijack;
@@ -54,18 +56,53 @@ pub(crate) struct BuildKit {
     engine: Arc<Engine>,
     sessions: Arc<Sessions>,
     builds: Builds,
-    mirrors: Mutex<Option<Arc<Mirrors>>>,
+    sent: Arc<Sent>,
     /// Results that clients know by a name, until their builds end.
     results: Mutex<HashMap<String, SolveRequest>>,
 }
 
+/// What clients have sent before. It is opened when it is wanted.
+#[derive(Debug)]
+struct Sent {
+    directory: PathBuf,
+    opened: Mutex<Option<Mirrors>>,
+}
+
+impl Sent {
+    fn mirrors(&self) -> std::io::Result<Mirrors> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mirrors) = &*opened {
+            return Ok(mirrors.clone());
+        }
+        Ok(opened.insert(Mirrors::open(self.directory.clone())?).clone())
+    }
+}
+
+impl SentDirectories for Sent {
+    fn list(&self) -> std::io::Result<Vec<SentDirectory>> {
+        if !self.directory.try_exists()? {
+            return Ok(Vec::new());
+        }
+        let list = self.mirrors()?.list()?.into_iter();
+        let directory = |Mirror { name, path, used, in_use }| SentDirectory { id: name, path, used, in_use };
+        Ok(list.map(directory).collect())
+    }
+
+    fn remove(&self, id: &str) -> std::io::Result<bool> {
+        self.mirrors()?.remove(id)
+    }
+}
+
 /// `POST /session` and `POST /grpc`.
 pub(crate) fn router(engine: Arc<Engine>) -> Router {
+    let directory = engine.config().data_root.join("build/sent");
+    let sent = Arc::new(Sent { directory, opened: Mutex::default() });
+    engine.keep_sent(Arc::clone(&sent) as Arc<dyn SentDirectories>);
     let state = Arc::new(BuildKit {
         engine,
         sessions: Arc::default(),
         builds: Builds::default(),
-        mirrors: Mutex::default(),
+        sent,
         results: Mutex::default(),
     });
     Router::new().route("/session", post(session)).route("/grpc", post(grpc)).with_state(state)
@@ -87,17 +124,11 @@ async fn grpc(State(state): State<Arc<BuildKit>>, headers: HeaderMap, hijack: Hi
 
 impl BuildKit {
     /// What clients have sent before.
-    fn mirrors(&self) -> Result<Arc<Mirrors>, Status> {
-        let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mirrors) = &*mirrors {
-            return Ok(Arc::clone(mirrors));
-        }
-        let directory = self.engine.config().data_root.join("build/sent");
-        let opened = Mirrors::open(directory).map_err(|error| {
+    fn mirrors(&self) -> Result<Mirrors, Status> {
+        self.sent.mirrors().map_err(|error| {
             let text = format!("cannot prepare the directory of what clients send: {error}");
             Status::new(palan_buildkit::grpc::Code::Internal, text)
-        })?;
-        Ok(Arc::clone(mirrors.insert(Arc::new(opened))))
+        })
     }
 }
 

@@ -17,7 +17,7 @@ async fn receive(mirrors: &Mirrors, key: &str, from: &Path, into: &Path) -> Rece
     let (channel, driver) = Channel::connect(daemon).await.expect("a session");
     tokio::spawn(driver);
     let wanted = metadata(&[(name::DIR_NAME, "context")]);
-    let call = channel.call(method::FILE_SYNC_DIFF_COPY, wanted).await.expect("a call");
+    let call = channel.call(method::FILE_SYNC_DIFF_COPY, wanted);
     fs::create_dir(into).expect("a directory");
     mirrors.receive(key, call, RootDir::open(into).expect("a root"), None).await.expect("a transfer")
 }
@@ -45,7 +45,9 @@ async fn builds_have_what_they_were_sent() {
     assert_eq!(receive(&mirrors, "other", &from, &into("3")).await.files, 2);
     assert_eq!(receive(&mirrors, "", &from, &into("4")).await.files, 2);
     assert_eq!(receive(&mirrors, "", &from, &into("5")).await.files, 2);
-    mirrors.clear().expect("removed");
+    for mirror in mirrors.list().expect("a list") {
+        assert!(!mirror.in_use && mirrors.remove(&mirror.name).expect("removed"));
+    }
     assert_eq!(receive(&mirrors, "key", &from, &into("6")).await.files, 2);
 }
 
@@ -63,15 +65,42 @@ async fn an_older_mirror_is_not_trusted() {
 }
 
 #[test]
-fn the_longest_unused_goes() {
+fn the_longest_unused_goes_and_none_in_use() {
     let root = tempfile::tempdir().expect("a directory");
+    let mirrors = Mirrors::open(root.path().join("sent")).expect("mirrors");
+    let path = |number: usize| root.path().join("sent").join(number.to_string());
     for number in 0..MAX_MIRRORS + 3 {
-        let path = root.path().join(number.to_string());
-        fs::create_dir(&path).expect("a mirror");
+        fs::create_dir(path(number)).expect("a mirror");
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
-        fs::File::open(&path).and_then(|file| file.set_modified(time)).expect("a time");
+        fs::File::open(path(number)).and_then(|file| file.set_modified(time)).expect("a time");
     }
-    make_room(root.path(), &root.path().join("0")).expect("room");
-    let left: Vec<bool> = (0..6).map(|number| root.path().join(number.to_string()).exists()).collect();
-    assert_eq!(left, [true, false, false, false, true, true]);
+    // What is received into the second takes long.
+    let slow = mirrors.lock("1");
+    let _locked = slow.try_lock().expect("a lock");
+    mirrors.make_room("0");
+    let left: Vec<bool> = (0..7).map(|number| path(number).exists()).collect();
+    assert_eq!(left, [true, true, false, false, false, true, true]);
+    assert!(!mirrors.remove("1").expect("a refusal"));
+    assert!(mirrors.list().expect("a list").iter().any(|mirror| mirror.name == "1" && mirror.in_use));
+}
+
+/// Two builds of one directory share a connection: what the second was sent unread would stop the first.
+#[tokio::test]
+async fn a_client_is_asked_when_it_is_its_turn() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mirrors = Mirrors::open(root.path().join("sent")).expect("mirrors");
+    let lock = mirrors.lock(&Digest::of("key").hex());
+    let first = lock.lock().await;
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    let call = async {
+        asked.store(true, std::sync::atomic::Ordering::Relaxed);
+        Err(Status::new(Code::Unknown, "asked"))
+    };
+    let second = mirrors.receive("key", call, RootDir::open(root.path()).expect("a root"), None);
+    tokio::pin!(second);
+    let moment = std::time::Duration::from_millis(50);
+    assert!(tokio::time::timeout(moment, &mut second).await.is_err());
+    assert!(!asked.load(std::sync::atomic::Ordering::Relaxed));
+    drop(first);
+    assert_eq!(second.await.expect_err("no call").message, "asked");
 }

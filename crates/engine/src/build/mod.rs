@@ -23,6 +23,7 @@
 //! ```text
 //! <data-root>/build/cache/          records of results (palan_builder::cache)
 //! <data-root>/build/mounts/<key>/   directories of `RUN --mount=type=cache`
+//! <data-root>/build/sent/           what a front door keeps of what its clients sent ([`SentDirectories`])
 //! <data-root>/build/work/<id>/      one build in progress: contexts, files of its steps; emptied when a daemon starts
 //! <data-root>/layers/.tmp-…         a layer in progress, which the store removes when it opens
 //! <data-root>/containers/<id>/      files and sockets of one step, and
@@ -66,7 +67,7 @@ pub use palan_context::Ignore;
 pub use palan_linux::path::RootDir;
 pub use palan_oci::{Digest, Reference};
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
-pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
+pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned, SentDirectories, SentDirectory};
 pub use request::{
     Access, BuildClient, BuildOutcome, BuildRequest, CacheSource, ContextRequest, DockerfileSource,
     ImageOutput, StepSettings,

@@ -1,11 +1,12 @@
 //! The build cache as an object: what is in it, and removing from it.
 //!
-//! Two kinds of things are in it: results of steps (records, and the layers that they name) and directories of
-//! `RUN --mount=type=cache`. A layer that no record names is released; the store removes it unless an image or a build in
-//! progress has it.
+//! Three kinds of things are in it: results of steps (records, and the layers that they name), directories of
+//! `RUN --mount=type=cache`, and what a front door keeps of what its clients have sent. A layer that no record names is released; the
+//! store removes it unless an image or a build in progress has it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -23,7 +24,7 @@ use crate::{Error, Result};
 pub struct BuildCacheRecord {
     /// Its id.
     pub id: String,
-    /// `regular`, or `exec.cachemount`.
+    /// `regular`, `exec.cachemount`, or `source.local`.
     pub kind: String,
     /// What made it.
     pub description: String,
@@ -59,7 +60,42 @@ pub struct CachePruned {
     pub reclaimed: u64,
 }
 
+/// What a front door keeps of what its clients have sent, so that they send only what has changed. It is used and pruned with the
+/// build cache.
+pub trait SentDirectories: std::fmt::Debug + Send + Sync {
+    /// All of them.
+    fn list(&self) -> std::io::Result<Vec<SentDirectory>>;
+
+    /// Removes one, unless it is in use: whether it is gone.
+    fn remove(&self, id: &str) -> std::io::Result<bool>;
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub struct SentDirectory {
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// When it was used last.
+    pub used: SystemTime,
+    /// Something is received into it at this moment.
+    pub in_use: bool,
+}
+
+/// The kinds of records, as BuildKit names them.
+const LAYER: &str = "regular";
+const MOUNT: &str = "exec.cachemount";
+const SENT: &str = "source.local";
+
 impl Engine {
+    /// Counts these to the build cache. There is one front door that keeps any.
+    pub fn keep_sent(&self, sent: Arc<dyn SentDirectories>) {
+        if self.builds.sent.set(sent).is_err() {
+            tracing::warn!("a second front door's directories are not counted to the build cache");
+        }
+    }
+
     /// What is in the build cache.
     pub async fn build_cache(&self) -> Result<Vec<BuildCacheRecord>> {
         let engine = self.shared();
@@ -80,7 +116,7 @@ impl Engine {
             records.push(BuildCacheRecord {
                 size: crate::container::list::size_of_tree(&mount.path),
                 id: mount.key,
-                kind: "exec.cachemount".to_owned(),
+                kind: MOUNT.to_owned(),
                 description: "mount of a RUN step".to_owned(),
                 in_use: mount.in_use,
                 shared: false,
@@ -88,7 +124,38 @@ impl Engine {
                 used: time,
             });
         }
+        records.extend(self.sent_records()?);
         Ok(records)
+    }
+
+    fn sent_records(&self) -> Result<Vec<BuildCacheRecord>> {
+        let Some(sent) = self.builds.sent.get() else { return Ok(Vec::new()) };
+        let list = sent.list().context(|| "cannot list what build clients have sent".into())?;
+        let record = |directory: SentDirectory| {
+            let used = timestamp(directory.used);
+            BuildCacheRecord {
+                size: crate::container::list::size_of_tree(&directory.path),
+                id: directory.id,
+                kind: SENT.to_owned(),
+                description: "local source for a build's context".to_owned(),
+                in_use: directory.in_use,
+                shared: false,
+                created: used.unwrap_or_default(),
+                used,
+            }
+        };
+        Ok(list.into_iter().map(record).collect())
+    }
+
+    /// Removes what a client has sent: whether it is gone. Others can go where one can't.
+    fn remove_sent(&self, id: &str) -> bool {
+        let removed = self.builds.sent.get().map(|sent| sent.remove(id));
+        removed.is_some_and(|removed| {
+            removed.unwrap_or_else(|error| {
+                tracing::warn!(%error, id, "what a build client has sent can't be removed");
+                false
+            })
+        })
     }
 
     /// Layers of results; each one once, with what made it.
@@ -107,7 +174,7 @@ impl Engine {
             let entry = by_layer.get(&layer.diff_id);
             BuildCacheRecord {
                 id: layer.diff_id.hex(),
-                kind: "regular".to_owned(),
+                kind: LAYER.to_owned(),
                 description: entry.map(|entry| entry.record.description.clone()).unwrap_or_default(),
                 in_use: false,
                 shared: layer.is_in_image,
@@ -132,7 +199,7 @@ impl Engine {
         let records = self.layer_records()?;
         let total: u64 = records.iter().map(|record| record.size).sum();
         let mut mounts = self.cache_records()?;
-        mounts.retain(|record| record.kind != "regular");
+        mounts.retain(|record| record.kind != LAYER);
         let mut left = total + mounts.iter().map(|record| record.size).sum::<u64>();
         let keep = spec.keep_bytes.unwrap_or(0);
         let mut candidates: Vec<BuildCacheRecord> = records.into_iter().chain(mounts).collect();
@@ -143,7 +210,11 @@ impl Engine {
             if spec.keep_bytes.is_some() && left <= keep {
                 break;
             }
-            if record.kind == "regular" {
+            if record.kind == SENT {
+                if !self.remove_sent(&record.id) {
+                    continue;
+                }
+            } else if record.kind == LAYER {
                 if let Ok(layer) = Digest::from_hex(&record.id) {
                     layers.insert(layer);
                 }
@@ -193,10 +264,29 @@ impl Engine {
             .map_err(|errno| {
                 Error::system("cannot measure the data root").with_source(std::io::Error::from(errno))
             })
-            .and_then(|space| self.limit_cache_to(space.f_blocks.saturating_mul(space.f_frsize) / 10));
+            .and_then(|space| {
+                let max_bytes = space.f_blocks.saturating_mul(space.f_frsize) / 10;
+                self.limit_sent_to(max_bytes / 4)?;
+                self.limit_cache_to(max_bytes)
+            });
         if let Err(error) = limited {
             tracing::warn!(error = error.report(), "the build cache is not kept within its limit");
         }
+    }
+
+    fn limit_sent_to(&self, max_bytes: u64) -> Result<()> {
+        let mut records = self.sent_records()?;
+        records.sort_by_key(|record| record.used);
+        let mut left: u64 = records.iter().map(|record| record.size).sum();
+        for record in records {
+            if left <= max_bytes {
+                break;
+            }
+            if self.remove_sent(&record.id) {
+                left -= record.size;
+            }
+        }
+        Ok(())
     }
 
     fn limit_cache_to(&self, max_bytes: u64) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use super::layers::BuildLayers;
 use super::mounts::CacheMounts;
 use super::observe::Observing;
 use super::progress::{Event, ProgressSink, Status, Vertex, Warning};
+use super::prune::SentDirectories;
 use super::request::{BuildClient, BuildOutcome, BuildRequest, CacheSource, DockerfileSource};
 use super::sources::{BuildSources, Contexts, read_file};
 use super::step::BuildRunner;
@@ -44,6 +45,8 @@ pub(crate) struct Builds {
     pub(super) mounts: Arc<CacheMounts>,
     /// When the cache was looked at last for its size.
     pub(super) limited: Mutex<Option<Instant>>,
+    /// What front doors keep of what their clients have sent.
+    pub(super) sent: OnceLock<Arc<dyn SentDirectories>>,
     directory: PathBuf,
 }
 
@@ -59,7 +62,13 @@ impl Builds {
         }
         let cache = Cache::open(directory.join("cache")).context(failed)?;
         let mounts = Arc::new(CacheMounts::new(directory.join("mounts")));
-        Ok(Self { solver: Solver::new(cache, threads()), mounts, limited: Mutex::default(), directory: work })
+        Ok(Self {
+            solver: Solver::new(cache, threads()),
+            mounts,
+            limited: Mutex::default(),
+            sent: OnceLock::new(),
+            directory: work,
+        })
     }
 }
 

@@ -94,11 +94,6 @@ impl BuildKit {
         let error = |error: palan_engine::Error| status(&error);
         let before = self.engine.build_cache().await.map_err(error)?;
         let pruned = self.engine.prune_build_cache(spec).await.map_err(error)?;
-        let mirrors = self.mirrors()?;
-        let cleared = tokio::task::spawn_blocking(move || mirrors.clear()).await;
-        if let Err(error) = cleared.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(%error, "directories that clients have sent could not be removed");
-        }
         let removed: std::collections::BTreeSet<String> = pruned.removed.into_iter().collect();
         for record in before.into_iter().filter(|record| removed.contains(&record.id)) {
             call.outgoing.send(&usage(record)).await?;
@@ -173,7 +168,7 @@ impl BuildKit {
 fn usage(record: BuildCacheRecord) -> UsageRecord {
     UsageRecord {
         id: record.id,
-        mutable: record.kind == "exec.cachemount",
+        mutable: matches!(record.kind.as_str(), "exec.cachemount" | "source.local"),
         in_use: record.in_use,
         size: signed(record.size),
         created_at: Some(time(record.created)),
