@@ -18,6 +18,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -170,13 +171,13 @@ impl Mirrors {
     pub async fn receive(
         &self,
         key: &str,
-        call: ClientCall,
+        call: impl Future<Output = Result<ClientCall, Status>>,
         into: RootDir,
         progress: Option<Progress>,
     ) -> Result<(Received, Option<Lent>), Status> {
         let receive = Receive { mirror: true, owners: Owners::Mine, devices: Devices::Refused, progress };
-        let ClientCall { incoming, outgoing } = call;
         if key.is_empty() {
+            let ClientCall { incoming, outgoing } = call.await?;
             return Ok((receive.run(into, incoming, outgoing).await?, None));
         }
         let name = Digest::of(key).hex();
@@ -194,6 +195,8 @@ impl Mirrors {
             }
         });
         let root = flat(prepared.await)?;
+        // Only now: several transfers may share one connection, and what waits there unread would stop those that are read.
+        let ClientCall { incoming, outgoing } = call.await?;
         let before = mirror.stamp.swap(0, Ordering::AcqRel);
         let received = receive.run_holding(root, incoming, outgoing, Arc::clone(&locked)).await?;
         let is_same = before != 0 && !received.is_changed;

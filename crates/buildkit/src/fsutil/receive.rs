@@ -11,11 +11,12 @@
 //!
 //! **What a hostile sender can do:** fill the disk. A path must be a plain name in the directory that was told before, in order,
 //! so `..`, absolute paths and ways through symlinks are errors; each name is used in an open directory without following it; hard
-//! links lead to regular files of the same transfer only; devices are refused where nobody asked for them.
+//! links lead to regular files of the same transfer only; devices are refused where nobody asked for them. How many files there are,
+//! how long their paths are together and how many are open are limited; of what else is told of a file nothing is kept.
 //!
 //! **Crash:** a file gets its time last, so what a broken transfer leaves is sent again by the next.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -28,7 +29,7 @@ use palan_linux::path::{Directory, FileKind, Metadata, RootDir, Time};
 use rustix::fs::{OFlags, Timespec, Timestamps};
 use tokio::sync::mpsc;
 
-use super::from_go;
+use super::{from_go, on_thread};
 use crate::grpc::{Batch, Code, Incoming, Outgoing, Status};
 use crate::message::session::{Packet, Stat, packet};
 
@@ -40,6 +41,12 @@ const MAX_DEPTH: usize = 256;
 
 /// The longest target of a symlink (`PATH_MAX`).
 const MAX_LINK: usize = 4095;
+
+/// How long all paths of a transfer are together: they are kept until its end.
+const MAX_PATHS: usize = 256 << 20;
+
+/// Files that are open at a time. A sender that sends more of them at once only makes them be opened again.
+const MAX_OPEN: usize = 256;
 
 /// Packets on their way to the thread that writes, in groups that came together.
 const QUEUE: usize = 8;
@@ -122,7 +129,7 @@ impl Receive {
         let (packets_in, packets) = mpsc::channel(QUEUE);
         // Without a bound: a sender may stop taking requests until its files are taken. There are no more than files.
         let (answers, mut answers_out) = mpsc::unbounded_channel::<Packet>();
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = on_thread("build-receive", move || {
             let written = self.write(root, packets, &answers);
             drop(held);
             written
@@ -156,7 +163,6 @@ impl Receive {
             }
         };
         let (read, (), written) = tokio::join!(reading, answering, writing);
-        let written = written.unwrap_or_else(|error| Err(Status::new(Code::Internal, error.to_string())));
         // Why the sender ended says more than that it did.
         read.and(written)
     }
@@ -195,6 +201,10 @@ struct Writer<'a> {
     regular: HashSet<Bytes>,
     /// Files that were asked for.
     pending: HashMap<u32, Pending>,
+    /// Those of them that are open, the first opened first. Some may be whole by now.
+    open: VecDeque<u32>,
+    /// How long all paths are.
+    paths: usize,
     /// Whose modes and times come last.
     directories: Vec<Stat>,
     next_id: u32,
@@ -242,6 +252,8 @@ impl<'a> Writer<'a> {
             stack: vec![top],
             regular: HashSet::new(),
             pending: HashMap::new(),
+            open: VecDeque::new(),
+            paths: 0,
             directories: Vec::new(),
             next_id: 0,
             received: Received::default(),
@@ -290,12 +302,17 @@ impl<'a> Writer<'a> {
     }
 
     /// Something that the sender has.
-    fn entry(&mut self, stat: Stat) -> Result<(), Status> {
+    fn entry(&mut self, told: Stat) -> Result<(), Status> {
+        let stat = kept(&told);
         let id = self.next_id;
         self.next_id += 1;
         self.received.entries += 1;
         if self.received.entries > MAX_FILES {
             return Err(invalid(&stat.path, &format!("more than {MAX_FILES} files")));
+        }
+        self.paths += stat.path.len();
+        if self.paths > MAX_PATHS {
+            return Err(invalid(&stat.path, "the paths of all files are too long"));
         }
         let name = self.place(&stat.path)?;
         let (kind, mode) = from_go(stat.mode);
@@ -484,7 +501,11 @@ impl<'a> Writer<'a> {
         let path = pending.stat.path.clone();
         if !data.is_empty() {
             self.received.bytes += data.len() as u64;
+            let is_opened = pending.file.is_none();
             write(&self.root, pending, data).map_err(|error| failed(&path, &error))?;
+            if is_opened {
+                self.opened(id);
+            }
         } else if let Some(pending) = self.pending.remove(&id) {
             self.finish_file(&pending).map_err(|error| failed(&path, &error))?;
         }
@@ -494,6 +515,17 @@ impl<'a> Writer<'a> {
             progress(self.received.bytes);
         }
         Ok(())
+    }
+
+    /// Closes the file that was opened first, if too many are open.
+    fn opened(&mut self, id: u32) {
+        self.open.push_back(id);
+        while self.open.len() > MAX_OPEN {
+            let first = self.open.pop_front().and_then(|first| self.pending.get_mut(&first));
+            if let Some(pending) = first {
+                pending.file = None;
+            }
+        }
     }
 
     fn finish_file(&self, pending: &Pending) -> io::Result<()> {
@@ -559,12 +591,29 @@ impl Frame {
     }
 }
 
-/// Opened with the first bytes: a transfer has many files that nobody has begun to send.
+/// What of a file's description is needed to the end, in memory of its own: the rest of the message it came in goes.
+fn kept(told: &Stat) -> Stat {
+    let is_link = from_go(told.mode).0 != FileKind::Directory;
+    Stat {
+        path: Bytes::copy_from_slice(&told.path),
+        mode: told.mode,
+        uid: told.uid,
+        gid: told.gid,
+        size: told.size,
+        mod_time: told.mod_time,
+        linkname: if is_link { told.linkname.clone() } else { Bytes::new() },
+        devmajor: told.devmajor,
+        devminor: told.devminor,
+        ..Stat::default()
+    }
+}
+
+/// Opened with the first bytes: a transfer has many files that nobody has begun to send. It may have been closed meanwhile.
 fn write(root: &RootDir, pending: &mut Pending, data: &[u8]) -> io::Result<()> {
     if pending.file.is_none() {
         let path = PathBuf::from(OsStr::from_bytes(&pending.stat.path));
         let (directory, name) = root.parent_of(&path)?;
-        pending.file = Some(File::from(directory.open(&name, OFlags::WRONLY)?));
+        pending.file = Some(File::from(directory.open(&name, OFlags::WRONLY | OFlags::APPEND)?));
     }
     match &mut pending.file {
         Some(file) => file.write_all(data),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use palan_context::{Entry, Ignore, Pattern, WalkError, walk};
 use palan_linux::path::{FileKind, RootDir};
 
-use super::to_go;
+use super::{on_thread, to_go};
 use crate::grpc::{Batch, Code, Incoming, Outgoing, Status};
 use crate::message::session::{Packet, Stat, packet};
 
@@ -167,17 +167,17 @@ impl Send {
         let walker = {
             let root = root.try_clone().map_err(broken)?;
             let (offered, outgoing) = (Arc::clone(&offered), outgoing.clone());
-            tokio::task::spawn_blocking(move || self.tell(&root, &offered, &outgoing))
+            on_thread("build-walk", move || self.tell(&root, &offered, &outgoing))
         };
         let reader = {
             let outgoing = outgoing.clone();
-            tokio::task::spawn_blocking(move || send_files(&root, &requests, &outgoing))
+            on_thread("build-send", move || send_files(&root, &requests, &outgoing))
         };
         let outcome = answer(&mut incoming, &offered, wanted).await;
         let finish = async {
             // Both end soon: what they send goes nowhere if the receiver is gone, and no request will come.
-            let walked = walker.await.unwrap_or_else(|error| Err(broken(error)));
-            let read = reader.await.unwrap_or_else(|error| Err(broken(error)));
+            let walked = walker.await;
+            let read = reader.await;
             walked.and(read)
         };
         match outcome {

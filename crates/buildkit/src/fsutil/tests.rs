@@ -256,6 +256,50 @@ async fn hostile_senders() {
     check(deep, "directories in each other").await;
 }
 
+/// A sender may begin with all files before it ends one.
+#[tokio::test]
+async fn few_files_are_open_at_once() {
+    const FILES: u32 = 600;
+    struct Counting(u32);
+    impl Service for Counting {
+        fn call(self: Arc<Self>, mut call: Call) -> Handled {
+            Box::pin(async move {
+                for number in 0..self.0 {
+                    let told = file(&format!("{number:04}"), FileKind::Regular, "");
+                    call.outgoing.send(&told).await?;
+                }
+                for round in ["a", "b", ""] {
+                    for number in 0..self.0 {
+                        call.outgoing.send(&data(number, round)).await?;
+                    }
+                    if round == "b" {
+                        let of_ours = fs::read_dir("/proc/self/fd").expect("descriptors").filter(|entry| {
+                            let target =
+                                entry.as_ref().ok().and_then(|entry| fs::read_link(entry.path()).ok());
+                            target.is_some_and(|target| target.to_string_lossy().contains("/few-open/"))
+                        });
+                        let count = of_ours.count();
+                        assert!(count < 300, "{count} files are open");
+                    }
+                }
+                call.outgoing.send(&last()).await?;
+                while call.incoming.next::<Packet>().await?.is_some_and(|packet| packet.kind != packet::FIN) {
+                }
+                call.outgoing.send(&Packet { kind: packet::FIN, ..Packet::default() }).await
+            })
+        }
+    }
+    let to = tempfile::tempdir().expect("a directory");
+    let to = to.path().join("few-open");
+    fs::create_dir(&to).expect("a directory");
+    let ClientCall { incoming, outgoing } = call(Arc::new(Counting(FILES))).await;
+    let received = mirror().run(root(&to), incoming, outgoing).await.expect("a transfer");
+    assert_eq!(received.files, FILES as usize);
+    for number in 0..FILES {
+        assert_eq!(fs::read(to.join(format!("{number:04}"))).expect("a file"), b"ab");
+    }
+}
+
 /// Receivers in Go end their side of a call when the sender has ended it.
 #[tokio::test]
 async fn a_receiver_may_wait_for_the_sender_to_end_the_call() {

@@ -33,7 +33,7 @@ async fn receive(mirrors: &Mirrors, key: &str, from: &Path) -> Sent {
     let (channel, driver) = Channel::connect(daemon).await.expect("a session");
     tokio::spawn(driver);
     let wanted = metadata(&[(name::DIR_NAME, "context")]);
-    let call = channel.call(method::FILE_SYNC_DIFF_COPY, wanted).await.expect("a call");
+    let call = channel.call(method::FILE_SYNC_DIFF_COPY, wanted);
     let into = tempfile::tempdir().expect("a directory").keep();
     let root = RootDir::open(&into).expect("a root");
     let (received, lent) = mirrors.receive(key, call, root, None).await.expect("a transfer");

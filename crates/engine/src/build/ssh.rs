@@ -4,15 +4,24 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use palan_builder::backend::StepError;
 use palan_builder::graph::Owner;
 use palan_linux::path::RootDir;
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::request::{Access, BuildClient};
+
+/// Connections of a step to one agent at a time; more wait in the socket's queue. Each takes descriptors, and a thread while the
+/// client is asked.
+const MAX_CONNECTIONS: usize = 32;
+
+/// How long it is waited when a connection can't be accepted: there may be descriptors again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sockets that are listened on for as long as this lives.
 pub(super) struct Agents(Vec<JoinHandle<()>>);
@@ -53,9 +62,20 @@ impl Drop for Agents {
 
 async fn serve(listener: UnixListener, id: String, client: Arc<dyn BuildClient>) {
     let mut relays = tokio::task::JoinSet::new();
-    while let Ok((inside, _)) = listener.accept().await {
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+        let inside = match listener.accept().await {
+            Ok((inside, _)) => inside,
+            Err(error) => {
+                tracing::debug!(%error, "a connection to an ssh agent was not accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let (id, client) = (id.clone(), Arc::clone(&client));
         relays.spawn(async move {
+            let _permit = permit;
             let connecting = tokio::task::spawn_blocking(move || client.ssh(&id, Access::Connect));
             if let Ok(Ok(Some(outside))) = connecting.await
                 && let Err(error) = relay(inside, outside).await

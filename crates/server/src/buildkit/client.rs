@@ -49,6 +49,8 @@ pub(super) struct SessionClient {
     /// The session that says which sources may be used.
     pub(super) policy: Option<Arc<Session>>,
     pub(super) runtime: Handle,
+    /// Told when nobody waits for the build any more; then nothing waits for the client either.
+    pub(super) cancel: Cancel,
 }
 
 /// A call's failure in the engine's terms.
@@ -75,12 +77,15 @@ impl SessionClient {
     fn wait<T>(
         &self,
         session: &Session,
-        cancel: Option<&Cancel>,
+        cancel: &Cancel,
         asked: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Error> {
         let stop = Arc::new(Notify::new());
-        let told = Arc::clone(&stop);
-        let _watch = cancel.map(|cancel| cancel.watch(move || told.notify_one()));
+        // The step's, which may end before the build, and the build's.
+        let _watches = [cancel, &self.cancel].map(|cancel| {
+            let told = Arc::clone(&stop);
+            cancel.watch(move || told.notify_one())
+        });
         let outcome = self.runtime.block_on(async {
             tokio::select! {
                 outcome = asked => outcome,
@@ -138,7 +143,7 @@ impl SessionClient {
         encode_list(&mut metadata, name::DIR_NAME, std::slice::from_ref(&directory.name));
         encode_list(&mut metadata, name::FOLLOW_PATHS, follow);
         encode_list(&mut metadata, name::EXCLUDE_PATTERNS, exclude);
-        let call = session.channel.call(method::FILE_SYNC_DIFF_COPY, metadata).await?;
+        let call = session.channel.call(method::FILE_SYNC_DIFF_COPY, metadata);
         let key = directory.shared_key.as_ref().unwrap_or(&session.shared_key);
         // Single files are not worth a directory.
         let key = match key.as_str() {
@@ -208,7 +213,7 @@ impl BuildClient for SessionClient {
             .try_clone()
             .map_err(|source| Error::system("cannot keep the build's context").with_source(source))?;
         let session = self.session().map_err(engine_error)?;
-        let fetched = self.wait(session, Some(cancel), async {
+        let fetched = self.wait(session, cancel, async {
             self.fetch(directory, &[], exclude, into, (&internal, "transferring context:")).await
         });
         let told = fetched.as_ref().map(drop).map_err(|error| Status::new(Code::Unknown, error.report()));
@@ -222,7 +227,7 @@ impl BuildClient for SessionClient {
             return Ok(None);
         }
         let request = GetSecretRequest { id: id.to_owned(), ..GetSecretRequest::default() };
-        let asked = self.wait(session, None, async {
+        let asked = self.wait(session, &self.cancel, async {
             let answer = session
                 .channel
                 .unary::<_, GetSecretResponse>(method::GET_SECRET, Metadata::new(), &request)
@@ -247,7 +252,7 @@ impl BuildClient for SessionClient {
             .map_err(|source| Error::system("cannot make a socket pair").with_source(source))?;
         if access == Access::Check {
             let request = CheckAgentRequest { id: id.to_owned() };
-            let is_there = self.wait(session, None, async {
+            let is_there = self.wait(session, &self.cancel, async {
                 let answer = session
                     .channel
                     .unary::<_, CheckAgentResponse>(method::SSH_CHECK_AGENT, Metadata::new(), &request)
@@ -266,7 +271,8 @@ impl BuildClient for SessionClient {
             return Ok(is_there.then_some(theirs));
         }
         let metadata = metadata(&[(name::SSH_ID, id)]);
-        let call = self.wait(session, None, session.channel.call(method::SSH_FORWARD_AGENT, metadata))?;
+        let call =
+            self.wait(session, &self.cancel, session.channel.call(method::SSH_FORWARD_AGENT, metadata))?;
         let _runtime = self.runtime.enter();
         let ours = ours
             .set_nonblocking(true)
@@ -284,7 +290,7 @@ impl BuildClient for SessionClient {
         // What BuildKit calls Docker Hub, and its clients know.
         let host = if image.domain() == "docker.io" { "registry-1.docker.io" } else { image.domain() };
         let request = CredentialsRequest { host: host.to_owned() };
-        let answer = self.wait(session, None, async {
+        let answer = self.wait(session, &self.cancel, async {
             session
                 .channel
                 .unary::<_, CredentialsResponse>(method::AUTH_CREDENTIALS, Metadata::new(), &request)
@@ -305,7 +311,7 @@ impl BuildClient for SessionClient {
 
     fn allow(&self, source: &str) -> Result<(), Error> {
         let Some(session) = &self.policy else { return Ok(()) };
-        self.wait(session, None, self.ask_policy(source))
+        self.wait(session, &self.cancel, self.ask_policy(source))
     }
 }
 
@@ -341,18 +347,27 @@ async fn forward(mut socket: tokio::net::UnixStream, call: ClientCall) {
 }
 
 /// A stream of the client's, as blocking code reads it.
-pub(super) async fn upload(session: &Session, path: &str) -> Result<BodyReader, Status> {
+pub(super) async fn upload(session: &Session, path: &str, cancel: &Cancel) -> Result<BodyReader, Status> {
     if !session.supports(method::UPLOAD_PULL) {
         return Err(Status::new(Code::FailedPrecondition, "the client's session has no uploads"));
     }
     let call = session.channel.call(method::UPLOAD_PULL, metadata(&[(name::UPLOAD_PATH, path)])).await?;
     let (sender, reader) = body_pipe();
+    let stop = Arc::new(Notify::new());
+    let told = Arc::clone(&stop);
+    let watch = cancel.watch(move || told.notify_one());
     tokio::spawn(async move {
+        let _watch = watch;
         // BuildKit's clients end the stream when the other side has ended its own; it has nothing to say.
         let ClientCall { outgoing, mut incoming } = call;
         drop(outgoing);
         loop {
-            let (piece, is_last) = match incoming.next::<BytesMessage>().await {
+            let next = tokio::select! {
+                next = incoming.next::<BytesMessage>() => next,
+                // Or whoever reads would wait for as long as the client pleases.
+                () = stop.notified() => Err(Status::new(Code::Cancelled, "the build was cancelled")),
+            };
+            let (piece, is_last) = match next {
                 Ok(Some(message)) => (Ok(message.data), false),
                 Ok(None) => return,
                 Err(status) => (Err(std::io::Error::other(status)), true),

@@ -28,6 +28,8 @@ pub(super) enum Export {
     Directory,
     /// An archive of the files.
     Tar,
+    /// Nothing: the result stays in the cache, where every result is.
+    Nothing,
     /// An archive of the image, with the names it has there.
     Archive(Vec<Reference>),
 }
@@ -75,8 +77,7 @@ pub(super) fn parse(exporters: &[Exporter]) -> Result<Exports, Status> {
                 }
                 if kind == "tar" { Export::Tar } else { Export::Directory }
             }
-            // The result stays in the cache, where every result is.
-            "cacheonly" => continue,
+            "cacheonly" => Export::Nothing,
             other => return Err(unsupported(&format!("the exporter {other:?}"))),
         };
         exports.list.push(export);
@@ -149,6 +150,7 @@ impl BuildKit {
         }
         for (number, export) in exports.list.iter().enumerate() {
             let title = match export {
+                Export::Nothing => continue,
                 Export::Image => "exporting to image",
                 Export::Directory | Export::Tar => "exporting to client",
                 Export::Archive(_) => "exporting to oci image format",
@@ -280,13 +282,16 @@ mod tests {
             exporter("local", &[("dest", "out")]),
             exporter("docker", &[("name", "c")]),
             exporter("cacheonly", &[]),
+            exporter("tar", &[]),
         ])
         .expect("exports");
         let names = |names: &Option<Vec<Reference>>| -> Vec<String> {
             names.iter().flatten().map(Reference::familiar).collect()
         };
         assert_eq!(names(&exports.image), ["a", "b:1"]);
-        assert_eq!(exports.list.len(), 3);
+        // Clients know each by its number.
+        assert_eq!(exports.list.len(), 5);
+        assert_eq!((&exports.list[3], &exports.list[4]), (&Export::Nothing, &Export::Tar));
         assert!(matches!(&exports.list[2], Export::Archive(names) if names.len() == 1));
         assert!(!exports.compressed);
         for exporter in [exporter("oci", &[]), exporter("moby", &[("compression", "gzip")])] {

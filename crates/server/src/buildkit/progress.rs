@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What of a build's news is kept, in bytes. A reader that is slower misses output.
 const MAX_KEPT: usize = 16 << 20;
 
-/// News in one message.
+/// News in one message, and their bytes, unless it is a single one that has more.
 const MAX_BATCH: usize = 256;
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// Ended builds that are remembered, and those of which the news are, too.
 const MAX_ENDED: usize = 64;
@@ -218,13 +219,19 @@ impl Build {
                 let from = position.saturating_sub(news.dropped).min(news.kept.len());
                 if from < news.kept.len() {
                     let mut together = StatusResponse::default();
+                    let (mut count, mut bytes) = (0, 0);
                     for one in news.kept.iter().skip(from).take(MAX_BATCH) {
+                        bytes += size(one);
+                        if count > 0 && bytes > MAX_BATCH_BYTES {
+                            break;
+                        }
+                        count += 1;
                         together.vertexes.extend(one.vertexes.iter().cloned());
                         together.statuses.extend(one.statuses.iter().cloned());
                         together.logs.extend(one.logs.iter().cloned());
                         together.warnings.extend(one.warnings.iter().cloned());
                     }
-                    *position = news.dropped + (from + MAX_BATCH).min(news.kept.len());
+                    *position = news.dropped + from + count;
                     return Some(together);
                 }
                 if news.ended {
@@ -239,8 +246,17 @@ impl Build {
 
 /// About what a piece of news takes.
 fn size(response: &StatusResponse) -> usize {
-    let logs: usize = response.logs.iter().map(|log| log.msg.len()).sum();
-    256 + logs
+    let logs = response.logs.iter().map(|log| log.msg.len());
+    let warnings = response.warnings.iter().map(|warning| {
+        let info = warning.info.as_ref().map_or(0, |info| info.data.len() + info.filename.len());
+        let detail: usize = warning.detail.iter().map(|line| line.len() + 8).sum();
+        warning.short.len() + warning.url.len() + warning.ranges.len() * 32 + detail + info
+    });
+    let vertexes = response.vertexes.iter().map(|vertex| {
+        let inputs: usize = vertex.inputs.iter().map(|input| input.len() + 8).sum();
+        vertex.name.len() + vertex.error.len() + inputs
+    });
+    256 + logs.chain(warnings).chain(vertexes).sum::<usize>()
 }
 
 impl Running {
@@ -461,5 +477,53 @@ impl BuildKit {
             call.outgoing.send(&response).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build() -> Build {
+        Build {
+            reference: "b".to_owned(),
+            news: Mutex::default(),
+            told: watch::Sender::new(()),
+            record: Mutex::default(),
+            returned: Mutex::default(),
+            session: String::new(),
+            policy_session: String::new(),
+            entitlements: Vec::new(),
+        }
+    }
+
+    fn warning(bytes: usize) -> StatusResponse {
+        let warning = VertexWarning { short: Bytes::from(vec![b'x'; bytes]), ..VertexWarning::default() };
+        StatusResponse { warnings: vec![warning], ..StatusResponse::default() }
+    }
+
+    #[tokio::test]
+    async fn a_message_has_only_so_many_bytes() {
+        let build = build();
+        for _ in 0..9 {
+            build.tell(warning(1 << 20));
+        }
+        build.lock().ended = true;
+        let (mut position, mut counts) = (0, Vec::new());
+        while let Some(together) = build.next(&mut position).await {
+            counts.push(together.warnings.len());
+        }
+        assert_eq!(counts, [3, 3, 3]);
+    }
+
+    #[test]
+    fn warnings_take_room_like_output() {
+        let build = build();
+        for _ in 0..100 {
+            build.tell(warning(1 << 20));
+        }
+        let news = build.lock();
+        assert!(news.bytes <= MAX_KEPT && news.kept.len() < 17, "{} of {}", news.bytes, news.kept.len());
+        assert_eq!(news.warnings, 100);
     }
 }

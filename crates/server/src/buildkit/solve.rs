@@ -185,6 +185,8 @@ impl BuildKit {
         let mut wanted = request::parse(what.attrs, what.caches, &build.entitlements)?;
         wanted.request.image = exports.image.clone().map(|names| ImageOutput { names });
         wanted.request.check = true;
+        let cancel = Cancel::new();
+        let _stop = StopOnDrop(cancel.clone());
         let mut client = SessionClient {
             state: Arc::clone(self),
             build: Arc::clone(build),
@@ -198,6 +200,7 @@ impl BuildKit {
                 id => Some(self.sessions.get(id).await?),
             },
             runtime: tokio::runtime::Handle::current(),
+            cancel: cancel.clone(),
         };
         client.ask_policy(&wanted.context.to_string()).await?;
         match &wanted.context {
@@ -206,7 +209,7 @@ impl BuildKit {
                 let session = session.ok_or_else(|| {
                     Status::new(Code::FailedPrecondition, "the build has no session to upload its context")
                 })?;
-                client.archive = Mutex::new(Some(client::upload(session, path).await?));
+                client.archive = Mutex::new(Some(client::upload(session, path, &cancel).await?));
             }
             MainContext::Url(url) => self.remote(url, &mut wanted.request.dockerfile, &mut client).await?,
         }
@@ -225,8 +228,6 @@ impl BuildKit {
         if let Some(source) = &source {
             build.set_source(source.clone());
         }
-        let cancel = Cancel::new();
-        let _stop = StopOnDrop(cancel.clone());
         let sink = Arc::new(Sink(Arc::clone(build)));
         let built = self.engine.build(wanted.request, Arc::new(client), sink, cancel).await;
         built.map_err(|error| failure(&error, source))
