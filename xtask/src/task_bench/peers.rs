@@ -172,7 +172,9 @@ fn busybox() -> Result<ImageBuilder, Failure> {
 
 fn start_palan(palan: &Path, directory: &Path) -> Result<Child, Failure> {
     let settings = directory.join("daemon.json");
-    std::fs::write(&settings, r#"{"bridge": "palanbench0", "cgroup-parent": "/palan-bench"}"#)?;
+    // Docker's daemon has a network namespace without a default route, whose MTU it would take.
+    let text = r#"{"bridge": "palanbench0", "cgroup-parent": "/palan-bench", "mtu": 1500}"#;
+    std::fs::write(&settings, text)?;
     let log = std::fs::File::create(directory.join("palan.log"))?;
     Ok(command(palan)
         .args(["daemon", "--data-root"])
