@@ -137,8 +137,9 @@ impl Mirror {
                 other
             }
         };
-        // The time of its last use.
-        std::fs::File::open(&path)?.set_modified(std::time::SystemTime::now())?;
+        // The time of its last use. That of its last change is the build's to set.
+        let used = std::fs::FileTimes::new().set_accessed(std::time::SystemTime::now());
+        std::fs::File::open(&path)?.set_times(used)?;
         RootDir::open(&path).map_err(io::Error::from)
     }
 }
@@ -275,7 +276,7 @@ impl Mirrors {
             // One may be removed at this moment.
             let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_dir() && !entry.file_name().to_string_lossy().starts_with(keep) {
-                mirrors.push((metadata.modified()?, entry.path()));
+                mirrors.push((metadata.accessed()?, entry.path()));
             }
         }
         mirrors.sort();

@@ -167,8 +167,10 @@ fn settle(root: &RootDir) -> Result<()> {
     let failed =
         |source: std::io::Error| Error::system("cannot keep the build's context").with_source(source);
     root.set_mode("/", 0o755).map_err(|error| failed(error.into()))?;
-    let time = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let fixed = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
+    // By the last access front doors see which directories that they lent were used last.
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: fixed };
     rustix::fs::futimens(root.as_directory(), &times).map_err(|errno| failed(errno.into()))
 }
 
