@@ -225,9 +225,9 @@ fn a_build_ends_when_asked_before_the_daemon_answers() {
 
     let (_listener, asked, directory) = deaf_daemon();
     fs::write(directory.path().join("Dockerfile"), "FROM scratch\n").unwrap();
-    // As `nohup` starts it.
-    let mut client = std::process::Command::new("sh")
-        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+    // As `nohup` starts it; and not as a shell's `&` may have started this test.
+    let mut client = std::process::Command::new("env")
+        .args(["--ignore-signal=HUP", "--default-signal=INT"])
         .arg(palan_test_support::daemon::program())
         .arg("-H")
         .arg(format!("unix://{}", directory.path().join("daemon.sock").display()))
