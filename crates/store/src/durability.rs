@@ -26,7 +26,7 @@ use crate::store::{Inner, State};
 use crate::{Result, Store, database};
 
 /// Where records are on their way to the disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Syncing {
     /// What this process recorded and never marked as synced.
     fresh: Unsynced,
@@ -35,6 +35,15 @@ pub(crate) struct Syncing {
     /// A record that may be on the disk was removed without a durable write: a power cut can bring it back, with all it needs. Until the
     /// next durable write nothing may go without one.
     owes_write: bool,
+    /// The sync that is going on pays it.
+    pays: bool,
+}
+
+impl Default for Syncing {
+    /// What the process before this one owed, nobody knows.
+    fn default() -> Self {
+        Self { fresh: Unsynced::default(), batch: Unsynced::default(), owes_write: true, pays: false }
+    }
 }
 
 impl Syncing {
@@ -48,7 +57,9 @@ impl Syncing {
     pub(crate) fn forget_image(&mut self, id: &ImageId) -> bool {
         self.batch.images.remove(id);
         let was_fresh = self.fresh.images.remove(id);
-        self.owes_write |= !was_fresh;
+        if !was_fresh {
+            (self.owes_write, self.pays) = (true, false);
+        }
         was_fresh
     }
 
@@ -73,12 +84,16 @@ impl State {
     /// Call it before the file system is synced.
     fn begin_sync(&mut self) -> Result<()> {
         self.syncing.batch = database::unsynced(&self.db)?;
+        self.syncing.pays = true;
         Ok(())
     }
 
     /// Call it when the file system is synced.
     fn end_sync(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.syncing.batch);
+        if std::mem::take(&mut self.syncing.pays) {
+            self.syncing.wrote_durably();
+        }
         self.syncing.fresh.layers.retain(|key| !batch.layers.contains(key));
         self.syncing.fresh.images.retain(|id| !batch.images.contains(id));
         database::mark_synced(&mut self.db, &batch)

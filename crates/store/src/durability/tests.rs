@@ -49,6 +49,20 @@ fn only_fresh_records_go_without_a_sync() {
     assert!(!state.syncing.forget_layer(&store.names("layers")[0]));
 }
 
+/// What an earlier process removed without a durable write may come back, too: until the first sync nothing is fast.
+#[test]
+fn a_new_process_owes_what_the_last_one_owed() {
+    let mut store = TestStore::new();
+    store.make("app:1", &[Tar::new().file("a", b"content").finish()]).expect("makes");
+    store.settle();
+    assert!(store.inner.lock().syncing.owes_nothing());
+    store.reopen();
+    assert!(!store.inner.lock().syncing.owes_nothing());
+    store.make("app:2", &[Tar::new().file("b", b"content").finish()]).expect("makes");
+    store.settle();
+    assert!(store.inner.lock().syncing.owes_nothing());
+}
+
 /// A synced record that went without a durable write (a lease kept all its files) may come back: the next removal is durable, of whatever.
 #[test]
 fn a_removed_record_that_may_come_back_is_made_durable_first() {
