@@ -10,11 +10,12 @@
 //! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
 //! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`], [bollard](bollard_client) and other [`clients`] are outside witnesses, [`seeds`] is what
 //! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
-//! [`api_garbage`], [`api_table`] are everything that must fail well. Published attacks are replayed in `tests/security`.
+//! [`api_garbage`], [`api_table`] are everything that must fail well, [`api_operations`] everything that must not. Published attacks are replayed in `tests/security`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod api_garbage;
+mod api_operations;
 mod api_table;
 mod archives;
 mod attach_ws;

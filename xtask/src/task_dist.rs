@@ -9,9 +9,17 @@ use std::path::PathBuf;
 use crate::Failure;
 use crate::process::{cargo, check, command, host_triple, output, root};
 
-/// Flags added to those of `.cargo/config.toml`: a fixed load address, so nothing is relocated when the program starts.
-fn static_position() -> String {
-    format!("target.{}.rustflags=[\"-C\",\"relocation-model=static\"]", host_triple())
+/// Flags added to those of `.cargo/config.toml`: a fixed load address, so nothing is relocated when the program starts, and no
+/// tables for unwinding, an eighth of the file, which nothing reads where a panic aborts and symbols are stripped.
+fn flags() -> String {
+    let flags = r#"["-C","relocation-model=static","-C","force-unwind-tables=no"]"#;
+    format!("target.{}.rustflags={flags}", host_triple())
+}
+
+/// The same for what is written in C (SQLite, zstd, ring), under the name that the `cc` crate looks for.
+fn c_flags() -> (String, &'static str) {
+    let name = format!("CFLAGS_{}", host_triple().replace('-', "_"));
+    (name, "-fno-asynchronous-unwind-tables -fno-unwind-tables")
 }
 
 /// The commit that `version` will show, where this is a checkout.
@@ -26,17 +34,19 @@ pub(crate) fn run() -> Result<PathBuf, Failure> {
     check(
         cargo()
             .args(["build", "--locked", "--package", "palan-supervisor", "--bin", "palan-supervisor"])
-            .args(["--profile", "supervisor", "--config", &static_position()])
+            .args(["--profile", "supervisor", "--config", &flags()])
             .arg("--target-dir")
-            .arg(&target),
+            .arg(&target)
+            .envs([c_flags()]),
     )?;
     let supervisor = target.join(host_triple()).join("supervisor/palan-supervisor");
     check(
         cargo()
-            .args(["build", "--locked", "--package", "palan", "--release", "--config", &static_position()])
+            .args(["build", "--locked", "--package", "palan", "--release", "--config", &flags()])
             .arg("--target-dir")
             .arg(&target)
             .env("PALAN_SUPERVISOR_ELF", &supervisor)
+            .envs([c_flags()])
             .envs(commit().map(|commit| ("PALAN_BUILD", commit))),
     )?;
     let dist = root().join("target/dist");

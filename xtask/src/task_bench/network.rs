@@ -17,7 +17,10 @@ use crate::Failure;
 use crate::process::{cargo, check, command, find, output};
 
 /// How long each throughput is measured, in seconds.
-const SECONDS: &str = "3";
+const SECONDS: &str = "2";
+
+/// How often each of them.
+const ROUNDS: usize = 9;
 
 /// How an engine is called.
 type Call<'a> = dyn Fn(&[&str]) -> Command + 'a;
@@ -192,21 +195,20 @@ const WAYS: [&str; 4] = [
     FROM_CONTAINER,
 ];
 
-/// Medians of five rounds in which the sides take turns, so that a noisy minute hits all.
+/// Medians of rounds in which the sides take turns, so that a noisy minute hits all.
 fn throughput(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
     let streams: Vec<Stream<'_>> = sides.iter().map(Stream::start).collect::<Result<_, _>>()?;
     std::thread::sleep(Duration::from_secs(1));
     for way in WAYS {
         let mut rates = vec![Vec::new(); streams.len()];
-        for _ in 0..5 {
+        for _ in 0..ROUNDS {
             for (stream, rates) in streams.iter().zip(&mut rates) {
                 rates.push(gigabits(stream.client(way))?);
             }
         }
-        for (stream, mut rates) in streams.iter().zip(rates) {
-            rates.sort_by(f64::total_cmp);
+        for (stream, rates) in streams.iter().zip(rates) {
             let title = format!("iperf3 by {way}, {}", stream.side.name);
-            report.figure(&title, rates[rates.len() / 2], "Gbit/s", "docker's")?;
+            report.figure(&title, median(rates), "Gbit/s", "docker's")?;
         }
     }
     for Stream { side, server, other, .. } in &streams {
@@ -215,29 +217,50 @@ fn throughput(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Short connections a second, each with one request.
+/// Short connections a second, each with one request: medians, measured in turns as the streams are.
 fn connections(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
-    for side in sides {
+    let start = |side: &Side<'_>| -> Result<(String, [(&str, String); 3]), Failure> {
         let server =
             side.run(&["run", "-d", "-p", "18080:80", "bench/net", "nginx", "-c", "/etc/nginx.conf"])?;
         let (address, gateway) = (side.address(&server)?, side.gateway(&server)?);
-        std::thread::sleep(Duration::from_secs(1));
-        for (way, url) in [
+        let urls = [
             ("published port, an address of the host", format!("http://{gateway}:18080/")),
             ("published port, 127.0.0.1", "http://127.0.0.1:18080/".to_owned()),
             ("the bridge address", format!("http://{address}/")),
-        ] {
-            let told =
-                output(&mut side.client("wrk", &["-t1", "-c32", "-d3s", "-H", "Connection: close", &url]))?;
-            let rate =
-                told.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
-            let rate = rate.ok_or_else(|| format!("wrk tells no rate: {told}"))?;
-            let title = format!("connections by {way}, {}", side.name);
-            report.figure(&title, rate, "a second", "docker's")?;
+        ];
+        Ok((server, urls))
+    };
+    let servers = sides.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+    std::thread::sleep(Duration::from_secs(1));
+    for way in 0..servers[0].1.len() {
+        let mut rates = vec![Vec::new(); sides.len()];
+        for _ in 0..ROUNDS {
+            for ((side, (_, urls)), rates) in sides.iter().zip(&servers).zip(&mut rates) {
+                rates.push(requests(side, &urls[way].1)?);
+            }
         }
-        side.run(&["rm", "-f", &server])?;
+        for ((side, (_, urls)), rates) in sides.iter().zip(&servers).zip(rates) {
+            let title = format!("connections by {}, {}", urls[way].0, side.name);
+            report.figure(&title, median(rates), "a second", "docker's")?;
+        }
+    }
+    for (side, (server, _)) in sides.iter().zip(&servers) {
+        side.run(&["rm", "-f", server])?;
     }
     Ok(())
+}
+
+/// What `wrk` measures.
+fn requests(side: &Side<'_>, url: &str) -> Result<f64, Failure> {
+    let words = ["-t1", "-c32", "-d3s", "-H", "Connection: close", url];
+    let told = output(&mut side.client("wrk", &words))?;
+    let rate = told.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
+    rate.ok_or_else(|| format!("wrk tells no rate: {told}").into())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Processes below a daemon, and what they and it take.
