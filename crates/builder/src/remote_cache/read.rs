@@ -65,12 +65,12 @@ pub enum CacheError {
 pub struct RemoteCache {
     /// None: it can't be fetched, because nothing says what it is.
     layers: Vec<(Option<Layer>, Option<usize>)>,
-    results: HashMap<Digest, Result>,
+    results: HashMap<Digest, Lead>,
 }
 
 /// Where a key leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Result {
+enum Lead {
     /// A layer, with all below it.
     Top(usize),
     /// These layers.
@@ -97,7 +97,7 @@ struct Lists {
 
 impl Place {
     /// Reads a manifest or index.
-    pub fn read(document: &[u8]) -> std::result::Result<Self, CacheError> {
+    pub fn read(document: &[u8]) -> Result<Self, CacheError> {
         let size = document.len() as u64;
         if size > MAX_DOCUMENT {
             return Err(CacheError::TooLarge { size });
@@ -135,7 +135,7 @@ impl Place {
 
 impl RemoteCache {
     /// Reads the configuration of a cache with these layers.
-    pub fn read(config: &[u8], layers: &[Descriptor]) -> std::result::Result<Self, CacheError> {
+    pub fn read(config: &[u8], layers: &[Descriptor]) -> Result<Self, CacheError> {
         let size = config.len() as u64;
         if size > MAX_DOCUMENT {
             return Err(CacheError::TooLarge { size });
@@ -156,7 +156,7 @@ impl RemoteCache {
     }
 
     /// The cache in an image's configuration; none if it has none.
-    pub fn inline(config: &[u8], layers: &[Descriptor]) -> std::result::Result<Option<Self>, CacheError> {
+    pub fn inline(config: &[u8], layers: &[Descriptor]) -> Result<Option<Self>, CacheError> {
         let size = config.len() as u64;
         if size > MAX_DOCUMENT {
             return Err(CacheError::TooLarge { size });
@@ -181,10 +181,7 @@ impl RemoteCache {
         Self::new(found.collect(), records.unwrap_or_default()).map(Some)
     }
 
-    fn new(
-        layers: Vec<(Option<Layer>, Option<usize>)>,
-        records: Vec<Record>,
-    ) -> std::result::Result<Self, CacheError> {
+    fn new(layers: Vec<(Option<Layer>, Option<usize>)>, records: Vec<Record>) -> Result<Self, CacheError> {
         check("records", records.len())?;
         check_chains(&layers)?;
         let mut results = HashMap::new();
@@ -193,12 +190,12 @@ impl RemoteCache {
             let mut result = None;
             for top in &record.layers {
                 let top = number(top.layer, layers.len())?;
-                result.get_or_insert(Result::Top(top));
+                result.get_or_insert(Lead::Top(top));
             }
             for chain in &record.chains {
-                let each: std::result::Result<Vec<usize>, CacheError> =
+                let each: Result<Vec<usize>, CacheError> =
                     chain.layers.iter().map(|layer| number(*layer, layers.len())).collect();
-                result.get_or_insert(Result::Each(each?));
+                result.get_or_insert(Lead::Each(each?));
             }
             let is_linked = record.inputs.is_some_and(|inputs| !inputs.is_empty());
             let key = record.digest.parse::<Digest>().ok().filter(|_| !is_linked);
@@ -212,9 +209,9 @@ impl RemoteCache {
     /// The layers that a key leads to, the lowest first. None: the key is not known, or one of them can't be fetched.
     pub fn find(&self, key: &Digest) -> Option<Vec<&Layer>> {
         let numbers = match self.results.get(key)? {
-            Result::Each(each) if each.len() > MAX_LAYERS => return None,
-            Result::Each(each) => each.clone(),
-            Result::Top(top) => {
+            Lead::Each(each) if each.len() > MAX_LAYERS => return None,
+            Lead::Each(each) => each.clone(),
+            Lead::Top(top) => {
                 let mut chain = vec![*top];
                 while let Some((_, Some(below))) = chain.last().and_then(|last| self.layers.get(*last)) {
                     chain.push(*below);
@@ -261,16 +258,16 @@ fn described(descriptor: &Descriptor, layer: &ConfigLayer) -> Option<Layer> {
     })
 }
 
-fn check(what: &'static str, count: usize) -> std::result::Result<(), CacheError> {
+fn check(what: &'static str, count: usize) -> Result<(), CacheError> {
     if count > MAX_ENTRIES { Err(CacheError::TooMany { what, count }) } else { Ok(()) }
 }
 
-fn number(number: i64, count: usize) -> std::result::Result<usize, CacheError> {
+fn number(number: i64, count: usize) -> Result<usize, CacheError> {
     usize::try_from(number).ok().filter(|index| *index < count).ok_or(CacheError::NoLayer { number })
 }
 
 /// Each layer leads to the bottom, in no more steps than an image has layers.
-fn check_chains(layers: &[(Option<Layer>, Option<usize>)]) -> std::result::Result<(), CacheError> {
+fn check_chains(layers: &[(Option<Layer>, Option<usize>)]) -> Result<(), CacheError> {
     // How many a layer has below it, once it is known.
     let mut depths: Vec<Option<usize>> = vec![None; layers.len()];
     for number in 0..layers.len() {

@@ -1,6 +1,6 @@
 //! Writing: results with their keys become a cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -54,7 +54,7 @@ impl Results {
     /// Writes all documents.
     pub fn write(&self, form: Form) -> Written {
         let mut layers: Vec<Layer> = Vec::new();
-        let mut blobs: BTreeMap<Digest, ()> = BTreeMap::new();
+        let mut blobs: BTreeSet<Digest> = BTreeSet::new();
         // By the blob and what is below it.
         let mut numbers: BTreeMap<(Digest, i64), i64> = BTreeMap::new();
         let mut config = Config::default();
@@ -62,7 +62,7 @@ impl Results {
             let mut below = -1;
             for layer in chain {
                 let blob = layer.descriptor.digest;
-                if blobs.insert(blob, ()).is_none() {
+                if blobs.insert(blob) {
                     layers.push(layer.clone());
                 }
                 below = *numbers.entry((blob, below)).or_insert_with(|| {

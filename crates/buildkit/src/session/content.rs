@@ -13,7 +13,7 @@ use bytes::Bytes;
 use palan_oci::Digest;
 use palan_oci::digest::Hasher;
 
-use crate::grpc::{Call, Code, Metadata, Outgoing, Status, text};
+use crate::grpc::{Call, Code, Metadata, Outgoing, Status};
 use crate::message::content::{
     AbortRequest, Empty, Info, InfoRequest, InfoResponse, ReadRequest, ReadResponse, STORE_ID, StatusRequest,
     WriteRequest, WriteResponse, action, method,
@@ -191,9 +191,10 @@ fn failed(path: &Path, digest: &Digest, error: &io::Error) -> Status {
 }
 
 fn choose(stores: &BTreeMap<String, ContentStore>, metadata: &Metadata) -> Result<ContentStore, Status> {
-    let id = text(metadata, STORE_ID)
-        .ok_or_else(|| Status::new(Code::InvalidArgument, format!("request lacks metadata {STORE_ID:?}")))?;
-    let store = stores.get(id).cloned();
+    let id = metadata.get(STORE_ID).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let id =
+        id.ok_or_else(|| Status::new(Code::InvalidArgument, format!("request lacks metadata {STORE_ID:?}")))?;
+    let store = stores.get(&*id).cloned();
     store.ok_or_else(|| Status::new(Code::NotFound, format!("unknown store {id}")))
 }
 

@@ -178,7 +178,9 @@ impl Work<'_> {
             plan.config.build_cache = exporting.inline();
         }
         let mut outcome = assemble(self.engine, self.request, plan.config, &snapshot, &lease)?;
-        outcome.cache = exporting.run(exports)?;
+        let exported = exporting.run(exports);
+        self.has_leftovers.fetch_or(imports.leftovers.load(Ordering::Relaxed), Ordering::Relaxed);
+        outcome.cache = exported?;
         Ok(outcome)
     }
 

@@ -272,7 +272,7 @@ impl<'a> Exporting<'a> {
         for (content, text) in documents {
             let (digest, size) = (Digest::of(content), content.len() as u64);
             if to.size(&digest)? != Some(size) {
-                to.write(&digest, size, &mut content.take(size))?;
+                to.write(&digest, size, &mut &content[..])?;
             }
             telling.done(&text);
         }

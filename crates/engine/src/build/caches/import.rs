@@ -276,7 +276,16 @@ impl<'a> ImportedCaches<'a> {
                 &|_| {},
                 self.caching.cancel,
             ) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    let (engine, lease) = (self.caching.engine, self.caching.lease);
+                    let created = layer.created.as_deref().and_then(seconds);
+                    // Without a record that names it, it goes when the cache has to become smaller.
+                    let adopted = engine.store.adopt_layer(&layer.diff_id, created, lease);
+                    if !adopted.map_err(store_error)? {
+                        self.leftovers.store(true, Ordering::Relaxed);
+                    }
+                    return Ok(());
+                }
                 Err((_, error)) => failure = Some(error),
             }
         }
