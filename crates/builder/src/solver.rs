@@ -482,7 +482,7 @@ impl Work<'_> {
     }
 
     fn execute(&self, id: VertexId, vertex: &Vertex, materials: &[Material]) -> Result<Snapshot, StepError> {
-        let Backend { sources, layers, runner } = self.backend;
+        let Backend { sources, layers, runner, .. } = self.backend;
         let base = match materials.first() {
             None => Snapshot::default(),
             Some(Material::Snapshot(snapshot)) => snapshot.clone(),

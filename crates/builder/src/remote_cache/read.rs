@@ -19,6 +19,7 @@ use crate::backend::Snapshot;
 pub const MAX_IMAGES: usize = 16;
 
 /// What a reference of a cache leads to.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A cache: where its configuration is, and its layers.

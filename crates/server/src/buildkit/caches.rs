@@ -19,7 +19,7 @@ use palan_engine::{Class, Error};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::client::{engine_error, wait};
+use super::client::wait;
 use super::gateway::unsupported;
 use super::sessions::Session;
 

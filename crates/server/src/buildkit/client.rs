@@ -54,7 +54,7 @@ pub(super) struct SessionClient {
 }
 
 /// A call's failure in the engine's terms.
-pub(super) fn engine_error(status: Status) -> Error {
+fn engine_error(status: Status) -> Error {
     let class = match status.code {
         Code::NotFound => Class::NotFound,
         Code::InvalidArgument => Class::InvalidParameter,

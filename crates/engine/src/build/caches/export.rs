@@ -1,7 +1,6 @@
 //! `--cache-to`: the results of a build with their keys, sent where they are wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 

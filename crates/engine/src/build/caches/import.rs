@@ -69,7 +69,7 @@ impl Caching<'_> {
 /// Where the layers of a cache are.
 enum Origin {
     /// In a registry.
-    Registry(Artifact),
+    Registry(Box<Artifact>),
     /// At the client's.
     Client(Arc<dyn ContentStore>),
     /// Here: it is the cache of an image of the store.
@@ -208,7 +208,7 @@ impl<'a> ImportedCaches<'a> {
                     caches
                 }
             };
-            let origin = Arc::new(Origin::Registry(artifact));
+            let origin = Arc::new(Origin::Registry(Box::new(artifact)));
             Ok(caches.into_iter().map(|cache| (cache, Arc::clone(&origin))).collect())
         })
     }
@@ -259,7 +259,7 @@ impl<'a> ImportedCaches<'a> {
     /// The layers of a result that is known elsewhere, as they are there.
     pub(super) fn layers_of(&self, keys: &[Digest]) -> BTreeMap<Digest, Layer> {
         let remote = self.caches.iter().filter(|imported| !matches!(*imported.origin, Origin::Here));
-        let found = remote.flat_map(|imported| keys.iter().filter_map(|key| imported.cache.find(key)));
+        let found = remote.flat_map(|imported| keys.iter().filter_map(move |key| imported.cache.find(key)));
         found.flatten().map(|layer| (layer.diff_id, layer.clone())).collect()
     }
 
@@ -315,7 +315,7 @@ impl<'a> ImportedCaches<'a> {
             let created = layer.created.as_deref().and_then(seconds);
             if created.is_some() || missing.contains(layer) {
                 let adopted = engine.store.adopt_layer(&layer.diff_id, created, lease);
-                if !adopted.map_err(|error| (None, store_error(error)))? {
+                if !adopted.map_err(|error| (None, store_error(error)))? && missing.contains(layer) {
                     self.leftovers.store(true, Ordering::Relaxed);
                 }
             }
