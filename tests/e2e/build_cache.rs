@@ -14,7 +14,7 @@ use crate::images::daemon;
 
 const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
-const DOCKERFILE: &str = "FROM bb AS made\nCOPY src /src/\nRUN cat /src/a > /made\n\
+const DOCKERFILE: &str = "FROM bb AS made\nCOPY src /src/\nRUN cat /src/a > /made; echo left > /left\n\
                           FROM bb\nCOPY --from=made /made /made\nRUN echo b > /b; date > /now\nENV a=b\n";
 
 /// The same directory for several daemons.
