@@ -189,7 +189,7 @@ impl<'a> ImportedCaches<'a> {
             let registry = &self.caching.engine.registry;
             let artifact = registry.artifact(&request).await.map_err(registry_error)?;
             let place = Place::read(&artifact.document).map_err(cache_error)?;
-            inferred(telling, &place);
+            inferred(telling, &artifact.document);
             let caches = match place {
                 Place::Cache { config, layers } => {
                     let config = small(config)?;
@@ -228,7 +228,7 @@ impl<'a> ImportedCaches<'a> {
         let store = self.caching.store(&format!("local:{src}"))?;
         let document = document(&*store, &digest)?;
         let place = Place::read(&document).map_err(cache_error)?;
-        inferred(telling, &place);
+        inferred(telling, &document);
         let cache = match place {
             Place::Cache { config, layers } => {
                 let config = document_of(&*store, &small(config)?)?;
@@ -496,13 +496,13 @@ fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
-fn inferred(telling: &Telling<'_>, place: &Place) {
-    let kind = match place {
-        Place::Cache { .. } => "a cache",
-        Place::Image(_) => "an image",
-        Place::Images(_) => "an index of images",
-    };
-    telling.done(&format!("inferred cache manifest type: {kind}"));
+/// Tells what a document, which was read already, says that it is.
+fn inferred(telling: &Telling<'_>, document: &[u8]) {
+    let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
+    let is_index = document.get("manifests").is_some();
+    let usual = if is_index { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
+    let said = document.get("mediaType").and_then(serde_json::Value::as_str);
+    telling.done(&format!("inferred cache manifest type: {}", said.unwrap_or(usual)));
 }
 
 /// Not larger than what is read of a document.
