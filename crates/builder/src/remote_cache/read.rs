@@ -15,6 +15,9 @@ use super::{
 };
 use crate::backend::Snapshot;
 
+/// The longest text that is a time.
+const MAX_TIME: usize = 64;
+
 /// The most images of an index whose caches are read.
 pub const MAX_IMAGES: usize = 16;
 
@@ -82,9 +85,15 @@ enum Lead {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Probe {
-    config: Option<serde_json::Value>,
+    config: Option<Kind>,
     layers: Option<serde::de::IgnoredAny>,
     manifests: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind {
+    media_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +117,7 @@ impl Place {
         if probe.manifests.is_some() && (probe.layers.is_some() || probe.config.is_some()) {
             return Err(CacheError::Ambiguous);
         }
-        let is_cache = |config: &serde_json::Value| config["mediaType"] == CONFIG_TYPE;
+        let is_cache = |config: &Kind| config.media_type.as_deref() == Some(CONFIG_TYPE);
         if probe.manifests.is_none() && !probe.config.as_ref().is_some_and(is_cache) {
             return match Document::parse(document, None)? {
                 Document::Manifest(manifest) => Ok(Self::Image(manifest)),
@@ -175,9 +184,8 @@ impl RemoteCache {
             .map_err(|source| CacheError::Json { what: "cache in an image", source })?;
         let mut times = image.history.iter().filter(|entry| !entry.empty_layer).map(|entry| &entry.created);
         let found = layers.iter().zip(diff_ids).enumerate().map(|(number, (descriptor, diff_id))| {
-            let created = times.next().cloned().flatten();
-            let layer = Layer { descriptor: descriptor.clone(), diff_id: *diff_id, created };
-            (Some(layer), number.checked_sub(1))
+            let created = times.next().and_then(Option::as_ref);
+            (Some(layer(descriptor, *diff_id, created.map(String::as_str))), number.checked_sub(1))
         });
         Self::new(found.collect(), records.unwrap_or_default()).map(Some)
     }
@@ -193,7 +201,8 @@ impl RemoteCache {
                 let top = number(top.layer, layers.len())?;
                 result.get_or_insert(Lead::Top(top));
             }
-            for chain in &record.chains {
+            // More than an image may have are of no use.
+            for chain in record.chains.iter().filter(|chain| chain.layers.len() <= MAX_LAYERS) {
                 let each: Result<Vec<usize>, CacheError> =
                     chain.layers.iter().map(|layer| number(*layer, layers.len())).collect();
                 result.get_or_insert(Lead::Each(each?));
@@ -210,7 +219,6 @@ impl RemoteCache {
     /// The layers that a key leads to, the lowest first. None: the key is not known, or one of them can't be fetched.
     pub fn find(&self, key: &Digest) -> Option<Vec<&Layer>> {
         let numbers = match self.results.get(key)? {
-            Lead::Each(each) if each.len() > MAX_LAYERS => return None,
             Lead::Each(each) => each.clone(),
             Lead::Top(top) => {
                 let mut chain = vec![*top];
@@ -250,13 +258,16 @@ fn described(descriptor: &Descriptor, layer: &ConfigLayer) -> Option<Layer> {
     let said = layer.annotations.as_ref();
     let diff_id = annotated.or(said.and_then(|said| said.diff_id));
     let diff_id = diff_id.or((compression == Compression::None).then_some(descriptor.digest))?;
-    let created = descriptor.annotations.get(CREATED).cloned();
-    let created = created.or_else(|| said.and_then(|said| said.created_at.clone()));
-    Some(Layer {
-        descriptor: Descriptor { annotations: Default::default(), ..descriptor.clone() },
-        diff_id,
-        created,
-    })
+    let created = descriptor.annotations.get(CREATED);
+    let created = created.or_else(|| said.and_then(|said| said.created_at.as_ref()));
+    Some(self::layer(descriptor, diff_id, created.map(String::as_str)))
+}
+
+/// A layer with nothing that could be long: a configuration may name it as often as it likes.
+fn layer(descriptor: &Descriptor, diff_id: Digest, created: Option<&str>) -> Layer {
+    let Descriptor { media_type, digest, size, .. } = descriptor;
+    let created = created.filter(|text| text.len() <= MAX_TIME).map(str::to_owned);
+    Layer { descriptor: Descriptor::new(media_type, *digest, *size), diff_id, created }
 }
 
 fn check(what: &'static str, count: usize) -> Result<(), CacheError> {

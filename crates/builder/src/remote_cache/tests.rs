@@ -158,7 +158,15 @@ fn hostile_caches_are_refused() {
     assert!(matches!(read(json!({"layers": upwards})), Err(CacheError::TooDeep { .. })));
     let many: Vec<Value> = (0..70_000).map(|_| json!({})).collect();
     assert!(matches!(read(json!({"records": many})), Err(CacheError::TooMany { .. })));
-    // A long list of layers is bounded where it is used.
+    // A layer that is named often, and would be large each time.
+    let mut large = layer("a").descriptor;
+    large.urls = vec!["x".repeat(1000)];
+    large.annotations.insert("containerd.io/uncompressed".to_owned(), Digest::of("a").to_string());
+    large.annotations.insert("buildkit/createdat".to_owned(), "x".repeat(1000));
+    let config = json!({"layers": [{"blob": blob(), "parent": -1}], "records": record(0)});
+    let cache = RemoteCache::read(config.to_string().as_bytes(), &[large]).expect("a cache");
+    assert_eq!(names(&cache, "k"), Some(vec![Layer { created: None, ..layer("a") }]));
+    // A long list of layers leads nowhere.
     let long = json!({"layers": [{"blob": blob(), "parent": -1}], "records": [
         {"digest": Digest::of("k").to_string(), "chains": [{"layers": vec![0; 600]}]}]});
     assert_eq!(names(&read(long).expect("a cache"), "k"), None);

@@ -25,7 +25,7 @@ use crate::image::{credentials, registry_error, store_error};
 use crate::{Class, Error, Result};
 
 /// Caches that a build may name.
-const MAX_CACHES: usize = 64;
+const MAX_CACHES: usize = 32;
 /// After so many layers that could not be had, no more are asked for.
 const MAX_FAILURES: usize = 3;
 
@@ -498,11 +498,15 @@ fn is_true(text: &str) -> bool {
 
 /// Tells what a document, which was read already, says that it is.
 fn inferred(telling: &Telling<'_>, document: &[u8]) {
-    let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
-    let is_index = document.get("manifests").is_some();
-    let usual = if is_index { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
-    let said = document.get("mediaType").and_then(serde_json::Value::as_str);
-    telling.done(&format!("inferred cache manifest type: {}", said.unwrap_or(usual)));
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Kind {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let Kind { media_type, manifests } = serde_json::from_slice(document).unwrap_or_default();
+    let usual = if manifests.is_some() { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
+    telling.done(&format!("inferred cache manifest type: {}", media_type.as_deref().unwrap_or(usual)));
 }
 
 /// Not larger than what is read of a document.
