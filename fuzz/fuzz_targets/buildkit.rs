@@ -3,6 +3,7 @@
 #![no_main]
 
 use bytes::Bytes;
+use palan_buildkit::message::content::{InfoResponse, WriteRequest};
 use palan_buildkit::message::control::{BuildHistoryEvent, ListWorkersResponse, SolveRequest, StatusResponse};
 use palan_buildkit::message::gateway::{PongResponse, ReturnRequest, WarnRequest};
 use palan_buildkit::message::session::{FetchTokenRequest, GetSecretRequest, Packet};
@@ -27,4 +28,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     check::<GetSecretRequest>(bytes);
     check::<FetchTokenRequest>(bytes);
     check::<Status>(bytes);
+    check::<InfoResponse>(bytes);
+    check::<WriteRequest>(bytes);
 });

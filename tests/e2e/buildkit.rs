@@ -12,9 +12,11 @@ use bytes::Bytes;
 use palan_buildkit::control::Control;
 use palan_buildkit::errdefs;
 use palan_buildkit::grpc::{Call, Channel, Code, Handled, Service, Status, serve};
-use palan_buildkit::message::control::{Exporter, PruneRequest, SolveRequest, StatusResponse};
+use palan_buildkit::message::control::{
+    CacheOptions, CacheOptionsEntry, Exporter, PruneRequest, SolveRequest, StatusResponse,
+};
 use palan_buildkit::message::session::{Packet, Stat, method, packet};
-use palan_buildkit::session::{Directory, Output, Secret, Services, Upload, header, new_id};
+use palan_buildkit::session::{ContentStore, Directory, Output, Secret, Services, Upload, header, new_id};
 use palan_buildkit::upgrade::{UpgradeError, Upgraded, upgrade};
 use palan_test_support::daemon::Daemon;
 use palan_test_support::image::TarBuilder;
@@ -105,6 +107,18 @@ async fn solve(
     attributes: &[(&str, &str)],
     exporters: Vec<Exporter>,
 ) -> Built {
+    solve_with(daemon, services, shared_key, attributes, exporters, CacheOptions::default()).await
+}
+
+/// The same with caches elsewhere.
+async fn solve_with(
+    daemon: &Daemon,
+    services: Services,
+    shared_key: &str,
+    attributes: &[(&str, &str)],
+    exporters: Vec<Exporter>,
+    cache: CacheOptions,
+) -> Built {
     let (session, reference) = (new_id().unwrap(), new_id().unwrap());
     let headers = services.headers(&session, "test", shared_key);
     let stream = connect(daemon, "/session", &headers).await.expect("a session");
@@ -124,6 +138,7 @@ async fn solve(
         frontend: "dockerfile.v0".to_owned(),
         frontend_attrs: attrs(attributes),
         exporters,
+        cache: Some(cache),
         ..SolveRequest::default()
     };
     let outcome = control.solve(&request).await;
@@ -589,4 +604,59 @@ fn bollard_builds() {
     assert_eq!(run(&daemon, "by-bollard:1", "cat /x /y"), "of bollard5 6\n");
     let error = build("FROM bb\nRUN false\n", &secret).expect_err("a failure").to_string();
     assert!(error.contains("did not complete successfully: exit code: 1"), "{error}");
+}
+
+#[test]
+fn caches_at_the_clients() {
+    requires!(root);
+    let (daemon, other) = (daemon(), daemon());
+    let context = Context::new(&daemon, "context", "FROM bb\nCOPY a /a\nRUN cat /a > /b; date > /now\n");
+    context.file("a", "content");
+    let store = daemon.scratch().join("cache");
+    let entry = |kind: &str, entries: &[(&str, &str)]| CacheOptionsEntry {
+        kind: kind.to_owned(),
+        attrs: attrs(entries),
+    };
+    let exported =
+        |entries: Vec<CacheOptionsEntry>| CacheOptions { exports: entries, ..CacheOptions::default() };
+    let imported =
+        |entries: Vec<CacheOptionsEntry>| CacheOptions { imports: entries, ..CacheOptions::default() };
+    let build = |daemon: &Daemon, services: Services, attributes: &[(&str, &str)], cache: CacheOptions| {
+        wait(solve_with(daemon, services, "", attributes, vec![exporter("moby", &[("name", "made")])], cache))
+    };
+    let offered = || context.services().store("local:c", ContentStore::new(&store));
+    let to = entry("local", &[("dest", "c"), ("mode", "max")]);
+    let built = build(&daemon, offered(), &[], exported(vec![to.clone()]));
+    let manifest: serde_json::Value = serde_json::from_str(&built.ok()["cache.manifest"]).unwrap();
+    let digest = manifest["digest"].as_str().unwrap().to_owned();
+    assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    // A client's library names each import twice.
+    let from = entry("local", &[("src", "c"), ("digest", &digest)]);
+    let json = format!(r#"[{{"Type":"local","Attrs":{{"src":"c","digest":"{digest}"}}}}]"#);
+    let found = build(&other, offered(), &[("cache-imports", &json)], imported(vec![from.clone()]));
+    assert_eq!(found.ok()["containerimage.config.digest"], built.ok()["containerimage.config.digest"]);
+    let vertexes = || found.news.iter().flat_map(|news| &news.vertexes);
+    let imports: std::collections::BTreeSet<_> = vertexes()
+        .filter(|vertex| vertex.name.starts_with("importing cache"))
+        .map(|vertex| &vertex.digest)
+        .collect();
+    assert_eq!((found.cached(), imports.len()), (1, 1));
+    // Without the store nothing can go there; what can't come from there is made.
+    let error = build(&daemon, context.services(), &[], exported(vec![to.clone()]));
+    assert!(error.error().message.contains("does not offer"), "{}", error.error());
+    let nameless = build(&daemon, offered(), &[], exported(vec![entry("local", &[("dest", "d")])]));
+    assert!(nameless.error().message.contains("unknown store local:d"), "{}", nameless.error());
+    let twice = build(&daemon, offered(), &[], exported(vec![to.clone(), to]));
+    assert!(twice.error().message.contains("duplicate cache exports [local]"), "{}", twice.error());
+    for from in [
+        entry("local", &[("src", "c"), ("digest", "sha256:x")]),
+        entry("local", &[("src", "d"), ("digest", &digest)]),
+        entry("gha", &[]),
+    ] {
+        let built = build(&daemon, offered(), &[], imported(vec![from.clone()]));
+        built.ok();
+        let mut warnings = built.news.iter().flat_map(|news| &news.warnings);
+        let is_told = warnings.any(|warning| String::from_utf8_lossy(&warning.short).contains("is not used"));
+        assert!(is_told, "{from:?}");
+    }
 }

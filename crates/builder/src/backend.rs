@@ -151,13 +151,53 @@ pub trait Runner: Sync {
     fn run(&self, command: &Command<'_>, output: &dyn Fn(Stream, &[u8])) -> Result<Snapshot, StepError>;
 }
 
-/// All three.
+/// How far a layer is that is brought from elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bringing<'a> {
+    /// Which one.
+    pub layer: &'a str,
+    /// What is done with it.
+    pub status: &'a str,
+    /// How far that is.
+    pub current: u64,
+    /// How far it will be; 0 if that is not known.
+    pub total: u64,
+    /// Nothing more will be told of it.
+    pub done: bool,
+}
+
+/// Caches that are somewhere else ([`crate::remote_cache`]).
+pub trait Imports: Sync {
+    /// What a key leads to there, whether or not it is here.
+    fn known(&self, key: &Digest) -> Option<Snapshot>;
+
+    /// What a key leads to, with all layers brought here. None: the key is not known, or not all could be brought; why is told by the
+    /// implementation, and the step is executed.
+    fn bring(&self, key: &Digest, told: &dyn Fn(Bringing<'_>), cancel: &Cancel) -> Option<Snapshot>;
+}
+
+/// There is none.
+#[derive(Debug, Clone, Copy)]
+pub struct NoImports;
+
+impl Imports for NoImports {
+    fn known(&self, _key: &Digest) -> Option<Snapshot> {
+        None
+    }
+
+    fn bring(&self, _key: &Digest, _told: &dyn Fn(Bringing<'_>), _cancel: &Cancel) -> Option<Snapshot> {
+        None
+    }
+}
+
+/// All four.
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "the types say it")]
 pub struct Backend<'a> {
     pub sources: &'a dyn Sources,
     pub layers: &'a dyn Layers,
     pub runner: &'a dyn Runner,
+    pub imports: &'a dyn Imports,
 }
 
 impl fmt::Debug for Backend<'_> {

@@ -39,8 +39,12 @@
 //! [`cache::Cache`] is a directory of small records under `<data-root>/build/`, from a key to the layers of a result. The layers
 //! are the store's. A record that can't be read, or whose layers are gone, is a miss and never a failure.
 //!
-//! **Absent:** processes, mounts, the network and the store. They are behind three traits ([`backend`]), which the engine implements:
-//! `Sources` (contexts, images), `Layers` (files), `Runner` (commands).
+//! Neither key has anything of the host in it, so both lead to the same result wherever they are known. [`remote_cache`] is the form in which
+//! results with their keys go elsewhere; where the cache here does not know a key, [`backend::Imports`] is asked, and what it brings is recorded.
+//! After a build [`solver::Solver::keyed`] tells every result with its keys.
+//!
+//! **Absent:** processes, mounts, the network and the store. They are behind four traits ([`backend`]), which the engine implements:
+//! `Sources` (contexts, images), `Layers` (files), `Runner` (commands), `Imports` (caches elsewhere).
 
 #![forbid(unsafe_code)]
 
@@ -53,6 +57,7 @@ pub mod image;
 pub mod lower;
 pub mod mode;
 pub mod placement;
+pub mod remote_cache;
 pub mod solver;
 
 mod flight;

@@ -9,7 +9,7 @@ use std::thread;
 use palan_context::Ignore;
 use palan_oci::{Digest, digest::Hasher};
 
-use crate::backend::{Backend, Command, Material, Snapshot, StepError, Stream};
+use crate::backend::{Backend, Bringing, Command, Material, Snapshot, StepError, Stream};
 use crate::cache::{Cache, Record};
 use crate::cancel::Cancel;
 use crate::content::{self, Depth, Owners};
@@ -31,6 +31,8 @@ pub enum Origin {
 pub trait Observer: Sync {
     /// A vertex is being worked on.
     fn started(&self, _id: VertexId, _vertex: &Vertex) {}
+    /// A vertex's result is brought from elsewhere.
+    fn bringing(&self, _id: VertexId, _vertex: &Vertex, _layer: Bringing<'_>) {}
     /// A command writes.
     fn output(&self, _id: VertexId, _stream: Stream, _bytes: &[u8]) {}
     /// A vertex has its result.
@@ -44,6 +46,35 @@ pub trait Observer: Sync {
 pub struct Nobody;
 
 impl Observer for Nobody {}
+
+/// What came of a plan.
+#[derive(Debug)]
+pub struct Solved {
+    /// The files of the target.
+    pub files: Material,
+    static_keys: Vec<Option<Digest>>,
+    results: Vec<Option<Snapshot>>,
+    memory: Memory,
+}
+
+/// A result with the keys that lead to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyed {
+    /// Whose.
+    pub vertex: VertexId,
+    /// The static key, and the content key where that can be told.
+    pub keys: Vec<Digest>,
+    /// The result.
+    pub snapshot: Snapshot,
+}
+
+/// What was found out about the outside, which does not change during a build.
+#[derive(Debug, Default)]
+struct Memory {
+    pins: Mutex<BTreeMap<VertexId, Digest>>,
+    /// Digests of what vertices take from contexts, by vertex and input.
+    contexts: Mutex<BTreeMap<(VertexId, usize), Digest>>,
+}
 
 /// A step that failed, and which one.
 #[derive(Debug, thiserror::Error)]
@@ -91,22 +122,15 @@ impl Solver {
         plan: &Plan,
         observer: &dyn Observer,
         cancel: &Cancel,
-    ) -> Result<Material, SolveError> {
+    ) -> Result<Solved, SolveError> {
+        let memory = Memory::default();
         let target = match &plan.target {
-            Input::Scratch => return Ok(Material::Snapshot(Snapshot::default())),
-            Input::Context(name) => return Ok(Material::Context(name.clone())),
+            Input::Scratch => return Ok(Solved::without_steps(Material::Snapshot(Snapshot::default()))),
+            Input::Context(name) => return Ok(Solved::without_steps(Material::Context(name.clone()))),
             Input::Vertex(target) => *target,
         };
         let (cancel, _watch) = cancel.child();
-        let work = Work {
-            solver: self,
-            backend,
-            plan,
-            observer,
-            cancel: &cancel,
-            pins: Mutex::default(),
-            contexts: Mutex::default(),
-        };
+        let work = Work { solver: self, backend, plan, observer, cancel: &cancel, memory: &memory };
         let keys = work.static_keys(target).inspect_err(|error| {
             if let Some(id) = error.vertex {
                 observer.failed(id, &plan.vertices[id], &error.source);
@@ -126,14 +150,25 @@ impl Solver {
             work.worker(&state, &changed, &keys);
         });
         let mut state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match (state.failure.take(), state.results[target].take()) {
-            (None, Some(snapshot)) => Ok(Material::Snapshot(snapshot)),
+        match (state.failure.take(), state.results[target].clone()) {
+            (None, Some(snapshot)) => Ok(Solved {
+                files: Material::Snapshot(snapshot),
+                static_keys: keys,
+                results: state.results,
+                memory,
+            }),
             (Some(failure), _) => Err(failure),
             // A worker panicked: its message is in the log.
             (None, None) => {
                 Err(SolveError { vertex: Some(target), source: StepError::other("a build step broke off") })
             }
         }
+    }
+}
+
+impl Solved {
+    fn without_steps(files: Material) -> Self {
+        Self { files, static_keys: Vec::new(), results: Vec::new(), memory: Memory::default() }
     }
 }
 
@@ -144,9 +179,7 @@ struct Work<'a> {
     plan: &'a Plan,
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
-    pins: Mutex<BTreeMap<VertexId, Digest>>,
-    /// Digests of what vertices take from contexts, by vertex and input: contexts don't change during a build.
-    contexts: Mutex<BTreeMap<(VertexId, usize), Digest>>,
+    memory: &'a Memory,
 }
 
 /// How far it is.
@@ -214,24 +247,24 @@ impl Work<'_> {
     /// What remote files are: asked once for a build.
     fn pinned(&self, id: VertexId) -> Result<Option<Digest>, StepError> {
         let Op::Remote(remote) = &self.plan.vertices[id].op else { return Ok(None) };
-        if let Some(known) = lock(&self.pins).get(&id) {
+        if let Some(known) = lock(&self.memory.pins).get(&id) {
             return Ok(Some(*known));
         }
         let pinned = self.backend.sources.pin(remote, self.cancel)?;
-        lock(&self.pins).insert(id, pinned);
+        lock(&self.memory.pins).insert(id, pinned);
         Ok(Some(pinned))
     }
 
     /// The digest of the files that a vertex takes from an input.
     fn content(&self, id: VertexId, number: usize, material: &Material) -> Result<Digest, StepError> {
         if let Material::Context(_) = material
-            && let Some(known) = lock(&self.contexts).get(&(id, number))
+            && let Some(known) = lock(&self.memory.contexts).get(&(id, number))
         {
             return Ok(*known);
         }
         let digest = self.digest(&self.plan.vertices[id], number, material)?;
         if let Material::Context(_) = material {
-            lock(&self.contexts).insert((id, number), digest);
+            lock(&self.memory.contexts).insert((id, number), digest);
         }
         Ok(digest)
     }
@@ -284,7 +317,7 @@ impl Work<'_> {
         let mut wanted = BTreeSet::from([target]);
         while let Some(id) = wanted.pop_last() {
             let vertex = &self.plan.vertices[id];
-            match keys[id].filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(key)) {
+            match keys[id].filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(id, key)) {
                 Some(snapshot) => {
                     results[id] = Some(snapshot);
                 }
@@ -298,17 +331,32 @@ impl Work<'_> {
             // What is below a result is not needed, but it was used, and can be told.
             let record = match &results[*id] {
                 Some(_) => None,
-                None => keys[*id].and_then(|key| self.solver.cache.get(key)),
+                None => keys[*id].and_then(|key| self.recorded(key)),
             };
-            let known = results[*id].as_ref().or(record.as_ref().map(|record| &record.snapshot));
+            let known = results[*id].as_ref().or(record.as_ref());
             self.observer.finished(*id, &self.plan.vertices[*id], Origin::Cached, known);
         }
         State { results, open, busy: 0, failure: None }
     }
 
-    fn cached(&self, key: Digest) -> Option<Snapshot> {
-        let snapshot = self.solver.cache.get(key)?.snapshot;
-        self.backend.layers.has(&snapshot).then_some(snapshot)
+    /// A result of the cache, or else of one that is elsewhere.
+    fn cached(&self, id: VertexId, key: Digest) -> Option<Snapshot> {
+        let Backend { layers, imports, .. } = self.backend;
+        let here = self.solver.cache.get(key).map(|record| record.snapshot);
+        if let Some(snapshot) = here.filter(|snapshot| layers.has(snapshot)) {
+            return Some(snapshot);
+        }
+        let vertex = &self.plan.vertices[id];
+        let told = |layer: Bringing<'_>| self.observer.bringing(id, vertex, layer);
+        let brought = imports.bring(&key, &told, self.cancel).filter(|snapshot| layers.has(snapshot))?;
+        self.keep(key, vertex, &brought);
+        Some(brought)
+    }
+
+    /// What a key leads to, here or elsewhere; its layers may be gone.
+    fn recorded(&self, key: Digest) -> Option<Snapshot> {
+        let here = self.solver.cache.get(key).map(|record| record.snapshot);
+        here.or_else(|| self.backend.imports.known(&key))
     }
 
     fn worker(&self, state: &Mutex<State>, changed: &Condvar, keys: &[Option<Digest>]) {
@@ -362,7 +410,7 @@ impl Work<'_> {
         let landed = self.solver.flights.join(key, self.cancel, || {
             // Here and not before: who has just landed has put the result there.
             if let Some(snapshot) =
-                Some(key).filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(key))
+                Some(key).filter(|_| !vertex.ignore_cache).and_then(|key| self.cached(id, key))
             {
                 was_cached.set(true);
                 return Ok(snapshot);
@@ -423,8 +471,18 @@ impl Work<'_> {
         Ok(hasher.finish())
     }
 
+    /// The content key, if it can be told without anything that is not here.
+    fn known_content_key(&self, id: VertexId, materials: &[Material]) -> Option<Digest> {
+        let mut looked_at = materials.iter().skip(1);
+        let is_here = looked_at.all(|material| match material {
+            Material::Context(_) => true,
+            Material::Snapshot(snapshot) => self.backend.layers.hold(snapshot),
+        });
+        is_here.then(|| self.content_key(id, &self.plan.vertices[id], materials).ok()).flatten()
+    }
+
     fn execute(&self, id: VertexId, vertex: &Vertex, materials: &[Material]) -> Result<Snapshot, StepError> {
-        let Backend { sources, layers, runner } = self.backend;
+        let Backend { sources, layers, runner, .. } = self.backend;
         let base = match materials.first() {
             None => Snapshot::default(),
             Some(Material::Snapshot(snapshot)) => snapshot.clone(),
@@ -452,6 +510,38 @@ impl Work<'_> {
                 runner.run(&command, &|stream, bytes| self.observer.output(id, stream, bytes))
             }
         }
+    }
+}
+
+impl Solver {
+    /// The results of a build that was solved, with their keys: for caches elsewhere. Images and downloads are none, since whoever builds has
+    /// them from where they are. What lies below a result of the cache is told as far as it is known.
+    pub fn keyed(&self, backend: Backend<'_>, plan: &Plan, solved: &Solved, cancel: &Cancel) -> Vec<Keyed> {
+        let Input::Vertex(target) = plan.target else { return Vec::new() };
+        let work = Work { solver: self, backend, plan, observer: &Nobody, cancel, memory: &solved.memory };
+        let needed = work.needed(target);
+        let mut results: Vec<Option<Snapshot>> = vec![None; plan.vertices.len()];
+        let mut keyed = Vec::new();
+        for id in needed {
+            let Some(static_key) = solved.static_keys.get(id).copied().flatten() else { continue };
+            let vertex = &plan.vertices[id];
+            let known = solved.results.get(id).cloned().flatten();
+            results[id] = known.or_else(|| match &vertex.op {
+                Op::Image { digest, name } => backend.sources.image(name, *digest, cancel).ok(),
+                _ => work.recorded(static_key),
+            });
+            let is_source = matches!(vertex.op, Op::Image { .. } | Op::Remote(_));
+            let Some(snapshot) = results[id].clone().filter(|_| !is_source) else { continue };
+            let are_known = work.vertex_inputs(id).all(|input| results[input].is_some());
+            let content_key =
+                are_known.then(|| work.known_content_key(id, &work.materials(id, &results))).flatten();
+            keyed.push(Keyed {
+                vertex: id,
+                keys: [static_key].into_iter().chain(content_key).collect(),
+                snapshot,
+            });
+        }
+        keyed
     }
 }
 

@@ -13,7 +13,9 @@ use palan_context::Ignore;
 use palan_linux::path::RootDir;
 use palan_oci::Digest;
 
-use crate::backend::{Backend, Command, Layers, Material, Runner, Snapshot, Sources, StepError, Stream};
+use crate::backend::{
+    Backend, Bringing, Command, Imports, Layers, Material, Runner, Snapshot, Sources, StepError, Stream,
+};
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::content::{self, Depth, Owners};
@@ -25,6 +27,9 @@ pub(crate) struct Fake {
     pub(crate) log: Mutex<Vec<String>>,
     /// What is elsewhere.
     pub(crate) remote_content: Mutex<String>,
+    /// What a cache elsewhere knows, and whether it has the layers, too.
+    pub(crate) elsewhere: Mutex<BTreeMap<Digest, Snapshot>>,
+    pub(crate) is_reachable: AtomicBool,
     /// Results of the cache are not taken.
     pub(crate) refuses_cache: AtomicBool,
     waiting: Mutex<BTreeMap<String, u32>>,
@@ -42,6 +47,8 @@ impl Fake {
             directory,
             log: Mutex::default(),
             remote_content: Mutex::default(),
+            elsewhere: Mutex::default(),
+            is_reachable: AtomicBool::new(true),
             refuses_cache: AtomicBool::new(false),
             waiting: Mutex::default(),
             changed: Condvar::new(),
@@ -52,7 +59,7 @@ impl Fake {
     }
 
     pub(crate) fn backend(&self) -> Backend<'_> {
-        Backend { sources: self, layers: self, runner: self }
+        Backend { sources: self, layers: self, runner: self, imports: self }
     }
 
     pub(crate) fn cache(&self) -> Cache {
@@ -86,6 +93,19 @@ impl Fake {
     fn path_of(&self, snapshot: &Snapshot) -> PathBuf {
         let name = snapshot.layers.last().map_or_else(|| "empty".to_owned(), Digest::hex);
         self.directory.path().join("snapshots").join(name)
+    }
+
+    /// Moves all results to where only a cache elsewhere has them, and forgets the cache here.
+    pub(crate) fn export(&self, results: Vec<crate::solver::Keyed>) {
+        let (here, there) =
+            (self.directory.path().join("snapshots"), self.directory.path().join("elsewhere"));
+        fs::rename(&here, there).expect("a directory");
+        fs::create_dir_all(self.path_of(&Snapshot::default())).expect("a directory");
+        fs::remove_dir_all(self.directory.path().join("build")).expect("a cache");
+        let mut elsewhere = self.elsewhere.lock().expect("a lock");
+        for keyed in results {
+            elsewhere.extend(keyed.keys.into_iter().map(|key| (key, keyed.snapshot.clone())));
+        }
     }
 
     fn note(&self, text: String) {
@@ -224,6 +244,27 @@ impl Layers for Fake {
             fs::create_dir_all(below(root, path)).expect("a directory");
             Ok(())
         })
+    }
+}
+
+impl Imports for Fake {
+    fn known(&self, key: &Digest) -> Option<Snapshot> {
+        self.elsewhere.lock().expect("a lock").get(key).cloned()
+    }
+
+    fn bring(&self, key: &Digest, told: &dyn Fn(Bringing<'_>), _cancel: &Cancel) -> Option<Snapshot> {
+        let found = self.known(key)?;
+        self.note("bring".to_owned());
+        told(Bringing { layer: "layer", status: "downloading", current: 0, total: 1, done: false });
+        if !self.is_reachable.load(Ordering::SeqCst) {
+            return None;
+        }
+        let path = self.path_of(&found);
+        if !path.exists() {
+            let kept = self.directory.path().join("elsewhere").join(path.file_name().expect("a name"));
+            copy_into(&kept, &path);
+        }
+        Some(found)
     }
 }
 

@@ -15,10 +15,11 @@
 //! let session = tokio::spawn(services.serve(stream));
 //! ```
 //!
-//! **What the daemon can get** is what was offered: directories by their names, secrets by their ids, and no path of its choice. A
+//! **What the daemon can get** is what was offered: directories by their names, secrets by their ids, content by its digest, and no path of its choice. A
 //! directory is read as `context` walks it, so nothing outside of it is.
 
 mod auth;
+mod content;
 mod files;
 mod secret;
 
@@ -28,10 +29,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use auth::Credentials;
+pub use content::ContentStore;
 pub use files::{Directory, Output, Upload, Writer};
 pub use secret::{Agent, MAX_SECRET, Secret};
 
 use crate::grpc::{Call, Handled, Io, Service, Status, serve};
+use crate::message::content::method as store;
 use crate::message::session::{HealthCheckRequest, HealthCheckResponse, method};
 
 /// Headers that open a session.
@@ -52,6 +55,7 @@ pub struct Services {
     secrets: BTreeMap<String, Secret>,
     agents: BTreeMap<String, Agent>,
     credentials: Option<Arc<dyn Credentials>>,
+    stores: BTreeMap<String, ContentStore>,
 }
 
 impl fmt::Debug for Services {
@@ -59,6 +63,9 @@ impl fmt::Debug for Services {
         formatter.debug_struct("Services").field("methods", &self.methods()).finish_non_exhaustive()
     }
 }
+
+/// Calls on stores of content.
+const CONTENT_METHODS: &[&str] = &[store::INFO, store::READ, store::WRITE, store::STATUS, store::ABORT];
 
 /// A new id: 25 letters and digits, as BuildKit's are, with 128 bits of chance.
 pub fn new_id() -> std::io::Result<String> {
@@ -125,9 +132,16 @@ impl Services {
         self
     }
 
+    /// Offers a store of content: a `local` cache has the id `local:<directory>`.
+    #[must_use]
+    pub fn store(mut self, id: &str, store: ContentStore) -> Self {
+        self.stores.insert(id.to_owned(), store);
+        self
+    }
+
     /// The calls that are offered.
     pub fn methods(&self) -> Vec<&'static str> {
-        let offers: [(bool, &[&'static str]); 7] = [
+        let offers: [(bool, &[&'static str]); 8] = [
             (true, &[method::HEALTH_CHECK]),
             (!self.directories.is_empty(), &[method::FILE_SYNC_DIFF_COPY]),
             (!self.outputs.is_empty(), &[method::FILE_SEND_DIFF_COPY]),
@@ -135,6 +149,7 @@ impl Services {
             (!self.secrets.is_empty(), &[method::GET_SECRET]),
             (!self.agents.is_empty(), &[method::SSH_CHECK_AGENT, method::SSH_FORWARD_AGENT]),
             (self.credentials.is_some(), &[method::AUTH_CREDENTIALS]),
+            (!self.stores.is_empty(), CONTENT_METHODS),
         ];
         offers
             .iter()
@@ -176,6 +191,7 @@ impl Service for Services {
                 method::HEALTH_CHECK => {
                     call.unary(|_: HealthCheckRequest| async { Ok(HealthCheckResponse { status: 1 }) }).await
                 }
+                known if CONTENT_METHODS.contains(&known) => content::answer(&self.stores, call).await,
                 other => Err(Status::unimplemented(other)),
             }
         })

@@ -47,6 +47,9 @@ pub struct ImageConfig {
     /// How each layer came to be.
     #[serde(deserialize_with = "crate::null_is_default")]
     pub history: Vec<HistoryEntry>,
+    /// BuildKit's cache of the build that made it. Only written: what is made from the image has another one.
+    #[serde(rename = "moby.buildkit.cache.v0", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<String>,
 }
 
 /// The `config` object, with the names it has on the wire.

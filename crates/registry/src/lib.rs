@@ -15,12 +15,15 @@
 //! [`Client::push`] goes the other way: `upload` finds out for each blob whether the registry has it, mounts it from another
 //! repository or sends it (`session`, `payload`); then `push` stores the manifest's exact bytes under the tag.
 //!
+//! What has layers and is no image, a cache of builds, is read and written piece by piece ([`Artifact`], [`ArtifactPush`]).
+//!
 //! Invariants: no byte of a layer is kept in memory but what the channel's budget allows; nothing that a registry says
 //! is believed without its digest; credentials go to the registry and the token service it names, never elsewhere.
 
 #![forbid(unsafe_code)]
 
 mod address;
+mod artifact;
 mod assemble;
 mod auth;
 mod certificates;
@@ -57,6 +60,7 @@ mod slots;
 mod transport;
 mod upload;
 
+pub use artifact::{Artifact, ArtifactPush, ArtifactRequest};
 pub use assemble::ListPush;
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, Proxies, Timing};

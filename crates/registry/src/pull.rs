@@ -415,7 +415,11 @@ impl Pull<'_> {
         let missing = self.missing(layers, lease, known).await?;
         let mut waiting: FuturesUnordered<_> = missing
             .into_iter()
-            .map(|(descriptor, diff_id)| self.bring_layer(repository, descriptor, diff_id))
+            .map(|(descriptor, diff_id)| {
+                let id = descriptor.digest;
+                let tell = move |status| self.tell_layer(&id, status);
+                bring_layer(self.client, self.store, repository, descriptor, diff_id, tell)
+            })
             .collect();
         while let Some(result) = waiting.next().await {
             result?;
@@ -472,55 +476,6 @@ impl Pull<'_> {
         self.tell(ProgressEvent::Layer { id: digest.short(), status });
     }
 
-    async fn bring_layer(
-        &self,
-        repository: &Repository,
-        descriptor: Descriptor,
-        diff_id: Digest,
-    ) -> Result<(), RegistryError> {
-        loop {
-            let key = FlightKey { digest: descriptor.digest, diff_id };
-            let mut ticket = self.client.flights.join(key, repository.source(), |sender| {
-                let download = Download {
-                    repository: repository.clone(),
-                    store: self.store.clone(),
-                    slots: self.client.slots.clone(),
-                    descriptor: descriptor.clone(),
-                    diff_id,
-                };
-                download.run(sender)
-            });
-            let outcome = self.follow(&mut ticket, &descriptor.digest).await;
-            match outcome {
-                // Somebody else's registry or credentials failed; that says nothing about ours.
-                Err(error) if ticket.source != *repository.source() && error.is_of_the_endpoint() => {}
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Passes a flight's news on until it ends.
-    async fn follow(&self, ticket: &mut Ticket, digest: &Digest) -> Result<(), RegistryError> {
-        let mut told = LayerStatus::Pulling;
-        loop {
-            let state = ticket.state.borrow_and_update().clone();
-            for status in news(&told, &state.status) {
-                self.tell_layer(digest, status);
-            }
-            told = state.status;
-            match state.outcome {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(error)) => {
-                    return Err(Arc::try_unwrap(error).unwrap_or_else(RegistryError::Shared));
-                }
-                None => {}
-            }
-            if ticket.state.changed().await.is_err() && ticket.state.borrow().outcome.is_none() {
-                return Err(RegistryError::GivenUp { what: format!("layer {digest}") });
-            }
-        }
-    }
-
     async fn commit(
         &self,
         chosen: Chosen,
@@ -562,6 +517,62 @@ impl Pull<'_> {
                 "WARNING: image with reference {} was found but its platform ({found}) does not match the specified platform ({wanted})",
                 self.reference.familiar()
             )));
+        }
+    }
+}
+
+/// Waits until a layer is in the store, which may be brought for somebody else already.
+pub(crate) async fn bring_layer(
+    client: &Client,
+    store: &Store,
+    repository: &Repository,
+    descriptor: Descriptor,
+    diff_id: Digest,
+    tell: impl Fn(LayerStatus),
+) -> Result<(), RegistryError> {
+    loop {
+        let key = FlightKey { digest: descriptor.digest, diff_id };
+        let mut ticket = client.flights.join(key, repository.source(), |sender| {
+            let download = Download {
+                repository: repository.clone(),
+                store: store.clone(),
+                slots: client.slots.clone(),
+                descriptor: descriptor.clone(),
+                diff_id,
+            };
+            download.run(sender)
+        });
+        let outcome = follow(&mut ticket, &descriptor.digest, &tell).await;
+        match outcome {
+            // Somebody else's registry or credentials failed; that says nothing about ours.
+            Err(error) if ticket.source != *repository.source() && error.is_of_the_endpoint() => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Passes a flight's news on until it ends.
+async fn follow(
+    ticket: &mut Ticket,
+    digest: &Digest,
+    tell: &impl Fn(LayerStatus),
+) -> Result<(), RegistryError> {
+    let mut told = LayerStatus::Pulling;
+    loop {
+        let state = ticket.state.borrow_and_update().clone();
+        for status in news(&told, &state.status) {
+            tell(status);
+        }
+        told = state.status;
+        match state.outcome {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => {
+                return Err(Arc::try_unwrap(error).unwrap_or_else(RegistryError::Shared));
+            }
+            None => {}
+        }
+        if ticket.state.changed().await.is_err() && ticket.state.borrow().outcome.is_none() {
+            return Err(RegistryError::GivenUp { what: format!("layer {digest}") });
         }
     }
 }

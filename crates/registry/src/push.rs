@@ -284,39 +284,11 @@ impl Push<'_> {
         Ok(blobs)
     }
 
-    /// Which other repositories of this registry have which of the layers: an image that has a name with a digest there
-    /// was pulled from there, or pushed there.
+    /// Which other repositories of this registry have which of the layers.
     async fn sources(&self, chosen: &Chosen) -> Result<HashMap<Digest, Vec<String>>, RegistryError> {
-        let target = self.reference.clone();
         let layers = chosen.parts.iter().flat_map(|part| &part.manifest.layers);
         let wanted: Vec<Digest> = layers.map(|layer| layer.digest).collect();
-        in_store(self.store, "the repositories of layers".to_owned(), move |store| {
-            let mut sources: HashMap<Digest, Vec<String>> = HashMap::new();
-            for image in store.images()? {
-                let paths: Vec<&str> = image
-                    .digests
-                    .iter()
-                    .filter(|name| name.domain() == target.domain() && name.path() != target.path())
-                    .map(Reference::path)
-                    .collect();
-                if paths.is_empty() {
-                    continue;
-                }
-                let Ok(manifest) = Manifest::parse(&store.read_blob(&image.manifest)?, None) else {
-                    continue;
-                };
-                for layer in manifest.layers.iter().filter(|layer| wanted.contains(&layer.digest)) {
-                    let known = sources.entry(layer.digest).or_default();
-                    for path in &paths {
-                        if !known.iter().any(|known| known == path) {
-                            known.push((*path).to_owned());
-                        }
-                    }
-                }
-            }
-            Ok(sources)
-        })
-        .await
+        sources(self.store, self.reference, wanted).await
     }
 
     /// Brings all blobs, side by side. The first failure ends it.
@@ -352,6 +324,43 @@ impl Push<'_> {
             outcome => outcome,
         }
     }
+}
+
+/// Which other repositories of a registry have which of these layers: an image that has a name with a digest there was pulled from there, or
+/// pushed there.
+pub(crate) async fn sources(
+    store: &Store,
+    target: &Reference,
+    wanted: Vec<Digest>,
+) -> Result<HashMap<Digest, Vec<String>>, RegistryError> {
+    let target = target.clone();
+    in_store(store, "the repositories of layers".to_owned(), move |store| {
+        let mut sources: HashMap<Digest, Vec<String>> = HashMap::new();
+        for image in store.images()? {
+            let paths: Vec<&str> = image
+                .digests
+                .iter()
+                .filter(|name| name.domain() == target.domain() && name.path() != target.path())
+                .map(Reference::path)
+                .collect();
+            if paths.is_empty() {
+                continue;
+            }
+            let Ok(manifest) = Manifest::parse(&store.read_blob(&image.manifest)?, None) else {
+                continue;
+            };
+            for layer in manifest.layers.iter().filter(|layer| wanted.contains(&layer.digest)) {
+                let known = sources.entry(layer.digest).or_default();
+                for path in &paths {
+                    if !known.iter().any(|known| known == path) {
+                        known.push((*path).to_owned());
+                    }
+                }
+            }
+        }
+        Ok(sources)
+    })
+    .await
 }
 
 async fn put(repository: &Repository, reference: &str, paper: &Paper) -> Result<(), RegistryError> {
@@ -391,7 +400,7 @@ fn is_same_repository(one: &Reference, other: &Reference) -> bool {
     one.domain() == other.domain() && one.path() == other.path()
 }
 
-fn is_missing(error: &RegistryError) -> bool {
+pub(crate) fn is_missing(error: &RegistryError) -> bool {
     let RegistryError::Request { source: RequestError::Unreadable { source, .. }, .. } = error else {
         return false;
     };
@@ -399,7 +408,7 @@ fn is_missing(error: &RegistryError) -> bool {
 }
 
 /// A registry's refusal of a push, in the text that Docker's users know.
-fn in_dockers_words(error: RegistryError) -> RegistryError {
+pub(crate) fn in_dockers_words(error: RegistryError) -> RegistryError {
     match error {
         RegistryError::Request { source: RequestError::Api(source), .. }
             if matches!(source.status, 401 | 403)

@@ -10,6 +10,7 @@
 //! The registry names a new location with every answer, which may be on another host: it is checked as a redirect is
 //! and gets no credentials. What the registry says about how far it came is believed only within what was sent.
 
+use bytes::Bytes;
 use palan_oci::Digest;
 use palan_store::Store;
 use reqwest::header::{HeaderMap, RANGE};
@@ -97,6 +98,22 @@ impl Session {
         if let Some(whole) = whole {
             outgoing.payload = Payload::Blob(whole.clone());
         }
+        let response = repository.request(outgoing).await?;
+        check_digest(&response, digest)
+    }
+
+    /// Ends the upload with bytes at hand.
+    pub(crate) async fn finish_with(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        content: Bytes,
+    ) -> Result<(), RegistryError> {
+        let mut url = self.location.clone();
+        url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let mut outgoing = Outgoing::new(Method::PUT, url);
+        let media_type = "application/octet-stream".to_owned();
+        outgoing.payload = Payload::Document { media_type, content };
         let response = repository.request(outgoing).await?;
         check_digest(&response, digest)
     }

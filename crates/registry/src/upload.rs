@@ -161,19 +161,8 @@ impl Upload<'_> {
         Ok(UploadStatus::Pushed)
     }
 
-    /// Whether the registry has the blob in this repository.
     async fn is_there(&self) -> Result<bool, RegistryError> {
-        let url = self.repository.url(&format!("blobs/{}", self.descriptor.digest))?;
-        let response = match self.repository.request(Outgoing::new(Method::HEAD, url)).await {
-            Ok(response) => response,
-            Err(error) if status_of(&error) == 404 => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        check_digest(&response, &self.descriptor.digest)?;
-        let length = response.headers().get(reqwest::header::CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
-        // What has another length is something else, or is still being stored.
-        Ok(length.is_none_or(|length| length == self.descriptor.size))
+        is_there(self.repository, self.descriptor).await
     }
 
     /// Mounts the blob from another repository; whether that worked. A registry that does not want to may have begun an
@@ -256,6 +245,24 @@ impl Progress {
         self.chunk = Some(next);
         possible
     }
+}
+
+/// Whether the registry has a blob in this repository.
+pub(crate) async fn is_there(
+    repository: &Repository,
+    descriptor: &Descriptor,
+) -> Result<bool, RegistryError> {
+    let url = repository.url(&format!("blobs/{}", descriptor.digest))?;
+    let response = match repository.request(Outgoing::new(Method::HEAD, url)).await {
+        Ok(response) => response,
+        Err(error) if status_of(&error) == 404 => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    check_digest(&response, &descriptor.digest)?;
+    let length = response.headers().get(reqwest::header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+    // What has another length is something else, or is still being stored.
+    Ok(length.is_none_or(|length| length == descriptor.size))
 }
 
 fn remedy(error: &RegistryError) -> Remedy {

@@ -15,12 +15,13 @@
 //! 2. With a frontend, `request` says what the engine is to do. Without one the client drives: its `LLBBridge.Solve` says the
 //!    same, and names a result that does not exist yet; its `Return` says which result it wants, or why it gave up. Only then
 //!    it is built, as BuildKit's results are lazy, too.
-//! 3. `exports` sends the result on, and the answer to `Control.Solve` ends the build. Its progress is kept for a moment, for a
+//! 3. `caches` says where results with their keys come from and go to, and carries a client's directories of them. `exports` sends the result on, and the answer to `Control.Solve` ends the build. Its progress is kept for a moment, for a
 //!    `Status` that comes late, and its record for `ListenBuildHistory`.
 //!
 //! **Invariant:** a build lives as long as its `Control.Solve`. When that call's connection or stream goes, the engine is told to
 //! stop, and nobody is left waiting for the build.
 
+mod caches;
 mod client;
 mod control;
 mod exports;

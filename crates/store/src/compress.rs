@@ -11,6 +11,9 @@
 //! was pulled or loaded has no such row, or one with another manifest, and keeps its bytes. The configuration is not touched, so
 //! the image keeps its id.
 //!
+//! What of a build's cache goes to others is compressed in the same way, without an image: the row in `kept_forms` keeps the compressed form for as
+//! long as the layer itself ([`Store::compress_made`]).
+//!
 //! **Invariant:** content is on the disk before a row names it, and the rows are written without marking the image as not synced: a
 //! power loss takes the compressed form at most, never an image that was whole. A kill leaves what is named by a row, so the next push
 //! compresses the rest only.
@@ -47,6 +50,10 @@ CREATE TABLE IF NOT EXISTS compressed_layers (
     tar TEXT PRIMARY KEY,           -- a layer's diff-id
     blob TEXT NOT NULL,             -- the same, compressed here; of use while it is here
     size INTEGER NOT NULL           -- of the blob
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS kept_forms (
+    tar TEXT PRIMARY KEY,           -- a layer that was made here and is kept for its own sake
+    blob TEXT NOT NULL              -- the same, compressed here, kept with it
 ) WITHOUT ROWID;
 ";
 
@@ -98,6 +105,14 @@ impl Store {
         Ok(Some(digest))
     }
 
+    /// A layer as it is transferred, compressed if it was made here. `lease` protects it, and its compressed form stays as long as the layer
+    /// is kept for its own sake.
+    pub fn compress_made(&self, diff_id: &Digest, lease: &Lease) -> Result<Descriptor> {
+        let known = self.describe(diff_id, lease)?;
+        let is_made = is_plain(&known) && known.digest == *diff_id && self.layer_made_at(diff_id)?.is_some();
+        if is_made { self.compress_layer(None, diff_id, lease) } else { Ok(known) }
+    }
+
     /// A layer in the form in which it was compressed here, if it is here. `lease` protects it.
     pub(crate) fn compressed_form(&self, tar: &Digest, lease: &Lease) -> Result<Option<Descriptor>> {
         let state = self.inner.lock();
@@ -125,7 +140,7 @@ impl Store {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(tar) = tars.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let outcome = self.compress_layer(image, tar, lease);
+                        let outcome = self.compress_layer(Some(image), tar, lease);
                         if outcome.is_err() {
                             next.store(tars.len(), Ordering::Relaxed);
                         }
@@ -138,7 +153,8 @@ impl Store {
         outcomes.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
     }
 
-    fn compress_layer(&self, image: &ImageId, tar: &Digest, lease: &Lease) -> Result<Descriptor> {
+    /// For an image, or for the layer's own sake.
+    fn compress_layer(&self, image: Option<&ImageId>, tar: &Digest, lease: &Lease) -> Result<Descriptor> {
         let inner = &self.inner;
         loop {
             if let Some(known) = self.compressed_form(tar, lease)? {
@@ -198,18 +214,29 @@ impl Store {
         Ok(descriptor(hasher.finish(), size))
     }
 
-    /// From here on the blob is the image's, if the image is still there.
-    fn record_compressed(&self, image: &ImageId, tar: &Digest, made: &Descriptor) -> Result<()> {
+    /// From here on the blob is the image's, or the layer's, if that is still there.
+    fn record_compressed(&self, image: Option<&ImageId>, tar: &Digest, made: &Descriptor) -> Result<()> {
         let mut state = self.inner.lock();
-        if database::image(&state.db, image)?.is_none() {
+        let is_there = match image {
+            Some(image) => database::image(&state.db, image)?.is_some(),
+            None => crate::made::is_kept(&state.db, tar)?,
+        };
+        if !is_there {
             return Ok(());
         }
         crate::fault::point("record a compressed layer");
         database::write(&mut state.db, "record a compressed layer", |transaction| {
-            put_image_blob(transaction, image, &made.digest)?;
+            match image {
+                Some(image) => put_image_blob(transaction, image, &made.digest)?,
+                None => {
+                    let query = "INSERT OR REPLACE INTO kept_forms VALUES (?1, ?2)";
+                    transaction.execute(query, [tar.to_string(), made.digest.to_string()]).map(drop)?;
+                }
+            }
             let values = params![tar.to_string(), made.digest.to_string(), made.size.cast_signed()];
             transaction.execute("INSERT OR REPLACE INTO compressed_layers VALUES (?1, ?2, ?3)", values)?;
-            let stale = "DELETE FROM compressed_layers WHERE blob NOT IN (SELECT digest FROM image_blobs)";
+            let stale = "DELETE FROM compressed_layers WHERE blob NOT IN (SELECT digest FROM image_blobs)
+                AND blob NOT IN (SELECT blob FROM kept_forms)";
             transaction.execute(stale, []).map(drop)
         })
     }
@@ -267,6 +294,16 @@ pub(crate) fn put_made(
 ) -> rusqlite::Result<()> {
     let query = "INSERT OR REPLACE INTO made_images VALUES (?1, ?2)";
     transaction.execute(query, [image.to_string(), manifest.to_string()]).map(drop)
+}
+
+/// The compressed form that is kept for a layer's own sake.
+pub(crate) fn kept_form(db: &Connection, tar: &Digest) -> Result<Option<Digest>> {
+    let query = "SELECT blob FROM kept_forms WHERE tar = ?1";
+    database::first(db, "look up a compressed layer", query, &tar.to_string(), |row| database::digest(row, 0))
+}
+
+pub(crate) fn release_form(transaction: &Transaction<'_>, tar: &Digest) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM kept_forms WHERE tar = ?1", [tar.to_string()]).map(drop)
 }
 
 fn made_manifest(db: &Connection, image: &ImageId) -> Result<Option<Digest>> {

@@ -12,7 +12,8 @@
 //! **Invariant:** a layer whose blob has the diff-id's digest is the same over whatever it lies: what overlay wrote that hides
 //! nothing (a whiteout over no file, an opaque mark over no directory) is taken away, since the tar has no word of it.
 //!
-//! Rows in `made_layers` keep these layers, and their blobs, without an image: for the cache of builds, across restarts.
+//! Rows in `made_layers` keep these layers, and their blobs, without an image: for the cache of builds, across restarts. What was made
+//! elsewhere and brought as a transferred layer can be kept in the same way ([`Store::adopt_layer`]): its blob is what came.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -35,7 +36,7 @@ use crate::recipe::record::Instructions;
 use crate::recipe::{Form, Header, Part, RecipeWriter, VERSION};
 use crate::store::EMPTY_LAYER;
 use crate::tree::{Overlaid, TreeError};
-use crate::{Error, LayerInfo, Lease, Result, Store, database};
+use crate::{Error, LayerInfo, Lease, Result, Store, compress, database};
 
 /// Only ever added to the tables that are there, so an older program that does not know it is not disturbed: it removes the layers.
 pub(crate) const SCHEMA: &str = "
@@ -120,7 +121,8 @@ impl Store {
         let key = layer_key(&digest);
         let inner = &self.inner;
         let known = database::layer(&inner.lock().db, &key)?;
-        if known.is_some() && is_made(&inner.lock().db, &key)? && inner.has_blob(&digest) {
+        let has_blob = known.as_ref().is_some_and(|record| inner.has_blob(&record.blob));
+        if has_blob && is_made(&inner.lock().db, &key)? {
             return Ok(LayerInfo { diff_id: digest, size });
         }
         let recipe = inner.recipe_path(&digest);
@@ -163,7 +165,7 @@ impl Store {
         crate::fault::point("record a layer");
         database::write(&mut state.db, "record a layer", |transaction| {
             database::insert_layer(transaction, &key, &record)?;
-            insert(transaction, &key, &digest)?;
+            insert_at(transaction, &key, &digest, now())?;
             row.iter().try_for_each(|row| database::recipe::put_recipe(transaction, row))
         })?;
         drop(state);
@@ -175,14 +177,39 @@ impl Store {
         self.inner.background.schedule(&self.inner, Work::SYNC);
     }
 
+    /// Keeps a layer that was brought under `lease` as if it had been made here, at that time (seconds since 1970) where it is known. Whether it
+    /// is here and stands alone: one that does not belongs to what it lies over.
+    pub fn adopt_layer(&self, diff_id: &Digest, created: Option<i64>, lease: &Lease) -> Result<bool> {
+        lease.protect(*diff_id);
+        let key = layer_key(diff_id);
+        let mut state = self.inner.lock();
+        let Some(record) = state.layer_by(Some(diff_id), diff_id)? else { return Ok(false) };
+        if record.standing != Standing::SelfContained {
+            return Ok(false);
+        }
+        crate::fault::point("record a layer");
+        database::write(&mut state.db, "record a layer", |transaction| {
+            database::insert_layer(transaction, &key, &record)?;
+            insert_at(transaction, &key, &record.blob, created.unwrap_or_else(now))
+        })?;
+        state.pending.remove(diff_id);
+        Ok(true)
+    }
+
     /// Nobody needs the layer for its own sake any more.
     pub fn release_layer(&self, diff_id: &Digest) -> Result<()> {
         let key = layer_key(diff_id);
         let mut state = self.inner.lock();
+        let mut blobs = vec![*diff_id];
+        let query = "SELECT blob FROM made_layers WHERE key = ?1";
+        let own = database::first(&state.db, "look up a layer", query, &key, |row| database::digest(row, 0))?;
+        blobs.extend(own.filter(|own| own != diff_id));
+        blobs.extend(compress::kept_form(&state.db, diff_id)?);
         database::write_freeing(&mut state.db, "release a layer", |transaction| {
+            compress::release_form(transaction, diff_id)?;
             transaction.execute("DELETE FROM made_layers WHERE key = ?1", [&key]).map(drop)
         })?;
-        if state.remove_unneeded(&self.inner, &[key], &[*diff_id])? {
+        if state.remove_unneeded(&self.inner, &[key], &blobs)? {
             drop(state);
             self.inner.background.schedule(&self.inner, Work::TRASH);
         }
@@ -370,14 +397,22 @@ fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
     Ok(Hashed { digest: hasher.finish(), length, size, frames })
 }
 
-fn insert(transaction: &Transaction<'_>, key: &str, blob: &Digest) -> rusqlite::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().cast_signed()
+}
+
+fn insert_at(transaction: &Transaction<'_>, key: &str, blob: &Digest, created: i64) -> rusqlite::Result<()> {
     let query = "INSERT OR IGNORE INTO made_layers VALUES (?1, ?2, ?3)";
-    transaction.execute(query, params![key, blob.to_string(), now.cast_signed()]).map(drop)
+    transaction.execute(query, params![key, blob.to_string(), created]).map(drop)
 }
 
 fn is_made(db: &Connection, key: &str) -> Result<bool> {
     Ok(all_made(db)?.iter().any(|made| made == key))
+}
+
+/// Whether a layer is kept for its own sake.
+pub(crate) fn is_kept(db: &Connection, diff_id: &Digest) -> Result<bool> {
+    is_made(db, &layer_key(diff_id))
 }
 
 /// The keys of all of them.
@@ -385,9 +420,11 @@ pub(crate) fn all_made(db: &Connection) -> Result<Vec<String>> {
     database::all(db, "list layers", "SELECT key FROM made_layers", |row| row.get(0))
 }
 
-/// Their blobs.
+/// Their blobs, and the compressed forms that are kept for their sake.
 pub(crate) fn blobs(db: &Connection) -> Result<Vec<Digest>> {
-    database::all(db, "list blobs", "SELECT blob FROM made_layers", |row| database::digest(row, 0))
+    let query = "SELECT blob FROM made_layers
+        UNION SELECT blob FROM kept_forms WHERE substr(tar, 8) IN (SELECT key FROM made_layers)";
+    database::all(db, "list blobs", query, |row| database::digest(row, 0))
 }
 
 #[cfg(test)]

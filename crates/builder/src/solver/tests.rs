@@ -42,6 +42,7 @@ fn build(fake: &Fake, text: &str) -> Material {
     solver
         .solve(fake.backend(), &plan_of(text, false), &Nobody, &Cancel::new())
         .unwrap_or_else(|error| panic!("{text}: {error}"))
+        .files
 }
 
 fn fail(fake: &Fake, text: &str) -> SolveError {
@@ -224,7 +225,7 @@ fn builds_at_the_same_time_share_their_steps() {
         let builds: Vec<_> = (0..4)
             .map(|_| scope.spawn(|| solver.solve(fake.backend(), &plan, &Nobody, &Cancel::new())))
             .collect();
-        builds.into_iter().map(|build| build.join().expect("a thread").expect("a build")).collect()
+        builds.into_iter().map(|build| build.join().expect("a thread").expect("a build").files).collect()
     });
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
     assert_eq!(fake.executed(), ["pull base", "run write /a a", "run write /b b"]);
@@ -295,4 +296,59 @@ fn observers_hear_what_happens() {
 fn scratch_alone_is_an_empty_image() {
     let files = build(&Fake::new(), "FROM scratch\nENV a=b");
     assert_eq!(files, Material::Snapshot(Snapshot::default()));
+}
+
+const STAGES: &str = "FROM base AS made\nCOPY src /src/\nRUN copy /src/a /made\n\
+    FROM base\nCOPY --from=made /made /made\nRUN write /b b";
+
+fn keyed(fake: &Fake, text: &str) -> Vec<Keyed> {
+    let (solver, plan, cancel) = (Solver::new(fake.cache(), 2), plan_of(text, false), Cancel::new());
+    let solved = solver.solve(fake.backend(), &plan, &Nobody, &cancel).expect("a build");
+    solver.keyed(fake.backend(), &plan, &solved, &cancel)
+}
+
+#[test]
+fn results_have_the_same_keys_however_they_were_come_by() {
+    let fake = Fake::new();
+    fs::write(fake.context_file("src/a"), "a").expect("a file");
+    let executed = keyed(&fake, STAGES);
+    let keys: Vec<usize> = executed.iter().map(|keyed| keyed.keys.len()).collect();
+    assert_eq!(keys, [2, 2, 2, 2], "no image is among them");
+    assert_eq!(keyed(&fake, STAGES), executed, "from the cache");
+    fake.export(executed.clone());
+    fake.executed();
+    let brought = keyed(&fake, STAGES);
+    assert_eq!(fake.executed(), ["bring", "pull base"]);
+    // The stage was not brought, so what of it is taken can't be looked at.
+    assert!(brought.len() == 4 && brought[2].keys == executed[2].keys[..1], "{brought:?}");
+    assert_eq!(brought[3], executed[3]);
+}
+
+#[test]
+fn what_is_elsewhere_is_brought_once() {
+    let fake = Fake::new();
+    fs::write(fake.context_file("src/a"), "a").expect("a file");
+    let first = keyed(&fake, STAGES);
+    fake.export(first);
+    fake.executed();
+    let files = build(&fake, STAGES);
+    assert_eq!((fake.read(&files, "made"), fake.executed()), ("a".to_owned(), vec!["bring".to_owned()]));
+    build(&fake, STAGES);
+    assert_eq!(fake.executed(), [""; 0], "it is recorded here");
+    // Another last step: the one before it is looked for, and no further.
+    build(&fake, &STAGES.replace("write /b b", "write /c c"));
+    assert_eq!(fake.executed(), ["bring", "run write /c c"]);
+}
+
+#[test]
+fn what_cannot_be_brought_is_made() {
+    let fake = Fake::new();
+    fs::write(fake.context_file("src/a"), "a").expect("a file");
+    let first = keyed(&fake, STAGES);
+    fake.export(first);
+    fake.is_reachable.store(false, std::sync::atomic::Ordering::SeqCst);
+    fake.executed();
+    let files = build(&fake, STAGES);
+    assert_eq!(fake.read(&files, "b"), "b");
+    assert!(fake.executed().contains(&"run copy /src/a /made".to_owned()));
 }

@@ -207,3 +207,75 @@ fn ids() {
     assert_eq!(ids.len(), 100);
     assert!(ids.iter().all(|id| id.len() == 25 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())));
 }
+
+#[tokio::test]
+async fn content_is_written_and_read_by_its_digest() {
+    use crate::message::content::{
+        InfoRequest, InfoResponse, ReadRequest, ReadResponse, STORE_ID, WriteRequest, WriteResponse, action,
+        method as store,
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("cache");
+    let channel = open(Services::new().store("local:x", ContentStore::new(&path))).await;
+    let at = |id: &str| metadata(&[(STORE_ID, id)]);
+    let content = Bytes::from(vec![7; 1_000_000]);
+    let digest = palan_oci::Digest::of(&content).to_string();
+    let write = async |pieces: &[(i64, Bytes)], expected: &str| {
+        let mut call = channel.call(store::WRITE, at("local:x")).await.expect("a call");
+        let mut requests = vec![WriteRequest {
+            action: action::STAT,
+            reference: "r".to_owned(),
+            total: 1_000_000,
+            expected: expected.to_owned(),
+            ..WriteRequest::default()
+        }];
+        requests.extend(pieces.iter().map(|(offset, data)| WriteRequest {
+            action: action::WRITE,
+            offset: *offset,
+            data: data.clone(),
+            ..WriteRequest::default()
+        }));
+        requests.push(WriteRequest { action: action::COMMIT, ..WriteRequest::default() });
+        let mut last = None;
+        for request in requests {
+            // An error is told by what comes back.
+            let _ = call.outgoing.send(&request).await;
+            last = call.incoming.next::<WriteResponse>().await.map_err(|status| status.code)?;
+        }
+        Ok(last.expect("an answer").digest)
+    };
+    let halves = [(0, content.slice(..500_000)), (500_000, content.slice(500_000..))];
+    let other = palan_oci::Digest::of("other").to_string();
+    assert_eq!(write(&halves, &other).await, Err(Code::FailedPrecondition));
+    assert_eq!(write(&halves[..1], &digest).await, Err(Code::FailedPrecondition), "too short");
+    assert_eq!(write(&halves[1..], &digest).await, Err(Code::OutOfRange));
+    assert_eq!(write(&[], "sha256:../../x").await, Err(Code::InvalidArgument));
+    assert_eq!(std::fs::read_dir(path.join("blobs/sha256")).expect("entries").count(), 0);
+    assert_eq!(write(&halves, &digest).await, Ok(digest.clone()));
+    assert_eq!(write(&halves, &digest).await, Err(Code::AlreadyExists));
+    let is_empty = || std::fs::read_dir(path.join("ingest")).expect("entries").next().is_none();
+    for _ in 0..100 {
+        if is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(is_empty(), "nothing is left");
+    let info = async |id: &str, digest: &str| {
+        let request = InfoRequest { digest: digest.to_owned() };
+        let answer = channel.unary::<_, InfoResponse>(store::INFO, at(id), &request).await;
+        answer.map(|answer| answer.info.expect("known").size).map_err(|status| status.code)
+    };
+    assert_eq!(info("local:x", &digest).await, Ok(1_000_000));
+    assert_eq!(info("local:x", &other).await, Err(Code::NotFound));
+    assert_eq!(info("local:y", &digest).await, Err(Code::NotFound));
+    assert_eq!(info("local:x", "../x").await, Err(Code::InvalidArgument));
+    let request = ReadRequest { digest, offset: 400_000, size: 550_000 };
+    let mut pieces = channel.ask(store::READ, at("local:x"), &request).await.expect("a call");
+    let mut read = Vec::new();
+    while let Some(piece) = pieces.next::<ReadResponse>().await.expect("a piece") {
+        assert_eq!(piece.offset, 400_000 + i64::try_from(read.len()).expect("small"));
+        read.extend_from_slice(&piece.data);
+    }
+    assert_eq!(read, content.slice(400_000..950_000));
+}

@@ -55,6 +55,7 @@ pub(super) fn assemble(
         size: manifest.len() as u64,
         config,
         names: Vec::new(),
+        cache: None,
     };
     let Some(output) = &request.image else { return Ok(outcome) };
     outcome.names = output.names.iter().map(|name| name.clone().or_latest()).collect();

@@ -3,8 +3,9 @@
 //! ```text
 //! BuildRequest ─┐                    ┌─ pulls ──▶ image's configuration ─┐
 //!               ├─ Engine::build ────┼─ lower ◀──────────────────────────┘      (palan_builder: pure)
-//! BuildClient ◀─┤  one thread        ├─ solve ──▶ Sources, Layers, Runner       (here: contexts, store, runtime)
-//! Progress    ◀─┘                    └─ assemble ▶ configuration, manifest, names ──▶ BuildOutcome
+//! BuildClient ◀─┤  one thread        ├─ solve ──▶ Sources, Layers, Runner, Imports (here: contexts, store, runtime, caches)
+//! Progress    ◀─┘                    ├─ assemble ▶ configuration, manifest, names ──▶ BuildOutcome
+//!                                    └─ caches ─▶ results with their keys, to where they are wanted
 //! ```
 //!
 //! # What a front door brings
@@ -49,6 +50,7 @@ pub mod request;
 pub mod classic;
 
 mod assemble;
+mod caches;
 mod copy;
 mod export;
 mod layers;
@@ -60,8 +62,10 @@ mod sources;
 mod ssh;
 mod step;
 
+pub use caches::{CacheExport, CacheTarget, ContentStore};
 pub use export::BuiltFiles;
 pub use palan_builder::cancel::{Cancel, Watch};
+pub use palan_builder::remote_cache::write::Form as CacheForm;
 pub use palan_context::Ignore;
 pub use palan_linux::path::{RootDir, remove_tree};
 pub use palan_oci::{Digest, Reference};

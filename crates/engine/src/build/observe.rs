@@ -3,13 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
-use palan_builder::backend::{Snapshot, StepError, Stream};
+use palan_builder::backend::{Bringing, Snapshot, StepError, Stream};
 use palan_builder::graph::{Input, Plan, Vertex as Node, VertexId};
 use palan_builder::solver::{Observer, Origin};
 use palan_oci::digest::Hasher;
 use palan_oci::{ChainId, Digest};
 
-use super::progress::{Event, Log, Output, ProgressSink, Step, Vertex};
+use super::progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex};
 
 /// Tells a sink about a plan's vertices.
 pub(super) struct Observing<'a> {
@@ -84,6 +84,23 @@ pub(super) fn chain(snapshot: &Snapshot) -> Option<Digest> {
 impl Observer for Observing<'_> {
     fn started(&self, id: VertexId, _vertex: &Node) {
         self.change(id, |vertex| vertex.started = Some(Timestamp::now()));
+    }
+
+    fn bringing(&self, id: VertexId, _vertex: &Node, layer: Bringing<'_>) {
+        let now = Timestamp::now();
+        let is_started = self.vertices[id].lock().unwrap_or_else(PoisonError::into_inner).started.is_some();
+        if !is_started {
+            self.change(id, |vertex| vertex.started = Some(now));
+        }
+        self.progress.event(Event::Status(Status {
+            vertex: self.digest(id),
+            id: layer.layer.to_owned(),
+            name: layer.status.to_owned(),
+            current: layer.current,
+            total: layer.total,
+            started: Some(now),
+            completed: layer.done.then_some(now),
+        }));
     }
 
     fn output(&self, id: VertexId, stream: Stream, bytes: &[u8]) {

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use palan_builder::cancel::Cancel;
 use palan_context::Ignore;
 use palan_linux::path::RootDir;
 use palan_oci::image_config::ImageConfig;
-use palan_oci::{Digest, Reference};
+use palan_oci::{Descriptor, Digest, Reference};
 
+use super::caches::{CacheExport, ContentStore};
 use crate::Result;
 use crate::image::Auth;
 use crate::spec::Resources;
@@ -39,6 +41,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// Other caches than the local one.
     pub cache_from: Vec<CacheSource>,
+    /// Where the results go besides.
+    pub cache_to: Vec<CacheExport>,
     /// How steps run.
     pub steps: StepSettings,
     /// What becomes of the result; none: it only is in the cache.
@@ -91,13 +95,13 @@ pub struct StepSettings {
 pub struct CacheSource {
     /// `registry`, `local`, `inline`, …, or [`CacheSource::IMAGE`].
     pub kind: String,
-    /// What it needs to be known: `ref` of a registry or image.
+    /// What it needs to be known: `ref` of a registry or image, `src` and `digest` of one at the client's.
     pub attributes: BTreeMap<String, String>,
 }
 
 impl CacheSource {
     /// An image that is here, as the classic builder has it: where one is named, steps are only taken from the cache if they made
-    /// layers of such an image.
+    /// layers of such an image. The cache in its configuration is used, too.
     pub const IMAGE: &str = "image";
 }
 
@@ -130,6 +134,12 @@ pub trait BuildClient: Send + Sync {
 
     /// Credentials for the registry of an image.
     fn credentials(&self, image: &Reference) -> Result<Option<Auth>>;
+
+    /// A store of content at the client's by its id: `local:DIRECTORY` of a cache; none if the client offers none of that name.
+    fn store(&self, id: &str) -> Result<Option<Arc<dyn ContentStore>>> {
+        let _ = id;
+        Ok(None)
+    }
 
     /// Whether the client's policy lets the build use an image or a download (`docker-image://NAME`, `https://…`); an error is its
     /// refusal.
@@ -185,4 +195,6 @@ pub struct BuildOutcome {
     pub config: ImageConfig,
     /// The names that it got.
     pub names: Vec<Reference>,
+    /// What names the cache that was exported.
+    pub cache: Option<Descriptor>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -17,6 +18,9 @@ use palan_registry::{ProgressEvent, PullRequest};
 use palan_store::{Image, Lease};
 
 use super::assemble::assemble;
+use super::caches::CacheTarget;
+use super::caches::export::Exporting;
+use super::caches::import::{Caching, ImportedCaches};
 use super::layers::BuildLayers;
 use super::mounts::CacheMounts;
 use super::observe::Observing;
@@ -94,9 +98,16 @@ impl Engine {
         let runtime = tokio::runtime::Handle::current();
         let (sender, outcome) = tokio::sync::oneshot::channel();
         let started = std::thread::Builder::new().name("build".to_owned()).spawn(move || {
-            let work = Work { engine: &engine, request: &request, client, progress, cancel, runtime };
+            let has_leftovers = AtomicBool::new(false);
+            let work =
+                Work { engine: &engine, request: &request, client, progress, cancel, runtime, has_leftovers };
             // Whoever asked may have gone.
             let _ = sender.send(work.build());
+            if work.has_leftovers.into_inner()
+                && let Err(error) = engine.store.collect()
+            {
+                tracing::warn!(%error, "what a build has brought and not kept stays for now");
+            }
             engine.limit_cache();
         });
         started.context(|| "cannot start a thread".into()).map_err(BuildError::from)?;
@@ -117,6 +128,8 @@ struct Work<'a> {
     progress: Arc<dyn ProgressSink>,
     cancel: Cancel,
     runtime: tokio::runtime::Handle,
+    /// The store has something that nobody keeps.
+    has_leftovers: AtomicBool,
 }
 
 impl Work<'_> {
@@ -132,8 +145,8 @@ impl Work<'_> {
         let file = parsed.map_err(|error| dockerfile.error(&error))?;
         let mut sources =
             BuildSources::new(self.engine, &lease, &contexts, self.runtime.clone(), directory.0.clone());
-        self.refuse_caches();
-        let plan = self.plan(&dockerfile, &file, &mut sources, &lease)?;
+        let mut plan = self.plan(&dockerfile, &file, &mut sources, &lease)?;
+        let imports = ImportedCaches::load(self.caching(&lease), &self.request.cache_from);
         let only = self.stacks_of_caches();
         let layers = BuildLayers { store: &self.engine.store, lease: &lease, contexts: &contexts, only };
         let runner = BuildRunner {
@@ -144,17 +157,31 @@ impl Work<'_> {
             settings: &self.request.steps,
             runtime: self.runtime.clone(),
         };
-        let backend = Backend { sources: &sources, layers: &layers, runner: &runner };
+        let backend = Backend { sources: &sources, layers: &layers, runner: &runner, imports: &imports };
         let observer = Observing::new(&plan, &*self.progress);
         self.allowed(&plan).map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
         let solved = builds.solver.solve(backend, &plan, &observer, &self.cancel);
         self.engine.store.sync_soon();
-        let files = solved.map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
-        let snapshot = self.snapshot(files, backend)?;
+        self.has_leftovers.store(imports.leftovers.load(Ordering::Relaxed), Ordering::Relaxed);
+        let solved = solved.map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
+        let snapshot = self.snapshot(solved.files.clone(), backend)?;
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
-        Ok(assemble(self.engine, self.request, plan.config, &snapshot, &lease)?)
+        let exports = &self.request.cache_to;
+        let keyed = match exports.is_empty() {
+            true => Vec::new(),
+            false => builds.solver.keyed(backend, &plan, &solved, &self.cancel),
+        };
+        let exporting = Exporting::new(self.caching(&lease), &imports, keyed, &snapshot);
+        if exports.iter().any(|export| export.target == CacheTarget::Image) {
+            plan.config.build_cache = exporting.inline();
+        }
+        let mut outcome = assemble(self.engine, self.request, plan.config, &snapshot, &lease)?;
+        let exported = exporting.run(exports);
+        self.has_leftovers.fetch_or(imports.leftovers.load(Ordering::Relaxed), Ordering::Relaxed);
+        outcome.cache = exported?;
+        Ok(outcome)
     }
 
     /// What the build may do, for every command of the plan, cached or not.
@@ -370,17 +397,15 @@ impl Work<'_> {
         (!names.is_empty()).then(|| names.into_iter().map(layers).collect())
     }
 
-    /// Tells what of other caches is not used: that is no mistake, but nobody should wonder.
-    fn refuse_caches(&self) {
-        for cache in self.request.cache_from.iter().filter(|cache| cache.kind != CacheSource::IMAGE) {
-            let name = cache.attributes.get("ref").map_or(cache.kind.as_str(), String::as_str);
-            self.progress.event(Event::Warning(Warning {
-                rule: String::new(),
-                short: format!("cache-from {name} is not used: this builder has a cache of its own only"),
-                detail: String::new(),
-                url: String::new(),
-                lines: None,
-            }));
+    /// What all that is done with caches elsewhere needs.
+    fn caching<'a>(&'a self, lease: &'a Lease) -> Caching<'a> {
+        Caching {
+            engine: self.engine,
+            client: &self.client,
+            progress: &*self.progress,
+            lease,
+            runtime: &self.runtime,
+            cancel: &self.cancel,
         }
     }
 

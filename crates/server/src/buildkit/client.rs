@@ -18,7 +18,7 @@ use palan_buildkit::message::session::{
 use palan_buildkit::mirrors::Lent;
 use palan_engine::build::classic::unpack_context;
 use palan_engine::build::{
-    Access, BuildClient, Cancel, ContextRequest, Digest, LentFiles, Reference, RootDir,
+    Access, BuildClient, Cancel, ContentStore, ContextRequest, Digest, LentFiles, Reference, RootDir,
 };
 use palan_engine::image::Auth;
 use palan_engine::stream::{BodyReader, body_pipe};
@@ -31,7 +31,7 @@ use super::gateway::unsupported;
 use super::progress::{Build, Internal};
 use super::request::ContextDirectory;
 use super::sessions::Session;
-use super::{BuildKit, solve};
+use super::{BuildKit, caches, solve};
 
 /// What the session of a client gives.
 pub(super) struct SessionClient {
@@ -66,6 +66,29 @@ fn engine_error(status: Status) -> Error {
     Error::new(class, status.to_string())
 }
 
+/// Waits for a call, unless it is cancelled or the session ends.
+pub(super) fn wait<T>(
+    runtime: &Handle,
+    session: &Session,
+    cancels: &[&Cancel],
+    asked: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Error> {
+    let stop = Arc::new(Notify::new());
+    let watch = |cancel: &&Cancel| {
+        let told = Arc::clone(&stop);
+        cancel.watch(move || told.notify_one())
+    };
+    let _watches: Vec<_> = cancels.iter().map(watch).collect();
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = asked => outcome,
+            () = stop.notified() => Err(Status::new(Code::Cancelled, "the build was cancelled")),
+            () = session.ended() => Err(Status::new(Code::Unavailable, "the client's session has ended")),
+        }
+    });
+    outcome.map_err(engine_error)
+}
+
 impl SessionClient {
     fn session(&self) -> Result<&Arc<Session>, Status> {
         self.session.as_ref().ok_or_else(|| {
@@ -80,20 +103,8 @@ impl SessionClient {
         cancel: &Cancel,
         asked: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Error> {
-        let stop = Arc::new(Notify::new());
         // The step's, which may end before the build, and the build's.
-        let _watches = [cancel, &self.cancel].map(|cancel| {
-            let told = Arc::clone(&stop);
-            cancel.watch(move || told.notify_one())
-        });
-        let outcome = self.runtime.block_on(async {
-            tokio::select! {
-                outcome = asked => outcome,
-                () = stop.notified() => Err(Status::new(Code::Cancelled, "the build was cancelled")),
-                () = session.ended() => Err(Status::new(Code::Unavailable, "the client's session has ended")),
-            }
-        });
-        outcome.map_err(engine_error)
+        wait(&self.runtime, session, &[cancel, &self.cancel], asked)
     }
 
     /// Asks the client's policy, if there is one.
@@ -307,6 +318,10 @@ impl BuildClient for SessionClient {
             auth.password = answer.secret;
         }
         Ok(Some(auth))
+    }
+
+    fn store(&self, id: &str) -> Result<Option<Arc<dyn ContentStore>>, Error> {
+        caches::store(self.session.as_ref(), id, &self.runtime, &self.cancel)
     }
 
     fn allow(&self, source: &str) -> Result<(), Error> {

@@ -190,17 +190,6 @@ impl Build {
         self.told.send_replace(());
     }
 
-    /// Keeps a warning about the build as a whole.
-    pub(super) fn warn(&self, short: &'static str) {
-        let warning = VertexWarning {
-            vertex: vertex_of(self).to_string(),
-            level: 1,
-            short: Bytes::from_static(short.as_bytes()),
-            ..VertexWarning::default()
-        };
-        self.tell(StatusResponse { warnings: vec![warning], ..StatusResponse::default() });
-    }
-
     /// Says what warnings are about.
     pub(super) fn set_source(&self, source: SourceInfo) {
         self.lock().source = Some(source);

@@ -141,7 +141,14 @@ pub(super) fn parse(
         directory.complete(attrs, name);
     }
     wanted.request.dockerfile = DockerfileSource::InContext(wanted.filename.clone());
-    let caches = sources.into_iter();
+    // Clients name them in the request and among the attributes.
+    let mut caches: Vec<CacheOptionsEntry> = Vec::with_capacity(sources.len());
+    for source in sources {
+        if !caches.contains(&source) {
+            caches.push(source);
+        }
+    }
+    let caches = caches.into_iter();
     wanted.request.cache_from =
         caches.map(|cache| CacheSource { kind: cache.kind, attributes: cache.attrs }).collect();
     Ok(wanted)

@@ -15,10 +15,13 @@ use palan_buildkit::message::gateway;
 use palan_buildkit::message::pb::{Position, Range, SourceInfo};
 use palan_engine::Class;
 use palan_engine::build::classic::{RemoteContext, address};
-use palan_engine::build::{BuildError, BuildOutcome, Cancel, DockerfileSource, ImageOutput, RootDir};
+use palan_engine::build::{
+    BuildError, BuildOutcome, CacheExport, CacheTarget, Cancel, DockerfileSource, ImageOutput, RootDir,
+};
 use tokio::sync::mpsc;
 
 use super::BuildKit;
+use super::caches;
 use super::client::{self, SessionClient};
 use super::exports::{self, Exports};
 use super::gateway::unsupported;
@@ -29,16 +32,13 @@ use super::sessions::Session;
 /// The largest Dockerfile and ignore file that are read; the engine has its own limits, with better errors.
 const MAX_FILE: u64 = 16 << 20;
 
-/// The cache is a hint for later builds: without it, this one's image is the same.
-const NO_INLINE_CACHE: &str = "the image holds no inline cache, for its export is not supported (cache-to type=inline, \
-                               BUILDKIT_INLINE_CACHE)";
-
 /// What is to be built.
 pub(super) struct What<'a> {
     attrs: &'a BTreeMap<String, String>,
-    caches: &'a [CacheOptionsEntry],
-    /// The cache shall be exported into the image.
-    inline_cache: bool,
+    /// Caches that it may use.
+    imports: &'a [CacheOptionsEntry],
+    /// Where its results go besides.
+    exports: &'a [CacheExport],
 }
 
 /// Tells a build to stop when nobody waits for it any more.
@@ -91,7 +91,7 @@ impl BuildKit {
         if !is_driven {
             request::frontend(&request.frontend, &request.frontend_attrs, request.definition.as_ref())?;
         }
-        let Caches { imports, inline_cache } = accepted(&request)?;
+        let Caches { imports, exports: cache_exports } = accepted(&request)?;
         let exporters = exporters(&request);
         let exports = exports::parse(&exporters)?;
         let (sender, returned) = mpsc::channel(1);
@@ -112,9 +112,10 @@ impl BuildKit {
         )?;
         let build = Arc::clone(&running.build);
         let outcome = match is_driven {
-            true => self.driven(returned, &exports, &build, inline_cache).await,
+            true => self.driven(returned, &exports, &build, &cache_exports).await,
             false => {
-                let what = What { attrs: &request.frontend_attrs, caches: &imports, inline_cache };
+                let what =
+                    What { attrs: &request.frontend_attrs, imports: &imports, exports: &cache_exports };
                 self.build_and_export(&what, &exports, &build).await
             }
         };
@@ -128,11 +129,12 @@ impl BuildKit {
         mut returned: mpsc::Receiver<super::gateway::Returned>,
         exports: &Exports,
         build: &Arc<Build>,
-        inline_cache: bool,
+        cache_exports: &[CacheExport],
     ) -> Result<BTreeMap<String, String>, Status> {
         let gone = || Status::new(Code::Cancelled, "the client left its build without a result");
         let Some(request) = returned.recv().await.ok_or_else(gone)?? else { return Ok(BTreeMap::new()) };
-        let what = What { attrs: &request.frontend_opt, caches: &request.cache_imports, inline_cache };
+        let what =
+            What { attrs: &request.frontend_opt, imports: &request.cache_imports, exports: cache_exports };
         self.build_and_export(&what, exports, build).await
     }
 
@@ -142,7 +144,7 @@ impl BuildKit {
         build: &Arc<Build>,
         request: gateway::SolveRequest,
     ) -> Result<(), Status> {
-        let what = What { attrs: &request.frontend_opt, caches: &request.cache_imports, inline_cache: false };
+        let what = What { attrs: &request.frontend_opt, imports: &request.cache_imports, exports: &[] };
         let session = self.session_of(build).await?;
         self.build(&what, &Exports::default(), build, session.as_ref()).await.map(drop)
     }
@@ -163,10 +165,12 @@ impl BuildKit {
         let session = self.session_of(build).await?;
         let work = async {
             let outcome = self.build(what, exports, build, session.as_ref()).await?;
-            if what.inline_cache || request::asks_for_inline_cache(what.attrs) {
-                build.warn(NO_INLINE_CACHE);
+            let mut response = self.export(exports, build, session.as_ref(), &outcome).await?;
+            // A client with a directory of it makes its index name it.
+            if let Some(cache) = outcome.cache.and_then(|cache| serde_json::to_string(&cache).ok()) {
+                response.insert("cache.manifest".to_owned(), cache);
             }
-            self.export(exports, build, session.as_ref(), &outcome).await
+            Ok(response)
         };
         let Some(session) = &session else { return work.await };
         tokio::select! {
@@ -182,7 +186,12 @@ impl BuildKit {
         build: &Arc<Build>,
         session: Option<&Arc<Session>>,
     ) -> Result<BuildOutcome, Status> {
-        let mut wanted = request::parse(what.attrs, what.caches, &build.entitlements)?;
+        let mut wanted = request::parse(what.attrs, what.imports, &build.entitlements)?;
+        wanted.request.cache_to = what.exports.to_vec();
+        let has_inline = what.exports.iter().any(|export| export.target == CacheTarget::Image);
+        if request::asks_for_inline_cache(what.attrs) && !has_inline {
+            wanted.request.cache_to.push(caches::inline());
+        }
         wanted.request.image = exports.image.clone().map(|names| ImageOutput { names });
         wanted.request.check = true;
         let cancel = Cancel::new();
@@ -349,8 +358,8 @@ fn read(root: &RootDir, path: &str) -> Result<Option<Vec<u8>>, Status> {
 struct Caches {
     /// Those that it may use.
     imports: Vec<CacheOptionsEntry>,
-    /// It shall have one in its image.
-    inline_cache: bool,
+    /// Those that its results go to.
+    exports: Vec<CacheExport>,
 }
 
 /// Refuses what of a build can't be done.
@@ -369,18 +378,18 @@ fn accepted(request: &SolveRequest) -> Result<Caches, Status> {
         return Err(unsupported(what));
     }
     let cache: CacheOptions = request.cache.clone().unwrap_or_default();
-    let mut exports = cache.exports.iter().map(|export| export.kind.as_str());
-    let inline_cache = exports.clone().any(|kind| kind == "inline");
-    let export = exports.find(|kind| *kind != "inline");
-    let export = export.or((!cache.export_ref_deprecated.is_empty()).then_some("registry"));
-    if let Some(kind) = export {
-        return Err(unsupported(&format!("an export of the cache (type={kind})")));
+    let mut exports = cache.exports;
+    if !cache.export_ref_deprecated.is_empty() {
+        let mut attrs = cache.export_attrs_deprecated;
+        attrs.insert("ref".to_owned(), cache.export_ref_deprecated);
+        exports.push(CacheOptionsEntry { kind: "registry".to_owned(), attrs });
     }
+    let exports = caches::exports(&exports)?;
     let deprecated = cache.import_refs_deprecated.into_iter().map(|name| CacheOptionsEntry {
         kind: "registry".to_owned(),
         attrs: BTreeMap::from([("ref".to_owned(), name)]),
     });
-    Ok(Caches { imports: cache.imports.into_iter().chain(deprecated).collect(), inline_cache })
+    Ok(Caches { imports: cache.imports.into_iter().chain(deprecated).collect(), exports })
 }
 
 /// The exporters, of which old clients name one.

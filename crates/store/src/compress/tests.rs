@@ -233,3 +233,27 @@ fn a_compressed_layer_becomes_a_recipe() {
     assert!(content(&store, &layer.digest) == bytes);
     assert_eq!(store.compress_image(&image.id, &store.lease()).expect("looks"), None);
 }
+
+#[test]
+fn a_layer_without_an_image_keeps_its_compressed_form() {
+    let mut store = TestStore::new();
+    let lease = store.lease();
+    let (plain, info) = layer(&store, &lease, "f", &text(8, 200_000));
+    let compressed = store.compress_made(&info.diff_id, &lease).expect("compresses");
+    assert!(compressed.digest != plain.digest && compressed.media_type == media_type::OCI_LAYER_GZIP);
+    drop(lease);
+    store.settle();
+    store.collect().expect("collects");
+    store.reopen();
+    let lease = store.lease();
+    let before = inode(&store, &compressed.digest);
+    assert_eq!(store.compress_made(&info.diff_id, &lease).expect("finds"), compressed);
+    assert_eq!(inode(&store, &compressed.digest), before);
+    assert_sound(&store);
+    drop(lease);
+    store.release_layer(&info.diff_id).expect("releases");
+    store.settle();
+    for directory in ["blobs/sha256", "blobs/sha256/.ingest", "layers", "recipes"] {
+        assert_eq!(store.names(directory), [""; 0], "{directory}");
+    }
+}

@@ -94,7 +94,8 @@ pub(crate) fn untried(db: &Connection, format: u32) -> Result<Vec<(Digest, Strin
             UNION SELECT compressed.blob, min(key), layers.size FROM compressed_layers AS compressed
                 JOIN layers ON layers.diff_id = compressed.tar WHERE synced = 1 GROUP BY compressed.blob)
          SELECT blob, key FROM forms
-         WHERE EXISTS (SELECT 1 FROM image_blobs WHERE digest = forms.blob)
+         WHERE (EXISTS (SELECT 1 FROM image_blobs WHERE digest = forms.blob)
+                OR EXISTS (SELECT 1 FROM kept_forms AS kept JOIN made_layers ON key = substr(tar, 8) WHERE kept.blob = forms.blob))
             AND NOT EXISTS (SELECT 1 FROM recipes WHERE recipes.blob = forms.blob)
             AND NOT EXISTS (SELECT 1 FROM kept_blobs AS kept WHERE kept.blob = forms.blob AND kept.format = {format})
          ORDER BY size DESC"

@@ -87,3 +87,27 @@ fn a_layer_that_is_dropped_leaves_nothing() {
     drop(layer);
     assert_eq!(store.names("layers"), [""; 0]);
 }
+
+#[test]
+fn what_was_made_elsewhere_is_kept_like_what_was_made_here() {
+    let mut store = TestStore::new();
+    let lease = store.lease();
+    let tar = crate::testing::Tar::new().file("f", b"content").finish();
+    let (descriptor, info) = store.layer(&lease, &tar).expect("unpacks");
+    assert!(store.adopt_layer(&info.diff_id, Some(7), &lease).expect("keeps"));
+    assert!(!store.adopt_layer(&Digest::of("none"), None, &lease).expect("looks"));
+    drop(lease);
+    store.settle();
+    store.collect().expect("collects");
+    store.reopen();
+    let lease = store.lease();
+    assert!(store.layer_dirs(&[info.diff_id], &lease).expect("looks").is_some());
+    assert_eq!(store.layer_made_at(&info.diff_id).expect("looks"), Some(7));
+    assert_eq!(store.describe(&info.diff_id, &lease).expect("describes").digest, descriptor.digest);
+    drop(lease);
+    store.release_layer(&info.diff_id).expect("releases");
+    store.settle();
+    for directory in ["layers", "blobs/sha256", "recipes"] {
+        assert_eq!(store.names(directory), [""; 0], "{directory}");
+    }
+}

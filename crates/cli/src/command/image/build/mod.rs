@@ -31,6 +31,8 @@ mod fields;
 mod flags;
 /// Standard input.
 mod input;
+/// Indexes of directories with content.
+mod layout;
 /// `--push`.
 mod push;
 /// The flags in the frontend's words.
@@ -92,6 +94,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     }
     result::forget_earlier(flags)?;
     let outcome = solve::solve(app, &source, &request, mode)?;
+    cache::name(&request.cache_to, &outcome.answers)?;
     push::push(app, &request.exports, mode == Mode::Quiet)?;
     outcome.write(flags)?;
     match (mode, outcome.image_id()) {

@@ -42,7 +42,7 @@ impl Request {
     pub(super) fn new(app: &App, flags: &Parsed, source: &Source) -> Result<Self> {
         let mut request = Self {
             exports: export::of_flags(flags, app.streams.output_is_terminal())?,
-            cache_from: caches(flags, "cache-from", Direction::From)?,
+            cache_from: cache::find(app, caches(flags, "cache-from", Direction::From)?),
             cache_to: caches(flags, "cache-to", Direction::To)?,
             // What else may be allowed is what bake asks for; a build never does.
             entitlements: flags

@@ -12,10 +12,10 @@ use palan_linux::path::RootDir;
 use palan_oci::Digest;
 use palan_stdx::error_chain;
 
-use super::destination;
 use super::export::Destination;
 use super::request::Request;
 use super::source::{Context, Source};
+use super::{cache, destination};
 use crate::app::App;
 use crate::config_file::ConfigFile;
 use crate::credentials;
@@ -57,7 +57,7 @@ pub(super) fn of(app: &App, request: &Request) -> Result<Services> {
         };
         services = services.output(number, output);
     }
-    Ok(services)
+    Ok(cache::offer(services, request.cache_from.iter().chain(&request.cache_to)))
 }
 
 /// The name of the session, for the daemon's log.
