@@ -175,7 +175,10 @@ impl State {
         }
         for entry in parsed["manifests"].as_array().into_iter().flatten() {
             let digest = entry["digest"].as_str().unwrap_or_default().to_owned();
-            if !lock(&self.manifests).contains_key(&(repository.to_owned(), digest)) {
+            // Caches of builds name blobs here, which registries take for what they are: content of the repository.
+            let is_blob =
+                lock(&self.blobs).contains_key(&digest) && self.uploads.may_serve(repository, &digest);
+            if !is_blob && !lock(&self.manifests).contains_key(&(repository.to_owned(), digest)) {
                 return Answer::error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry");
             }
         }
