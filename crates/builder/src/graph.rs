@@ -138,6 +138,12 @@ pub struct Run {
     pub security: Security,
     /// Devices: name, and whether the build fails without it.
     pub devices: Vec<(String, bool)>,
+    /// The shell of the place where it stands, for those who want to look around when it fails. In no key: what it does is in `args`.
+    #[serde(skip)]
+    pub shell: Vec<String>,
+    /// What its program is for. In no key: the files that it runs on are.
+    #[serde(skip)]
+    pub platform: String,
 }
 
 /// A mount of a command.

@@ -42,6 +42,8 @@ pub struct Build<'a> {
     pub network: &'a str,
     /// `NAME:ADDRESS`: names that commands know.
     pub extra_hosts: &'a [String],
+    /// Names of steps say for which platform they are: it is one of several.
+    pub shows_platform: bool,
 }
 
 /// An image that a build needs.
@@ -225,7 +227,11 @@ impl<'a> Planner<'a> {
     ) -> Result<State<'a>, DockerfileError> {
         let stage = &self.file.stages[index];
         let resolved = &self.graph.stages[index];
-        let mut counter = self.counter(index, resolved);
+        let platform = match &resolved.base {
+            Origin::Stage(base) => states[base].image.config.platform().to_string(),
+            _ => platform_of(self.build, resolved),
+        };
+        let mut counter = self.counter(index, resolved, &platform);
         let mut state = match &resolved.base {
             Origin::Stage(base) => self.on_stage(&states[base]),
             Origin::Scratch => self.fresh(Image::scratch(self.build.target_platform), Input::Scratch),
@@ -263,7 +269,7 @@ impl<'a> Planner<'a> {
         Ok(state)
     }
 
-    fn counter(&self, index: usize, resolved: &stages::Resolved) -> Counter {
+    fn counter(&self, index: usize, resolved: &stages::Resolved, platform: &str) -> Counter {
         let stage = &self.file.stages[index];
         let does_something = |instruction: &&Instruction| {
             matches!(
@@ -275,6 +281,11 @@ impl<'a> Planner<'a> {
         let name = match self.file.stages.len() {
             1 => String::new(),
             _ => stage.id().unwrap_or_else(|| format!("stage-{index}")),
+        };
+        let name = match (self.build.shows_platform, name.is_empty()) {
+            (false, _) => name,
+            (true, true) => platform.to_owned(),
+            (true, false) => format!("{platform} {name}"),
         };
         Counter {
             stage: name,
@@ -372,7 +383,9 @@ impl<'a> Planner<'a> {
             }
             Command::Run(run) => {
                 let mounts = state.scope.mounts(run, span, &mut |_| {})?;
-                let (run, inputs) = run_op(self.build, run, &mounts, froms, state).map_err(fail)?;
+                let (mut run, inputs) = run_op(self.build, run, &mounts, froms, state).map_err(fail)?;
+                // What its base is, whatever this stage says.
+                run.platform = state.image.config.platform().to_string();
                 let vertex =
                     self.push(title, span, Op::Run(run), [vec![base], inputs].concat(), ignore_cache);
                 let proxies = self.build.build_args.iter().filter(|(name, _)| is_proxy(name));
@@ -611,6 +624,8 @@ fn run_op(
         extra_hosts: build.extra_hosts.to_vec(),
         security: run.security,
         devices: run.devices.iter().map(|device| (device.name.clone(), device.required)).collect(),
+        shell: state.image.shell(),
+        platform: String::new(),
     };
     Ok((run, inputs))
 }

@@ -22,6 +22,7 @@ mod auth;
 mod content;
 mod files;
 mod secret;
+mod shell;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,7 @@ pub use auth::Credentials;
 pub use content::ContentStore;
 pub use files::{Directory, Output, Upload, Writer};
 pub use secret::{Agent, MAX_SECRET, Secret};
+pub use shell::{SHELL_LABEL, Shell};
 
 use crate::grpc::{Call, Handled, Io, Service, Status, serve};
 use crate::message::content::method as store;
@@ -56,6 +58,7 @@ pub struct Services {
     agents: BTreeMap<String, Agent>,
     credentials: Option<Arc<dyn Credentials>>,
     stores: BTreeMap<String, ContentStore>,
+    shell: Option<Arc<dyn Shell>>,
 }
 
 impl fmt::Debug for Services {
@@ -139,9 +142,16 @@ impl Services {
         self
     }
 
+    /// Offers a terminal for the shell of a step that fails. A daemon that knows the call opens the shell, and the build ends after it.
+    #[must_use]
+    pub fn shell(mut self, shell: Arc<dyn Shell>) -> Self {
+        self.shell = Some(shell);
+        self
+    }
+
     /// The calls that are offered.
     pub fn methods(&self) -> Vec<&'static str> {
-        let offers: [(bool, &[&'static str]); 8] = [
+        let offers: [(bool, &[&'static str]); 9] = [
             (true, &[method::HEALTH_CHECK]),
             (!self.directories.is_empty(), &[method::FILE_SYNC_DIFF_COPY]),
             (!self.outputs.is_empty(), &[method::FILE_SEND_DIFF_COPY]),
@@ -150,6 +160,7 @@ impl Services {
             (!self.agents.is_empty(), &[method::SSH_CHECK_AGENT, method::SSH_FORWARD_AGENT]),
             (self.credentials.is_some(), &[method::AUTH_CREDENTIALS]),
             (!self.stores.is_empty(), CONTENT_METHODS),
+            (self.shell.is_some(), &[method::SHELL]),
         ];
         offers
             .iter()
@@ -188,6 +199,7 @@ impl Service for Services {
                 method::SSH_CHECK_AGENT => secret::check_agent(&self.agents, call).await,
                 method::SSH_FORWARD_AGENT => secret::forward_agent(&self.agents, call).await,
                 method::AUTH_CREDENTIALS => auth::credentials(self.credentials.as_ref(), call).await,
+                method::SHELL => shell::open(self.shell.as_ref(), call).await,
                 method::HEALTH_CHECK => {
                     call.unary(|_: HealthCheckRequest| async { Ok(HealthCheckResponse { status: 1 }) }).await
                 }

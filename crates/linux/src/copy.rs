@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::path::{Directory, FileKind, Metadata, PathError, RootDir};
+use crate::path::{Directory, FileKind, Metadata, PathError, RootDir, Time};
 use crate::xattr;
 
 /// What was copied.
@@ -31,15 +31,56 @@ pub fn copy_tree(
     to: &RootDir,
     to_path: &Path,
 ) -> Result<Copied, PathError> {
+    copy(from, from_path, to, to_path, Rules::default())
+}
+
+/// Copies a layer of an overlay into an empty directory, with what it says of those below it. No time is later than `latest`.
+pub fn copy_layer(from: &RootDir, to: &RootDir, latest: Time) -> Result<Copied, PathError> {
+    let top = Path::new(".");
+    copy(from, top, to, top, Rules { latest: Some(latest), keeps_marks: true })
+}
+
+fn copy(
+    from: &RootDir,
+    from_path: &Path,
+    to: &RootDir,
+    to_path: &Path,
+    rules: Rules,
+) -> Result<Copied, PathError> {
     let source = from.open_dir(from_path)?;
     let target = to.open_dir(to_path)?;
-    let copy = Copy { first_names: HashMap::new(), target_root: to, copied: Copied::default() };
+    let copy = Copy { first_names: HashMap::new(), target_root: to, copied: Copied::default(), rules };
     copy.tree(source, target, to_path.to_owned())
+}
+
+/// What of a file is not as it was.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rules {
+    /// Later times become this one.
+    latest: Option<Time>,
+    /// Overlay's marks of directories that hide what is below them are kept.
+    keeps_marks: bool,
+}
+
+impl Rules {
+    fn time(self, time: Time) -> Time {
+        self.latest.map_or(time, |latest| latest.min(time))
+    }
+
+    /// Overlay's own marks say something about a layer, not about the file.
+    fn is_copied(self, attribute: &OsStr) -> bool {
+        let name = attribute.as_bytes();
+        let overlay = [&b"trusted.overlay."[..], b"user.overlay."];
+        match overlay.iter().find_map(|prefix| name.strip_prefix(*prefix)) {
+            Some(mark) => self.keeps_marks && mark == b"opaque",
+            None => true,
+        }
+    }
 }
 
 /// Gives directory `to` the owner, mode, times and extended attributes of directory `from`.
 pub fn copy_directory_attributes(from: &Directory, to: &Directory) -> io::Result<()> {
-    dress(from, to)
+    dress(from, to, Rules::default())
 }
 
 struct Copy<'a> {
@@ -47,6 +88,7 @@ struct Copy<'a> {
     first_names: HashMap<(u64, u64), PathBuf>,
     target_root: &'a RootDir,
     copied: Copied,
+    rules: Rules,
 }
 
 /// A directory in progress.
@@ -66,7 +108,7 @@ impl Copy<'_> {
             let Some(name) = level.names.pop() else {
                 let done = levels.pop();
                 if let Some(level) = done {
-                    dress_directory(&level)
+                    dress(&level.source, &level.target, self.rules)
                         .map_err(|error| failed("copy the attributes of", &level.path, error))?;
                 }
                 continue;
@@ -114,7 +156,7 @@ impl Copy<'_> {
             }
             kind => level.target.create_node(name, kind, 0o600, metadata.node)?,
         }
-        dress_entry(level, name, &metadata)?;
+        dress_entry(level, name, &metadata, self.rules)?;
         Ok(None)
     }
 }
@@ -176,9 +218,9 @@ fn copy_by_hand(source: &File, target: &File, mut position: u64, end: u64) -> io
 }
 
 /// Owner before attributes and mode: changing it clears capabilities and set-id bits.
-fn dress_entry(level: &Level, name: &OsStr, metadata: &Metadata) -> io::Result<()> {
+fn dress_entry(level: &Level, name: &OsStr, metadata: &Metadata, rules: Rules) -> io::Result<()> {
     level.target.set_owner(name, metadata.uid, metadata.gid)?;
-    for attribute in xattr::list_at(&level.source, name)?.iter().filter(|name| is_copied(name)) {
+    for attribute in xattr::list_at(&level.source, name)?.iter().filter(|name| rules.is_copied(name)) {
         if let Some(value) = xattr::get_at(&level.source, name, attribute)? {
             tolerate(xattr::set_at(&level.target, name, attribute, &value))?;
         }
@@ -186,39 +228,26 @@ fn dress_entry(level: &Level, name: &OsStr, metadata: &Metadata) -> io::Result<(
     if metadata.kind != FileKind::Symlink {
         level.target.set_mode(name, metadata.mode)?;
     }
-    level.target.set_times(name, metadata.accessed, metadata.modified)
+    level.target.set_times(name, rules.time(metadata.accessed), rules.time(metadata.modified))
 }
 
-fn dress_directory(level: &Level) -> io::Result<()> {
-    dress(&level.source, &level.target)
-}
-
-fn dress(from: &Directory, to: &Directory) -> io::Result<()> {
+fn dress(from: &Directory, to: &Directory, rules: Rules) -> io::Result<()> {
     let metadata = Metadata::of(from)?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(metadata.uid), rustix::fs::Gid::from_raw(metadata.gid));
     rustix::fs::fchown(to, Some(uid), Some(gid))?;
-    for attribute in xattr::list(from)?.iter().filter(|name| is_copied(name)) {
+    for attribute in xattr::list(from)?.iter().filter(|name| rules.is_copied(name)) {
         let Some(name) = attribute.to_str() else { continue };
         if let Some(value) = xattr::get(from, name)? {
             tolerate(xattr::set(to, name, &value))?;
         }
     }
     rustix::fs::fchmod(to, Mode::from_raw_mode(metadata.mode))?;
-    let times = |time: crate::path::Time| rustix::fs::Timespec {
-        tv_sec: time.seconds,
-        tv_nsec: time.nanoseconds.into(),
-    };
+    let times = |time: Time| rustix::fs::Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
     let times = rustix::fs::Timestamps {
-        last_access: times(metadata.accessed),
-        last_modification: times(metadata.modified),
+        last_access: times(rules.time(metadata.accessed)),
+        last_modification: times(rules.time(metadata.modified)),
     };
     Ok(rustix::fs::futimens(to, &times)?)
-}
-
-/// Overlay's own marks say something about a layer, not about the file.
-fn is_copied(attribute: &OsStr) -> bool {
-    let name = attribute.as_bytes();
-    !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay.")
 }
 
 /// A target without an attribute's kind loses it.
@@ -273,6 +302,34 @@ mod tests {
             std::fs::metadata(to.path().join("in/a")).expect("there").mtime(),
             std::fs::metadata(from.path().join("a")).expect("there").mtime()
         );
+    }
+
+    #[test]
+    fn a_layer_is_copied_without_later_times() {
+        let (from, to) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
+        let source = RootDir::open(from.path()).expect("opens");
+        let at = |seconds| Time { seconds, nanoseconds: 7 };
+        source.create_dir("d", 0o755).expect("creates");
+        for (name, seconds) in [("d/early", 50), ("d/late", 150)] {
+            drop(source.create_file(name, 0o644).expect("creates"));
+            source.set_times(name, at(seconds), at(seconds)).expect("sets");
+        }
+        symlink("late", from.path().join("d/link")).expect("links");
+        source.create_node("d/gone", FileKind::CharacterDevice, 0, (0, 0)).expect("creates");
+        source.set_xattr("d", OsStr::new("trusted.overlay.opaque"), b"y").expect("sets");
+        source.set_xattr("d", OsStr::new("trusted.overlay.origin"), b"x").expect("sets");
+        let target = RootDir::open(to.path()).expect("opens");
+        let latest = Time { seconds: 100, nanoseconds: 0 };
+        copy_layer(&source, &target, latest).expect("copies");
+        let time = |name: &str| target.symlink_metadata(name).expect("there").modified;
+        assert_eq!(
+            (time("d/early"), time("d/late"), time("d/link"), time("d")),
+            (at(50), latest, latest, latest)
+        );
+        assert!(target.symlink_metadata("d/gone").expect("there").is_whiteout());
+        let mark = |name: &str| target.xattr("d", OsStr::new(name)).expect("reads");
+        assert_eq!(mark("trusted.overlay.opaque").as_deref(), Some(&b"y"[..]));
+        assert_eq!(mark("trusted.overlay.origin"), None);
     }
 
     #[test]

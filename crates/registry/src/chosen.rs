@@ -125,7 +125,7 @@ impl Part {
     }
 }
 
-/// The index that an image came by, with all of its images, if the store has them.
+/// The index that an image was made with or came by, with all of its images, if the store has them.
 fn complete_index(
     store: &Store,
     image: &Image,
@@ -135,7 +135,8 @@ fn complete_index(
     let others = store.images()?.into_iter().flat_map(|image| image.digests);
     let names: Vec<Reference> = image.digests.iter().cloned().chain(others).collect();
     let mut seen = HashSet::from([image.manifest]);
-    for digest in names.iter().filter_map(Reference::digest) {
+    let made = store.index_of(&image.id)?;
+    for digest in made.into_iter().chain(names.iter().filter_map(Reference::digest)) {
         if !seen.insert(digest) {
             continue;
         }

@@ -21,6 +21,7 @@
 //! **Invariant:** a build lives as long as its `Control.Solve`. When that call's connection or stream goes, the engine is told to
 //! stop, and nobody is left waiting for the build.
 
+mod attest;
 mod caches;
 mod client;
 mod control;
@@ -29,6 +30,7 @@ mod gateway;
 mod progress;
 mod request;
 mod sessions;
+mod shell;
 mod solve;
 
 use std::collections::HashMap;

@@ -88,7 +88,7 @@ impl Store {
         if plain.is_empty() {
             return Ok(None);
         }
-        let compressed = self.compress_layers(id, &plain, lease)?;
+        let compressed = self.compress_layers(Some(id), &plain, lease)?;
         for layer in manifest.layers.iter_mut().filter(|layer| is_plain(layer)) {
             let Some(known) = compressed.get(&layer.digest) else { continue };
             (layer.digest, layer.size) = (known.digest, known.size);
@@ -113,6 +113,26 @@ impl Store {
         if is_made { self.compress_layer(None, diff_id, lease) } else { Ok(known) }
     }
 
+    /// These layers as they are transferred, in their order: those that were never compressed are now. They stay as long as `lease`, and are
+    /// for whoever writes a manifest that shall not change.
+    pub fn compressed_layers(&self, diff_ids: &[Digest], lease: &Lease) -> Result<Vec<Descriptor>> {
+        let mut layers: Vec<Descriptor> =
+            diff_ids.iter().map(|diff_id| self.describe(diff_id, lease)).collect::<Result<_>>()?;
+        let mut plain: Vec<Digest> = Vec::new();
+        for layer in layers.iter().filter(|layer| is_plain(layer)) {
+            if !plain.contains(&layer.digest) {
+                plain.push(layer.digest);
+            }
+        }
+        let compressed = self.compress_layers(None, &plain, lease)?;
+        for layer in layers.iter_mut().filter(|layer| is_plain(layer)) {
+            if let Some(known) = compressed.get(&layer.digest) {
+                layer.clone_from(known);
+            }
+        }
+        Ok(layers)
+    }
+
     /// A layer in the form in which it was compressed here, if it is here. `lease` protects it.
     pub(crate) fn compressed_form(&self, tar: &Digest, lease: &Lease) -> Result<Option<Descriptor>> {
         let state = self.inner.lock();
@@ -129,7 +149,7 @@ impl Store {
     /// By tars. The first failure ends it.
     fn compress_layers(
         &self,
-        image: &ImageId,
+        image: Option<&ImageId>,
         tars: &[Digest],
         lease: &Lease,
     ) -> Result<HashMap<Digest, Descriptor>> {
@@ -140,7 +160,7 @@ impl Store {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(tar) = tars.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let outcome = self.compress_layer(Some(image), tar, lease);
+                        let outcome = self.compress_layer(image, tar, lease);
                         if outcome.is_err() {
                             next.store(tars.len(), Ordering::Relaxed);
                         }
@@ -273,7 +293,7 @@ impl Store {
         Ok(())
     }
 
-    fn sync_blob(&self, digest: &Digest) -> Result<()> {
+    pub(crate) fn sync_blob(&self, digest: &Digest) -> Result<()> {
         let path = self.inner.blob_path(digest);
         fs::open(&path)?.sync_all().path_context("sync", &path)?;
         self.sync_blobs()
@@ -311,7 +331,11 @@ fn made_manifest(db: &Connection, image: &ImageId) -> Result<Option<Digest>> {
     database::first(db, "look up an image", query, &image.to_string(), |row| database::digest(row, 0))
 }
 
-fn put_image_blob(transaction: &Transaction<'_>, image: &ImageId, blob: &Digest) -> rusqlite::Result<()> {
+pub(crate) fn put_image_blob(
+    transaction: &Transaction<'_>,
+    image: &ImageId,
+    blob: &Digest,
+) -> rusqlite::Result<()> {
     let query = "INSERT OR IGNORE INTO image_blobs VALUES (?1, ?2)";
     transaction.execute(query, [image.to_string(), blob.to_string()]).map(drop)
 }

@@ -93,6 +93,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         found => return Err(Error::DatabaseVersion { found, known: VERSION }),
     }
     db.execute_batch(crate::image::parent::SCHEMA).map_err(failed("create the tables"))?;
+    db.execute_batch(crate::image::index::SCHEMA).map_err(failed("create the tables"))?;
     db.execute_batch(crate::compress::SCHEMA).map_err(failed("create the tables"))?;
     db.execute_batch(crate::made::SCHEMA).map_err(failed("create the tables"))?;
     Ok(db)

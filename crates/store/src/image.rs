@@ -16,8 +16,11 @@ use crate::store::{EMPTY_LAYER, Inner, State};
 use crate::{Error, Result, Store, database};
 
 mod commit;
+pub(crate) mod index;
 pub(crate) mod parent;
 mod remove;
+
+pub use index::IndexCommit;
 
 /// The digest of an image's configuration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

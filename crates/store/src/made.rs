@@ -77,6 +77,15 @@ impl NewLayer {
         }
         Ok(self.work.as_deref().unwrap_or(&self.path))
     }
+
+    /// Empties that directory, for another mount of the same layer: the kernel refuses one after a volatile mount.
+    pub fn renew_work(&self) -> Result<()> {
+        let Some(work) = &self.work else { return Ok(()) };
+        for entry in fs::read_dir(work)? {
+            palan_linux::path::remove_tree(&entry.path())?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for NewLayer {
@@ -237,6 +246,12 @@ impl Store {
             }
         }
         Ok(layers)
+    }
+
+    /// Bytes of a layer's files; 0 for one that is not here.
+    pub fn layer_size(&self, diff_id: &Digest) -> Result<u64> {
+        let record = database::layer(&self.inner.lock().db, &layer_key(diff_id))?;
+        Ok(record.map_or(0, |record| record.size))
     }
 
     /// When a layer was made here for the first time, in seconds since 1970; none if it was not.

@@ -27,7 +27,7 @@ mod settle;
 
 pub use changes::{Change, ChangeKind};
 pub use copy::{Unpacking, unpack_into};
-pub use plain::{UnpackError, is_archive, pack, unpack};
+pub use plain::{UnpackError, is_archive, pack, pack_several, unpack};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
 

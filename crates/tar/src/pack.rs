@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use palan_linux::mount::is_kernel_file_system;
-use palan_linux::path::{Directory, FileKind, Metadata, PathError, RootDir};
+use palan_linux::path::{Directory, FileKind, Metadata, PathError, RootDir, Time};
 use palan_linux::xattr;
 use rustix::fs::SeekFrom as Seek;
 use rustix::io::Errno;
@@ -208,6 +208,8 @@ pub struct Packer<'w> {
     writer: Writer<&'w mut dyn Write>,
     /// Where each file with several names was first.
     links: HashMap<(u64, u64), Vec<u8>>,
+    /// The time of everything.
+    time: Option<Time>,
 }
 
 impl std::fmt::Debug for Packer<'_> {
@@ -219,7 +221,12 @@ impl std::fmt::Debug for Packer<'_> {
 impl<'w> Packer<'w> {
     /// Writes to `sink`.
     pub fn new(sink: &'w mut dyn Write) -> Self {
-        Self { writer: Writer::new(sink), links: HashMap::new() }
+        Self { writer: Writer::new(sink), links: HashMap::new(), time: None }
+    }
+
+    /// Gives everything that is added this time.
+    pub fn set_time(&mut self, time: Time) {
+        self.time = Some(time);
     }
 
     /// See [`Writer::watch_content`].
@@ -258,7 +265,7 @@ impl<'w> Packer<'w> {
         };
         let mut entry = Entry::plain(path.to_vec(), kind);
         (entry.mode, entry.uid, entry.gid) = (metadata.mode, metadata.uid, metadata.gid);
-        entry.modified = metadata.modified;
+        entry.modified = self.time.unwrap_or(metadata.modified);
         entry.device = metadata.node;
         if kind == Kind::Directory {
             entry.path.push(b'/');

@@ -35,6 +35,7 @@ fn lowered(
         no_cache_filter: &BTreeSet::from(["fresh".to_owned()]),
         network: "",
         extra_hosts: &[],
+        shows_platform: false,
     })
 }
 
@@ -290,4 +291,31 @@ fn mistakes() {
     check_error("FROM scratch\nRUN --mount=target=/ a", "invalid mount target \"/\"");
     check_error("FROM scratch\nSTOPSIGNAL NOPE", "invalid signal: NOPE");
     check_error("FROM scratch\nVOLUME $a", "VOLUME specified can not be an empty string");
+}
+
+#[test]
+fn commands_run_on_what_their_base_is_for() {
+    let text = "FROM base AS tools\nFROM tools\nRUN a\n";
+    let file = palan_dockerfile::parse(text.as_bytes()).expect("a Dockerfile");
+    let (host, target): (Platform, Platform) =
+        ("linux/amd64".parse().expect("one"), "linux/arm64".parse().expect("one"));
+    let request = ImageRequest { name: "base".to_owned(), platform: "linux/arm64".to_owned() };
+    let lowered = lower(&Build {
+        file: &file,
+        target: None,
+        build_args: &BTreeMap::new(),
+        build_platform: &host,
+        target_platform: &target,
+        contexts: &BTreeSet::new(),
+        images: &BTreeMap::from([(request, base(&[]))]),
+        no_cache: false,
+        no_cache_filter: &BTreeSet::new(),
+        network: "",
+        extra_hosts: &[],
+        shows_platform: true,
+    });
+    let Ok(Lowered::Plan(plan)) = lowered else { panic!("no plan: {lowered:?}") };
+    assert_eq!(names(&plan), ["[linux/arm64 tools 1/1] FROM base", "[linux/amd64 stage-1 1/1] RUN a"]);
+    let Op::Run(run) = &plan.vertices[1].op else { panic!("{:?}", plan.vertices[1]) };
+    assert_eq!(run.platform, "linux/amd64");
 }

@@ -30,6 +30,7 @@ fn plan_of(text: &str, no_cache: bool) -> Plan {
         no_cache_filter: &BTreeSet::new(),
         network: "",
         extra_hosts: &[],
+        shows_platform: false,
     });
     match lowered {
         Ok(Lowered::Plan(plan)) => *plan,

@@ -42,6 +42,10 @@ pub struct Send {
     pub selection: Selection,
     /// Owners are root: files of a context belong to nobody.
     pub without_owners: bool,
+    /// Everything is told to have this time, in nanoseconds since 1970.
+    pub time: Option<i64>,
+    /// The receiver gets all of it in a directory of this name.
+    pub directory: Option<String>,
 }
 
 /// What a walk leaves.
@@ -203,6 +207,16 @@ impl Send {
         let told = self.selection.filter(root).and_then(|filter| {
             let mut next = 0_u32;
             let mut batch = Batch::default();
+            if let Some(name) = &self.directory {
+                let stat = Stat {
+                    path: Bytes::copy_from_slice(name.as_bytes()),
+                    mode: to_go(FileKind::Directory, 0o755),
+                    mod_time: self.time.unwrap_or_default(),
+                    ..Stat::default()
+                };
+                batch.push(&Packet { kind: packet::STAT, stat: Some(stat), ..Packet::default() });
+                next = 1;
+            }
             walk::<Stop>(root, &filter.ignore, &mut |entry| {
                 if filter
                     .exclude
@@ -243,16 +257,19 @@ impl Send {
         let (uid, gid) = if self.without_owners { (0, 0) } else { (metadata.uid, metadata.gid) };
         let size = if metadata.is_dir() { 0 } else { metadata.size };
         let modified = metadata.modified;
+        let modified =
+            modified.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(modified.nanoseconds));
+        let path = match &self.directory {
+            Some(name) => Bytes::from([name.as_bytes(), b"/", entry.path.as_os_str().as_bytes()].concat()),
+            None => Bytes::copy_from_slice(entry.path.as_os_str().as_bytes()),
+        };
         Ok(Stat {
-            path: Bytes::copy_from_slice(entry.path.as_os_str().as_bytes()),
+            path,
             mode: to_go(metadata.kind, metadata.mode),
             uid,
             gid,
             size: i64::try_from(size).unwrap_or(i64::MAX),
-            mod_time: modified
-                .seconds
-                .saturating_mul(1_000_000_000)
-                .saturating_add(i64::from(modified.nanoseconds)),
+            mod_time: self.time.unwrap_or(modified),
             linkname: link.into(),
             devmajor: metadata.node.0.into(),
             devminor: metadata.node.1.into(),

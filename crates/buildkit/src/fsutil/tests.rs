@@ -65,7 +65,7 @@ async fn call(service: Arc<dyn Service>) -> ClientCall {
 }
 
 async fn transfer(from: &Path, to: &Path, selection: Selection) -> Result<Received, Status> {
-    let send = Send { selection, without_owners: true };
+    let send = Send { selection, without_owners: true, time: None, directory: None };
     let ClientCall { incoming, outgoing } = call(Arc::new(Sender { root: root(from), send })).await;
     mirror().run(root(to), incoming, outgoing).await
 }
@@ -304,7 +304,7 @@ async fn few_files_are_open_at_once() {
 #[tokio::test]
 async fn a_receiver_may_wait_for_the_sender_to_end_the_call() {
     let from = tempfile::tempdir().expect("a directory");
-    let send = Send { selection: Selection::default(), without_owners: true };
+    let send = Send { selection: Selection::default(), without_owners: true, time: None, directory: None };
     let ClientCall { mut incoming, outgoing } =
         call(Arc::new(Sender { root: root(from.path()), send })).await;
     outgoing.send(&Packet { kind: packet::FIN, ..Packet::default() }).await.expect("a call");

@@ -1,4 +1,5 @@
-//! What a client offers in its session: `filesync`, `auth`, `secrets`, `sshforward`, `upload`, `fsutil`, `grpc.health`.
+//! What a client offers in its session: `filesync`, `auth`, `secrets`, `sshforward`, `upload`, `fsutil`, `grpc.health`, and `palan.build`,
+//! which BuildKit has not.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub mod method {
     pub const SSH_FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
     pub const UPLOAD_PULL: &str = "/moby.upload.v1.Upload/Pull";
     pub const CHECK_POLICY: &str = "/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy";
+    pub const SHELL: &str = "/palan.build.v1.OnError/Shell";
     pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
     pub const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 }
@@ -190,6 +192,32 @@ messages! {
     /// Why not.
     DenyMessage {
         1 message: String,
+    }
+
+    /// What a failed step's shell writes; the first one says which step it is, and nothing else.
+    ShellOutput {
+        1 step: Option<FailedStep>,
+        2 data: Bytes,
+    }
+
+    /// What is typed into it, and how large the terminal is; the first one says its size.
+    ShellInput {
+        1 data: Bytes,
+        2 size: Option<TerminalSize>,
+    }
+
+    /// A step that has failed.
+    FailedStep {
+        1 command: String,
+        2 exit_code: u32,
+        /// The program that is opened.
+        3 shell: String,
+    }
+
+    /// Rows and columns.
+    TerminalSize {
+        1 rows: u32,
+        2 columns: u32,
     }
 
     /// Which service.

@@ -92,7 +92,7 @@ pub(super) async fn sync(directories: &BTreeMap<String, Directory>, call: Call) 
         exclude: list(metadata::EXCLUDE_PATTERNS),
     };
     let root = directory.root.try_clone().map_err(|error| Status::new(Code::Internal, error.to_string()))?;
-    Send { selection, without_owners: true }.run(root, call.incoming, call.outgoing).await
+    Send { selection, without_owners: true, ..Send::default() }.run(root, call.incoming, call.outgoing).await
 }
 
 /// Takes what an exporter made.

@@ -152,7 +152,7 @@ async fn outputs() {
         .call(method::FILE_SEND_DIFF_COPY, metadata(&[(name::EXPORTER_ID, "1")]))
         .await
         .expect("a call");
-    let send = Send { selection: Selection::default(), without_owners: false };
+    let send = Send { selection: Selection::default(), without_owners: false, time: None, directory: None };
     send.run(RootDir::open(from.path()).expect("a root"), call.incoming, call.outgoing)
         .await
         .expect("a transfer");

@@ -99,7 +99,8 @@ fn mistakes_are_told_before_anybody_is_asked() {
     wrong(&["build", "-f", "x", "-"], "ambiguous Dockerfile source");
     wrong(&["build", "--memory", "1g", "."], "--memory is not supported yet");
     wrong(&["build", "--progress", "fancy", "."], "must be one of: auto, none, plain, quiet, rawjson, tty");
-    wrong(&["build", "--on-error", "shell", "."], "--on-error is not supported yet");
+    wrong(&["build", "--on-error", "shell", "."], "--on-error=shell needs a terminal");
+    wrong(&["build", "--on-error", "x", "."], "must be \"shell\"");
     wrong(&["build", "--rm=false", "."], "always removed");
     wrong(&["build", "-q", "--progress", "plain", "/"], "cannot be used together");
     wrong(&["buildx", "bake"], "'palan buildx bake' is not supported yet");

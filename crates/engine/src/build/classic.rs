@@ -196,13 +196,14 @@ async fn end(
             return;
         }
     };
-    let id = outcome.image.to_string();
+    let image = outcome.image().image;
+    let id = image.to_string();
     let mut lines = Vec::new();
     if quiet {
         lines.push(ClassicLine::Text(format!("{id}\n")));
     } else {
         lines.push(ClassicLine::Image(id));
-        lines.push(ClassicLine::Text(format!("Successfully built {}\n", short(&outcome.image.hex()))));
+        lines.push(ClassicLine::Text(format!("Successfully built {}\n", short(&image.hex()))));
         let tagged = outcome.names.iter().map(|name| format!("Successfully tagged {}\n", name.familiar()));
         lines.extend(tagged.map(ClassicLine::Text));
     }

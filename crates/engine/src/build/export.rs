@@ -1,12 +1,12 @@
 //! The files that were built, for those who want them and no image.
 
 use bytes::Bytes;
-use palan_linux::path::RootDir;
+use palan_linux::path::{RootDir, Time};
 use palan_oci::Reference;
 use palan_store::archive::SaveItem;
 use palan_store::{ImageId, Lease, NewLayer};
 
-use super::request::BuildOutcome;
+use super::request::{BuildOutcome, BuiltImage};
 use crate::container::files::archive;
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
@@ -32,9 +32,9 @@ impl BuiltFiles {
 
 impl Engine {
     /// The files that a build has made.
-    pub async fn built_files(&self, outcome: &BuildOutcome) -> Result<BuiltFiles> {
+    pub async fn built_files(&self, image: &BuiltImage) -> Result<BuiltFiles> {
         let engine = self.shared();
-        let layers = outcome.config.rootfs.diff_ids.clone();
+        let layers = image.config.rootfs.diff_ids.clone();
         blocking(move || {
             let lease = engine.store.lease();
             if layers.is_empty() {
@@ -52,11 +52,18 @@ impl Engine {
         .await
     }
 
-    /// The same as an archive.
+    /// The files of all platforms as an archive: of several, each in a directory.
     pub async fn built_archive(&self, outcome: &BuildOutcome) -> Result<Items<Bytes>> {
-        let files = self.built_files(outcome).await?;
+        let mut all = Vec::with_capacity(outcome.images.len());
+        for image in &outcome.images {
+            let directory = outcome.several.then(|| image.directory());
+            all.push((directory, self.built_files(image).await?));
+        }
+        let time = outcome.epoch.map(|epoch| Time { seconds: epoch.as_second(), nanoseconds: 0 });
         archive(self, move |sink| {
-            palan_store::tree::pack(files.root(), sink)
+            let trees: Vec<(Option<&str>, &RootDir)> =
+                all.iter().map(|(directory, files)| (directory.as_deref(), files.root())).collect();
+            palan_store::tree::pack_several(&trees, time, sink)
                 .map_err(|source| Error::system("cannot pack what was built").with_source(source))?;
             Ok(Change::new())
         })
@@ -65,7 +72,10 @@ impl Engine {
 
     /// Compresses the layers of the image that was built and recorded, as a push of it would.
     pub async fn compress_built(&self, outcome: &mut BuildOutcome) -> Result<()> {
-        let (engine, image) = (self.shared(), ImageId(outcome.image));
+        if outcome.index.is_some() {
+            return Ok(());
+        }
+        let (engine, image) = (self.shared(), ImageId(outcome.image().image));
         let compressed = blocking(move || {
             let lease = engine.store.lease();
             let manifest = engine.store.compress_image(&image, &lease).map_err(store_error)?;
@@ -74,7 +84,8 @@ impl Engine {
         })
         .await?;
         if let Some((manifest, size)) = compressed {
-            (outcome.manifest, outcome.size) = (manifest, size);
+            let paper = &mut outcome.images[outcome.main].manifest;
+            (paper.digest, paper.size) = (manifest, size);
         }
         Ok(())
     }
@@ -83,7 +94,7 @@ impl Engine {
     /// whichever it has here.
     pub async fn save_built(&self, outcome: &BuildOutcome, names: Vec<Reference>) -> Result<Items<Bytes>> {
         let engine = self.shared();
-        let item = SaveItem { image: ImageId(outcome.image), names };
+        let item = SaveItem { image: ImageId(outcome.image().image), names };
         let saving = blocking(move || engine.store.begin_save(&[item]).map_err(store_error)).await?;
         archive(self, move |sink| {
             saving.write(sink).map_err(store_error)?;

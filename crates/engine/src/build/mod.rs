@@ -38,11 +38,17 @@
 //! **Invariant:** paths in contexts, layers and cache directories are reached through `RootDir` alone. No mount of a build's is
 //! ever in a mount namespace that a process of the host is in.
 //!
+//! # Several platforms
+//!
+//! Each has its own plan, which is solved beside the others; contexts, the cache and what runs at the moment are common (`platforms`). The
+//! result is an index. Here it is one image, that of the host, which needs the others' blobs (`palan_store::image::index`).
+//!
 //! # A step
 //!
 //! `RUN` is a container without a row: the same specification, seccomp profile, capabilities, network and supervisor, from
 //! [`Details`](crate::container::Details) that are made for it (`step`). Its overlay's upper directory becomes the layer. It has
-//! no name, and no list shows it.
+//! no name, and no list shows it. Of one that fails the files are kept until the build ends if the client has a terminal for a shell
+//! there (`shell`).
 
 pub mod progress;
 pub mod request;
@@ -50,18 +56,27 @@ pub mod request;
 pub mod classic;
 
 mod assemble;
+mod attest;
+mod bases;
 mod caches;
 mod copy;
+mod emulation;
+mod epoch;
 mod export;
 mod layers;
 mod mounts;
 mod observe;
+mod output;
+mod platforms;
+mod provenance;
 mod prune;
 mod run;
+mod shell;
 mod sources;
 mod ssh;
 mod step;
 
+pub(crate) use attest::{PREDICATE_TYPE, STATEMENT};
 pub use caches::{CacheExport, CacheTarget, ContentStore};
 pub use export::BuiltFiles;
 pub use palan_builder::cancel::{Cancel, Watch};
@@ -72,8 +87,9 @@ pub use palan_oci::{Digest, Reference};
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
 pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
 pub use request::{
-    Access, BuildClient, BuildOutcome, BuildRequest, CacheSource, ContextRequest, DockerfileSource,
-    ImageOutput, LentFiles, StepSettings,
+    Access, Annotations, Attestations, BuildClient, BuildOutcome, BuildRequest, BuiltImage, CacheSource,
+    ContextRequest, DockerfileSource, FailedStep, ImageOutput, LentFiles, Paper, Provenance,
+    ProvenanceVersion, StepSettings, Terminal,
 };
 pub(crate) use run::Builds;
 

@@ -42,9 +42,16 @@ pub(super) struct Mounts {
     /// Where they are put.
     pub(super) targets: Vec<PathBuf>,
     /// Upper directories that are thrown away.
-    _scratch: Vec<NewLayer>,
+    scratch: Vec<NewLayer>,
     /// Directories that nobody else may use meanwhile, by the ids of their caches.
     claims: BTreeMap<String, Claim>,
+}
+
+impl Mounts {
+    /// Makes ready to be mounted again.
+    pub(super) fn renew(&self) -> Result<(), StepError> {
+        self.scratch.iter().try_for_each(|layer| layer.renew_work().map_err(StepError::other))
+    }
 }
 
 /// Everything that the mounts of a step are made from.
@@ -166,7 +173,7 @@ impl Making<'_> {
         let lower = RootDir::open(&lowers[0]).map_err(StepError::other)?;
         super::layers::inherit(Some(&lower), scratch.root())?;
         let whole = MountWhole::Overlay { lowers, upper: scratch.path().to_owned(), work };
-        mounts._scratch.push(scratch);
+        mounts.scratch.push(scratch);
         Ok(whole)
     }
 
@@ -590,6 +597,8 @@ mod tests {
             extra_hosts: Vec::new(),
             security: palan_dockerfile::ast::Security::Sandbox,
             devices: Vec::new(),
+            shell: Vec::new(),
+            platform: String::new(),
         };
         let claimed: Vec<(&str, Sharing)> = caches(&run).into_iter().collect();
         assert_eq!(claimed, [("a", Sharing::Locked), ("b", Sharing::Locked)]);

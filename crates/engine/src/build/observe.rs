@@ -18,14 +18,14 @@ pub(super) struct Observing<'a> {
 }
 
 impl<'a> Observing<'a> {
-    /// Tells the whole plan first.
-    pub(super) fn new(plan: &Plan, progress: &'a dyn ProgressSink) -> Self {
+    /// Tells the whole plan first. `salt` keeps plans of one build apart: they may have the same vertices.
+    pub(super) fn new(plan: &Plan, progress: &'a dyn ProgressSink, salt: &str) -> Self {
         let mut digests: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
         let mut vertices = Vec::with_capacity(plan.vertices.len());
         for (id, node) in plan.vertices.iter().enumerate() {
             let inputs: Vec<Digest> =
                 node.inputs.iter().filter_map(|input| of_input(input, &digests)).collect();
-            let digest = identity(id, node, &inputs);
+            let digest = identity(id, node, &inputs, salt);
             digests.push(digest);
             let vertex = Vertex {
                 digest,
@@ -66,8 +66,9 @@ fn of_input(input: &Input, digests: &[Digest]) -> Option<Digest> {
     }
 }
 
-fn identity(id: VertexId, node: &Node, inputs: &[Digest]) -> Digest {
+fn identity(id: VertexId, node: &Node, inputs: &[Digest], salt: &str) -> Digest {
     let mut hasher = Hasher::new();
+    hasher.update(salt.as_bytes());
     hasher.update(&(id as u64).to_be_bytes());
     hasher.update(node.name.as_bytes());
     hasher.update(node.op.digest().as_bytes());

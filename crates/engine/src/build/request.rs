@@ -9,7 +9,7 @@ use palan_builder::cancel::Cancel;
 use palan_context::Ignore;
 use palan_linux::path::RootDir;
 use palan_oci::image_config::ImageConfig;
-use palan_oci::{Descriptor, Digest, Reference};
+use palan_oci::{Descriptor, Digest, Platform, Reference};
 
 use super::caches::{CacheExport, ContentStore};
 use crate::Result;
@@ -29,8 +29,12 @@ pub struct BuildRequest {
     pub args: BTreeMap<String, String>,
     /// `--target`; none means the last stage.
     pub target: Option<String>,
-    /// `os/architecture[/variant]` of the image; none means the host's.
-    pub platform: Option<String>,
+    /// `os/architecture[/variant]` of each image; none means the host's.
+    pub platforms: Vec<String>,
+    /// The result is an index, and files are in a directory for each platform, also if there is one platform only.
+    pub several: bool,
+    /// The time that results have, in seconds since 1970; none: as the build argument `SOURCE_DATE_EPOCH` says.
+    pub epoch: Option<String>,
     /// `--label`, over those of the Dockerfile.
     pub labels: BTreeMap<String, String>,
     /// `--no-cache`.
@@ -47,6 +51,8 @@ pub struct BuildRequest {
     pub steps: StepSettings,
     /// What becomes of the result; none: it only is in the cache.
     pub image: Option<ImageOutput>,
+    /// What is said about images in statements beside them.
+    pub attestations: Attestations,
     /// Mistakes that [`palan_dockerfile::lint`] finds are told as [`Event::Warning`](super::Event::Warning).
     pub check: bool,
 }
@@ -110,6 +116,60 @@ impl CacheSource {
 pub struct ImageOutput {
     /// Names that it gets; without any it is dangling.
     pub names: Vec<Reference>,
+    /// No file of a layer that is made here is later than the build's epoch.
+    pub rewrite_times: bool,
+    /// Remarks in its documents.
+    pub annotations: Annotations,
+}
+
+/// Remarks in documents of an image, by where they stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// In the manifest of each image.
+    pub manifest: BTreeMap<String, String>,
+    /// Where the index names a manifest.
+    pub manifest_descriptor: BTreeMap<String, String>,
+    /// In the index.
+    pub index: BTreeMap<String, String>,
+}
+
+/// Statements that an image gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attestations {
+    /// How it was made.
+    pub provenance: Option<Provenance>,
+    /// Its packages.
+    pub packages: bool,
+    /// Statements are artifacts with a subject, as registries find them.
+    pub as_artifacts: bool,
+}
+
+/// What a statement about how an image was made shall have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// In which version.
+    pub version: ProvenanceVersion,
+    /// With all that is known, and not only what can be told to anybody.
+    pub is_max: bool,
+    /// It is an error if materials are not known by digests.
+    pub needs_materials: bool,
+    /// What the user says of the build.
+    pub is_reproducible: bool,
+    /// Who builds, as an address.
+    pub builder: String,
+    /// The build's own name.
+    pub invocation: String,
+    /// What was asked for, in the frontend's words.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Versions of SLSA's provenance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the versions'")]
+pub enum ProvenanceVersion {
+    #[default]
+    V1,
+    V02,
 }
 
 /// What a build fetches from its client when it needs it. Every method blocks; see the module.
@@ -141,6 +201,16 @@ pub trait BuildClient: Send + Sync {
         Ok(None)
     }
 
+    /// Whether the client wants to look around where a command has failed: then its files are kept, and [`Self::terminal`] is asked for.
+    fn wants_shell(&self) -> bool {
+        false
+    }
+
+    /// The client's terminal, for a shell at a command that has failed. Asked once a build.
+    fn terminal(&self, step: &FailedStep) -> Result<Terminal> {
+        Err(crate::Error::system(format!("there is no terminal for the shell of {}", step.command)))
+    }
+
     /// Whether the client's policy lets the build use an image or a download (`docker-image://NAME`, `https://…`); an error is its
     /// refusal.
     fn allow(&self, source: &str) -> Result<()> {
@@ -160,6 +230,26 @@ pub trait LentFiles: Send {
 
     /// Told when files were removed: they are other files now.
     fn altered(&self);
+}
+
+/// A command that has failed, and whose files are still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedStep {
+    /// What was run.
+    pub command: String,
+    /// Its exit code.
+    pub code: u32,
+    /// The program that is opened.
+    pub shell: String,
+}
+
+/// A client's terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    /// What is typed, and what is shown.
+    pub socket: UnixStream,
+    /// Its rows and columns. That they can't change any more says that the client has gone.
+    pub size: tokio::sync::watch::Receiver<(u16, u16)>,
 }
 
 /// Why [`BuildClient::ssh`] is called.
@@ -183,18 +273,61 @@ pub struct ContextRequest<'a> {
 /// What came of a build.
 #[derive(Debug, Clone)]
 pub struct BuildOutcome {
-    /// The image's id: the digest of its configuration. Of an image that is not recorded, too: it would have this one.
-    pub image: Digest,
-    /// The digest of its manifest.
-    pub manifest: Digest,
-    /// The manifest's media type.
-    pub media_type: String,
-    /// The manifest's length in bytes.
-    pub size: u64,
-    /// What the image says.
-    pub config: ImageConfig,
+    /// One for each platform, in the order in which they were asked for; never empty.
+    pub images: Vec<BuiltImage>,
+    /// Which of them is this host's, or else the first: the one that names lead to here.
+    pub main: usize,
+    /// All of them as one, if they are several, or statements belong to them.
+    pub index: Option<Paper>,
     /// The names that it got.
     pub names: Vec<Reference>,
     /// What names the cache that was exported.
     pub cache: Option<Descriptor>,
+    /// The time of files that are handed out.
+    pub epoch: Option<jiff::Timestamp>,
+    /// Files are in a directory for each platform.
+    pub several: bool,
+}
+
+/// An image that was built.
+#[derive(Debug, Clone)]
+pub struct BuiltImage {
+    /// What it is for.
+    pub platform: Platform,
+    /// Its id: the digest of its configuration. Of an image that is not recorded, too: it would have this one.
+    pub image: Digest,
+    /// Its manifest.
+    pub manifest: Paper,
+    /// What it says.
+    pub config: ImageConfig,
+}
+
+/// A document that others name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paper {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl BuildOutcome {
+    /// The image that names lead to here.
+    pub fn image(&self) -> &BuiltImage {
+        &self.images[self.main]
+    }
+
+    /// What a registry would have under the names.
+    pub fn top(&self) -> &Paper {
+        self.index.as_ref().unwrap_or(&self.image().manifest)
+    }
+}
+
+impl BuiltImage {
+    /// The name of a directory of files for its platform.
+    pub fn directory(&self) -> String {
+        self.platform.to_string().replace('/', "_")
+    }
 }

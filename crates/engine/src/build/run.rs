@@ -13,28 +13,31 @@ use palan_builder::graph::{Op, Plan};
 use palan_builder::lower::{BaseImage, Build, ImageRequest, Lowered, lower};
 use palan_builder::solver::{SolveError, Solver};
 use palan_dockerfile::Source;
-use palan_oci::{Digest, Platform, Reference};
-use palan_registry::{ProgressEvent, PullRequest};
-use palan_store::{Image, Lease};
+use palan_oci::image_config::ImageConfig;
+use palan_oci::{Descriptor, Digest, Platform};
+use palan_store::Lease;
 
-use super::assemble::assemble;
+use super::assemble::{Common, assemble};
+use super::attest::{self, Materials};
+use super::bases::known_as;
 use super::caches::CacheTarget;
 use super::caches::export::Exporting;
 use super::caches::import::{Caching, ImportedCaches};
+use super::epoch;
 use super::layers::BuildLayers;
 use super::mounts::CacheMounts;
 use super::observe::Observing;
-use super::progress::{Event, ProgressSink, Status, Vertex, Warning};
+use super::progress::{Event, ProgressSink, Warning};
 use super::request::{BuildClient, BuildOutcome, BuildRequest, CacheSource, DockerfileSource};
+use super::shell::Kept;
 use super::sources::{BuildSources, Contexts, read_file};
 use super::step::BuildRunner;
 use super::{BuildError, Cancel};
-use crate::container::parse_platform;
 use crate::db::Change;
 use crate::engine::Engine;
 use crate::error::Context as _;
-use crate::image::{credentials, event, registry_error, store_error};
-use crate::{Class, Error, Result, identifier};
+use crate::image::event;
+use crate::{Error, Result, identifier};
 
 /// How many vertices of one build are worked on at the same time.
 fn threads() -> usize {
@@ -114,27 +117,57 @@ impl Engine {
         let outcome = outcome.await.map_err(|_| Error::system("the build broke off"))?;
         let outcome = outcome?;
         for name in &outcome.names {
-            let id = outcome.image.to_string();
+            let id = outcome.image().image.to_string();
             self.db.commit(Change::new().event(event("tag", &id, &name.familiar()))).await?;
         }
         Ok(outcome)
     }
 }
 
-struct Work<'a> {
-    engine: &'a Arc<Engine>,
-    request: &'a BuildRequest,
-    client: Arc<dyn BuildClient>,
-    progress: Arc<dyn ProgressSink>,
-    cancel: Cancel,
-    runtime: tokio::runtime::Handle,
+pub(super) struct Work<'a> {
+    pub(super) engine: &'a Arc<Engine>,
+    pub(super) request: &'a BuildRequest,
+    pub(super) client: Arc<dyn BuildClient>,
+    pub(super) progress: Arc<dyn ProgressSink>,
+    pub(super) cancel: Cancel,
+    pub(super) runtime: tokio::runtime::Handle,
     /// The store has something that nobody keeps.
     has_leftovers: AtomicBool,
+}
+
+/// What builds for several platforms have in common.
+pub(super) struct Parts<'a> {
+    dockerfile: &'a Given,
+    file: &'a palan_dockerfile::Dockerfile,
+    contexts: &'a Contexts,
+    pub(super) lease: &'a Lease,
+    pub(super) directory: &'a Path,
+    failed: Kept,
+    /// One image at a time: a pull moves the name, and it has to lead where it did.
+    pub(super) pulling: Mutex<()>,
+    epoch: Option<Timestamp>,
+    /// Mistakes in the Dockerfile were told.
+    is_checked: AtomicBool,
+}
+
+/// What a build for one platform has come to.
+pub(super) struct Solved {
+    pub(super) platform: Platform,
+    /// What the image says; its layers are still those of the base.
+    pub(super) config: ImageConfig,
+    pub(super) snapshot: Snapshot,
+    /// For statements about it.
+    pub(super) materials: Materials,
+    /// Its packages, if they are wanted.
+    pub(super) packages: Option<serde_json::Value>,
 }
 
 impl Work<'_> {
     fn build(&self) -> Result<BuildOutcome, BuildError> {
         let builds = &self.engine.builds;
+        let started = Timestamp::now();
+        let epoch = self.request.epoch.as_ref().or_else(|| self.request.args.get(epoch::NAME));
+        let epoch = epoch::parse(epoch.map_or("", String::as_str))?;
         let directory = WorkDirectory(builds.directory.join(identifier::new_id()));
         palan_stdx::fs::create_dir(&directory.0, 0o700)
             .context(|| "cannot prepare the directories of the build".into())?;
@@ -143,12 +176,42 @@ impl Work<'_> {
         let dockerfile = self.dockerfile(&contexts)?;
         let parsed = palan_dockerfile::parse(&dockerfile.content);
         let file = parsed.map_err(|error| dockerfile.error(&error))?;
-        let mut sources =
-            BuildSources::new(self.engine, &lease, &contexts, self.runtime.clone(), directory.0.clone());
-        let mut plan = self.plan(&dockerfile, &file, &mut sources, &lease)?;
-        let imports = ImportedCaches::load(self.caching(&lease), &self.request.cache_from);
+        let parts = Parts {
+            dockerfile: &dockerfile,
+            file: &file,
+            contexts: &contexts,
+            lease: &lease,
+            directory: &directory.0,
+            failed: Kept::default(),
+            pulling: Mutex::default(),
+            epoch,
+            is_checked: AtomicBool::new(!self.request.check),
+        };
+        let about = Common { dockerfile: (&dockerfile.name, &dockerfile.content), started, epoch };
+        self.solve_each(&parts, |solved| {
+            if self.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            Ok(assemble(self.engine, self.request, solved, &about, &lease)?)
+        })
+    }
+
+    /// Builds for one platform, has `then` done with the result, and exports the cache. `cancel` ends it when another one has failed.
+    pub(super) fn solve<T>(
+        &self,
+        parts: &Parts<'_>,
+        platform: &Platform,
+        shows_platform: bool,
+        (directory, cancel): (PathBuf, &Cancel),
+        then: impl FnOnce(Solved) -> Result<T, BuildError>,
+    ) -> Result<(T, Option<Descriptor>), BuildError> {
+        let builds = &self.engine.builds;
+        let Parts { dockerfile, lease, contexts, .. } = *parts;
+        let mut sources = BuildSources::new(self.engine, lease, contexts, self.runtime.clone(), directory);
+        let (mut plan, images) = self.plan(parts, platform, shows_platform, &mut sources)?;
+        let imports = ImportedCaches::load(self.caching(lease), &self.request.cache_from);
         let only = self.stacks_of_caches();
-        let layers = BuildLayers { store: &self.engine.store, lease: &lease, contexts: &contexts, only };
+        let layers = BuildLayers { store: &self.engine.store, lease, contexts, only };
         let runner = BuildRunner {
             engine: self.engine,
             layers: &layers,
@@ -156,32 +219,98 @@ impl Work<'_> {
             caches: &builds.mounts,
             settings: &self.request.steps,
             runtime: self.runtime.clone(),
+            failed: &parts.failed,
         };
         let backend = Backend { sources: &sources, layers: &layers, runner: &runner, imports: &imports };
-        let observer = Observing::new(&plan, &*self.progress);
-        self.allowed(&plan).map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
-        let solved = builds.solver.solve(backend, &plan, &observer, &self.cancel);
+        let salt = if shows_platform { platform.to_string() } else { String::new() };
+        let observer = Observing::new(&plan, &*self.progress, &salt);
+        self.allowed(&plan).map_err(|error| solve_error(error, &observer, &plan, dockerfile))?;
+        let solved = builds.solver.solve(backend, &plan, &observer, cancel);
+        if solved.is_err()
+            && let Some(failed) = parts.failed.take()
+        {
+            cancel.cancel();
+            if let Err(error) = runner.shell(failed, &self.cancel) {
+                self.warn(format!("no shell: {}", palan_stdx::error_chain::to_string(&error)));
+            }
+        }
         self.engine.store.sync_soon();
-        self.has_leftovers.store(imports.leftovers.load(Ordering::Relaxed), Ordering::Relaxed);
-        let solved = solved.map_err(|error| solve_error(error, &observer, &plan, &dockerfile))?;
-        let snapshot = self.snapshot(solved.files.clone(), backend)?;
+        self.has_leftovers.fetch_or(imports.leftovers.load(Ordering::Relaxed), Ordering::Relaxed);
+        let solved = solved.map_err(|error| solve_error(error, &observer, &plan, dockerfile))?;
+        let mut snapshot = self.snapshot(solved.files.clone(), backend)?;
+        if self.request.image.as_ref().is_some_and(|image| image.rewrite_times) {
+            snapshot = self.rewritten(&layers, snapshot, &plan.config.rootfs.diff_ids, parts.epoch)?;
+        }
         if self.cancel.is_cancelled() {
             return Err(cancelled());
         }
         let exports = &self.request.cache_to;
         let keyed = match exports.is_empty() {
             true => Vec::new(),
-            false => builds.solver.keyed(backend, &plan, &solved, &self.cancel),
+            false => builds.solver.keyed(backend, &plan, &solved, cancel),
         };
-        let exporting = Exporting::new(self.caching(&lease), &imports, keyed, &snapshot);
+        let exporting = Exporting::new(self.caching(lease), &imports, keyed, &snapshot);
         if exports.iter().any(|export| export.target == CacheTarget::Image) {
             plan.config.build_cache = exporting.inline();
         }
-        let mut outcome = assemble(self.engine, self.request, plan.config, &snapshot, &lease)?;
+        let (materials, packages) = self.about(&plan, images, &snapshot, &layers, &sources, parts.epoch)?;
+        let config = plan.config;
+        let snapshot = snapshot.clone();
+        let done = then(Solved { platform: platform.clone(), config, snapshot, materials, packages })?;
         let exported = exporting.run(exports);
         self.has_leftovers.fetch_or(imports.leftovers.load(Ordering::Relaxed), Ordering::Relaxed);
-        outcome.cache = exported?;
-        Ok(outcome)
+        Ok((done, exported?))
+    }
+
+    /// What statements about the image need.
+    fn about(
+        &self,
+        plan: &Plan,
+        images: Vec<(String, String, Digest)>,
+        snapshot: &Snapshot,
+        layers: &BuildLayers<'_>,
+        sources: &BuildSources<'_>,
+        epoch: Option<Timestamp>,
+    ) -> Result<(Materials, Option<serde_json::Value>), BuildError> {
+        let wanted = &self.request.attestations;
+        let mut materials = Materials::default();
+        if let Some(provenance) = &wanted.provenance {
+            let collected = Materials::of(plan, images, sources, &self.cancel);
+            materials =
+                collected.map_err(|error| Error::system("cannot tell what was used").with_source(error))?;
+            if provenance.needs_materials && !materials.locals.is_empty() {
+                let locals: Vec<&str> = materials.locals.iter().map(String::as_str).collect();
+                let text = "provenance materials are incomplete: files of the client's have no digest: ";
+                return Err(Error::invalid(format!("{text}{}", locals.join(", "))).into());
+            }
+        }
+        let mut packages = None;
+        if wanted.packages {
+            let view = layers.view(snapshot);
+            let view =
+                view.map_err(|error| Error::system("cannot list the image's packages").with_source(error))?;
+            packages = Some(attest::packages(&view, epoch.unwrap_or_else(Timestamp::now), &self.cancel)?);
+        }
+        Ok((materials, packages))
+    }
+
+    fn rewritten(
+        &self,
+        layers: &BuildLayers<'_>,
+        snapshot: Snapshot,
+        base: &[Digest],
+        epoch: Option<Timestamp>,
+    ) -> Result<Snapshot, BuildError> {
+        let Some(epoch) = epoch else {
+            self.warn("rewrite-timestamp is specified, but no source-date-epoch was found".to_owned());
+            return Ok(snapshot);
+        };
+        let cache = self.engine.builds.solver.cache();
+        let rewritten = layers.rewritten(&snapshot, base, epoch, cache, &self.cancel);
+        rewritten.map_err(|error| match error {
+            StepError::Cancelled => cancelled(),
+            other => Error::system("cannot rewrite the times of the image's files").with_source(other).into(),
+        })
     }
 
     /// What the build may do, for every command of the plan, cached or not.
@@ -242,18 +371,18 @@ impl Work<'_> {
 
     fn plan(
         &self,
-        dockerfile: &Given,
-        file: &palan_dockerfile::Dockerfile,
+        parts: &Parts<'_>,
+        platform: &Platform,
+        shows_platform: bool,
         sources: &mut BuildSources<'_>,
-        lease: &Lease,
-    ) -> Result<Plan, BuildError> {
+    ) -> Result<(Plan, Vec<(String, String, Digest)>), BuildError> {
         let request = self.request;
+        let Parts { dockerfile, file, .. } = *parts;
         let host = Platform::host();
-        let platform = request.platform.as_deref().filter(|text| !text.is_empty());
-        let platform = platform.map(parse_platform).transpose()?.unwrap_or_else(|| host.clone());
         let mut images: BTreeMap<ImageRequest, BaseImage> = BTreeMap::new();
-        if request.check {
-            self.check(file, &platform, &host);
+        let mut used = Vec::new();
+        if !parts.is_checked.swap(true, Ordering::Relaxed) {
+            self.check(file, platform, &host);
         }
         loop {
             let build = Build {
@@ -261,19 +390,25 @@ impl Work<'_> {
                 target: request.target.as_deref().filter(|target| !target.is_empty()),
                 build_args: &request.args,
                 build_platform: &host,
-                target_platform: &platform,
+                target_platform: platform,
                 contexts: &request.contexts,
                 images: &images,
                 no_cache: request.no_cache,
                 no_cache_filter: &request.no_cache_filter,
                 network: &request.steps.network,
                 extra_hosts: &request.steps.extra_hosts,
+                shows_platform,
             };
             match lower(&build).map_err(|error| dockerfile.error(&error))? {
-                Lowered::Plan(plan) => return Ok(*plan),
+                Lowered::Plan(plan) => return Ok((*plan, used)),
                 Lowered::Needs(wanted) => {
                     for wanted in wanted {
-                        let image = self.image(&wanted, lease)?;
+                        let image = self.image(&wanted, parts)?;
+                        used.push((
+                            wanted.name.clone(),
+                            wanted.platform.clone(),
+                            known_as(&image, &wanted.name),
+                        ));
                         sources.images.insert(image.manifest, (*image.config).clone());
                         let base = BaseImage { manifest: image.manifest, config: (*image.config).clone() };
                         images.insert(wanted, base);
@@ -281,106 +416,6 @@ impl Work<'_> {
                 }
             }
         }
-    }
-
-    /// An image of a name, for a platform: from here, or else from its registry.
-    fn image(&self, wanted: &ImageRequest, lease: &Lease) -> Result<Image, BuildError> {
-        let name = self.request.image_contexts.get(&wanted.name).unwrap_or(&wanted.name);
-        let platform: Platform = parse_platform(&wanted.platform)?;
-        if let Ok(reference) = Reference::parse(name) {
-            self.client.allow(&format!("docker-image://{reference}"))?;
-        }
-        if self.cancel.is_cancelled() {
-            return Err(cancelled());
-        }
-        if !self.request.pull
-            && let Some(image) = self.known(name, &platform, lease)?
-        {
-            return Ok(image);
-        }
-        let reference = Reference::parse(name).map_err(crate::image::reference_error)?;
-        self.pull(&reference, &platform)?;
-        let found = self.known(name, &platform, lease)?;
-        found.ok_or_else(|| {
-            let text = format!("image {name} does not provide the platform {platform}");
-            Error::not_found(text).into()
-        })
-    }
-
-    fn known(&self, name: &str, platform: &Platform, lease: &Lease) -> Result<Option<Image>, BuildError> {
-        let store = &self.engine.store;
-        let image = match store.resolve(name) {
-            Ok(image) => image,
-            Err(error) => {
-                let error = store_error(error);
-                return if error.class() == Class::NotFound { Ok(None) } else { Err(error.into()) };
-            }
-        };
-        lease.protect(image.id.digest());
-        lease.protect(image.manifest);
-        // Who removes the image meanwhile takes nothing that the result is recorded with.
-        for layer in &image.config.rootfs.diff_ids {
-            match store.describe(layer, lease) {
-                Err(palan_store::Error::NoSuchBlob { .. }) => return Ok(None),
-                other => other.map_err(store_error)?,
-            };
-        }
-        let actual = image.config.platform();
-        // An image that was made by hand may say nothing of what it is for.
-        let is_right = platform.matches(&actual) || actual.os.is_empty();
-        Ok(is_right.then_some(image))
-    }
-
-    fn pull(&self, reference: &Reference, platform: &Platform) -> Result<(), BuildError> {
-        let auth = self.client.credentials(reference)?;
-        let digest = Digest::of(format!("pull {reference} {platform}"));
-        let mut vertex = Vertex {
-            digest,
-            name: format!("[internal] load metadata for {reference}"),
-            inputs: Vec::new(),
-            started: Some(Timestamp::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            result: None,
-        };
-        self.progress.event(Event::Vertex(vertex.clone()));
-        let request = PullRequest {
-            reference: reference.clone(),
-            platform: Some(platform.clone()),
-            credentials: credentials(auth),
-        };
-        let tell = |news: ProgressEvent| {
-            if let ProgressEvent::Layer { id, status } = news {
-                let (current, total) = status.progress().unwrap_or((0, 0));
-                self.progress.event(Event::Status(Status {
-                    vertex: digest,
-                    id,
-                    name: status.to_string(),
-                    current,
-                    total,
-                    started: vertex.started,
-                    completed: None,
-                }));
-            }
-        };
-        let stop = Arc::new(tokio::sync::Notify::new());
-        let told = Arc::clone(&stop);
-        let _watch = self.cancel.watch(move || told.notify_one());
-        let pulled = self.runtime.block_on(async {
-            tokio::select! {
-                outcome = self.engine.registry.pull(&request, &self.engine.store, tell) => {
-                    outcome.map(drop).map_err(|error| BuildError::from(registry_error(error)))
-                }
-                () = stop.notified() => Err(cancelled()),
-            }
-        });
-        vertex.completed = Some(Timestamp::now());
-        if let Err(error) = &pulled {
-            vertex.error = error.to_string();
-        }
-        self.progress.event(Event::Vertex(vertex));
-        pulled
     }
 
     /// The layers of the images that alone may be used as cache, if any are named. One that is not here has none.
@@ -395,6 +430,17 @@ impl Work<'_> {
                 .unwrap_or_default()
         };
         (!names.is_empty()).then(|| names.into_iter().map(layers).collect())
+    }
+
+    /// Tells what is no reason to fail.
+    fn warn(&self, short: String) {
+        self.progress.event(Event::Warning(Warning {
+            rule: String::new(),
+            short,
+            detail: String::new(),
+            url: String::new(),
+            lines: None,
+        }));
     }
 
     /// What all that is done with caches elsewhere needs.
@@ -464,7 +510,7 @@ impl Given {
     }
 }
 
-fn cancelled() -> BuildError {
+pub(super) fn cancelled() -> BuildError {
     Error::system("the build was cancelled").into()
 }
 

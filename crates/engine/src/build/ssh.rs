@@ -41,6 +41,12 @@ impl Agents {
         let root = RootDir::open(directory).map_err(StepError::other)?;
         let _entered = runtime.enter();
         for (name, id, owner) in sockets {
+            // One from before, where the same directory is used again.
+            if let Err(error) = root.remove_file(name)
+                && error.source.kind() != io::ErrorKind::NotFound
+            {
+                return Err(StepError::other(error));
+            }
             let socket = palan_linux::socket::listen_at(&root, name, 0o600)
                 .map_err(|errno| StepError::other(io::Error::from(errno)))?;
             root.set_owner(name, owner.uid, owner.gid).map_err(StepError::other)?;

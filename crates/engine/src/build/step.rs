@@ -7,15 +7,16 @@
 //! 4. The supervisor closes its connection when nothing is left of the container. Only then is the upper directory looked at.
 //! 5. What the mounts needed is taken away, and the upper directory becomes a layer.
 
-use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use palan_builder::backend::{Command, Runner, Snapshot, StepError, Stream};
+use palan_builder::cancel::Cancel;
 use palan_builder::graph::Run;
 use palan_dockerfile::ast::{Network, Security};
+use palan_store::NewLayer;
 use palan_supervisor::client;
 use palan_supervisor::journal::Event as JournalEvent;
 use palan_supervisor::protocol::{self, Bytes, Framing, Message, Request, RootfsConfig};
@@ -24,7 +25,9 @@ use tokio::sync::Notify;
 
 use super::layers::{BuildLayers, inherit};
 use super::mounts::{self, CacheMounts, Making, Mounts, Placeholders};
-use super::request::{BuildClient, StepSettings};
+use super::output::Reading;
+use super::request::{BuildClient, StepSettings, Terminal};
+use super::shell::{Failed, Kept};
 use super::ssh::Agents;
 use crate::container::create::{cgroup_path, complete_host, write_files};
 use crate::container::link::Link;
@@ -47,12 +50,30 @@ pub(super) struct BuildRunner<'a> {
     pub(super) caches: &'a Arc<CacheMounts>,
     pub(super) settings: &'a StepSettings,
     pub(super) runtime: Handle,
+    /// What is left of the command that failed first.
+    pub(super) failed: &'a Kept,
 }
 
 /// Directories of a step, which go with it.
-struct Directories {
-    files: PathBuf,
+pub(super) struct Directories {
+    pub(super) files: PathBuf,
     run: PathBuf,
+}
+
+impl Directories {
+    pub(super) fn new(engine: &Engine, id: &str) -> Result<Self, StepError> {
+        let directories = Self { files: engine.container_dir(id), run: engine.run_dir(id) };
+        palan_stdx::fs::create_dir(&directories.files, 0o710).map_err(StepError::other)?;
+        Ok(directories)
+    }
+}
+
+/// What a process is connected to.
+pub(super) enum Streams<'a> {
+    /// Its output is passed on.
+    Output(&'a dyn Fn(Stream, &[u8])),
+    /// A client's terminal.
+    Terminal(Terminal),
 }
 
 impl Drop for Directories {
@@ -68,6 +89,7 @@ impl Drop for Directories {
 impl Runner for BuildRunner<'_> {
     fn run(&self, command: &Command<'_>, output: &dyn Fn(Stream, &[u8])) -> Result<Snapshot, StepError> {
         let run = command.run;
+        super::emulation::check(&run.platform).map_err(report)?;
         let base = match command.base.layers.is_empty() {
             true => None,
             false => Some(self.layers.view(command.base)?),
@@ -75,9 +97,7 @@ impl Runner for BuildRunner<'_> {
         let mut layer = self.layers.store.new_layer().map_err(StepError::other)?;
         inherit(base.as_ref(), layer.root())?;
         let id = identifier::new_id();
-        let directories =
-            Directories { files: self.engine.container_dir(&id), run: self.engine.run_dir(&id) };
-        palan_stdx::fs::create_dir(&directories.files, 0o710).map_err(StepError::other)?;
+        let directories = Directories::new(self.engine, &id)?;
         let making = Making {
             layers: self.layers,
             client: &**self.client,
@@ -87,24 +107,26 @@ impl Runner for BuildRunner<'_> {
             cancel: command.cancel,
         };
         let mounts = making.mounts(run)?;
-        let overlay = OverlayDirs {
-            lowers: texts(&self.layers.directories(command.base)?),
-            upper: layer.path().to_string_lossy().into_owned(),
-            work: layer.work().map_err(StepError::other)?.to_string_lossy().into_owned(),
-        };
+        let overlay = self.overlay(command.base, &mut layer)?;
         let env = [&run.env[..], command.hidden_env, &mounts.env].concat();
-        let details = self.details(&id, run, env, overlay, &directories).map_err(report)?;
+        let details = self.details(&id, run, env.clone(), overlay, &directories).map_err(report)?;
         let prepared = self.prepare(&details, &mounts).map_err(report)?;
         let agents = Agents::listen(&directories.files, &mounts.agents, self.client, &self.runtime)?;
         let placeholders = Placeholders::look(base.as_ref(), layer.root(), &mounts.targets)?;
-        let code = self.runtime.block_on(self.execute(details, prepared, command, output));
+        let streams = Streams::Output(output);
+        let code = self.runtime.block_on(self.execute(details, prepared, command.cancel, streams));
         drop(agents);
         let code = code?;
-        drop((mounts, directories));
         if code != 0 {
-            let text = run.args.join(" ");
-            return Err(StepError::ExitCode { command: text, code: u32::try_from(code).unwrap_or(255) });
+            let (text, code) = (run.args.join(" "), u32::try_from(code).unwrap_or(255));
+            if self.client.wants_shell() {
+                let base = command.base.clone();
+                let (run, directory) = (run.clone(), directories);
+                self.failed.keep(Failed { code, run, env, base, layer, mounts, directory });
+            }
+            return Err(StepError::ExitCode { command: text, code });
         }
+        drop((mounts, directories));
         placeholders.remove(layer.root(), base.as_ref());
         let empty;
         let below = match &base {
@@ -140,13 +162,21 @@ pub(super) fn allowed(run: &Run, settings: &StepSettings) -> Result<()> {
 }
 
 /// What a start needs.
-struct Prepared {
+pub(super) struct Prepared {
     config: OwnedFd,
     seccomp: Option<OwnedFd>,
 }
 
 impl BuildRunner<'_> {
-    fn details(
+    pub(super) fn overlay(&self, base: &Snapshot, layer: &mut NewLayer) -> Result<OverlayDirs, StepError> {
+        Ok(OverlayDirs {
+            lowers: texts(&self.layers.directories(base)?),
+            upper: layer.path().to_string_lossy().into_owned(),
+            work: layer.work().map_err(StepError::other)?.to_string_lossy().into_owned(),
+        })
+    }
+
+    pub(super) fn details(
         &self,
         id: &str,
         run: &Run,
@@ -209,7 +239,7 @@ impl BuildRunner<'_> {
         Ok(details)
     }
 
-    fn prepare(&self, details: &Details, mounts: &Mounts) -> Result<Prepared> {
+    pub(super) fn prepare(&self, details: &Details, mounts: &Mounts) -> Result<Prepared> {
         let engine = self.engine;
         let options = security::options(&details.host.security_opt, &engine.host, &engine.config)?;
         let runtime = engine.config.runtimes.for_supervisor(&details.host.runtime, &details.id)?;
@@ -238,7 +268,7 @@ impl BuildRunner<'_> {
             create_cwd: true,
             init: false,
             log: protocol::LogConfig::None,
-            open_stdin: false,
+            open_stdin: details.config.open_stdin,
             stdin_once: false,
             stop_signal: 9,
             stop_timeout_ms: 0,
@@ -253,12 +283,12 @@ impl BuildRunner<'_> {
     }
 
     /// Runs the step to its end; its exit code.
-    async fn execute(
+    pub(super) async fn execute(
         &self,
         details: Details,
         prepared: Prepared,
-        command: &Command<'_>,
-        output: &dyn Fn(Stream, &[u8]),
+        cancel: &Cancel,
+        streams: Streams<'_>,
     ) -> Result<i32, StepError> {
         let details = Arc::new(details);
         let (attached, spawned) =
@@ -277,7 +307,7 @@ impl BuildRunner<'_> {
         };
         let with_network = attached.details.clone();
         let outcome = match Link::spawned(spawned) {
-            Ok(link) => self.follow(link, attached, prepared, command, output).await,
+            Ok(link) => self.follow(link, attached, prepared, cancel, streams).await,
             Err(error) => Err(StepError::other(error)),
         };
         detach_network(self.engine, &with_network).await;
@@ -289,13 +319,19 @@ impl BuildRunner<'_> {
         mut link: Link,
         attached: crate::container::start::Attached,
         prepared: Prepared,
-        command: &Command<'_>,
-        output: &dyn Fn(Stream, &[u8]),
+        cancel: &Cancel,
+        streams: Streams<'_>,
     ) -> Result<i32, StepError> {
         if attached.resolver.is_some() {
             self.engine.write_resolver_config(&attached.details).map_err(report)?;
         }
-        let (ours, theirs) = UnixStream::pair().map_err(StepError::other)?;
+        let (output, theirs, mut size) = match streams {
+            Streams::Output(output) => {
+                let (ours, theirs) = UnixStream::pair().map_err(StepError::other)?;
+                (Some((output, ours)), theirs, None)
+            }
+            Streams::Terminal(Terminal { socket, size }) => (None, socket, Some(size)),
+        };
         let mut descriptors = vec![prepared.config];
         let request = Request::Start {
             seccomp: prepared.seccomp.is_some(),
@@ -304,9 +340,10 @@ impl BuildRunner<'_> {
             shared_mounts: false,
             resolver: attached.resolver.is_some(),
             attach: vec![protocol::AttachOptions {
+                stdin: size.is_some(),
                 stdout: true,
                 stderr: true,
-                framing: Framing::Multiplexed,
+                framing: if size.is_some() { Framing::Raw } else { Framing::Multiplexed },
                 detach_keys: Bytes::default(),
                 ..protocol::AttachOptions::default()
             }],
@@ -328,14 +365,13 @@ impl BuildRunner<'_> {
         let hello = Request::Hello { version: protocol::VERSION, after_seq: 0 };
         link.send(hello, Vec::new()).map_err(lost)?;
         link.send(request, descriptors).map_err(lost)?;
-        ours.set_nonblocking(true).map_err(StepError::other)?;
-        let ours = crate::reactor::register(ours, tokio::io::Interest::READABLE).map_err(StepError::other)?;
+        let mut output = output.map(Reading::new).transpose().map_err(StepError::other)?;
         let stop = Arc::new(Notify::new());
         let told = Arc::clone(&stop);
-        let _watch = command.cancel.watch(move || told.notify_one());
-        let mut frames = Frames::default();
+        let _watch = cancel.watch(move || told.notify_one());
         let mut is_stopped = false;
-        let mut is_open = true;
+        let mut is_open = output.is_some();
+        let mut is_started = false;
         let mut exit = None;
         loop {
             tokio::select! {
@@ -346,11 +382,26 @@ impl BuildRunner<'_> {
                     let kill = Request::Stop { signal: 9, timeout_ms: Some(0) };
                     link.send(kill, Vec::new()).map_err(lost)?;
                 }
-                more = read(&ours, &mut frames, output), if is_open => {
+                more = Reading::next(&mut output), if is_open => {
                     is_open = more.map_err(StepError::other)?;
                 }
+                changed = resized(&mut size), if is_started && !is_stopped => {
+                    let request = match changed {
+                        Some((rows, columns)) => Request::Resize(protocol::TerminalSize { rows, columns }),
+                        // Nobody is there any more.
+                        None => {
+                            is_stopped = true;
+                            Request::Stop { signal: 9, timeout_ms: Some(0) }
+                        }
+                    };
+                    link.send(request, Vec::new()).map_err(lost)?;
+                }
                 message = link.receive() => match message {
-                    Ok(Message::Reply { result: Err(failure), .. }) if exit.is_none() && !is_stopped => {
+                    Ok(Message::Reply { result: Ok(protocol::Reply::Started { .. }), .. }) => is_started = true,
+                    // A terminal that ends just now has no size any more.
+                    Ok(Message::Reply { result: Err(failure), .. })
+                        if exit.is_none() && !is_stopped && !is_started =>
+                    {
                         link.linger();
                         return Err(start_failed(&failure));
                     }
@@ -369,7 +420,7 @@ impl BuildRunner<'_> {
             }
         }
         while is_open {
-            is_open = read(&ours, &mut frames, output).await.map_err(StepError::other)?;
+            is_open = Reading::next(&mut output).await.map_err(StepError::other)?;
         }
         link.linger();
         match exit {
@@ -380,95 +431,21 @@ impl BuildRunner<'_> {
     }
 }
 
-/// Reads what there is; false at the end.
-async fn read(
-    socket: &tokio::io::unix::AsyncFd<UnixStream>,
-    frames: &mut Frames,
-    output: &dyn Fn(Stream, &[u8]),
-) -> io::Result<bool> {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let mut ready = socket.readable().await?;
-        match ready.try_io(|socket| socket.get_ref().read(&mut buffer)) {
-            Err(_) => {}
-            Ok(Ok(0)) => return Ok(false),
-            Ok(Ok(length)) => {
-                frames.take(&buffer[..length], output);
-                return Ok(true);
-            }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
-            Ok(Err(error)) => return Err(error),
-        }
-    }
-}
-
-/// Takes the supervisor's frames apart: stream, three zeros, length, bytes.
-#[derive(Debug, Default)]
-struct Frames {
-    header: Vec<u8>,
-    left: usize,
-    is_error: bool,
-}
-
-impl Frames {
-    fn take(&mut self, mut bytes: &[u8], output: &dyn Fn(Stream, &[u8])) {
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let (now, later) = bytes.split_at(self.left.min(bytes.len()));
-                output(if self.is_error { Stream::Stderr } else { Stream::Stdout }, now);
-                self.left -= now.len();
-                bytes = later;
-                continue;
-            }
-            let (now, later) = bytes.split_at((8 - self.header.len()).min(bytes.len()));
-            self.header.extend_from_slice(now);
-            bytes = later;
-            if let [stream, _, _, _, length @ ..] = &self.header[..]
-                && let Ok(length) = <[u8; 4]>::try_from(length)
-            {
-                self.is_error = *stream == 2;
-                self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                self.header.clear();
-            }
-        }
-    }
+/// The next size of a terminal; none: it is gone.
+async fn resized(size: &mut Option<tokio::sync::watch::Receiver<(u16, u16)>>) -> Option<(u16, u16)> {
+    let Some(size) = size else { return std::future::pending().await };
+    size.changed().await.ok()?;
+    Some(*size.borrow_and_update())
 }
 
 fn start_failed(failure: &protocol::Failure) -> StepError {
     StepError::other(format!("failed to run the command: {}", failure.message))
 }
 
-fn report(error: Error) -> StepError {
+pub(super) fn report(error: Error) -> StepError {
     StepError::other(error.report())
 }
 
 fn texts(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().map(|path| path.to_string_lossy().into_owned()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-
-    use super::*;
-
-    #[test]
-    fn output_is_told_by_stream_however_it_is_cut() {
-        let bytes = [&[1, 0, 0, 0, 0, 0, 0, 3][..], b"out", &[2, 0, 0, 0, 0, 0, 0, 2], b"er"].concat();
-        for size in 1..=bytes.len() {
-            let heard = RefCell::new((String::new(), String::new()));
-            let mut frames = Frames::default();
-            for piece in bytes.chunks(size) {
-                frames.take(piece, &|stream, bytes| {
-                    let text = String::from_utf8_lossy(bytes).into_owned();
-                    match stream {
-                        Stream::Stdout => heard.borrow_mut().0.push_str(&text),
-                        Stream::Stderr => heard.borrow_mut().1.push_str(&text),
-                    }
-                });
-            }
-            assert_eq!(heard.into_inner(), ("out".to_owned(), "er".to_owned()), "{size}");
-        }
-    }
 }

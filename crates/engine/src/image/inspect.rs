@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use palan_oci::{ImageConfig, Reference};
+use palan_oci::{Digest, ImageConfig, Manifest, Reference};
+use palan_store::Image;
 
-use super::list::ManifestSummary;
+use super::list::{ManifestKind, ManifestSummary, Manifests};
 use super::{check_platform, store_error};
-use crate::Result;
 use crate::engine::{Engine, blocking};
+use crate::{Error, Result};
 
 /// Everything about one image.
 #[derive(Debug, Clone)]
@@ -29,8 +30,8 @@ pub struct ImageDetails {
     pub last_tagged: Option<Timestamp>,
     /// The image that it was made from here; empty for none.
     pub parent: String,
-    /// What it is as a manifest.
-    pub manifest: ManifestSummary,
+    /// What it is as manifests.
+    pub manifests: Manifests,
 }
 
 /// One step of an image's history, newest first.
@@ -57,7 +58,11 @@ impl Engine {
         let (engine, name) = (self.shared(), name.to_owned());
         blocking(move || {
             let image = engine.store.resolve(&name).map_err(store_error)?;
-            check_platform(&image, &name, platform.as_deref())?;
+            let manifests = engine.manifests(&image)?;
+            if let Err(error) = check_platform(&image, &name, platform.as_deref()) {
+                let other = engine.other_platform(&image, platform.as_deref(), manifests)?;
+                return other.ok_or(error);
+            }
             let parent = engine.store.parent(&image.id).map_err(store_error)?;
             let directories = engine.store.lower_dirs(&image.id).map_err(store_error)?;
             let last_tagged = image.last_tagged.and_then(|time| Timestamp::from_nanosecond(time.into()).ok());
@@ -69,11 +74,50 @@ impl Engine {
                 layer_dirs: directories.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
                 last_tagged,
                 parent: parent.map(|parent| parent.to_string()).unwrap_or_default(),
-                manifest: engine.manifest_summary(&image)?,
+                manifests,
                 config: image.config,
             })
         })
         .await
+    }
+
+    /// The same of an image for another platform, which this one's name stands for as well. Blocking.
+    fn other_platform(
+        &self,
+        image: &Image,
+        platform: Option<&str>,
+        manifests: Manifests,
+    ) -> Result<Option<ImageDetails>> {
+        let Some(platform) = platform.map(crate::container::parse_platform).transpose()? else {
+            return Ok(None);
+        };
+        let is_it = |manifest: &&ManifestSummary| {
+            manifest.kind == ManifestKind::Image && manifest.available && platform.matches(&manifest.platform)
+        };
+        let Some(found) = manifests.list.iter().find(is_it) else { return Ok(None) };
+        let broken = |what: &str| Error::system(format!("{what} of image {} is broken", image.id));
+        let digest: Digest = found.digest.parse().map_err(|_| broken("the index"))?;
+        let manifest = self.store.read_blob(&digest).map_err(store_error)?;
+        let manifest = Manifest::parse(&manifest, None).map_err(|_| broken("a manifest"))?;
+        let config = self.store.read_blob(&manifest.config.digest).map_err(store_error)?;
+        let config = ImageConfig::parse(&config).map_err(|_| broken("a configuration"))?;
+        let lease = self.store.lease();
+        let directories = self.store.layer_dirs(&config.rootfs.diff_ids, &lease).map_err(store_error)?;
+        Ok(Some(ImageDetails {
+            id: manifest.config.digest.to_string(),
+            repo_tags: image.tags.iter().map(Reference::familiar).collect(),
+            repo_digests: image.digests.iter().map(Reference::familiar).collect(),
+            size: found.unpacked_size,
+            layer_dirs: directories
+                .unwrap_or_default()
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
+            last_tagged: None,
+            parent: String::new(),
+            config: Arc::new(config),
+            manifests,
+        }))
     }
 
     /// Its history, newest first. An image that was made here from another tells that one's id, and so on down.

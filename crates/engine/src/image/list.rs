@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
-use palan_oci::media_type::OCI_MANIFEST;
-use palan_oci::{ChainId, Digest, Manifest, Platform, Reference};
+use palan_oci::media_type::{OCI_INDEX, OCI_MANIFEST};
+use palan_oci::{ChainId, Descriptor, Digest, Document, ImageConfig, Manifest, Platform, Reference};
 use palan_store::{Image, ImageId};
 
 use super::{created, store_error};
 use crate::engine::{Engine, blocking};
 use crate::spec::Filters;
 use crate::{Error, Result};
+
+/// Annotations by which an index says that a manifest has statements about another.
+pub(crate) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+pub(crate) const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
 /// Which images a list shows.
 ///
@@ -50,13 +54,39 @@ pub struct ImageSummary {
     pub parent: String,
     /// Bytes of its layers that other images have, too, when asked for.
     pub shared_size: Option<u64>,
-    /// What it is as a manifest, when asked for.
-    pub manifest: Option<ManifestSummary>,
+    /// What it is as manifests, when asked for.
+    pub manifests: Option<Manifests>,
 }
 
-/// An image as the manifest that it was delivered with.
+/// An image as what it was delivered with: a manifest, or an index of several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifests {
+    /// Digest of the manifest or index.
+    pub digest: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub size: u64,
+    /// The manifest itself, or what the index has.
+    pub list: Vec<ManifestSummary>,
+}
+
+/// What a manifest is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestKind {
+    /// An image.
+    Image,
+    /// Statements about the image with this manifest.
+    Attestation(String),
+}
+
+/// One manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestSummary {
+    /// What it is.
+    pub kind: ManifestKind,
+    /// All that it names is here.
+    pub available: bool,
     /// Digest of the manifest.
     pub digest: String,
     /// Its media type.
@@ -120,7 +150,7 @@ impl Engine {
                 summary.parent = parent.map(|(_, parent)| parent.to_string()).unwrap_or_default();
                 summary.shared_size = shared.iter().find(|(id, _)| *id == image.id).map(|(_, size)| *size);
                 if query.manifests {
-                    summary.manifest = Some(engine.manifest_summary(image)?);
+                    summary.manifests = Some(engine.manifests(image)?);
                 }
                 if let Some(users) = &users {
                     let count = users.iter().filter(|user| *user == &summary.id).count();
@@ -133,22 +163,65 @@ impl Engine {
         .await
     }
 
-    /// What an image is as a manifest. Blocking.
-    pub(super) fn manifest_summary(&self, image: &Image) -> Result<ManifestSummary> {
+    /// What an image is as manifests. Blocking.
+    pub(super) fn manifests(&self, image: &Image) -> Result<Manifests> {
+        if let Some(index) = self.store.index_of(&image.id).map_err(store_error)? {
+            let content = self.store.read_blob(&index).map_err(store_error)?;
+            let broken = |source| {
+                Error::system(format!("the index of image {} is broken", image.id)).with_source(source)
+            };
+            if let Document::Index(parsed) = Document::parse(&content, None).map_err(broken)? {
+                let list: Result<Vec<ManifestSummary>> =
+                    parsed.manifests.iter().map(|entry| self.manifest_of_index(image, entry)).collect();
+                return Ok(Manifests {
+                    digest: index.to_string(),
+                    media_type: parsed.media_type.unwrap_or_else(|| OCI_INDEX.to_owned()),
+                    size: content.len() as u64,
+                    list: list?,
+                });
+            }
+        }
         let content = self.store.read_blob(&image.manifest).map_err(store_error)?;
-        let manifest = Manifest::parse(&content, None).map_err(|source| {
-            Error::system(format!("the manifest of image {} is broken", image.id)).with_source(source)
-        })?;
+        let media_type = parse(image, &content)?.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned());
+        let size = content.len() as u64;
+        let entry = Descriptor::new(media_type.clone(), image.manifest, size);
+        let only = self.manifest_of_index(image, &entry)?;
+        Ok(Manifests { digest: only.digest.clone(), media_type, size, list: vec![only] })
+    }
+
+    /// One manifest of an image's.
+    fn manifest_of_index(&self, image: &Image, entry: &Descriptor) -> Result<ManifestSummary> {
+        let content = self.store.read_blob(&entry.digest).map_err(store_error)?;
+        let manifest = parse(image, &content)?;
+        let config = self.store.read_blob(&manifest.config.digest).ok();
+        let config = config.and_then(|content| ImageConfig::parse(&content).ok());
         let own = content.len() as u64;
         let layers: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
-        let users = self.containers_of(&image.id);
+        let about = entry
+            .annotations
+            .get(REFERENCE_DIGEST)
+            .filter(|_| entry.annotations.contains_key(REFERENCE_TYPE));
+        let is_own = entry.digest == image.manifest;
+        let unpacked = match &config {
+            _ if is_own => image.size,
+            Some(config) if about.is_none() => {
+                let sizes = config.rootfs.diff_ids.iter().map(|layer| self.store.layer_size(layer));
+                sizes.collect::<palan_store::Result<Vec<_>>>().map_err(store_error)?.into_iter().sum()
+            }
+            _ => 0,
+        };
+        let users = if is_own { self.containers_of(&image.id) } else { Vec::new() };
+        let platform = entry.platform.clone().or_else(|| config.map(|config| config.platform()));
+        let blobs = manifest.layers.iter().chain([&manifest.config]);
         Ok(ManifestSummary {
-            digest: image.manifest.to_string(),
-            media_type: manifest.media_type.unwrap_or_else(|| OCI_MANIFEST.to_owned()),
+            kind: about.map_or(ManifestKind::Image, |about| ManifestKind::Attestation(about.clone())),
+            available: is_own || blobs.clone().all(|blob| self.store.has_blob(&blob.digest)),
+            digest: entry.digest.to_string(),
+            media_type: entry.media_type.clone(),
             size: own,
             content_size: own + manifest.config.size + layers,
-            unpacked_size: image.size,
-            platform: image.config.platform(),
+            unpacked_size: unpacked,
+            platform: platform.unwrap_or_else(|| image.config.platform()),
             containers: users.into_iter().map(|user| user.container).collect(),
         })
     }
@@ -157,6 +230,12 @@ impl Engine {
     fn image_users(&self) -> Vec<String> {
         self.index.all().iter().map(|handle| handle.details().image_id.clone()).collect()
     }
+}
+
+fn parse(image: &Image, content: &[u8]) -> Result<Manifest> {
+    Manifest::parse(content, None).map_err(|source| {
+        Error::system(format!("a manifest of image {} is broken", image.id)).with_source(source)
+    })
 }
 
 /// The bytes of each image's layers that other images have, too.

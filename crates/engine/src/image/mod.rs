@@ -16,6 +16,7 @@ use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
 use crate::{Class, Error, Result};
 
+pub mod attestations;
 pub mod commit;
 pub mod import;
 pub mod inspect;
@@ -25,10 +26,11 @@ pub mod pull;
 pub mod remove;
 mod save;
 
+pub use attestations::{Attestation, AttestationQuery};
 pub use commit::CommitSpec;
 pub use import::ImportSpec;
 pub use inspect::{HistoryEntry, ImageDetails};
-pub use list::{ImageListQuery, ImageSummary, ManifestSummary};
+pub use list::{ImageListQuery, ImageSummary, ManifestKind, ManifestSummary, Manifests};
 pub use pull::{Auth, PullSpec};
 pub(crate) use pull::{Teller, credentials, registry_error};
 pub use remove::ImageRemoval;

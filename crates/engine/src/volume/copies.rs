@@ -74,7 +74,7 @@ impl Engine {
         }
         crate::container::files::archive(self, move |sink| {
             engine.reading(&name, |content| {
-                tree::pack(content, sink).context(|| format!("cannot export the volume {name}"))
+                tree::pack(content, None, sink).context(|| format!("cannot export the volume {name}"))
             })?;
             Ok(Change::new())
         })

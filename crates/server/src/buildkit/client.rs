@@ -18,7 +18,8 @@ use palan_buildkit::message::session::{
 use palan_buildkit::mirrors::Lent;
 use palan_engine::build::classic::unpack_context;
 use palan_engine::build::{
-    Access, BuildClient, Cancel, ContentStore, ContextRequest, Digest, LentFiles, Reference, RootDir,
+    Access, BuildClient, Cancel, ContentStore, ContextRequest, Digest, FailedStep, LentFiles, Reference,
+    RootDir, Terminal,
 };
 use palan_engine::image::Auth;
 use palan_engine::stream::{BodyReader, body_pipe};
@@ -31,7 +32,7 @@ use super::gateway::unsupported;
 use super::progress::{Build, Internal};
 use super::request::ContextDirectory;
 use super::sessions::Session;
-use super::{BuildKit, caches, solve};
+use super::{BuildKit, caches, shell, solve};
 
 /// What the session of a client gives.
 pub(super) struct SessionClient {
@@ -54,7 +55,7 @@ pub(super) struct SessionClient {
 }
 
 /// A call's failure in the engine's terms.
-fn engine_error(status: Status) -> Error {
+pub(super) fn engine_error(status: Status) -> Error {
     let class = match status.code {
         Code::NotFound => Class::NotFound,
         Code::InvalidArgument => Class::InvalidParameter,
@@ -90,14 +91,14 @@ pub(super) fn wait<T>(
 }
 
 impl SessionClient {
-    fn session(&self) -> Result<&Arc<Session>, Status> {
+    pub(super) fn session(&self) -> Result<&Arc<Session>, Status> {
         self.session.as_ref().ok_or_else(|| {
             Status::new(Code::FailedPrecondition, "the build has no session, from which its files would come")
         })
     }
 
     /// Waits for a call, unless the build is cancelled or the session ends.
-    fn wait<T>(
+    pub(super) fn wait<T>(
         &self,
         session: &Session,
         cancel: &Cancel,
@@ -322,6 +323,14 @@ impl BuildClient for SessionClient {
 
     fn store(&self, id: &str) -> Result<Option<Arc<dyn ContentStore>>, Error> {
         caches::store(self.session.as_ref(), id, &self.runtime, &self.cancel)
+    }
+
+    fn wants_shell(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.supports(method::SHELL))
+    }
+
+    fn terminal(&self, step: &FailedStep) -> Result<Terminal, Error> {
+        shell::terminal(self, step)
     }
 
     fn allow(&self, source: &str) -> Result<(), Error> {

@@ -49,6 +49,7 @@ impl BuildKit {
         let mut labels = BTreeMap::from([
             ("org.mobyproject.buildkit.worker.executor".to_owned(), "palan".to_owned()),
             ("org.mobyproject.buildkit.worker.hostname".to_owned(), info.host_name),
+            (palan_buildkit::session::SHELL_LABEL.to_owned(), "true".to_owned()),
         ]);
         if let Some(gateway) = self.engine.host_gateway() {
             labels.insert("org.mobyproject.buildkit.worker.moby.host-gateway-ip".to_owned(), gateway);

@@ -140,6 +140,7 @@ pub(super) fn parse(
     for (name, directory) in &mut wanted.directories {
         directory.complete(attrs, name);
     }
+    wanted.request.attestations = super::attest::parse(attrs)?;
     wanted.request.dockerfile = DockerfileSource::InContext(wanted.filename.clone());
     // Clients name them in the request and among the attributes.
     let mut caches: Vec<CacheOptionsEntry> = Vec::with_capacity(sources.len());
@@ -177,8 +178,8 @@ fn attribute(
             "local-sessionid" | "sharedkey" => {}
             // What a client knows of its own repository, for attestations.
             "vcs" => {}
-            "attest" if value.split(',').any(|part| part == "disabled=true") => {}
-            "attest" => return Err(unsupported(&format!("the attestation {rest}"))),
+            // Read together, when all is known.
+            "attest" => {}
             _ => return Err(unknown(name)),
         }
         return Ok(());
@@ -187,12 +188,11 @@ fn attribute(
         "filename" if value.is_empty() => {}
         "filename" => wanted.filename = value.to_owned(),
         "target" => request.target = Some(value.to_owned()).filter(|target| !target.is_empty()),
-        "platform" if value.contains(',') => {
-            return Err(unsupported("a build for several platforms at once"));
+        "platform" => {
+            let platforms = value.split(',').map(str::trim).filter(|platform| !platform.is_empty());
+            request.platforms = platforms.map(str::to_owned).collect();
         }
-        "platform" => request.platform = Some(value.to_owned()).filter(|platform| !platform.is_empty()),
-        "multi-platform" if matches!(value, "" | "0" | "false") => {}
-        "multi-platform" => return Err(unsupported("the attribute multi-platform")),
+        "multi-platform" => request.several |= flag(name, value)?,
         "no-cache" if value.is_empty() => request.no_cache = true,
         "no-cache" => request.no_cache_filter = value.split(',').map(str::to_owned).collect(),
         "image-resolve-mode" => match value {
@@ -247,7 +247,8 @@ fn unknown(name: &str) -> Status {
 fn build_arg(request: &mut BuildRequest, name: &str, value: &str) -> Result<(), Status> {
     // Of those that are for BuildKit itself, the ones that change what is built.
     match name {
-        "BUILDKIT_MULTI_PLATFORM" | "BUILDKIT_CONTEXT_KEEP_GIT_DIR" if !is_off(value) => {
+        "BUILDKIT_MULTI_PLATFORM" => request.several |= flag(name, value)?,
+        "BUILDKIT_CONTEXT_KEEP_GIT_DIR" if !is_off(value) => {
             return Err(unsupported(&format!("the build argument {name}")));
         }
         "BUILDKIT_SYNTAX" if !value.is_empty() && !is_dockerfile_frontend(value) => {
@@ -257,6 +258,14 @@ fn build_arg(request: &mut BuildRequest, name: &str, value: &str) -> Result<(), 
     }
     request.args.insert(name.to_owned(), value.to_owned());
     Ok(())
+}
+
+pub(super) fn flag(name: &str, value: &str) -> Result<bool, Status> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid(format!("invalid boolean value {value:?} for {name}"))),
+    }
 }
 
 fn is_off(value: &str) -> bool {

@@ -16,7 +16,8 @@ use palan_buildkit::message::pb::{Position, Range, SourceInfo};
 use palan_engine::Class;
 use palan_engine::build::classic::{RemoteContext, address};
 use palan_engine::build::{
-    BuildError, BuildOutcome, CacheExport, CacheTarget, Cancel, DockerfileSource, ImageOutput, RootDir,
+    Attestations, BuildError, BuildOutcome, CacheExport, CacheTarget, Cancel, DockerfileSource, ImageOutput,
+    RootDir,
 };
 use tokio::sync::mpsc;
 
@@ -192,7 +193,20 @@ impl BuildKit {
         if request::asks_for_inline_cache(what.attrs) && !has_inline {
             wanted.request.cache_to.push(caches::inline());
         }
-        wanted.request.image = exports.image.clone().map(|names| ImageOutput { names });
+        wanted.request.image = exports.image.clone().map(|names| ImageOutput {
+            names,
+            rewrite_times: exports.rewrite_times,
+            annotations: exports.annotations.clone(),
+        });
+        wanted.request.epoch.clone_from(&exports.epoch);
+        wanted.request.attestations.as_artifacts = exports.as_artifacts;
+        let Attestations { provenance, packages, .. } = &wanted.request.attestations;
+        if exports.has_files() && (provenance.is_some() || *packages) {
+            return Err(unsupported("an attestation in an output of files (local, tar)"));
+        }
+        if let Some(provenance) = &mut wanted.request.attestations.provenance {
+            provenance.invocation.clone_from(&build.reference);
+        }
         wanted.request.check = true;
         let cancel = Cancel::new();
         let _stop = StopOnDrop(cancel.clone());

@@ -4,7 +4,8 @@ use palan_docker_api::stream::{ProgressDetail, ProgressMessage};
 use palan_docker_api::types as wire;
 use palan_engine::distribution::{RegistryImage, SearchResult};
 use palan_engine::image::{
-    HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, ManifestSummary, Progress, PushedTag,
+    Attestation, HistoryEntry, ImageDetails, ImageRemoval, ImageSummary, ManifestKind, ManifestSummary,
+    Manifests, Progress, PushedTag,
 };
 use palan_oci::image_config::ExecutionConfig;
 use palan_oci::{ImageConfig, Platform};
@@ -21,8 +22,8 @@ pub(crate) fn summary(image: ImageSummary) -> wire::ImageSummary {
         repo_digests: image.repo_digests,
         repo_tags: image.repo_tags,
         parent_id: image.parent,
-        descriptor: image.manifest.as_ref().map(descriptor),
-        manifests: image.manifest.as_ref().map(|manifest| vec![self::manifest(manifest)]),
+        descriptor: image.manifests.as_ref().map(descriptor),
+        manifests: image.manifests.as_ref().map(manifests),
         shared_size: image.shared_size.map_or(-1, signed),
         size: signed(image.size),
         ..wire::ImageSummary::default()
@@ -54,42 +55,76 @@ pub(crate) fn inspect(image: &ImageDetails) -> wire::ImageInspect {
         },
         metadata: wire::ImageMetadata { last_tag_time: time(image.last_tagged) },
         parent: given(&image.parent),
-        descriptor: Some(descriptor(&image.manifest)),
+        descriptor: Some(descriptor(&image.manifests)),
         ..wire::ImageInspect::default()
     }
 }
 
-fn descriptor(manifest: &ManifestSummary) -> wire::Descriptor {
+fn descriptor(manifests: &Manifests) -> wire::Descriptor {
     wire::Descriptor {
-        media_type: manifest.media_type.clone(),
-        digest: manifest.digest.clone(),
-        size: signed(manifest.size),
+        media_type: manifests.media_type.clone(),
+        digest: manifests.digest.clone(),
+        size: signed(manifests.size),
         ..wire::Descriptor::default()
     }
 }
 
-/// An image as a manifest.
-pub(crate) fn manifest(manifest: &ManifestSummary) -> wire::ManifestSummary {
-    let platform = &manifest.platform;
-    wire::ManifestSummary {
+/// An image as manifests.
+pub(crate) fn manifests(manifests: &Manifests) -> Vec<wire::ManifestSummary> {
+    manifests.list.iter().map(manifest).collect()
+}
+
+fn manifest(manifest: &ManifestSummary) -> wire::ManifestSummary {
+    let mut summary = wire::ManifestSummary {
         id: manifest.digest.clone(),
-        descriptor: descriptor(manifest),
-        available: true,
+        descriptor: wire::Descriptor {
+            media_type: manifest.media_type.clone(),
+            digest: manifest.digest.clone(),
+            size: signed(manifest.size),
+            ..wire::Descriptor::default()
+        },
+        available: manifest.available,
         size: wire::ManifestSize {
             content: signed(manifest.content_size),
             total: signed(manifest.content_size + manifest.unpacked_size),
         },
-        kind: "image".to_owned(),
-        image_data: Some(wire::ManifestImage {
-            platform: wire::Platform {
-                architecture: platform.architecture.clone(),
-                os: platform.os.clone(),
-                variant: platform.variant.clone().unwrap_or_default(),
-                ..wire::Platform::default()
-            },
-            containers: manifest.containers.clone(),
-            size: wire::UnpackedSize { unpacked: signed(manifest.unpacked_size) },
-        }),
+        ..wire::ManifestSummary::default()
+    };
+    let platform = &manifest.platform;
+    match &manifest.kind {
+        ManifestKind::Image => {
+            "image".clone_into(&mut summary.kind);
+            summary.image_data = Some(wire::ManifestImage {
+                platform: wire::Platform {
+                    architecture: platform.architecture.clone(),
+                    os: platform.os.clone(),
+                    variant: platform.variant.clone().unwrap_or_default(),
+                    ..wire::Platform::default()
+                },
+                containers: manifest.containers.clone(),
+                size: wire::UnpackedSize { unpacked: signed(manifest.unpacked_size) },
+            });
+        }
+        ManifestKind::Attestation(about) => {
+            "attestation".clone_into(&mut summary.kind);
+            summary.attestation_data = Some(wire::ManifestAttestation { about: about.clone() });
+        }
+    }
+    summary
+}
+
+/// A statement about an image.
+pub(crate) fn attestation(found: Attestation) -> wire::AttestationStatement {
+    wire::AttestationStatement {
+        descriptor: wire::Descriptor {
+            media_type: found.descriptor.media_type,
+            digest: found.descriptor.digest.to_string(),
+            size: signed(found.descriptor.size),
+            annotations: found.descriptor.annotations,
+            ..wire::Descriptor::default()
+        },
+        predicate_type: found.predicate_type,
+        statement: found.statement,
     }
 }
 

@@ -175,13 +175,13 @@ fn request(params: &Params) -> ApiResult<BuildRequest> {
         // One without a value is one that nobody gave.
         args: args.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
         target: params.some("target"),
-        platform,
+        platforms: platform.into_iter().collect(),
         labels: decode(params, "labels")?,
         no_cache: params.flag("nocache"),
         pull: params.flag("pull"),
         cache_from: caches.into_iter().map(cache).collect(),
         steps: steps(params)?,
-        image: Some(ImageOutput { names: names? }),
+        image: Some(ImageOutput { names: names?, ..ImageOutput::default() }),
         ..BuildRequest::default()
     })
 }

@@ -14,7 +14,7 @@ use palan_docker_api::types::{ManifestListPush, ManifestListPushed, PushedManife
 use palan_docker_api::versions;
 use palan_engine::Engine;
 use palan_engine::distribution::{ListSpec, PushSpec, SearchSpec};
-use palan_engine::image::{ImageListQuery, ImportSpec, Progress, PullSpec};
+use palan_engine::image::{AttestationQuery, ImageListQuery, ImportSpec, Progress, PullSpec};
 use palan_engine::stream::Items;
 
 use crate::convert;
@@ -138,9 +138,19 @@ pub(crate) async fn get(
             ok_json(&history.into_iter().map(convert::image::history).collect::<Vec<_>>())
         }
         Some((name, "get")) => archive::save_named(&engine, vec![name.to_owned()], &params).await,
-        Some((_, "attestations")) => Err(ApiError::unsupported("listing the attestations of images")),
+        Some((name, "attestations")) => attestations(&engine, name, &params).await,
         _ => Err(ApiError::page_not_found()),
     }
+}
+
+async fn attestations(engine: &Engine, name: &str, params: &Params) -> ApiResult {
+    let query = AttestationQuery {
+        platform: params.platform("platform")?,
+        types: params.all("type").into_iter().filter(|kind| !kind.is_empty()).collect(),
+        statements: params.flag("statement"),
+    };
+    let found = engine.image_attestations(name, query).await?;
+    ok_json(&found.into_iter().map(convert::image::attestation).collect::<Vec<_>>())
 }
 
 async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params) -> ApiResult {
@@ -152,7 +162,7 @@ async fn inspect(engine: &Engine, version: Version, name: &str, params: &Params)
     let details = engine.inspect_image(name, params.platform("platform")?).await?;
     let mut answer = convert::image::inspect(&details);
     if params.flag("manifests") {
-        answer.manifests = Some(vec![convert::image::manifest(&details.manifest)]);
+        answer.manifests = Some(convert::image::manifests(&details.manifests));
     }
     versions::image_inspect(&mut answer, version.0);
     ok_json(&answer)

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use palan_oci::digest::Verifier;
-use palan_oci::{Descriptor, Digest, Manifest, Reference, media_type};
+use palan_oci::{Descriptor, Digest, Document, Manifest, Reference, media_type};
 use serde::Serialize;
 
 use super::{commit, to_json};
@@ -37,11 +37,14 @@ pub struct SaveItem {
 /// An image whose content is at hand.
 struct Ready {
     names: Vec<Reference>,
-    manifest: Vec<u8>,
-    /// The manifest's own.
+    /// The manifest's own, or that of the index over several.
     descriptor: Descriptor,
     config: Digest,
     layers: Vec<Descriptor>,
+    /// Manifests and indexes.
+    papers: BTreeMap<Digest, Vec<u8>>,
+    /// Everything else.
+    blobs: BTreeSet<Digest>,
 }
 
 #[derive(Serialize)]
@@ -99,8 +102,42 @@ impl Store {
             manifest = commit::manifest(&self.read_blob(&image.id.digest())?, layers.clone());
             media_type::OCI_MANIFEST.clone_into(&mut media_type);
         }
-        let descriptor = Descriptor::of(media_type, &manifest);
-        Ok(Ready { names, manifest, descriptor, config: image.id.digest(), layers })
+        let mut descriptor = Descriptor::of(media_type, &manifest);
+        let mut blobs: BTreeSet<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        blobs.insert(image.id.digest());
+        let mut papers = BTreeMap::from([(descriptor.digest, manifest)]);
+        if let Some(digest) = self.index_of(&image.id)? {
+            lease.protect(digest);
+            descriptor = self.gather_index(digest, &mut papers, &mut blobs, lease)?;
+        }
+        Ok(Ready { names, descriptor, config: image.id.digest(), layers, papers, blobs })
+    }
+
+    /// All that an index made here leads to.
+    fn gather_index(
+        &self,
+        digest: Digest,
+        papers: &mut BTreeMap<Digest, Vec<u8>>,
+        blobs: &mut BTreeSet<Digest>,
+        lease: &Lease,
+    ) -> Result<Descriptor> {
+        let content = self.read_blob(&digest)?;
+        let parsed = Document::parse(&content, None).map_err(|source| Error::Manifest { digest, source })?;
+        if let Document::Index(index) = &parsed {
+            for entry in &index.manifests {
+                lease.protect(entry.digest);
+                let content = self.read_blob(&entry.digest)?;
+                let manifest = self.parse_manifest(&entry.digest, &content)?;
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    lease.protect(blob.digest);
+                    blobs.insert(blob.digest);
+                }
+                papers.insert(entry.digest, content);
+            }
+        }
+        let descriptor = Descriptor::of(media_type::OCI_INDEX, &content);
+        papers.insert(digest, content);
+        Ok(descriptor)
     }
 
     /// The layers of an image as the store has them, bottom first: those of its manifest, or where one of them was never
@@ -145,13 +182,11 @@ impl Saving {
         let mut archive = Archive { store: &self.store, writer: Writer::new(sink) };
         archive.directory("blobs/")?;
         archive.directory("blobs/sha256/")?;
+        let papers = self.images.iter().flat_map(|image| &image.papers);
         let documents: BTreeMap<Digest, &[u8]> =
-            self.images.iter().map(|image| (image.descriptor.digest, &image.manifest[..])).collect();
+            papers.map(|(digest, content)| (*digest, &content[..])).collect();
         let mut blobs: BTreeSet<Digest> = documents.keys().copied().collect();
-        for image in &self.images {
-            blobs.insert(image.config);
-            blobs.extend(image.layers.iter().map(|layer| layer.digest));
-        }
+        blobs.extend(self.images.iter().flat_map(|image| &image.blobs));
         for blob in blobs {
             match documents.get(&blob) {
                 Some(document) => archive.document(&blob_name(&blob), document)?,

@@ -146,6 +146,7 @@ impl State {
                 }
             }
             database::insert_image(transaction, row, blobs)?;
+            super::index::forget(transaction, &row.id)?;
             if commit.made_here {
                 crate::compress::put_made(transaction, &row.id, &row.manifest)?;
             }

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 
-use palan_linux::path::RootDir;
+use palan_linux::path::{RootDir, Time};
 use palan_tar::pack::{Packer, failed, pack_below, root_entry};
 
 use super::TreeError;
@@ -29,12 +29,31 @@ impl UnpackError {
     }
 }
 
-/// Writes all that is in `root` as a tar, in the order of the names: the same tree gives the same bytes.
-pub fn pack(root: &RootDir, sink: &mut dyn Write) -> Result<(), TreeError> {
-    let top = root.open_dir(".").map_err(|error| failed("open", b"/")(error.source))?;
+/// Writes all that is in `root` as a tar, in the order of the names: the same tree gives the same bytes. With a `time` everything has that.
+pub fn pack(root: &RootDir, time: Option<Time>, sink: &mut dyn Write) -> Result<(), TreeError> {
+    pack_several(&[(None, root)], time, sink)
+}
+
+/// Writes several such trees as one tar, each in a directory of this name if it has one.
+pub fn pack_several(
+    trees: &[(Option<&str>, &RootDir)],
+    time: Option<Time>,
+    sink: &mut dyn Write,
+) -> Result<(), TreeError> {
     let mut packer = Packer::new(sink);
-    packer.bare(&root_entry(&top)?)?;
-    pack_below(&mut packer, top, None, &|_, _| false)?;
+    if let Some(time) = time {
+        packer.set_time(time);
+    }
+    for (name, root) in trees {
+        let top = root.open_dir(".").map_err(|error| failed("open", b"/")(error.source))?;
+        let mut entry = root_entry(&top)?;
+        if let Some(name) = name {
+            entry.path = format!("{name}/").into_bytes();
+        }
+        entry.modified = time.unwrap_or(entry.modified);
+        packer.bare(&entry)?;
+        pack_below(&mut packer, top, name.map(|name| name.as_bytes().to_vec()), &|_, _| false)?;
+    }
     packer.finish().map(drop)
 }
 
@@ -107,7 +126,7 @@ mod tests {
         root.set_owner(".", 999, 998).expect("owns");
         root.set_mode(".", 0o3700).expect("sets");
         let mut archive = Vec::new();
-        pack(&root, &mut archive).expect("packs");
+        pack(&root, None, &mut archive).expect("packs");
 
         let target = RootDir::open(to.path()).expect("opens");
         unpack(&mut archive.as_slice(), &target, &Limits::default()).expect("unpacks");
@@ -122,7 +141,7 @@ mod tests {
         assert!(target.symlink_metadata("zero").expect("there").is_whiteout());
         assert_eq!(target.symlink_metadata("fifo").expect("there").kind, FileKind::Fifo);
         let mut again = Vec::new();
-        pack(&target, &mut again).expect("packs");
+        pack(&target, None, &mut again).expect("packs");
         assert!(again == archive, "the same tree gives the same bytes");
     }
 }

@@ -47,7 +47,10 @@ fn what_buildx_says() {
     assert_eq!(wanted.directories["other"].shared_key.as_deref(), Some("key"));
     assert_eq!(request.args, attrs(&[("A", "1")]));
     assert_eq!(request.labels, attrs(&[("l", "v")]));
-    assert_eq!((request.target.as_deref(), request.platform.as_deref()), (Some("x"), Some("linux/amd64")));
+    assert_eq!(
+        (request.target.as_deref(), &request.platforms[..]),
+        (Some("x"), &["linux/amd64".to_owned()][..])
+    );
     assert_eq!(request.no_cache_filter, ["a".to_owned(), "b".to_owned()].into());
     assert!(!request.no_cache && !request.pull);
     assert_eq!(request.steps.extra_hosts, ["a:1.2.3.4", "b:::1", "c:host-gateway"]);
@@ -80,8 +83,8 @@ fn what_is_refused_is_named() {
         (&[("x:y", "1")], "the frontend attribute \"x:y\" is not supported"),
         (&[("hostname", "h")], "\"hostname\""),
         (&[("contextsubdir", "d")], "\"contextsubdir\""),
-        (&[("platform", "linux/amd64,linux/arm64")], "several platforms"),
-        (&[("attest:provenance", "mode=max")], "the attestation provenance"),
+        (&[("multi-platform", "perhaps")], "invalid boolean value \"perhaps\" for multi-platform"),
+        (&[("attest:provenance", "mode=most")], "invalid mode"),
         (&[("requestid", "frontend.lint")], "unsupported request frontend.lint"),
         (&[("frontend.caps", "x.y+forward")], "the frontend capability x.y"),
         (&[("image-resolve-mode", "x")], "invalid image-resolve-mode: x"),
@@ -93,7 +96,6 @@ fn what_is_refused_is_named() {
         (&[("cache-imports", "{")], "failed to unmarshal cache-imports"),
         (&[("context:a", "oci-layout://x")], "the build context \"a\" of the kind \"oci-layout\""),
         (&[("context:a::linux/arm64", "local:a")], "of a single platform"),
-        (&[("build-arg:BUILDKIT_MULTI_PLATFORM", "1")], "BUILDKIT_MULTI_PLATFORM"),
         (&[("build-arg:BUILDKIT_SYNTAX", "me/frontend")], "\"me/frontend\""),
     ] {
         let error = refused(entries);

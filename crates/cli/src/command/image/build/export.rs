@@ -24,6 +24,8 @@ pub(crate) enum Destination {
     Daemon,
     /// The files of a directory.
     Directory(PathBuf),
+    /// An image as a directory.
+    Layout(PathBuf),
     /// One file.
     File(PathBuf),
     /// Standard output.
@@ -137,6 +139,13 @@ fn export(asked: Asked, tags: &[String], stdout_is_terminal: bool) -> Result<Opt
             Ok(Destination::File(path.into()))
         }
     };
+    // The daemon sends an archive in any case.
+    let is_layout =
+        match fields::take(&mut attributes, "tar").filter(|_| matches!(kind.as_str(), "oci" | "docker")) {
+            Some(value) => !crate::flags::parse_bool(&value)
+                .map_err(|_| CliError::new(format!("invalid value {value:?} for tar of an {kind} output")))?,
+            None => false,
+        };
     let destination = match kind.as_str() {
         "cacheonly" => return Ok(None),
         "local" => match destination.as_deref() {
@@ -150,15 +159,19 @@ fn export(asked: Asked, tags: &[String], stdout_is_terminal: bool) -> Result<Opt
             }
             Some(path) => Destination::Directory(path.into()),
         },
+        "oci" | "docker" if is_layout => match destination.as_deref() {
+            None | Some("" | "-") => {
+                return Err(CliError::new(format!("dest is required for an {kind} output with tar=false")));
+            }
+            Some(path) if std::path::Path::new(path).is_file() => {
+                return Err(CliError::new(format!("destination directory {path} is a file")));
+            }
+            Some(path) => Destination::Layout(path.into()),
+        },
         "docker" if destination.is_none() => Destination::Daemon,
         "tar" | "oci" | "docker" => archive(destination)?,
         _ => Destination::Daemon,
     };
-    if attributes.iter().any(|(key, value)| key == "tar" && value == "false") {
-        return Err(CliError::new(format!(
-            "an {kind} output with tar=false is not supported yet; unpack the archive"
-        )));
-    }
     if kind == "registry" {
         set(&mut attributes, "push", "true");
     }
@@ -268,6 +281,8 @@ mod tests {
             &["-t", "a", "-o", "type=oci,dest=x.tar,compression=zstd"],
             &[("oci", "compression=zstd name=docker.io/library/a:latest", file("x.tar"))],
         );
+        check(&["-o", "type=oci,dest=x,tar=false"], &[("oci", "", Destination::Layout("x".into()))]);
+        check(&["-o", "type=docker,dest=x,tar=true"], &[("docker", "", file("x"))]);
         check(&["-o", "type=docker"], &[("moby", "", Destination::Daemon)]);
         check(&["-o", "type=docker,dest=-"], &[("docker", "", Destination::Stdout)]);
         check(&["-o", "type=cacheonly"], &[]);
@@ -296,7 +311,8 @@ mod tests {
         check_error(&["-o", "type=local"], "dest is required for local output");
         check_error(&["-o", "type=image,dest=x"], "dest is not a key of output type \"image\"");
         check_error(&["-o", "type=tar,dest=/"], "destination file / is a directory");
-        check_error(&["-o", "type=oci,dest=x,tar=false"], "tar=false is not supported yet");
+        check_error(&["-o", "type=oci,tar=false"], "dest is required for an oci output with tar=false");
+        check_error(&["-o", "type=oci,dest=x,tar=perhaps"], "invalid value \"perhaps\" for tar");
         check_error(&["--push"], "tag is needed when pushing to registry");
         check_error(&["-t", "UPPER"], "invalid tag \"UPPER\"");
         check_error(&["-o", "-", "-o", "type=oci"], "only one output can go to standard output");

@@ -30,6 +30,7 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::string("network", None, "Set the networking mode for the \"RUN\" instructions during build").default("default").check(check_network),
     Flag::bool("no-cache", None, "Do not use cache when building the image"),
     array("no-cache-filter", None, "Do not cache specified stages"),
+    Flag::string("on-error", None, "Open a shell in the files of the step that fails (\"shell\")").check(check_on_error),
     array("output", Some('o'), "Output destination (format: \"type=local,dest=path\")").check(|text| export::parse(text).map(drop)),
     array("platform", None, "Set target platform for build"),
     Flag::string("progress", None, "Set type of progress output (\"auto\", \"none\", \"plain\", \"quiet\", \"rawjson\", \"tty\"). Use plain to show container output").default("auto").check(check_progress),
@@ -46,7 +47,6 @@ pub(crate) static TABLE: &[Flag] = &[
     Flag::list("ulimit", None, "Ulimit options").default("[]").named("ulimit").check(|text| parse_ulimit(text).map(drop)),
 
     // What BuildKit's clients have that needs more than a build.
-    Flag::string("on-error", None, "Open a shell where a step failed").not_yet(),
     array("policy", None, "Policy configuration").not_yet(),
     array("resource", None, "Resource limits").not_yet(),
 
@@ -125,6 +125,13 @@ fn check_progress(text: &str) -> Result<(), String> {
         let names: Vec<&str> = Mode::NAMES.iter().map(|(name, _)| *name).collect();
         format!("must be one of: {}", names.join(", "))
     })
+}
+
+fn check_on_error(text: &str) -> Result<(), String> {
+    match text {
+        "" | "shell" => Ok(()),
+        _ => Err("must be \"shell\"".to_owned()),
+    }
 }
 
 fn check_removal(text: &str) -> Result<(), String> {

@@ -43,12 +43,16 @@ mod result;
 mod secrets;
 /// What the daemon may ask for.
 mod services;
+/// `--on-error`.
+mod shell;
 /// The conversation with the daemon.
 mod solve;
 /// The context and the Dockerfile.
 mod source;
 /// `--ssh`.
 mod ssh;
+/// Images as directories.
+mod unpacked;
 
 use super::super::{Arity, Command};
 use crate::app::App;
@@ -73,6 +77,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         true => Call::parse("check").map_err(CliError::new)?,
         false => Call::parse(flags.string("call")).map_err(CliError::new)?,
     };
+    let on_error = shell::wanted(app, flags)?;
     let source = Source::find(app, &flags.args[0], flags.string("file"))?;
     let request = Request::new(app, flags, &source)?;
     let target = flags.given("target").filter(|target| !target.is_empty());
@@ -93,7 +98,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         _ => {}
     }
     result::forget_earlier(flags)?;
-    let outcome = solve::solve(app, &source, &request, mode)?;
+    let outcome = solve::solve(app, &source, &request, mode, on_error)?;
     cache::name(&request.cache_to, &outcome.answers)?;
     push::push(app, &request.exports, mode == Mode::Quiet)?;
     outcome.write(flags)?;

@@ -15,6 +15,7 @@ use palan_stdx::error_chain;
 use super::export::Destination;
 use super::request::Request;
 use super::source::{Context, Source};
+use super::unpacked::Layout;
 use super::{cache, destination};
 use crate::app::App;
 use crate::config_file::ConfigFile;
@@ -49,6 +50,10 @@ pub(super) fn of(app: &App, request: &Request) -> Result<Services> {
                     Some(file) => Ok(Box::new(file)),
                     None => Ok(Box::new(Archive::new(&path)?)),
                 }))
+            }
+            Destination::Layout(path) => {
+                let path = path.clone();
+                Output::File(Arc::new(move |_| Ok(Box::new(Layout::new(path.clone())?))))
             }
             Destination::Stdout => {
                 let out = app.streams.output();

@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use palan_buildkit::control::{Answers, Control};
@@ -16,7 +17,7 @@ use palan_buildkit::grpc::{Channel, Code, Status};
 use palan_buildkit::message::control::{
     CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, SolveResponse, StatusResponse,
 };
-use palan_buildkit::session;
+use palan_buildkit::session::{self, SHELL_LABEL};
 use palan_buildkit::upgrade::{UpgradeError, Upgraded, upgrade};
 use palan_docker_api::client::{Client, Socket};
 use palan_dockerfile::{Position, Source as Text, Span};
@@ -24,11 +25,12 @@ use palan_linux::signal::{Signal as Number, is_ignored};
 use palan_stdx::error_chain;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::cache::Cache;
 use super::request::Request;
 use super::result::Outcome;
+use super::shell::{Console, Pause};
 use super::source::Source;
 use super::{convert, services};
 use crate::app::App;
@@ -52,7 +54,13 @@ const GATEWAY_LABEL: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-i
 const GATEWAY: &str = "host-gateway";
 
 /// Has it built.
-pub(super) fn solve(app: &App, source: &Source, request: &Request, mode: Mode) -> Result<Outcome> {
+pub(super) fn solve(
+    app: &App,
+    source: &Source,
+    request: &Request,
+    mode: Mode,
+    wants_shell: bool,
+) -> Result<Outcome> {
     let client = app.client()?;
     // What is sent can't be sent again in an older version.
     client.ping()?;
@@ -62,12 +70,15 @@ pub(super) fn solve(app: &App, source: &Source, request: &Request, mode: Mode) -
         log_lines: LOG_LINES,
     };
     let progress = Progress::new(mode, app.streams.errors_is_terminal(), surface, SystemTime::now());
-    let view = Shown { app, progress, out: app.streams.errors() };
+    let (console, pauses) = Console::new(app);
+    let view = Shown { app, progress, out: app.streams.errors(), pauses, is_over: false };
+    let console = wants_shell.then_some(console);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::io("start the build", &error))?;
-    let result = runtime.block_on(build(app, client, source, request, view));
+    let result = runtime.block_on(build(app, client, source, request, console, view));
     // A thread that reads standard input for the daemon can't be ended, and isn't waited for.
     runtime.shutdown_background();
+    crate::terminal::restore();
     result
 }
 
@@ -76,16 +87,29 @@ struct Shown<'a> {
     app: &'a App,
     progress: Progress,
     out: Sink,
+    /// A shell wants the terminal.
+    pauses: mpsc::Receiver<Pause>,
+    /// The table was drawn for the last time.
+    is_over: bool,
 }
 
 impl Shown<'_> {
+    /// The next who wants the terminal.
+    async fn paused(&mut self) -> Pause {
+        match self.pauses.recv().await {
+            Some(pause) => pause,
+            // Nobody will.
+            None => std::future::pending().await,
+        }
+    }
+
     fn update(&mut self, response: &StatusResponse) {
         let text = self.progress.update(&convert::update(response), SystemTime::now());
         self.write(&text);
     }
 
     fn draw(&mut self) {
-        if self.progress.is_live() {
+        if self.progress.is_live() && !self.is_over {
             let (rows, columns) = self.app.streams.size_of_errors();
             let text = self.progress.draw(SystemTime::now(), rows, columns);
             self.write(&text);
@@ -93,6 +117,9 @@ impl Shown<'_> {
     }
 
     fn finish(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
         let (rows, columns) = self.app.streams.size_of_errors();
         let text = self.progress.finish(SystemTime::now(), rows, columns);
         self.write(&text);
@@ -111,11 +138,12 @@ async fn build(
     client: &Client,
     source: &Source,
     request: &Request,
+    console: Option<Arc<Console>>,
     mut shown: Shown<'_>,
 ) -> Result<Outcome> {
     let mut signals = Signals::new().map_err(|error| CliError::io("watch for signals", &error))?;
     let asking = tokio::select! {
-        asking = ask(app, client, source, request) => asking?,
+        asking = ask(app, client, source, request, console) => asking?,
         number = signals.next() => return Err(interrupted(number)),
     };
     let Asking { control, question, answers } = asking;
@@ -146,10 +174,20 @@ struct Asking {
 }
 
 /// Begins the conversation. What serves the two connections goes on until the runtime ends.
-async fn ask(app: &App, client: &Client, source: &Source, request: &Request) -> Result<Asking> {
+async fn ask(
+    app: &App,
+    client: &Client,
+    source: &Source,
+    request: &Request,
+    console: Option<Arc<Console>>,
+) -> Result<Asking> {
     let failed = |error: std::io::Error| CliError::io("prepare the build", &error);
     let (id, reference) = (session::new_id().map_err(failed)?, session::new_id().map_err(failed)?);
-    let offered = services::of(app, request)?;
+    let mut offered = services::of(app, request)?;
+    let wants_shell = console.is_some();
+    if let Some(console) = console {
+        offered = offered.shell(console);
+    }
     let headers = offered.headers(&id, &services::name(source), &services::shared_key(source));
     let stream = connect(client, "/session", &headers).await?;
     tokio::spawn(offered.serve(stream));
@@ -157,6 +195,13 @@ async fn ask(app: &App, client: &Client, source: &Source, request: &Request) -> 
     let (channel, driver) = Channel::connect(stream).await.map_err(|status| failure(&status))?;
     tokio::spawn(driver);
     let control = Control::new(channel);
+    if wants_shell && label(&control, SHELL_LABEL).await?.is_none() {
+        return Err(CliError::new(format!(
+            "the daemon at {} opens no shell for steps that fail",
+            client.host()
+        ))
+        .hint("Build without --on-error."));
+    }
     let question = question(&control, request, &id, &reference).await?;
     let answers = control.status(&reference).await.map_err(|status| failure(&status))?;
     Ok(Asking { control, question, answers })
@@ -206,9 +251,17 @@ async fn watch(
     frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let end = tokio::time::sleep(Duration::MAX / 4);
     tokio::pin!(end);
-    while result.is_none() || !is_told {
+    let mut pause: Option<oneshot::Receiver<()>> = None;
+    while result.is_none() || !is_told || pause.is_some() {
         tokio::select! {
-            response = told.recv(), if !is_told => match response {
+            wanted = shown.paused(), if pause.is_none() => {
+                shown.finish();
+                // Who has asked may have gone.
+                let _ = wanted.ready.send(());
+                pause = Some(wanted.over);
+            },
+            () = over(&mut pause), if pause.is_some() => pause = None,
+            response = told.recv(), if !is_told && pause.is_none() => match response {
                 Some(response) => shown.update(&response),
                 None => is_told = true,
             },
@@ -227,11 +280,19 @@ async fn watch(
                 result = Some(Err(End::Signal(number)));
                 end.as_mut().reset(tokio::time::Instant::now() + PATIENCE);
             },
-            _ = frames.tick() => shown.draw(),
+            _ = frames.tick(), if pause.is_none() => shown.draw(),
             () = &mut end, if result.is_some() => break,
         }
     }
     result.unwrap_or_else(|| Err(End::Failed(Status::new(Code::Unavailable, "the connection has ended"))))
+}
+
+/// Waits until who has the terminal gives it back.
+async fn over(pause: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(pause) = pause {
+        // It is closed; nothing is sent.
+        let _ = pause.await;
+    }
 }
 
 /// The signals that end us, but for those that whoever started us wants ignored.
@@ -317,7 +378,7 @@ async fn question(
     let mut attributes = request.attributes.clone();
     if let Some(hosts) = attributes.get_mut("add-hosts")
         && hosts.contains(GATEWAY)
-        && let Some(address) = gateway(control).await?
+        && let Some(address) = label(control, GATEWAY_LABEL).await?
     {
         let hosts_with = hosts.split(',').map(|host| match host.strip_suffix(GATEWAY) {
             Some(name) => format!("{name}{address}"),
@@ -354,10 +415,10 @@ async fn question(
     })
 }
 
-/// The address by which steps reach the host, as the daemon says.
-async fn gateway(control: &Control) -> Result<Option<String>> {
+/// What the daemon says of itself.
+async fn label(control: &Control, name: &str) -> Result<Option<String>> {
     let workers = control.list_workers().await.map_err(|status| failure(&status))?;
-    Ok(workers.record.iter().find_map(|worker| worker.labels.get(GATEWAY_LABEL).cloned()))
+    Ok(workers.record.iter().find_map(|worker| worker.labels.get(name).cloned()))
 }
 
 /// What the daemon says, with the places in the Dockerfile that it names.
