@@ -53,10 +53,12 @@ mod assemble;
 mod caches;
 mod copy;
 mod export;
+mod git;
 mod layers;
 mod mounts;
 mod observe;
 mod prune;
+mod remotes;
 mod run;
 mod sources;
 mod ssh;
@@ -65,12 +67,15 @@ mod step;
 pub use caches::{CacheExport, CacheTarget, ContentStore};
 pub use export::BuiltFiles;
 pub use palan_builder::cancel::{Cancel, Watch};
+pub use palan_builder::graph::Remote;
 pub use palan_builder::remote_cache::write::Form as CacheForm;
 pub use palan_context::Ignore;
+pub use palan_context::remote::redacted;
 pub use palan_linux::path::{RootDir, remove_tree};
 pub use palan_oci::{Digest, Reference};
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
 pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
+pub use remotes::of_context;
 pub use request::{
     Access, BuildClient, BuildOutcome, BuildRequest, CacheSource, ContextRequest, DockerfileSource,
     ImageOutput, LentFiles, StepSettings,

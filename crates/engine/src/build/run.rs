@@ -25,6 +25,7 @@ use super::layers::BuildLayers;
 use super::mounts::CacheMounts;
 use super::observe::Observing;
 use super::progress::{Event, ProgressSink, Status, Vertex, Warning};
+use super::remotes::{self, Remotes};
 use super::request::{BuildClient, BuildOutcome, BuildRequest, CacheSource, DockerfileSource};
 use super::sources::{BuildSources, Contexts, read_file};
 use super::step::BuildRunner;
@@ -139,12 +140,25 @@ impl Work<'_> {
         palan_stdx::fs::create_dir(&directory.0, 0o700)
             .context(|| "cannot prepare the directories of the build".into())?;
         let lease = self.engine.store.lease();
-        let contexts = Contexts::new(directory.0.clone(), Arc::clone(&self.client), self.cancel.clone());
+        let remotes = Remotes::new(
+            self.engine,
+            &lease,
+            Arc::clone(&self.client),
+            self.runtime.clone(),
+            directory.0.clone(),
+        );
+        let contexts = Contexts::new(
+            directory.0.clone(),
+            Arc::clone(&self.client),
+            self.cancel.clone(),
+            &remotes,
+            remotes::contexts(self.request),
+            Arc::clone(&self.progress),
+        );
         let dockerfile = self.dockerfile(&contexts)?;
         let parsed = palan_dockerfile::parse(&dockerfile.content);
         let file = parsed.map_err(|error| dockerfile.error(&error))?;
-        let mut sources =
-            BuildSources::new(self.engine, &lease, &contexts, self.runtime.clone(), directory.0.clone());
+        let mut sources = BuildSources::new(&self.engine.store, &lease, &contexts, &remotes);
         let mut plan = self.plan(&dockerfile, &file, &mut sources, &lease)?;
         let imports = ImportedCaches::load(self.caching(&lease), &self.request.cache_from);
         let only = self.stacks_of_caches();
@@ -209,7 +223,7 @@ impl Work<'_> {
         }
     }
 
-    fn dockerfile(&self, contexts: &Contexts) -> Result<Given, BuildError> {
+    fn dockerfile(&self, contexts: &Contexts<'_>) -> Result<Given, BuildError> {
         match &self.request.dockerfile {
             DockerfileSource::Given { name, content, ignore } => {
                 if let Some(ignore) = ignore {
