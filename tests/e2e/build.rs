@@ -298,8 +298,80 @@ fn archives_and_downloads() {
         run(&daemon, "t", "ls /sub /kept /copied.tar; cat /plain.gz"),
         "/copied.tar\n\n/kept:\na.tar\n\n/sub:\nlib\nprivate\nnot really"
     );
-    let remote = Context::new(&daemon, "remote", "FROM bb\nADD https://github.com/a/b.git#main /x\n");
-    remote.build(&daemon, &[]).fails(1, "ADD of a git repository is not supported");
+}
+
+/// What an outside program makes of it.
+#[expect(clippy::disallowed_methods, reason = "an outside maker of archives")]
+fn compressed(program: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut command = std::process::Command::new(program);
+    command.arg("-c").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || input.write_all(&bytes).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+#[test]
+fn archives_in_bzip2_and_xz() {
+    requires!(root);
+    requires!(program "xz");
+    requires!(program "bzip2");
+    let daemon = daemon();
+    let tar = TarBuilder::new()
+        .file("Dockerfile", 0o644, "FROM bb\nCOPY f /f\n")
+        .file("f", 0o644, vec![b'x'; 300_000])
+        .finish();
+    let files =
+        vec![("/context.tar.xz", compressed("xz", &tar)), ("/context.tar.bz2", compressed("bzip2", &tar))];
+    let port = serve(files.clone());
+    let context = Context::new(
+        &daemon,
+        "context",
+        "FROM bb\nADD a.tar.xz /xz/\nADD a.tar.bz2 /bz2/\nADD text.xz broken.bz2 /\n",
+    );
+    fs::write(context.path("a.tar.xz"), &files[0].1).unwrap();
+    fs::write(context.path("a.tar.bz2"), &files[1].1).unwrap();
+    fs::write(context.path("text.xz"), compressed("xz", b"no archive")).unwrap();
+    fs::write(context.path("broken.bz2"), "BZh9 not really").unwrap();
+    let directory = context.0.display().to_string();
+    let build = |arguments: &[&str], input: &[u8]| {
+        let arguments = [&["build", "--network", "none", "-t", "t"][..], arguments].concat();
+        daemon.palan_with_input(arguments, input)
+    };
+    build(&[&directory], &[]).ok();
+    assert_eq!(
+        run(&daemon, "t", "wc -c < /xz/f; wc -c < /bz2/f; ls /*.xz /*.bz2"),
+        "300000\n300000\n/broken.bz2\n/text.xz\n"
+    );
+    for (path, archive) in &files {
+        build(&["-"], archive).ok();
+        assert_eq!(run(&daemon, "t", "wc -c < /f"), "300000\n");
+        build(&[&format!("http://127.0.0.1:{port}{path}")], &[]).ok();
+        let (status, answer) =
+            request(&daemon, "POST", &format!("/build?t=t&remote=http://127.0.0.1:{port}{path}"), &[]);
+        assert!(status == 200 && answer.contains("Successfully built"), "{status} {answer}");
+        let (status, answer) = request(&daemon, "POST", "/build?t=t", archive);
+        assert!(status == 200 && answer.contains("Successfully built"), "{status} {answer}");
+        let cut = &archive[..archive.len() / 2];
+        build(&["-"], cut).fails(1, "");
+        let imported = daemon.palan_with_input(["import", "-", "imported"], archive).ok();
+        assert!(imported.line().starts_with("sha256:"), "{imported}");
+        daemon.palan_with_input(["import", "-"], cut).fails(1, "");
+    }
+    let image =
+        daemon.palan(["save", "-o", &daemon.scratch().join("saved").display().to_string(), "imported"]).ok();
+    assert_eq!(image.stdout, "");
+    let saved = fs::read(daemon.scratch().join("saved")).unwrap();
+    daemon.palan(["rmi", "imported"]).ok();
+    for program in ["xz", "bzip2"] {
+        daemon.palan_with_input(["load"], &compressed(program, &saved)).ok();
+        daemon.palan(["rmi", "imported"]).ok();
+    }
+    nothing_is_left(&daemon);
 }
 
 #[test]

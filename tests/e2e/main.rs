@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`images`] makes what the others run; [`run`] with its [`flags`], namespaces that are [`shared`] and devices of
 //! [`cdi`], [`lifecycle`], [`logs`], [`log_drivers`], [`exec`], [`tty`], [`cp`] are the daily commands, [`command_line`] what shapes them; [`pull`] and
-//! [`archives`] bring images in, [`push`] out (and [what was built](push_built)), [`commit`], [`build`], [`build_cache`], [`build_cli`] with its [shell](build_shell) and its [outputs](build_outputs), [`buildkit`] and [`save`] make and
+//! [`archives`] bring images in, [`push`] out (and [what was built](push_built)), [`commit`], [`build`], [`build_cache`], [`build_cli`] with its [shell](build_shell) and its [outputs](build_outputs), [`build_git`], [`buildkit`] and [`save`] make and
 //! hand out, [`layers`] stacks what is
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is
@@ -25,6 +25,7 @@ mod bollard_client;
 mod build;
 mod build_cache;
 mod build_cli;
+mod build_git;
 mod build_outputs;
 mod build_shell;
 mod buildkit;

@@ -14,6 +14,7 @@ use crate::{Failure, packages, task_dist};
 /// What the tests run beside our own programs.
 const PACKAGES: &[Package] = &[
     ("busybox-static", "busybox"),
+    ("bzip2", "bzip2"),
     ("btrfs-progs", "mkfs.btrfs"),
     ("criu", "criu"),
     ("dnsmasq-base", "dnsmasq"),
@@ -22,6 +23,7 @@ const PACKAGES: &[Package] = &[
     ("docker.io", "dockerd"),
     ("e2fsprogs", "mkfs.ext4"),
     ("gcc", "cc"),
+    ("git", "git"),
     ("iproute2", "ip"),
     ("iptables", "iptables-nft"),
     // Libraries show by their headers.
@@ -36,6 +38,7 @@ const PACKAGES: &[Package] = &[
     ("tmux", "tmux"),
     ("umoci", "umoci"),
     ("curl", "curl"),
+    ("xz-utils", "xz"),
 ];
 
 /// The unmodified Python client of the Engine API and what builds on it, as outside witnesses.

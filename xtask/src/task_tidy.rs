@@ -65,6 +65,7 @@ const LICENCES: &[&str] = &[
     "Unlicense",
     "Zlib",
     "0BSD",
+    "bzip2-1.0.6",
 ];
 
 /// Crates that must never be in the tree; `deny.toml` gives the reasons.

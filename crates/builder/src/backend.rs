@@ -97,8 +97,14 @@ pub trait Sources: Sync {
     /// an error.
     fn pin(&self, remote: &Remote, cancel: &Cancel) -> Result<Digest, StepError>;
 
-    /// Remote files; they must be what they were when they were pinned.
-    fn remote(&self, remote: &Remote, pinned: Digest, cancel: &Cancel) -> Result<Snapshot, StepError>;
+    /// Remote files; they must be what they were when they were pinned. What a program says that fetches them is passed on.
+    fn remote(
+        &self,
+        remote: &Remote,
+        pinned: Digest,
+        cancel: &Cancel,
+        output: &dyn Fn(Stream, &[u8]),
+    ) -> Result<Snapshot, StepError>;
 
     /// The files of an image; what is missing of it is pulled.
     fn image(&self, name: &str, manifest: Digest, cancel: &Cancel) -> Result<Snapshot, StepError>;

@@ -1,5 +1,6 @@
 //! The graph of a build: what is to be done, and on what.
 
+use palan_context::remote;
 use palan_dockerfile::Span;
 use palan_dockerfile::ast::{Network, Security};
 use palan_dockerfile::mount::Sharing;
@@ -104,7 +105,40 @@ pub enum Remote {
         keep_git_dir: bool,
         /// Submodules are fetched.
         submodules: bool,
+        /// Files are as old as their commit.
+        commit_times: bool,
+        /// The checksum is believed.
+        fetch_by_commit: bool,
     },
+}
+
+impl Remote {
+    /// What an address says, where nothing else is said.
+    pub fn of_git(git: remote::Git) -> Self {
+        Self::Git {
+            remote: git.remote,
+            reference: git.reference,
+            checksum: git.checksum,
+            subdirectory: git.subdirectory,
+            keep_git_dir: git.keep_git_dir.unwrap_or(false),
+            submodules: git.submodules.unwrap_or(true),
+            commit_times: git.commit_times.unwrap_or(false),
+            fetch_by_commit: git.fetch_by_commit,
+        }
+    }
+
+    /// It without what only says how it is found: that is pinned, and what is found is a commit, by whatever name it was asked for. With
+    /// `.git` the name is part of the files.
+    fn found(&self) -> Self {
+        let mut found = self.clone();
+        if let Self::Git { reference, checksum, keep_git_dir, fetch_by_commit, .. } = &mut found {
+            (*checksum, *fetch_by_commit) = (None, false);
+            if !*keep_git_dir {
+                *reference = None;
+            }
+        }
+        found
+    }
 }
 
 /// The version of what keys are made of.
@@ -253,7 +287,11 @@ impl Op {
         let mut hasher = digest::Hasher::new();
         hasher.update(KEY_VERSION.as_bytes());
         // Structures of strings and numbers always have a JSON.
-        hasher.update(&serde_json::to_vec(self).unwrap_or_default());
+        let json = match self {
+            Self::Remote(remote) => serde_json::to_vec(&Self::Remote(remote.found())),
+            other => serde_json::to_vec(other),
+        };
+        hasher.update(&json.unwrap_or_default());
         hasher.finish()
     }
 

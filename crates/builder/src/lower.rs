@@ -406,8 +406,7 @@ impl<'a> Planner<'a> {
                 self.push(title, span, Op::Copy(copy), vec![base, from], ignore_cache)
             }
             Command::Add { .. } => {
-                let (copy, remotes) =
-                    add_op(&command, self.build.build_args, &mut state.image).map_err(fail)?;
+                let (copy, remotes) = add_op(&command, &mut state.image).map_err(fail)?;
                 let mut inputs = vec![base, Input::Context(String::new())];
                 for (address, remote) in remotes {
                     let name = format!("[internal] load {}", remote::redacted(&address));
@@ -453,18 +452,13 @@ fn is_remote(found: &Result<Option<remote::Remote>, remote::RemoteError>) -> boo
 }
 
 /// An `ADD`: the copy, and what of it is somewhere else, which are its inputs from 2 on.
-fn add_op(
-    command: &Command,
-    build_args: &Values,
-    image: &mut Image,
-) -> Result<(Copy, Vec<(String, Remote)>), String> {
+fn add_op(command: &Command, image: &mut Image) -> Result<(Copy, Vec<(String, Remote)>), String> {
     let Command::Add { files, checksum, keep_git_dir, unpack } = command else {
         return Err("not an ADD".to_owned());
     };
     if checksum.is_some() && files.sources.len() + files.inline.len() != 1 {
         return Err("checksum can't be specified for multiple sources".to_owned());
     }
-    let keep_all = build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|value| value == "1");
     let mut sources = Vec::new();
     let mut remotes = Vec::new();
     for text in &files.sources {
@@ -495,14 +489,14 @@ fn add_op(
                 {
                     return Err("inconsistent keep-git-dir configuration".to_owned());
                 }
-                let remote = Remote::Git {
-                    remote: git.remote,
-                    reference: git.reference,
-                    checksum: given,
-                    subdirectory: git.subdirectory,
-                    keep_git_dir: git.keep_git_dir.or(*keep_git_dir).unwrap_or(keep_all),
-                    submodules: git.submodules.unwrap_or(true),
-                };
+                if let Some(sum) =
+                    given.as_ref().filter(|sum| !sum.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                {
+                    return Err(format!("invalid checksum {sum} for Git URL, expected hex commit hash"));
+                }
+                let keep_git_dir = git.keep_git_dir.or(*keep_git_dir).unwrap_or(false);
+                let git = remote::Git { checksum: given, keep_git_dir: Some(keep_git_dir), ..git };
+                let remote = Remote::of_git(git);
                 (".".to_owned(), remote, false)
             }
         };

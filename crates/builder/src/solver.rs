@@ -495,7 +495,9 @@ impl Work<'_> {
             Op::Image { digest, name } => sources.image(name, *digest, self.cancel),
             Op::Remote(remote) => {
                 let pinned = self.pinned(id)?.unwrap_or(Digest::of(""));
-                sources.remote(remote, pinned, self.cancel)
+                sources.remote(remote, pinned, self.cancel, &|stream, bytes| {
+                    self.observer.output(id, stream, bytes);
+                })
             }
             Op::MakeDirectory { path, user } => layers.make_directory(&base, path, user),
             Op::Copy(copy) => layers.copy(&base, materials, copy, self.cancel),

@@ -175,7 +175,13 @@ impl Sources for Fake {
         Ok(Digest::of(self.remote_content.lock().expect("a lock").as_bytes()))
     }
 
-    fn remote(&self, remote: &Remote, _pinned: Digest, _cancel: &Cancel) -> Result<Snapshot, StepError> {
+    fn remote(
+        &self,
+        remote: &Remote,
+        _pinned: Digest,
+        _cancel: &Cancel,
+        _output: &dyn Fn(Stream, &[u8]),
+    ) -> Result<Snapshot, StepError> {
         self.note(format!("fetch {}", address(remote)));
         self.change(&Snapshot::default(), |root| {
             let content = self.remote_content.lock().expect("a lock");

@@ -137,6 +137,7 @@ fn spawn_daemon(log: &Path) -> io::Result<Child> {
         new_session: true,
         cgroup_procs: None,
         umask: 0o022,
+        bound: false,
     })
 }
 

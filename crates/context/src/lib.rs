@@ -13,6 +13,7 @@
 
 mod ignore;
 mod pattern;
+pub mod refs;
 pub mod remote;
 mod tar;
 mod walk;

@@ -1,10 +1,11 @@
 //! Files that are somewhere else: Git repositories and downloads, as contexts and as sources of `ADD`.
 //!
 //! `https://host/repo.git#ref:dir`, `git@host:repo`, `ssh://…`, `git://…`; instead of the fragment a query says more:
-//! `?ref=`, `?tag=`, `?branch=`, `?subdir=`, `?checksum=`, `?keep-git-dir=`, `?submodules=`. As a context `github.com/user/repo` is one, too.
+//! `?ref=`, `?tag=`, `?branch=`, `?subdir=`, `?checksum=`, `?keep-git-dir=`, `?submodules=`, `?mtime=`, `?fetch-by-commit=`. As a context
+//! `github.com/user/repo` is one, too.
 //!
-//! **Invariant:** no part of what is accepted begins with `-` where a program could take it for an option, and none has control characters
-//! (CVE-2019-13139, CVE-2018-17456).
+//! **Invariant:** no part of what is accepted begins with `-` where a program could take it for an option, none has control characters
+//! (CVE-2019-13139, CVE-2018-17456), and a reference is one name: it can't say where in the repository it is to be put.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,10 @@ pub struct Git {
     pub keep_git_dir: Option<bool>,
     /// Submodules are fetched.
     pub submodules: Option<bool>,
+    /// Files are as old as their commit, and not as the checkout.
+    pub commit_times: Option<bool>,
+    /// The checksum is believed: nobody asks whether the reference is this commit.
+    pub fetch_by_commit: bool,
 }
 
 /// Where files are.
@@ -62,14 +67,18 @@ pub fn source(text: &str) -> Result<Option<Remote>, RemoteError> {
             check_text(text).map_err(fail)?;
             return Ok(Some(Remote::Http(text.to_owned())));
         }
+        check_git_host(host).map_err(fail)?;
         let remote = format!("{scheme}://{}", parts.address);
         return git(remote, &parts).map(|git| Some(Remote::Git(git))).map_err(fail);
     }
     let Some((user, rest)) = text.split_once('@').filter(|(user, _)| is_user(user)) else { return Ok(None) };
-    let Some((host, _)) = rest.split_once(':').filter(|(host, _)| is_host(host)) else { return Ok(None) };
+    let Some((host, path)) = rest.split_once(':').filter(|(host, _)| is_host(host)) else { return Ok(None) };
     check_host(host).map_err(fail)?;
     if user.starts_with('-') {
         return Err(fail("it begins with '-'".to_owned()));
+    }
+    if path.starts_with('-') {
+        return Err(fail("its path begins with '-'".to_owned()));
     }
     let parts = Parts::cut(text);
     git(parts.address.to_owned(), &parts).map(|git| Some(Remote::Git(git))).map_err(fail)
@@ -96,6 +105,21 @@ pub fn redacted(text: &str) -> String {
         }
         None => text.to_owned(),
     }
+}
+
+/// An address for `git` without the user and the password in it, and these: on a command line or in a file everybody would see them. Only of
+/// HTTP: ssh has no passwords, and its user is part of the address.
+pub fn without_user(address: &str) -> (String, Option<(String, String)>) {
+    let Some((scheme, rest)) = address.split_once("://").filter(|(scheme, _)| scheme.starts_with("http"))
+    else {
+        return (address.to_owned(), None);
+    };
+    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some((user, host)) = rest[..host_end].rsplit_once('@') else { return (address.to_owned(), None) };
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    // What is no escape means itself.
+    let plain = |text: &str| decode(text).unwrap_or_else(|_| text.to_owned());
+    (format!("{scheme}://{host}{}", &rest[host_end..]), Some((plain(name), plain(password))))
 }
 
 /// An address without fragment and query.
@@ -136,6 +160,12 @@ fn git(remote: String, parts: &Parts<'_>) -> Result<Git, String> {
         if value.starts_with('-') {
             return Err(format!("the reference {value:?} begins with '-'"));
         }
+        if value.contains(['~', '^', ':', '?', '*', '[', '\\'])
+            || value.contains("..")
+            || value.contains("@{")
+        {
+            return Err(format!("{value:?} is no name of a branch, tag or commit"));
+        }
     }
     if git.checksum.as_ref().is_some_and(|sum| !sum.bytes().all(|byte| byte.is_ascii_hexdigit())) {
         return Err("the checksum of a repository is a commit's hexadecimal digits".to_owned());
@@ -149,7 +179,8 @@ impl Git {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (key, value) = (decode(key)?, decode(&value.replace('+', " "))?);
-            if value.is_empty() && !matches!(key.as_str(), "submodules" | "keep-git-dir") {
+            if value.is_empty() && !matches!(key.as_str(), "submodules" | "keep-git-dir" | "fetch-by-commit")
+            {
                 return Err(format!("query {key:?} has no value"));
             }
             if pairs.insert(key.clone(), value).is_some() {
@@ -174,6 +205,16 @@ impl Git {
                 "checksum" | "commit" => self.checksum = Some(value),
                 "keep-git-dir" => self.keep_git_dir = Some(boolean(&key, &value)?),
                 "submodules" => self.submodules = Some(boolean(&key, &value)?),
+                "fetch-by-commit" => self.fetch_by_commit = boolean(&key, &value)?,
+                "mtime" => match value.as_str() {
+                    "commit" => self.commit_times = Some(true),
+                    "checkout" => self.commit_times = Some(false),
+                    _ => {
+                        return Err(format!(
+                            "invalid mtime value: {value:?} (must be \"checkout\" or \"commit\")"
+                        ));
+                    }
+                },
                 _ => return Err(format!("unexpected query {key:?}")),
             }
         }
@@ -218,6 +259,15 @@ fn check_host(host: &str) -> Result<(), String> {
         "" => Err("it has no host".to_owned()),
         _ if host.starts_with('-') => Err("its host begins with '-'".to_owned()),
         _ => Ok(()),
+    }
+}
+
+/// What may follow a user's name and `@` in a repository's address: git and ssh decode nothing in it, and take nothing in it for an option.
+fn check_git_host(host: &str) -> Result<(), String> {
+    let host = host.rsplit('@').next().unwrap_or(host);
+    match host.chars().find(|c| !c.is_ascii_alphanumeric() && !"._-:[]".contains(*c)) {
+        Some(c) => Err(format!("its host has a character {c:?}")),
+        None => Ok(()),
     }
 }
 
@@ -317,6 +367,8 @@ mod tests {
             (git.checksum.as_deref(), git.keep_git_dir, git.submodules),
             (Some("0aF"), Some(true), Some(false))
         );
+        let git = git_of("git@example.com:b?checksum=aa&fetch-by-commit&mtime=commit");
+        assert_eq!((git.fetch_by_commit, git.commit_times), (true, Some(true)));
     }
 
     #[test]
@@ -340,6 +392,18 @@ mod tests {
     }
 
     #[test]
+    fn users_are_taken_out() {
+        let of = |text: &str| without_user(text);
+        let user = |name: &str, password: &str| Some((name.to_owned(), password.to_owned()));
+        assert_eq!(of("https://me:p%40s%zz@h:8/a"), ("https://h:8/a".to_owned(), user("me", "p%40s%zz")));
+        assert_eq!(of("https://me:p%40s@h/a@b"), ("https://h/a@b".to_owned(), user("me", "p@s")));
+        assert_eq!(of("http://token@h/a"), ("http://h/a".to_owned(), user("token", "")));
+        for other in ["https://h/a@b", "ssh://git@h/a", "git@h:a"] {
+            assert_eq!(of(other), (other.to_owned(), None));
+        }
+    }
+
+    #[test]
     fn nothing_is_an_option() {
         check_error("https://example.com/b.git#--upload-pack=touch x", "it has a character ' '");
         check_error("https://example.com/b.git#-x", "the reference \"-x\" begins with '-'");
@@ -350,6 +414,17 @@ mod tests {
         check_error("-x@host:b", "it begins with '-'");
         check_error("https://example.com/b.git#a%0Ab", "it has a character '\\n'");
         check_error("https:///b.git", "it has no host");
+        check_error("git@host:-b", "its path begins with '-'");
+        check_error("ssh://%2DoProxyCommand=x/b", "its host has a character '%'");
+    }
+
+    #[test]
+    fn a_reference_is_one_name() {
+        for reference in ["a:refs/heads/b", "a..b", "a^{}", "a~1", "a*", "a@{1}", "a\\b", "[a]"] {
+            let text = format!("git@h:b?ref={reference}");
+            check_error(&text, &format!("{reference:?} is no name of a branch, tag or commit"));
+        }
+        check_error("git@h:b#a^:c", "\"a^\" is no name of a branch, tag or commit");
     }
 
     #[test]
@@ -361,6 +436,7 @@ mod tests {
         check_error("git@h:b?ref=a&ref=a", "query \"ref\" has multiple values");
         check_error("git@h:b?what=a", "unexpected query \"what\"");
         check_error("git@h:b?submodules=maybe", "invalid submodules value: \"maybe\"");
+        check_error("git@h:b?mtime=now", "invalid mtime value: \"now\" (must be \"checkout\" or \"commit\")");
         check_error("git@h:b?checksum=xyz", "the checksum of a repository is a commit's hexadecimal digits");
         check_error("git@h:b#%zz", "invalid URL escape in \"%zz\"");
     }

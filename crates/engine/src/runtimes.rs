@@ -77,6 +77,11 @@ impl Runtimes {
         self.search_path = path;
     }
 
+    /// The daemon's `PATH`.
+    pub(crate) fn search_path(&self) -> &str {
+        &self.search_path
+    }
+
     /// The name of the runtime of containers that name none.
     pub fn default_name(&self) -> &str {
         &self.default
@@ -124,15 +129,19 @@ impl Runtimes {
         if path.starts_with('/') {
             return Ok(PathBuf::from(path));
         }
-        let directories =
-            std::env::split_paths(&self.search_path).filter(|directory| directory.is_absolute());
-        let mut candidates = directories.map(|directory| directory.join(path));
-        candidates.find(|candidate| candidate.is_file()).ok_or_else(|| {
+        find_program(&self.search_path, path).ok_or_else(|| {
             Error::system(format!(
                 "runtime {name}: exec: {path:?}: executable file not found in the daemon's $PATH"
             ))
         })
     }
+}
+
+/// Looks for a program in the directories of a `PATH`.
+pub(crate) fn find_program(search_path: &str, name: &str) -> Option<PathBuf> {
+    let directories = std::env::split_paths(search_path).filter(|directory| directory.is_absolute());
+    let mut candidates = directories.map(|directory| directory.join(name));
+    candidates.find(|candidate| candidate.is_file())
 }
 
 /// Reads the value of `runtimes`. `wrong` makes the error for a value of another form.

@@ -163,6 +163,9 @@ pub struct Spawn<'a> {
     pub cgroup_procs: Option<BorrowedFd<'a>>,
     /// Its umask.
     pub umask: u32,
+    /// It is killed when the thread that starts it ends, and all that it has started ends with it: it is the first process of a PID
+    /// namespace of its own. When it has been waited for, nothing of it is left.
+    pub bound: bool,
 }
 
 /// The soft limit of open files that this process was started with, once it has raised its own.
@@ -207,11 +210,13 @@ pub fn spawn(command: &Spawn<'_>) -> io::Result<Child> {
         new_session: command.new_session,
         cgroup_procs: command.cgroup_procs.map_or(-1, |fd| fd.as_raw_fd()),
         umask: command.umask,
+        bound: command.bound,
         descriptor_limit: FIRST_DESCRIPTOR_LIMIT.get().copied(),
         errno: 0,
     };
     let mut stack = vec![0u128; 4096];
     let mut pidfd: RawFd = -1;
+    let namespace = if command.bound { libc::CLONE_NEWPID } else { 0 };
     // No handler of this process may run in the child, which shares its memory.
     let mask = crate::signal::set_mask(&SignalSet::all())?;
     // SAFETY: the child runs `spawn_child` on `stack`, 64 KiB that outlive it because CLONE_VFORK holds the caller
@@ -221,7 +226,7 @@ pub fn spawn(command: &Spawn<'_>) -> io::Result<Child> {
         libc::clone(
             spawn_child,
             stack.as_mut_ptr().add(stack.len()).cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | namespace,
             (&raw mut plan).cast::<c_void>(),
             &raw mut pidfd,
         )
@@ -256,6 +261,7 @@ struct SpawnPlan {
     new_session: bool,
     cgroup_procs: RawFd,
     umask: u32,
+    bound: bool,
     descriptor_limit: Option<u64>,
     errno: c_int,
 }
@@ -276,6 +282,12 @@ extern "C" fn spawn_child(plan: *mut c_void) -> c_int {
             return failed(plan);
         }
         if plan.new_session && libc::setsid() < 0 {
+            return failed(plan);
+        }
+        if plan.bound
+            && libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(libc::SIGKILL.unsigned_abs()), 0, 0, 0)
+                < 0
+        {
             return failed(plan);
         }
         libc::umask(plan.umask);

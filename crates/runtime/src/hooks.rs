@@ -266,6 +266,7 @@ fn run(hook: &Hook, state: &[u8], surroundings: &Surroundings) -> Result<(), Err
         new_session: false,
         cgroup_procs: None,
         umask: 0o022,
+        bound: false,
     })
     .context(|| format!("execute {}", hook.path))?;
     let ended = match hook.timeout {

@@ -161,6 +161,7 @@ fn ask_helper(program: &str, pid: i32, mappings: &[IdMapping]) -> Result<(), Err
         new_session: false,
         cgroup_procs: None,
         umask: 0o022,
+        bound: false,
     })
     .context(failed)?;
     match process::wait(&child.pidfd).context(|| format!("wait for {program}"))? {

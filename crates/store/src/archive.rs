@@ -17,6 +17,7 @@ use palan_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
 
 use crate::image::{ImageCommit, ImageId};
 use crate::layer::TarError;
+use crate::layer::decode::without_foreign;
 use crate::{Lease, Result, Store};
 
 mod change;
@@ -228,7 +229,9 @@ impl Store {
         options: &ImportOptions,
         lease: &Lease,
     ) -> Result<ImageId> {
-        let spooled = parts.spool(source, None, lease)?;
+        let mut source =
+            without_foreign(source).map_err(|error| ArchiveError::from(TarError::Read(error)))?;
+        let spooled = parts.spool(&mut source, None, lease)?;
         let wanted = WantedLayer { blob: spooled.clone(), diff_id: None };
         let diff_id = self.unpack_layer(&wanted, lease)?.diff_id;
         let platform = options.platform.clone().unwrap_or_else(Platform::host);

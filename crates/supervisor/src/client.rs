@@ -113,6 +113,7 @@ pub fn spawn(request: &SpawnRequest<'_>) -> Result<Spawned, ClientError> {
         new_session: true,
         cgroup_procs: None,
         umask: 0,
+        bound: false,
     })
     .map_err(failed)?;
     Ok(Spawned {

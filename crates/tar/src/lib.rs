@@ -27,6 +27,7 @@ mod sparse;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod write;
+pub mod xz;
 
 use header::{Format, Header};
 pub use limits::Limits;

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod certificates;
 /// A daemon with everything of its own, and the commands to drive it.
 pub mod daemon;
+pub mod git;
 /// Images made from nothing.
 pub mod image;
 mod leaks;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as sync;
 
-use palan_context::remote::{Remote, redacted};
 use palan_linux::path::RootDir;
 use palan_oci::Digest;
 use palan_store::Limits;
@@ -64,20 +63,6 @@ pub enum RemoteContext {
     Dockerfile(Vec<u8>),
     /// It is an archive.
     Archive(BodyReader),
-}
-
-/// The URL of a context that is somewhere else; none if it is no address.
-pub fn address(text: &str) -> Result<Option<String>> {
-    let found = palan_context::remote::context(text)
-        .map_err(|source| Error::invalid("the build context can't be fetched").with_source(source))?;
-    match found {
-        Some(Remote::Http(url)) => Ok(Some(url)),
-        Some(Remote::Git(git)) => Err(Error::invalid(format!(
-            "a git repository as build context is not supported: {}; clone it and send the directory",
-            redacted(&git.remote)
-        ))),
-        None => Ok(None),
-    }
 }
 
 /// Unpacks the archive of a context, which may be compressed, into an empty directory, which nothing in it can leave. Everything in it
@@ -149,7 +134,14 @@ impl Engine {
             Error::invalid(format!("the context at {url} can't be used")).with_source(source)
         })?;
         // What is compressed can't be judged by its first bytes alone.
-        if is_archive || matches!(start[..], [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..]) {
+        let is_compressed = matches!(
+            start[..],
+            [0x1f, 0x8b, ..]
+                | [0x28, 0xb5, 0x2f, 0xfd, ..]
+                | [b'B', b'Z', b'h', b'1'..=b'9', ..]
+                | [0xfd, b'7', b'z', b'X', b'Z', 0, ..]
+        );
+        if is_archive || is_compressed {
             let (pipe, body) = body_pipe();
             tokio::spawn(async move {
                 let mut piece = Ok(start.into());

@@ -21,7 +21,7 @@ use super::sources::Contexts;
 pub(super) struct BuildLayers<'a> {
     pub(super) store: &'a Store,
     pub(super) lease: &'a Lease,
-    pub(super) contexts: &'a Contexts,
+    pub(super) contexts: &'a Contexts<'a>,
     /// Results are only taken from the cache if they are the bottom of one of these stacks; none: any.
     pub(super) only: Option<Vec<Vec<Digest>>>,
 }

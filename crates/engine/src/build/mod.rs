@@ -63,6 +63,7 @@ mod copy;
 mod emulation;
 mod epoch;
 mod export;
+mod git;
 mod layers;
 mod mounts;
 mod observe;
@@ -70,6 +71,7 @@ mod output;
 mod platforms;
 mod provenance;
 mod prune;
+mod remotes;
 mod run;
 mod shell;
 mod sources;
@@ -80,12 +82,15 @@ pub(crate) use attest::{PREDICATE_TYPE, STATEMENT};
 pub use caches::{CacheExport, CacheTarget, ContentStore};
 pub use export::BuiltFiles;
 pub use palan_builder::cancel::{Cancel, Watch};
+pub use palan_builder::graph::Remote;
 pub use palan_builder::remote_cache::write::Form as CacheForm;
 pub use palan_context::Ignore;
+pub use palan_context::remote::redacted;
 pub use palan_linux::path::{RootDir, remove_tree};
 pub use palan_oci::{Digest, Reference};
 pub use progress::{Event, Log, Output, ProgressSink, Status, Step, Vertex, Warning};
 pub use prune::{BuildCacheRecord, CachePruneSpec, CachePruned};
+pub use remotes::of_context;
 pub use request::{
     Access, Annotations, Attestations, BuildClient, BuildOutcome, BuildRequest, BuiltImage, CacheSource,
     ContextRequest, DockerfileSource, FailedStep, ImageOutput, LentFiles, Paper, Provenance,

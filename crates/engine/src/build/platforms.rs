@@ -52,9 +52,8 @@ impl Work<'_> {
         let platforms = wanted(self.request)?;
         let (cancel, _watch) = self.cancel.child();
         if let [only] = &platforms[..] {
-            let place = (parts.directory.to_owned(), &cancel);
             let (mut outcome, cache) =
-                self.solve(parts, only, false, place, |solved| finish(vec![solved]))?;
+                self.solve(parts, only, false, &cancel, |solved| finish(vec![solved]))?;
             outcome.cache = cache;
             return Ok(outcome);
         }
@@ -65,14 +64,8 @@ impl Work<'_> {
             .into());
         }
         let failure: Mutex<Option<BuildError>> = Mutex::default();
-        let one = |number: usize, platform: &Platform| {
-            let directory = parts.directory.join(format!("platform-{number}"));
-            let made = palan_stdx::fs::create_dir(&directory, 0o700).map_err(|source| {
-                Error::system("cannot prepare the directories of the build").with_source(source)
-            });
-            let solved = made
-                .map_err(BuildError::from)
-                .and_then(|()| self.solve(parts, platform, true, (directory, &cancel), Ok));
+        let one = |platform: &Platform| {
+            let solved = self.solve(parts, platform, true, &cancel, Ok);
             solved.map(|(solved, _)| solved).map_err(|error| {
                 // What stopped because another failed is not the cause.
                 let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,10 +77,9 @@ impl Work<'_> {
         let solved: Vec<Result<Solved, ()>> = thread::scope(|scope| {
             let threads: Vec<_> = platforms
                 .iter()
-                .enumerate()
-                .map(|(number, platform)| {
+                .map(|platform| {
                     let name = format!("build-{}", platform.architecture);
-                    thread::Builder::new().name(name).spawn_scoped(scope, move || one(number, platform))
+                    thread::Builder::new().name(name).spawn_scoped(scope, move || one(platform))
                 })
                 .collect();
             threads

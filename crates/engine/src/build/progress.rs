@@ -1,6 +1,9 @@
 //! News of a build, in BuildKit's words.
 
 use jiff::Timestamp;
+use palan_builder::backend::{StepError, Stream};
+use palan_builder::graph::Remote;
+use palan_context::remote::redacted;
 use palan_oci::Digest;
 
 /// Where news goes. Called from several threads; see the module `build`.
@@ -119,4 +122,63 @@ pub struct Warning {
     pub url: String,
     /// First and last line in the Dockerfile, from 1; none if it is about none.
     pub lines: Option<(usize, usize)>,
+}
+
+/// Tells of a context that is fetched from elsewhere: that is no vertex of the plan, which there is only when it is here.
+pub(super) struct Telling<'a> {
+    progress: &'a dyn ProgressSink,
+    vertex: Vertex,
+}
+
+impl<'a> Telling<'a> {
+    /// It has begun.
+    pub(super) fn begin(progress: &'a dyn ProgressSink, context: &str, remote: &Remote) -> Self {
+        let name = match remote {
+            Remote::Git { remote, reference, subdirectory, .. } => {
+                let mut place = redacted(remote);
+                if reference.is_some() || !subdirectory.is_empty() {
+                    place.push('#');
+                    place.push_str(reference.as_deref().unwrap_or_default());
+                }
+                if !subdirectory.is_empty() {
+                    place.push(':');
+                    place.push_str(subdirectory);
+                }
+                format!("[internal] load git source {place}")
+            }
+            Remote::Http { url, .. } => format!("[context {context}] {}", redacted(url)),
+        };
+        let vertex = Vertex {
+            digest: Digest::of(format!("context {context} {name}")),
+            name,
+            inputs: Vec::new(),
+            started: Some(Timestamp::now()),
+            completed: None,
+            cached: false,
+            error: String::new(),
+            result: None,
+        };
+        progress.event(Event::Vertex(vertex.clone()));
+        Self { progress, vertex }
+    }
+
+    /// What the program says that fetches it.
+    pub(super) fn output(&self, stream: Stream, bytes: &[u8]) {
+        let stream = match stream {
+            Stream::Stdout => Output::Stdout,
+            Stream::Stderr => Output::Stderr,
+        };
+        let (vertex, time) = (self.vertex.digest, Timestamp::now());
+        self.progress.event(Event::Log(Log { vertex, stream, time, bytes: bytes.to_vec() }));
+    }
+
+    /// It is here, and may have been before; or it is not.
+    pub(super) fn end(mut self, outcome: Result<bool, &StepError>) {
+        self.vertex.completed = Some(Timestamp::now());
+        match outcome {
+            Ok(was_here) => self.vertex.cached = was_here,
+            Err(error) => self.vertex.error = palan_stdx::error_chain::to_string(error),
+        }
+        self.progress.event(Event::Vertex(self.vertex));
+    }
 }

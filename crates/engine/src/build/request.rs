@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use palan_builder::cancel::Cancel;
+use palan_builder::graph::Remote;
 use palan_context::Ignore;
 use palan_linux::path::RootDir;
 use palan_oci::image_config::ImageConfig;
@@ -25,6 +26,8 @@ pub struct BuildRequest {
     pub contexts: BTreeSet<String>,
     /// Names of contexts that are images (`--build-context NAME=docker-image://REFERENCE`).
     pub image_contexts: BTreeMap<String, String>,
+    /// Contexts that are fetched from elsewhere, by their names, of which the main one's is empty. Others are in `contexts`, too.
+    pub remote_contexts: BTreeMap<String, Remote>,
     /// `--build-arg`.
     pub args: BTreeMap<String, String>,
     /// `--target`; none means the last stage.

@@ -28,6 +28,7 @@ use super::layers::BuildLayers;
 use super::mounts::CacheMounts;
 use super::observe::Observing;
 use super::progress::{Event, ProgressSink, Warning};
+use super::remotes::{self, Remotes};
 use super::request::{BuildClient, BuildOutcome, BuildRequest, CacheSource, DockerfileSource};
 use super::shell::Kept;
 use super::sources::{BuildSources, Contexts, read_file};
@@ -139,9 +140,9 @@ pub(super) struct Work<'a> {
 pub(super) struct Parts<'a> {
     dockerfile: &'a Given,
     file: &'a palan_dockerfile::Dockerfile,
-    contexts: &'a Contexts,
+    contexts: &'a Contexts<'a>,
+    remotes: &'a Remotes<'a>,
     pub(super) lease: &'a Lease,
-    pub(super) directory: &'a Path,
     failed: Kept,
     /// One image at a time: a pull moves the name, and it has to lead where it did.
     pub(super) pulling: Mutex<()>,
@@ -172,7 +173,21 @@ impl Work<'_> {
         palan_stdx::fs::create_dir(&directory.0, 0o700)
             .context(|| "cannot prepare the directories of the build".into())?;
         let lease = self.engine.store.lease();
-        let contexts = Contexts::new(directory.0.clone(), Arc::clone(&self.client), self.cancel.clone());
+        let remotes = Remotes::new(
+            self.engine,
+            &lease,
+            Arc::clone(&self.client),
+            self.runtime.clone(),
+            directory.0.clone(),
+        );
+        let contexts = Contexts::new(
+            directory.0.clone(),
+            Arc::clone(&self.client),
+            self.cancel.clone(),
+            &remotes,
+            remotes::contexts(self.request),
+            Arc::clone(&self.progress),
+        );
         let dockerfile = self.dockerfile(&contexts)?;
         let parsed = palan_dockerfile::parse(&dockerfile.content);
         let file = parsed.map_err(|error| dockerfile.error(&error))?;
@@ -181,7 +196,7 @@ impl Work<'_> {
             file: &file,
             contexts: &contexts,
             lease: &lease,
-            directory: &directory.0,
+            remotes: &remotes,
             failed: Kept::default(),
             pulling: Mutex::default(),
             epoch,
@@ -202,12 +217,12 @@ impl Work<'_> {
         parts: &Parts<'_>,
         platform: &Platform,
         shows_platform: bool,
-        (directory, cancel): (PathBuf, &Cancel),
+        cancel: &Cancel,
         then: impl FnOnce(Solved) -> Result<T, BuildError>,
     ) -> Result<(T, Option<Descriptor>), BuildError> {
         let builds = &self.engine.builds;
-        let Parts { dockerfile, lease, contexts, .. } = *parts;
-        let mut sources = BuildSources::new(self.engine, lease, contexts, self.runtime.clone(), directory);
+        let Parts { dockerfile, lease, contexts, remotes, .. } = *parts;
+        let mut sources = BuildSources::new(&self.engine.store, lease, contexts, remotes);
         let (mut plan, images) = self.plan(parts, platform, shows_platform, &mut sources)?;
         let imports = ImportedCaches::load(self.caching(lease), &self.request.cache_from);
         let only = self.stacks_of_caches();
@@ -338,7 +353,7 @@ impl Work<'_> {
         }
     }
 
-    fn dockerfile(&self, contexts: &Contexts) -> Result<Given, BuildError> {
+    fn dockerfile(&self, contexts: &Contexts<'_>) -> Result<Given, BuildError> {
         match &self.request.dockerfile {
             DockerfileSource::Given { name, content, ignore } => {
                 if let Some(ignore) = ignore {

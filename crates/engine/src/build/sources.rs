@@ -1,30 +1,31 @@
-//! The builder's `Sources`: contexts that come from the client when they are needed, images, downloads.
+//! The builder's `Sources`: contexts that come when they are needed, from the client or from elsewhere, and images.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use palan_builder::backend::{Snapshot, Sources, StepError};
+use palan_builder::backend::{Snapshot, Sources, StepError, Stream};
 use palan_builder::cancel::Cancel;
 use palan_builder::graph::Remote;
-use palan_context::{Ignore, remote::redacted};
-use palan_linux::path::{FileKind, RootDir, Time};
-use palan_oci::digest::Hasher;
+use palan_context::Ignore;
+use palan_linux::path::{FileKind, RootDir};
 use palan_oci::{Digest, ImageConfig};
 use palan_store::{Lease, Store};
-use tokio::runtime::Handle;
 
+use super::progress::{ProgressSink, Telling};
+use super::remotes::Remotes;
 use super::request::{BuildClient, ContextRequest, LentFiles};
-use crate::engine::Engine;
-use crate::image::registry_error;
 use crate::{Error, Result};
 
 /// The contexts of one build. Each is filled once, by whoever needs it first; others wait.
-pub(super) struct Contexts {
+pub(super) struct Contexts<'a> {
     directory: PathBuf,
     client: Arc<dyn BuildClient>,
     cancel: Cancel,
+    remotes: &'a Remotes<'a>,
+    /// Those that don't come from the client.
+    elsewhere: BTreeMap<String, Remote>,
+    progress: Arc<dyn ProgressSink>,
     ignore: Mutex<Ignore>,
     filled: Mutex<HashMap<String, Arc<Mutex<Option<Filled>>>>>,
 }
@@ -38,9 +39,17 @@ struct Filled {
     lent: Option<Box<dyn LentFiles>>,
 }
 
-impl Contexts {
-    pub(super) fn new(directory: PathBuf, client: Arc<dyn BuildClient>, cancel: Cancel) -> Self {
-        Self { directory, client, cancel, ignore: Mutex::default(), filled: Mutex::default() }
+impl<'a> Contexts<'a> {
+    pub(super) fn new(
+        directory: PathBuf,
+        client: Arc<dyn BuildClient>,
+        cancel: Cancel,
+        remotes: &'a Remotes<'a>,
+        elsewhere: BTreeMap<String, Remote>,
+        progress: Arc<dyn ProgressSink>,
+    ) -> Self {
+        let (ignore, filled) = (Mutex::default(), Mutex::default());
+        Self { directory, client, cancel, remotes, elsewhere, progress, ignore, filled }
     }
 
     /// What is left out of the main context, from now on and of what is here already.
@@ -90,9 +99,12 @@ impl Contexts {
         let ignore = self.ignore.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let none = Ignore::default();
         let wanted = ContextRequest { name, ignore: if name.is_empty() { &ignore } else { &none } };
-        let lent = self.client.context(&wanted, &filling, &self.cancel)?;
+        let (lent, identity) = match self.elsewhere.get(name) {
+            Some(remote) => (None, Some(self.fetch(name, remote, &filling)?)),
+            None => (self.client.context(&wanted, &filling, &self.cancel)?, None),
+        };
         let mut here = match lent {
-            None => Filled { root: filling, path, identity: None, lent: None },
+            None => Filled { root: filling, path, identity, lent: None },
             Some(lent) => Filled {
                 root: RootDir::open(lent.path()).map_err(failed)?,
                 path: lent.path().to_owned(),
@@ -107,6 +119,30 @@ impl Contexts {
         let copy = here.root.try_clone().map_err(failed)?;
         *known = Some(here);
         Ok(copy)
+    }
+
+    /// Fills a directory with what is elsewhere, and tells it. Its files are those of a layer in the cache.
+    fn fetch(&self, name: &str, remote: &Remote, into: &RootDir) -> Result<Digest> {
+        let telling = Telling::begin(&*self.progress, name, remote);
+        let fetched = || -> Result<(Digest, bool), StepError> {
+            let pinned = self.remotes.pin(remote, &self.cancel)?;
+            let (files, was_here) = self
+                .remotes
+                .fetch(remote, pinned, &self.cancel, &|stream, bytes| telling.output(stream, bytes))?;
+            self.remotes.link(&files, into, &self.cancel)?;
+            Ok((files.layers.first().copied().unwrap_or(pinned), was_here))
+        };
+        let fetched = fetched();
+        telling.end(fetched.as_ref().map(|(_, was_here)| *was_here));
+        match fetched {
+            Ok((identity, _)) => Ok(identity),
+            Err(error) => Err(Error::system(palan_stdx::error_chain::to_string(&error))),
+        }
+    }
+
+    /// `.git` of a repository that is to be kept is not left out, whatever the ignore file says: it is for builds of a directory, too.
+    fn keeps_git_dir(&self) -> bool {
+        matches!(self.elsewhere.get(""), Some(Remote::Git { keep_git_dir: true, .. }))
     }
 
     /// Where a context is that was asked for before.
@@ -147,7 +183,8 @@ impl Contexts {
         let visited =
             palan_context::walk::<palan_context::WalkError>(root, &Ignore::default(), &mut |entry| {
                 let is_below = gone.last().is_some_and(|last: &PathBuf| entry.path.starts_with(last));
-                if !is_below && !kept.contains(entry.path) {
+                let is_git = entry.path.starts_with(".git") && self.keeps_git_dir();
+                if !is_below && !is_git && !kept.contains(entry.path) {
                     gone.push(entry.path.to_owned());
                 }
                 Ok(())
@@ -174,88 +211,25 @@ fn settle(root: &RootDir) -> Result<()> {
     rustix::fs::futimens(root.as_directory(), &times).map_err(|errno| failed(errno.into()))
 }
 
-/// A file that was downloaded for this build.
-#[derive(Debug, Clone)]
-struct Downloaded {
-    path: PathBuf,
-    digest: Digest,
-    modified: Time,
-}
-
 /// The sources of one build.
 pub(super) struct BuildSources<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) store: &'a Store,
-    pub(super) lease: &'a Lease,
-    pub(super) contexts: &'a Contexts,
-    pub(super) runtime: Handle,
+    store: &'a Store,
+    lease: &'a Lease,
+    contexts: &'a Contexts<'a>,
+    remotes: &'a Remotes<'a>,
     /// What images are, by their manifests.
     pub(super) images: BTreeMap<Digest, ImageConfig>,
-    downloads: Mutex<HashMap<String, Downloaded>>,
-    directory: PathBuf,
 }
 
 impl<'a> BuildSources<'a> {
     pub(super) fn new(
-        engine: &'a Engine,
+        store: &'a Store,
         lease: &'a Lease,
-        contexts: &'a Contexts,
-        runtime: Handle,
-        directory: PathBuf,
+        contexts: &'a Contexts<'a>,
+        remotes: &'a Remotes<'a>,
     ) -> Self {
-        Self {
-            engine,
-            store: &engine.store,
-            lease,
-            contexts,
-            runtime,
-            images: BTreeMap::new(),
-            downloads: Mutex::default(),
-            directory,
-        }
+        Self { store, lease, contexts, remotes, images: BTreeMap::new() }
     }
-
-    /// Downloads a file, once for the build.
-    fn download(&self, url: &str, cancel: &Cancel) -> Result<Downloaded, StepError> {
-        let mut downloads = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = downloads.get(url) {
-            return Ok(known.clone());
-        }
-        self.contexts.client.allow(url).map_err(StepError::other)?;
-        let path = self.directory.join(format!("download-{}", downloads.len()));
-        let downloaded = self.runtime.block_on(self.fetch(url, path, cancel))?;
-        downloads.insert(url.to_owned(), downloaded.clone());
-        Ok(downloaded)
-    }
-
-    async fn fetch(&self, url: &str, path: PathBuf, cancel: &Cancel) -> Result<Downloaded, StepError> {
-        let failed = |error| StepError::other(registry_error(error).report());
-        let mut download = self.engine.registry.download(url).await.map_err(failed)?;
-        let modified = download.modified().and_then(http_date).unwrap_or_default();
-        let mut file = palan_stdx::fs::create_new(&path, 0o600).map_err(StepError::other)?;
-        let mut hasher = Hasher::new();
-        while let Some(piece) = download.next().await.map_err(failed)? {
-            if cancel.is_cancelled() {
-                return Err(StepError::Cancelled);
-            }
-            hasher.update(&piece);
-            file.write_all(&piece).map_err(StepError::other)?;
-        }
-        Ok(Downloaded { path, digest: hasher.finish(), modified })
-    }
-}
-
-/// A date as HTTP has it; nothing where it can't be read.
-fn http_date(text: &str) -> Option<Time> {
-    let parsed = jiff::fmt::rfc2822::parse(text).ok()?;
-    Some(Time { seconds: parsed.timestamp().as_second(), nanoseconds: 0 })
-}
-
-fn no_git(remote: &str) -> StepError {
-    StepError::other(format!(
-        "ADD of a git repository is not supported: {}; clone it in a RUN step, or bring it with the build context",
-        redacted(remote)
-    ))
 }
 
 impl Sources for BuildSources<'_> {
@@ -268,40 +242,17 @@ impl Sources for BuildSources<'_> {
     }
 
     fn pin(&self, remote: &Remote, cancel: &Cancel) -> Result<Digest, StepError> {
-        match remote {
-            Remote::Git { remote, .. } => Err(no_git(remote)),
-            Remote::Http { url, checksum, .. } => {
-                let found = self.download(url, cancel)?;
-                match checksum {
-                    Some(wanted) if *wanted != found.digest => Err(StepError::other(format!(
-                        "digest mismatch {} (expected: {wanted}) of {}",
-                        found.digest,
-                        redacted(url)
-                    ))),
-                    _ => Ok(found.digest),
-                }
-            }
-        }
+        self.remotes.pin(remote, cancel)
     }
 
-    fn remote(&self, remote: &Remote, pinned: Digest, cancel: &Cancel) -> Result<Snapshot, StepError> {
-        let Remote::Http { url, name, .. } = remote else {
-            let Remote::Git { remote, .. } = remote else { return Err(no_git("")) };
-            return Err(no_git(remote));
-        };
-        let found = self.download(url, cancel)?;
-        if found.digest != pinned {
-            return Err(StepError::other(format!("{} has changed during the build", redacted(url))));
-        }
-        let layer = self.store.new_layer().map_err(StepError::other)?;
-        let mut source = palan_stdx::fs::open(&found.path).map_err(StepError::other)?;
-        let target = layer.root().create_file(name, 0o600).map_err(StepError::other)?;
-        std::io::copy(&mut source, &mut &target).map_err(StepError::other)?;
-        drop(target);
-        layer.root().set_mode(name, 0o600).map_err(StepError::other)?;
-        layer.root().set_times(name, found.modified, found.modified).map_err(StepError::other)?;
-        let made = self.store.keep_layer(layer, None, self.lease).map_err(StepError::other)?;
-        Ok(Snapshot { layers: vec![made.diff_id] })
+    fn remote(
+        &self,
+        remote: &Remote,
+        pinned: Digest,
+        cancel: &Cancel,
+        output: &dyn Fn(Stream, &[u8]),
+    ) -> Result<Snapshot, StepError> {
+        self.remotes.fetch(remote, pinned, cancel, output).map(|(files, _)| files)
     }
 
     fn image(&self, name: &str, manifest: Digest, _cancel: &Cancel) -> Result<Snapshot, StepError> {

@@ -168,6 +168,7 @@ impl Criu {
             new_session: false,
             cgroup_procs: None,
             umask: 0o022,
+            bound: false,
         })
         .map_err(|source| CriuError::Start {
             program: self.program.to_string_lossy().into_owned(),

@@ -81,6 +81,7 @@ fn run(options: &[OsString]) -> Result<String, Failure> {
         new_session: false,
         cgroup_procs: None,
         umask: 0o022,
+        bound: false,
     })
     .map_err(failed)?;
     drop(write);

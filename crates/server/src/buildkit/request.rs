@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use palan_buildkit::grpc::{Code, Status};
 use palan_buildkit::message::control::CacheOptionsEntry;
 use palan_buildkit::message::pb::Definition;
-use palan_engine::build::{BuildRequest, CacheSource, DockerfileSource, StepSettings};
+use palan_engine::build::{BuildRequest, CacheSource, DockerfileSource, StepSettings, of_context};
 use palan_engine::spec::{Resources, Ulimit};
 use serde::Deserialize;
 
@@ -248,9 +248,6 @@ fn build_arg(request: &mut BuildRequest, name: &str, value: &str) -> Result<(), 
     // Of those that are for BuildKit itself, the ones that change what is built.
     match name {
         "BUILDKIT_MULTI_PLATFORM" => request.several |= flag(name, value)?,
-        "BUILDKIT_CONTEXT_KEEP_GIT_DIR" if !is_off(value) => {
-            return Err(unsupported(&format!("the build argument {name}")));
-        }
         "BUILDKIT_SYNTAX" if !value.is_empty() && !is_dockerfile_frontend(value) => {
             return Err(unsupported(&format!("the frontend {value:?} (BUILDKIT_SYNTAX)")));
         }
@@ -288,8 +285,13 @@ fn named_context(wanted: &mut Wanted, name: &str, value: &str) -> Result<(), Sta
     } else if let Some(image) = value.strip_prefix("docker-image://") {
         wanted.request.image_contexts.insert(name.to_owned(), image.to_owned());
     } else {
-        let kind = value.split(':').next().unwrap_or_default();
-        return Err(unsupported(&format!("the build context {name:?} of the kind {kind:?}")));
+        let found = of_context(value).map_err(|error| invalid(error.report()))?;
+        let remote = found.ok_or_else(|| {
+            let kind = value.split(':').next().unwrap_or_default();
+            unsupported(&format!("the build context {name:?} of the kind {kind:?}"))
+        })?;
+        wanted.request.remote_contexts.insert(name.to_owned(), remote);
+        wanted.request.contexts.insert(name.to_owned());
     }
     Ok(())
 }

@@ -14,10 +14,10 @@ use palan_buildkit::message::control::{
 use palan_buildkit::message::gateway;
 use palan_buildkit::message::pb::{Position, Range, SourceInfo};
 use palan_engine::Class;
-use palan_engine::build::classic::{RemoteContext, address};
+use palan_engine::build::classic::RemoteContext;
 use palan_engine::build::{
-    Attestations, BuildError, BuildOutcome, CacheExport, CacheTarget, Cancel, DockerfileSource, ImageOutput,
-    RootDir,
+    Attestations, BuildError, BuildOutcome, BuildRequest, CacheExport, CacheTarget, Cancel, DockerfileSource,
+    ImageOutput, Remote, RootDir, of_context, redacted,
 };
 use tokio::sync::mpsc;
 
@@ -99,7 +99,7 @@ impl BuildKit {
         let record = BuildHistoryRecord {
             reference: request.reference.clone(),
             frontend: request.frontend.clone(),
-            frontend_attrs: request.frontend_attrs.clone(),
+            frontend_attrs: shown(&request.frontend_attrs),
             exporters,
             created_at: Some(time(Timestamp::now())),
             ..BuildHistoryRecord::default()
@@ -225,7 +225,10 @@ impl BuildKit {
             runtime: tokio::runtime::Handle::current(),
             cancel: cancel.clone(),
         };
-        client.ask_policy(&wanted.context.to_string()).await?;
+        // What is fetched for the build alone is asked about by who fetches it.
+        if !matches!(wanted.context, MainContext::Url(_)) {
+            client.ask_policy(&wanted.context.to_string()).await?;
+        }
         match &wanted.context {
             MainContext::Directory(directory) => client.context = Some(directory.clone()),
             MainContext::Upload(path) => {
@@ -234,7 +237,7 @@ impl BuildKit {
                 })?;
                 client.archive = Mutex::new(Some(client::upload(session, path, &cancel).await?));
             }
-            MainContext::Url(url) => self.remote(url, &mut wanted.request.dockerfile, &mut client).await?,
+            MainContext::Url(url) => self.remote(url, &mut wanted.request, &mut client).await?,
         }
         if let Some(directory) = wanted.dockerfile.clone() {
             wanted.request.dockerfile = self.dockerfile(&wanted, &directory, &mut client).await?;
@@ -260,17 +263,25 @@ impl BuildKit {
     async fn remote(
         &self,
         url: &str,
-        dockerfile: &mut DockerfileSource,
+        request: &mut BuildRequest,
         client: &mut SessionClient,
     ) -> Result<(), Status> {
         let error = |error: palan_engine::Error| client::status(&error);
-        let address = address(url).map_err(error)?;
-        let address = address
-            .ok_or_else(|| Status::new(Code::InvalidArgument, format!("the context {url:?} is no URL")))?;
+        let address = match of_context(url).map_err(error)? {
+            Some(Remote::Http { url, .. }) => url,
+            Some(repository) => {
+                request.remote_contexts.insert(String::new(), repository);
+                return Ok(());
+            }
+            None => {
+                return Err(Status::new(Code::InvalidArgument, format!("the context {url:?} is no URL")));
+            }
+        };
+        client.ask_policy(&address).await?;
         match self.engine.remote_context(&address).await.map_err(error)? {
             RemoteContext::Archive(archive) => client.archive = Mutex::new(Some(archive)),
             RemoteContext::Dockerfile(content) => {
-                *dockerfile =
+                request.dockerfile =
                     DockerfileSource::Given { name: "Dockerfile".to_owned(), content, ignore: None };
             }
         }
@@ -404,6 +415,16 @@ fn accepted(request: &SolveRequest) -> Result<Caches, Status> {
         attrs: BTreeMap::from([("ref".to_owned(), name)]),
     });
     Ok(Caches { imports: cache.imports.into_iter().chain(deprecated).collect(), exports })
+}
+
+/// Attributes for whoever asks about builds: without the passwords in addresses of contexts.
+fn shown(attrs: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_context = |name: &str| name == "context" || name.starts_with("context:");
+    let shown = |(name, value): (&String, &String)| {
+        let value = if is_context(name) { redacted(value) } else { value.clone() };
+        (name.clone(), value)
+    };
+    attrs.iter().map(shown).collect()
 }
 
 /// The exporters, of which old clients name one.

@@ -14,7 +14,7 @@ use palan_docker_api::{auth, json};
 use palan_engine::build::classic::{ClassicLine, RemoteContext, unpack_context};
 use palan_engine::build::{
     Access, BuildClient, BuildRequest, CachePruneSpec, CacheSource, Cancel, ContextRequest, DockerfileSource,
-    ImageOutput, LentFiles, Reference, RootDir, StepSettings,
+    ImageOutput, LentFiles, Reference, Remote, RootDir, StepSettings, of_context,
 };
 use palan_engine::image::Auth;
 use palan_engine::spec::{Resources, Ulimit};
@@ -40,8 +40,8 @@ pub(crate) async fn build(
     let archive = match params.text("remote") {
         "" => Some(pipe_body(body)),
         "client-session" => return Err(ApiError::unsupported("a build with a session through POST /build")),
-        remote => match palan_engine::build::classic::address(remote)? {
-            Some(url) => match engine.remote_context(&url).await? {
+        remote => match of_context(remote)? {
+            Some(Remote::Http { url, .. }) => match engine.remote_context(&url).await? {
                 RemoteContext::Archive(archive) => Some(archive),
                 RemoteContext::Dockerfile(content) => {
                     request.dockerfile =
@@ -49,6 +49,10 @@ pub(crate) async fn build(
                     None
                 }
             },
+            Some(repository) => {
+                request.remote_contexts.insert(String::new(), repository);
+                None
+            }
             None => return Err(ApiError::invalid(format!("the context {remote:?} is no URL"))),
         },
     };

@@ -169,7 +169,7 @@ fn what_a_killed_push_has_compressed_is_there_for_the_next() {
     let mut store = TestStore::new();
     let image = made(&store, "test", &[("one", &text(1, 300_000)), ("two", &text(2, 300_000))]);
     let tar = manifest(&store, &image.id).1[0].digest;
-    let first = store.compress_layer(&image.id, &tar, &store.lease()).expect("compresses");
+    let first = store.compress_layer(Some(&image.id), &tar, &store.lease()).expect("compresses");
     store.settle();
     store.collect().expect("collects");
     store.reopen();
@@ -202,7 +202,7 @@ fn an_image_that_goes_meanwhile_is_compressed_to_the_end() {
     let tar = manifest_tar(&image, 0);
     lease.protect(tar);
     store.remove_image("test", true, &|_| Vec::new()).expect("removes");
-    let layer = store.compress_layer(&image.id, &tar, &lease).expect("compresses");
+    let layer = store.compress_layer(Some(&image.id), &tar, &lease).expect("compresses");
     store.collect().expect("collects");
     assert!(store.has_blob(&layer.digest), "the lease keeps it");
     drop(lease);

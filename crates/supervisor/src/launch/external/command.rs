@@ -145,6 +145,7 @@ impl Runtime {
             new_session: true,
             cgroup_procs: None,
             umask: 0o022,
+            bound: false,
         })
         .map_err(failed)
     }

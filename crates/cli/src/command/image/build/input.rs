@@ -1,14 +1,16 @@
 //! What comes by standard input, and the directories that it is put in.
 
 use std::fs::DirBuilder;
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use palan_dockerfile::MAX_FILE;
 use palan_linux::path::RootDir;
 use palan_stdx::{error_chain, fs};
+use palan_tar::xz::XzReader;
 
 use super::super::super::container::cp::unpack::Unpacking;
 use crate::app::App;
@@ -41,6 +43,8 @@ pub(super) fn read(app: &App) -> Result<Input> {
         Kind::Tar => Box::new(whole),
         Kind::Gzip => Box::new(MultiGzDecoder::new(whole)),
         Kind::Zstd => Box::new(zstd::Decoder::new(whole).map_err(|error| failed(&error))?),
+        Kind::Bzip2 => Box::new(MultiBzDecoder::new(whole)),
+        Kind::Xz => Box::new(XzReader::new(BufReader::new(whole))),
     };
     let own = OwnDirectory::new(app)?;
     unpack(reader, own.path())?;
@@ -71,19 +75,21 @@ enum Kind {
     Tar,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
 }
 
 impl Kind {
     fn of(head: &[u8]) -> Result<Self> {
         let unsupported = |name: &str| {
             Err(CliError::new(format!("a context compressed by {name} is not supported"))
-                .hint("Send it plain, or compressed by gzip or zstd."))
+                .hint("Send it plain, or compressed by gzip, zstd, bzip2 or xz."))
         };
         match head {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => unsupported("bzip2"),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Ok(Self::Bzip2),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Self::Xz),
             [b'P', b'K', 3, 4, ..] => unsupported("zip"),
             _ if head.get(257..262) == Some(b"ustar") => Ok(Self::Tar),
             _ => Ok(Self::Text),
@@ -158,8 +164,8 @@ mod tests {
         for text in [&b""[..], b"FROM x", b"B", &[b'F'; HEAD]] {
             assert_eq!(Kind::of(text), Ok(Kind::Text));
         }
-        for other in [&b"BZh91"[..], b"\xfd7zXZ\x00", b"PK\x03\x04"] {
-            Kind::of(other).unwrap_err();
-        }
+        assert_eq!(Kind::of(b"BZh91"), Ok(Kind::Bzip2));
+        assert_eq!(Kind::of(b"\xfd7zXZ\x00"), Ok(Kind::Xz));
+        Kind::of(b"PK\x03\x04").unwrap_err();
     }
 }

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use palan_context::remote::{self, Remote};
+
 use super::super::platforms;
 use super::cache::{self, Cache, Direction};
 use super::contexts::{self, Place};
@@ -53,7 +55,7 @@ impl Request {
                 .collect(),
             ..Self::default()
         };
-        request.secrets(app, flags)?;
+        request.secrets(app, flags, source)?;
         request.arguments(app, flags)?;
         request.contexts(flags, source)?;
         request.steps(flags)?;
@@ -90,13 +92,18 @@ impl Request {
         }
     }
 
-    fn secrets(&mut self, app: &App, flags: &Parsed) -> Result<()> {
+    fn secrets(&mut self, app: &App, flags: &Parsed, source: &Source) -> Result<()> {
         for text in flags.list("secret") {
             let secret = secrets::parse(text).map_err(CliError::new)?.find(&app.environment)?;
             self.secrets.retain(|other| other.id != secret.id);
             self.secrets.push(secret);
         }
-        for text in flags.list("ssh") {
+        // A repository over ssh is of no use without.
+        let implied = match (&source.context, flags.list("ssh").is_empty()) {
+            (Context::Remote(address), true) if is_over_ssh(address) => Some("default"),
+            _ => None,
+        };
+        for text in flags.list("ssh").into_iter().chain(implied) {
             let agent = ssh::parse(text).map_err(CliError::new)?.find(&app.environment)?;
             self.agents.retain(|other| other.id != agent.id);
             self.agents.push(agent);
@@ -227,6 +234,12 @@ impl Request {
     }
 }
 
+/// Whether it is the address of a repository that is fetched over ssh.
+fn is_over_ssh(address: &str) -> bool {
+    let Ok(Some(Remote::Git(git))) = remote::context(address) else { return false };
+    git.remote.split_once("://").is_none_or(|(scheme, _)| scheme == "ssh")
+}
+
 /// `--platform`, else the environment's default.
 fn wanted_platforms(app: &App, flags: &Parsed) -> Result<Vec<String>> {
     let given = platforms(flags)?;
@@ -270,6 +283,14 @@ pub(super) fn attest(text: &str) -> Result<Option<(String, String)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn repositories_over_ssh() {
+        assert!(is_over_ssh("git@h:a#b") && is_over_ssh("ssh://git@h/a"));
+        assert!(
+            !is_over_ssh("https://h/a.git") && !is_over_ssh("git://h/a") && !is_over_ssh("https://h/a.tar")
+        );
+    }
 
     #[test]
     fn attestations() {

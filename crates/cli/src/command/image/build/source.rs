@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PATH       a directory, sent as far as the daemon asks for it; the Dockerfile in it, by -f anywhere here, or -f - on stdin
-//! -          stdin: an archive (plain, gzip, zstd) is a context, anything else a Dockerfile without one
+//! -          stdin: an archive (plain, gzip, zstd, bzip2, xz) is a context, anything else a Dockerfile without one
 //! URL        a repository or an archive; the daemon fetches it, and the Dockerfile with it, unless -f is - or an absolute path here
 //! ```
 //! What comes by stdin is put in a directory of our own, which goes with the build.
