@@ -387,7 +387,10 @@ fn without_criu() {
 fn a_criu_that_refuses() {
     requires!(root);
     requires!(program "criu");
-    requires!(!has_criu(), "needs a kernel that CRIU does not work with");
+    if has_criu() {
+        // It would not refuse: the other tests show what happens then.
+        return;
+    }
     let daemon = daemon();
     run(&daemon, "box", &["--network", "none"], COUNTER);
     counts_past(&daemon, "box", 3);
