@@ -7,7 +7,7 @@
 //! hard to stack, [`storage`] keeps them, [`durability`] keeps them whatever happens, [`manifest`] has lists; [`volumes`] and what is
 //! [mounted](mounts); [`network`] is the default bridge, [`networks`] and [`names`] are others, [`relay`] is
 //! what the kernel can't translate, [`kernels`] what it may lack; [`restart`] kills the daemon, [`replace`] puts another in its place;
-//! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`metrics`] counts them;
+//! [`restart_policy`] starts containers again, [`health`] looks after them, [`update`] gives them other limits, [`checkpoint`] saves them, [`metrics`] counts them;
 //! [`runtimes`] are other OCI runtimes; [`tls`] and [`attach_ws`] are other ways to the API; [`docker_cli`], [`docker_py`], [bollard](bollard_client) and other [`clients`] are outside witnesses, [`seeds`] is what
 //! courses show; [`bad_input`], [`bad_registry`], [`daemon_start`] and
 //! [`api_garbage`], [`api_table`] are everything that must fail well, [`api_operations`] everything that must not. Published attacks are replayed in `tests/security`.
@@ -30,6 +30,7 @@ mod build_outputs;
 mod build_shell;
 mod buildkit;
 mod cdi;
+mod checkpoint;
 mod clients;
 mod command_line;
 mod commit;

@@ -123,6 +123,16 @@ fn made_listed_inspected_and_removed() {
     for run in [daemon.palan(["volume", "update", "plain"]), daemon.docker(["volume", "update", "plain"])] {
         run.fails(1, "can only update cluster volumes");
     }
+    // What only a swarm has, as an engine without one answers.
+    let swarm = ["volume", "create", "--type", "mount", "--limit-bytes", "1g", "--secret", "a=b", "shared"];
+    for run in [daemon.palan(swarm), daemon.docker(swarm)] {
+        run.fails(1, "This node is not a swarm manager.");
+    }
+    for run in [daemon.palan(["volume", "ls", "--cluster"]), daemon.docker(["volume", "ls", "--cluster"])] {
+        let head: Vec<String> = run.ok().line().split_whitespace().map(str::to_owned).collect();
+        assert_eq!(head, ["VOLUME", "NAME", "GROUP", "DRIVER", "AVAILABILITY", "STATUS"]);
+    }
+    assert_eq!(daemon.palan(["volume", "ls", "--cluster", "-q"]).ok().stdout, "");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask test [FILTER]`: installs what the tests need from Debian, runs everything, ends with the counts.
 //!
 //! `cargo xtask test --vm [FILTER]`: runs end-to-end tests in the virtual machine of `cargo xtask vm`; without a filter those of
-//! what not every kernel has (`tests/e2e/kernels.rs`), which are left to it elsewhere.
+//! what not every kernel has (`tests/e2e/kernels.rs` and `checkpoint.rs`), which are left to it elsewhere.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ fn run_in_vm(filters: &[String]) -> Result<(), Failure> {
     let mut machine = command(std::env::current_exe()?);
     machine.args(["vm", "--timeout", "3600", "--", &executable]);
     if filters.is_empty() {
-        machine.arg("kernels::");
+        machine.args(["kernels::", "checkpoint::"]);
     }
     check(machine.args(filters).env("PALAN_BIN", palan).env("RUST_TEST_THREADS", "1"))
 }

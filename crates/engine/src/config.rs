@@ -34,6 +34,8 @@ pub struct FileConfig {
     pub metrics_addr: Option<std::net::SocketAddr>,
     /// `debug`.
     pub debug: Option<bool>,
+    /// `experimental`.
+    pub experimental: Option<bool>,
     /// `log-level`.
     pub log_level: Option<String>,
     /// `labels`.
@@ -147,6 +149,8 @@ pub struct EngineConfig {
     pub labels: Vec<String>,
     /// More output.
     pub debug: bool,
+    /// Tell clients that experimental commands may be used; Docker's shows its `checkpoint` only then.
+    pub experimental: bool,
     /// Mirrors of Docker Hub.
     pub registry_mirrors: Vec<String>,
     /// Registries (`host[:port]` or CIDR) that may be spoken to without verified TLS.
@@ -243,7 +247,6 @@ const UNSUPPORTED: &[&str] = &[
     "default-network-opts",
     "deprecated-key-path",
     "exec-opts",
-    "experimental",
     "features",
     "firewall-backend",
     "fixed-cidr",
@@ -302,6 +305,7 @@ impl FileConfig {
             "pidfile" => self.pid_file = Some(setting.path()?),
             "metrics-addr" => self.metrics_addr = Some(setting.socket_address()?),
             "debug" => self.debug = Some(setting.boolean()?),
+            "experimental" => self.experimental = Some(setting.boolean()?),
             "log-level" => {
                 self.log_level = Some(setting.one_of(&["debug", "info", "warn", "error", "fatal"])?)
             }
@@ -414,6 +418,7 @@ impl EngineConfig {
             version: version.into(),
             labels,
             debug: file.debug.unwrap_or_default(),
+            experimental: file.experimental.unwrap_or_default(),
             registry_mirrors: file.registry_mirrors.clone().unwrap_or_default(),
             insecure_registries: file.insecure_registries.clone().unwrap_or_default(),
             certs_dirs: vec!["/etc/palan/certs.d".into(), "/etc/docker/certs.d".into()],

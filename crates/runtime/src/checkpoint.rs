@@ -122,6 +122,9 @@ pub struct SaveRequest<'a> {
 /// A container to restore.
 #[derive(Debug)]
 pub struct RestoreRequest<'a> {
+    /// What takes the place of the pipes that it had as its standard streams; without a terminal only. `None`: the streams of this
+    /// process.
+    pub streams: Option<[BorrowedFd<'a>; 3]>,
     /// The container's ID.
     pub id: &'a str,
     /// Its specification.
@@ -149,55 +152,110 @@ const LOG_LEVEL: u8 = 4;
 const FIRST_DESCRIPTOR: i32 = 4;
 
 /// Saves a container.
-pub fn save(criu: &Criu, mut request: SaveRequest<'_>) -> Result<(), Error> {
-    let settings = request.settings;
-    check_features(criu, &request)?;
-    let directories = Directories::open(settings, "dump.log")?;
-    let pre_dump = request.saving == Saving::PreDump;
-    let mut options = options(settings, &directories)?;
-    options.pid = Some(request.pid);
-    options.root = text(request.rootfs)?;
-    options.leave_running = request.saving == Saving::LeaveRunning;
-    options.tcp_skip_in_flight = request.tcp_skip_in_flight;
-    options.link_remap = request.link_remap;
-    options.page_server = request.page_server.take();
-    options.parent_images = request.parent_images.map(str::to_owned);
-    if let Some(freezer) = request.cgroup.freezer().filter(|_| criu.has(Version(31_400))) {
-        options.freeze_cgroup = Some(text(freezer)?);
+pub fn save(criu: &Criu, request: SaveRequest<'_>) -> Result<(), Error> {
+    let mut save = Save::begin(criu, request)?;
+    while !save.advance(&mut || Ok(()))? {}
+    Ok(())
+}
+
+/// A container that is being saved, for callers that have more to do meanwhile. Dropped before it is done, CRIU undoes what it has
+/// begun, and is waited for.
+#[derive(Debug)]
+pub struct Save {
+    worker: Option<Worker>,
+    kind: Kind,
+    log: PathBuf,
+    status: Option<OwnedFd>,
+    /// CRIU finds them by our numbers for them.
+    _directories: Directories,
+}
+
+impl Save {
+    /// Asks CRIU to save a container.
+    pub fn begin(criu: &Criu, mut request: SaveRequest<'_>) -> Result<Self, Error> {
+        let settings = request.settings;
+        check_features(criu, &request)?;
+        let directories = Directories::open(settings, "dump.log")?;
+        let pre_dump = request.saving == Saving::PreDump;
+        let mut options = options(settings, &directories)?;
+        options.pid = Some(request.pid);
+        options.root = text(request.rootfs)?;
+        options.leave_running = request.saving == Saving::LeaveRunning;
+        options.tcp_skip_in_flight = request.tcp_skip_in_flight;
+        options.link_remap = request.link_remap;
+        options.page_server = request.page_server.take();
+        options.parent_images = request.parent_images.map(str::to_owned);
+        if let Some(freezer) = request.cgroup.freezer().filter(|_| criu.has(Version(31_400))) {
+            options.freeze_cgroup = Some(text(freezer)?);
+        }
+        options.external = request.external.namespaces_to_save()?;
+        if !options.external.is_empty() {
+            criu.require(Version(31_500), "a namespace with a path")?;
+        }
+        if !pre_dump {
+            options.external.extend(request.external.to_save(request.pid, request.cgroup)?);
+            let descriptors = serde_json::to_vec(&request.external.descriptors)
+                .map_err(|error| Error::system(format!("write {DESCRIPTORS}"), error))?;
+            fs::write(&settings.images.join(DESCRIPTORS), descriptors).map_err(|error| {
+                Error::system(format!("write {DESCRIPTORS}"), std::io::Error::other(error))
+            })?;
+        }
+        let kind = if pre_dump { Kind::PreDump } else { Kind::Dump };
+        let worker = criu.start([directories.null.as_fd(); 3], &[])?;
+        worker.send(&Request::Act(kind, &options))?;
+        let log = directories.log.clone();
+        Ok(Self { worker: Some(worker), kind, log, status: request.status, _directories: directories })
     }
-    options.external = request.external.namespaces_to_save()?;
-    if !options.external.is_empty() {
-        criu.require(Version(31_500), "a namespace with a path")?;
+
+    /// Readable when CRIU has something to say.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.worker.as_ref().and_then(Worker::descriptor)
     }
-    if !pre_dump {
-        options.external.extend(request.external.to_save(request.pid, request.cgroup)?);
-        let descriptors = serde_json::to_vec(&request.external.descriptors)
-            .map_err(|error| Error::system(format!("write {DESCRIPTORS}"), error))?;
-        fs::write(&settings.images.join(DESCRIPTORS), descriptors)
-            .map_err(|error| Error::system(format!("write {DESCRIPTORS}"), std::io::Error::other(error)))?;
-    }
-    let kind = if pre_dump { Kind::PreDump } else { Kind::Dump };
-    let worker = criu.start([directories.null.as_fd(); 3], &[])?;
-    worker.send(&Request::Act(kind, &options))?;
-    loop {
-        match worker.next(kind, &directories.log)? {
-            Said::Done => break,
+
+    /// Waits for CRIU's next word and answers it. `true`: that was the last. `complete` is called when everything is saved and no
+    /// process was killed yet or goes on; if it fails, all go on.
+    pub fn advance(&mut self, complete: &mut dyn FnMut() -> std::io::Result<()>) -> Result<bool, Error> {
+        let Some(worker) = &self.worker else { return Ok(true) };
+        match worker.next(self.kind, &self.log)? {
             Said::Notification(notification, _) => {
-                if notification.name == "status-ready" {
+                let mut outcome = Ok(());
+                match notification.name.as_str() {
                     // Closed with this: whoever waits at its other end waits no longer, read or not.
-                    if let Some(status) = request.status.take() {
-                        let _ = rustix::io::write(status, &[0]);
+                    "status-ready" => {
+                        if let Some(status) = self.status.take() {
+                            let _ = rustix::io::write(status, &[0]);
+                        }
                     }
+                    "post-dump" => outcome = complete(),
+                    _ => {}
                 }
-                worker.send(&Request::Notified(true))?;
+                worker.send(&Request::Notified(outcome.is_ok()))?;
+                if let Err(error) = outcome {
+                    // It lets all go on and then calls our refusal a failure, of which we know better.
+                    while let Ok(Said::Notification(..)) = worker.next(self.kind, &self.log) {
+                        worker.send(&Request::Notified(true))?;
+                    }
+                    return Err(Error::system("complete the checkpoint".to_owned(), error));
+                }
+                Ok(false)
+            }
+            Said::Done => {
+                let Some(worker) = self.worker.take() else { return Ok(true) };
+                match worker.finish()? {
+                    ExitStatus::Exited(0) => Ok(true),
+                    // It would go on with further pre-dumps of this conversation, and calls our leaving a failure.
+                    _ if self.kind == Kind::PreDump => Ok(true),
+                    status => Err(CriuError::Ended(criu::describe(status)).into()),
+                }
             }
         }
     }
-    match worker.finish()? {
-        ExitStatus::Exited(0) => Ok(()),
-        // It would go on with further pre-dumps of this conversation, and calls our leaving a failure.
-        _ if pre_dump => Ok(()),
-        status => Err(CriuError::Ended(criu::describe(status)).into()),
+
+    /// Ends a CRIU that has no container any more, whatever it does.
+    pub fn kill(&self) {
+        if let Some(worker) = &self.worker {
+            worker.kill();
+        }
     }
 }
 
@@ -270,7 +328,11 @@ pub fn restore(
     let made = limit(&mut cgroup, request.spec).and_then(|warnings| {
         options.external = external::mounts_to_restore(request.spec, &plan.mounts, &cgroup)?;
         let terminal = request.spec.process.as_ref().is_some_and(|process| process.terminal);
-        let streams = if terminal { [directories.null.as_fd(); 3] } else { own_streams() };
+        let streams = match request.streams {
+            _ if terminal => [directories.null.as_fd(); 3],
+            Some(streams) => streams,
+            None => own_streams(),
+        };
         let descriptors: Vec<_> = namespaces.open.iter().map(|(_, namespace)| namespace.as_fd()).collect();
         let worker = criu.start(streams, &descriptors)?;
         cgroup.add(worker.pid())?;

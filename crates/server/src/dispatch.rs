@@ -45,7 +45,8 @@ pub(crate) async fn dispatch(router: Router, mut request: Request) -> Response {
 
 fn add_headers(headers: &mut HeaderMap) {
     headers.insert(HeaderName::from_static("api-version"), NEWEST.clone());
-    headers.insert(HeaderName::from_static("docker-experimental"), HeaderValue::from_static("false"));
+    let experimental = headers.entry(HeaderName::from_static("docker-experimental"));
+    experimental.or_insert(HeaderValue::from_static("false"));
     headers.insert(HeaderName::from_static("ostype"), HeaderValue::from_static("linux"));
     headers.insert(http::header::SERVER, HeaderValue::from_static(SERVER));
 }

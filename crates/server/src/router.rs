@@ -9,7 +9,8 @@ use palan_engine::Engine;
 use crate::buildkit;
 use crate::error::{ApiError, ApiResult};
 use crate::route::{
-    archive, build, container, events, exec, image, network, storage, system, unsupported, usage, volume,
+    archive, build, checkpoint, container, events, exec, image, network, storage, system, unsupported, usage,
+    volume,
 };
 
 /// Every route, without version prefix.
@@ -52,6 +53,8 @@ fn containers() -> Router<Arc<Engine>> {
         .route("/containers/{name}/logs", get(container::logs))
         .route("/containers/{name}/stats", get(container::stats))
         .route("/containers/{name}/top", get(container::top))
+        .route("/containers/{name}/checkpoints", get(checkpoint::list).post(checkpoint::create))
+        .route("/containers/{name}/checkpoints/{checkpoint}", delete(checkpoint::remove))
         .route("/containers/{name}/changes", get(archive::changes))
         .route("/containers/{name}/export", get(archive::export))
         .route(
@@ -108,12 +111,8 @@ fn others() -> Router<Arc<Engine>> {
 
 /// What Docker has and this version does not: a clear answer instead of "page not found".
 fn unsupported_routes() -> Router<Arc<Engine>> {
-    let containers = ["checkpoints"];
     let swarm = ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"];
     let mut router = Router::new();
-    for path in containers {
-        router = router.route(&format!("/containers/{{name}}/{path}"), any(unsupported::endpoint));
-    }
     for path in swarm {
         router = router.route(path, any(unsupported::not_a_manager));
         router = router.route(&format!("{path}/{{*rest}}"), any(unsupported::not_a_manager));

@@ -76,6 +76,11 @@ pub enum Event {
     Pause,
     /// They were thawed.
     Resume,
+    /// The container's processes were saved.
+    Checkpoint {
+        /// They are killed with this.
+        stops: bool,
+    },
     /// An exec session's program is being executed.
     ExecStart {
         /// The session.

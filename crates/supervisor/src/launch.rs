@@ -10,7 +10,9 @@
 //! Both keep the same promises: every process is a child of this one, so that its end and exit code are learned by its
 //! pidfd; its stdio are pipes or a terminal whose other ends are ours; a failure leaves nothing behind.
 
+mod bundle;
 mod external;
+mod home;
 mod own;
 mod sources;
 mod stdio;
@@ -20,13 +22,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use palan_linux::signal::Signal;
-use palan_oci::runtime_spec::Resources;
+use palan_oci::runtime_spec::{Resources, Spec};
 use palan_runtime::cgroup::Cgroup;
+use palan_runtime::checkpoint::Save;
 use palan_runtime::error as runtime_error;
 use palan_runtime::seccomp::Program;
 use rustix::io::Errno;
 
-use crate::protocol::{Config, ExecOptions, Failure, FailureKind};
+use crate::protocol::{Config, CriuProgram, ExecOptions, Failure, FailureKind};
 use crate::session::Ends;
 
 /// A container whose init stands before executing its program. Dropped, it is killed.
@@ -67,6 +70,9 @@ pub(crate) trait Container: fmt::Debug {
     /// Starts a further process. `seccomp` is the filter for it.
     fn exec(&self, options: &ExecOptions, seccomp: Option<&Program>) -> Result<Execed, Failure>;
 
+    /// Begins to save its processes.
+    fn save(&self, saved: &Saved<'_>) -> Result<Save, Failure>;
+
     /// Init has been reaped: kills what it has left, which with a pid namespace of its own is nothing.
     fn end(&self);
 
@@ -95,6 +101,50 @@ pub(crate) struct Given {
     pub(crate) network_namespace: Option<OwnedFd>,
     /// The mount namespace in which [`crate::protocol::MountWhole::Shared`] is found.
     pub(crate) shared_mounts: Option<OwnedFd>,
+}
+
+/// What is saved of a container, and where.
+#[derive(Debug)]
+pub(crate) struct Saved<'a> {
+    /// What it was made from, with the namespaces that it has joined.
+    pub(crate) spec: &'a Spec,
+    /// Its standard streams, as `/proc/<pid>/fd` shows them, as far as they are pipes of ours.
+    pub(crate) pipes: Vec<String>,
+    /// The directory of the images.
+    pub(crate) images: &'a OwnedFd,
+    /// Where CRIU's log is written.
+    pub(crate) work: &'a Path,
+    /// Who saves it.
+    pub(crate) criu: &'a CriuProgram,
+    /// Its processes go on.
+    pub(crate) leave_running: bool,
+}
+
+/// Where a container is restored from.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// The directory of the images.
+    pub(crate) images: OwnedFd,
+    /// Who restores it.
+    pub(crate) criu: CriuProgram,
+}
+
+/// The directory in the run directory that has CRIU's logs.
+pub(crate) const WORK_DIRECTORY: &str = "criu";
+
+/// Refuses a container that can't have checkpoints.
+pub(crate) fn check_for_checkpoint(config: &Config) -> Result<(), Failure> {
+    own::checkpoint::check(config)
+}
+
+/// Makes the container's processes from a checkpoint. They run from here on.
+pub(crate) fn restore(
+    config: &Config,
+    run_dir: &Path,
+    given: Given,
+    checkpoint: &Checkpoint,
+) -> Result<(Box<dyn Created>, Ends), Failure> {
+    own::checkpoint::restore(config, run_dir, given, checkpoint)
 }
 
 /// Creates the container up to the point before its program executes. Its output can be watched from here on.

@@ -23,6 +23,8 @@
 //! - *Restarting*: nothing runs until it is time for the next run (module `restart`).
 //! - *Finished*: what attached clients have not read yet is sent; then the process exits, with or without a daemon.
 //!
+//! Of a container that is *Running* a checkpoint may be made (module `checkpoint`), beside all else.
+//!
 //! Invariants:
 //! - One thread, one epoll instance, no blocking call but on local files, inside the runtime's create/start/exec, and, with
 //!   another runtime, for its commands, each of which has a time limit.
@@ -62,6 +64,9 @@ mod end;
 
 /// One run after another.
 mod restart;
+
+/// Checkpoints.
+mod checkpoint;
 
 /// Health checks.
 mod health;

@@ -49,8 +49,9 @@ use crate::journal::Entry;
 ///
 /// 2 added [`Config::runtime`], 3 [`Request::Resolve`], the resolver of [`Request::Start`], [`Config::sources`] and
 /// [`Config::health`], 4 [`Config::restart`], [`Request::StayDown`], [`Request::Update`], [`HealthAction::Restart`],
-/// [`Config::groups`], the other containers' namespaces of [`Request::Start`], and [`Request::Relay`].
-pub const VERSION: u32 = 4;
+/// [`Config::groups`], the other containers' namespaces of [`Request::Start`], and [`Request::Relay`], 5 [`Request::Checkpoint`] and
+/// the checkpoint of [`Request::Start`].
+pub const VERSION: u32 = 5;
 
 /// The name of the listening socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
@@ -91,7 +92,7 @@ pub enum Request {
     ///
     /// Descriptors: the [`Config`] as JSON in a regular file or memfd; then, if the flag is set, the seccomp program;
     /// then, if the flag is set, the network namespace; then one namespace for each of `joins`; then, if the flag is set, a
-    /// mount namespace; then, if the flag is set, the resolver's two sockets as in [`Request::Resolve`]; then one socket for
+    /// mount namespace; then, with a checkpoint, the directory of its images; then, if the flag is set, the resolver's two sockets as in [`Request::Resolve`]; then one socket for
     /// each of `attach`; then one for each of `waits`. Reply: [`Reply::Started`], or [`Failure`] with the kind.
     Start {
         /// A descriptor with the compiled seccomp program (an array of `struct sock_filter`) follows the configuration. Not
@@ -105,6 +106,9 @@ pub enum Request {
         /// A descriptor of the mount namespace follows in which [`MountWhole::Shared`] is found.
         #[serde(default)]
         shared_mounts: bool,
+        /// The processes are made from a checkpoint, by this program, instead of anew. Only with Palan's own runtime.
+        #[serde(default)]
+        checkpoint: Option<CriuProgram>,
         /// The descriptors of [`Request::Resolve`] follow.
         #[serde(default)]
         resolver: bool,
@@ -165,6 +169,13 @@ pub enum Request {
     Pause,
     /// Thaws them.
     Resume,
+    /// Saves the container's processes. State *Running*, one at a time; until it is done there are no [`Request::Pause`] and no
+    /// [`Request::Exec`].
+    ///
+    /// Descriptors: the [`Config`] as in [`Request::Start`]; then the directory in which the checkpoint shall be. Reply:
+    /// [`Reply::Done`] when the checkpoint is there, on the disk, and the processes go on or are being killed. A failure leaves
+    /// nothing, and the processes go on.
+    Checkpoint(CheckpointOptions),
     /// Starts another process in the container. Descriptor: the client's socket, if `attach` is set.
     /// Reply: [`Reply::ExecStarted`], or [`Failure`] (then nothing has been written to the client's socket).
     Exec(Box<ExecOptions>),
@@ -204,6 +215,26 @@ pub enum Request {
     /// Does nothing. Since an entry is sent before the reply to what follows it, the reply tells that all entries of what
     /// happened before the request (say, the end of an exec session whose stream has ended) are here.
     Sync,
+}
+
+/// A checkpoint that shall be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckpointOptions {
+    /// The name of its directory, a single name that begins with no dot.
+    pub name: String,
+    /// Let the processes go on. Else this is the container's end, and no restart follows.
+    pub leave_running: bool,
+    /// Who makes it.
+    pub criu: CriuProgram,
+}
+
+/// A CRIU that the daemon has found and asked for its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CriuProgram {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// As a number: 3.17.1 is 31701.
+    pub version: u32,
 }
 
 /// A port of the host that is relayed. Protocol and `host` are its identity.

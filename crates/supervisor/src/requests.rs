@@ -41,6 +41,9 @@ impl Supervisor {
             Ok(RequestFrame { request: Request::Hello { after_seq, .. }, .. }) => {
                 return self.hello(after_seq);
             }
+            Ok(RequestFrame { id, request: Request::Checkpoint(options) }) => {
+                return self.save(id, &options, Descriptors::new(frame.descriptors));
+            }
             Ok(RequestFrame { id, request }) => {
                 (id, self.carry_out(request, Descriptors::new(frame.descriptors)))
             }
@@ -93,9 +96,21 @@ impl Supervisor {
 
     fn carry_out(&mut self, request: Request, mut descriptors: Descriptors) -> Result<Reply, Failure> {
         match request {
-            Request::Hello { .. } | Request::Sync => {}
-            Request::Start { seccomp, network_namespace, joins, shared_mounts, resolver, attach, waits } => {
-                let flags = StartFlags { seccomp, network_namespace, joins, shared_mounts, resolver };
+            // Both have answers of their own.
+            Request::Hello { .. } | Request::Checkpoint(_) => {}
+            Request::Sync => {}
+            Request::Start {
+                seccomp,
+                network_namespace,
+                joins,
+                shared_mounts,
+                checkpoint,
+                resolver,
+                attach,
+                waits,
+            } => {
+                let flags =
+                    StartFlags { seccomp, network_namespace, joins, shared_mounts, checkpoint, resolver };
                 return self.start(flags, &attach, waits, descriptors);
             }
             Request::Resolve => {
@@ -164,7 +179,7 @@ impl Supervisor {
         }
     }
 
-    fn running(&mut self) -> Result<&mut Running, Failure> {
+    pub(crate) fn running(&mut self) -> Result<&mut Running, Failure> {
         match &mut self.life {
             Life::Running(running) => Ok(running),
             Life::Restarting { .. } => {
@@ -221,6 +236,7 @@ impl Supervisor {
         if running.paused {
             return Err(Failure::new(FailureKind::WrongState, "the container is paused already"));
         }
+        self.is_not_being_saved()?;
         self.suspend_health();
         let running = self.running()?;
         if let Err(failure) = running.container.pause() {
@@ -251,6 +267,7 @@ impl Supervisor {
         if self.running()?.paused {
             return Err(Failure::new(FailureKind::WrongState, "the container is paused"));
         }
+        self.is_not_being_saved()?;
         if self.execs.iter().any(|exec| exec.name == options.exec) {
             return Err(Failure::new(FailureKind::Invalid, "there is an exec session of this name already"));
         }

@@ -15,6 +15,7 @@ use palan_linux::{memory, socket};
 use palan_stdx::fs::{PathContext, PathError};
 use rustix::io::Errno;
 
+use crate::checkpoint::Saving;
 use crate::control::Control;
 use crate::health::Health;
 use crate::journal::{Event, Journal};
@@ -81,6 +82,8 @@ pub(crate) struct Supervisor {
     pub(crate) execs: Vec<Exec>,
     pub(crate) health: Option<Box<Health>>,
     pub(crate) restarts: Restarts,
+    /// The checkpoint that is being made.
+    pub(crate) saving: Option<Box<Saving>>,
     pub(crate) next_session: SessionId,
     pub(crate) log: Option<Log>,
     pub(crate) waits: HeldWaits,
@@ -203,6 +206,7 @@ impl Supervisor {
             execs: Vec::new(),
             health: None,
             restarts: Restarts::default(),
+            saving: None,
             next_session: INIT + 1,
             log: None,
             waits: HeldWaits::default(),
@@ -233,6 +237,9 @@ impl Supervisor {
                 self.dispatch(event)?;
             }
             self.end_turn()?;
+        }
+        if let Some(saving) = &self.saving {
+            saving.give_up();
         }
         self.vacate();
         Ok(())
@@ -314,6 +321,7 @@ impl Supervisor {
                     relay.ready();
                 }
             }
+            Some(Token::Checkpoint) => self.checkpoint_ready(),
             None => {}
         }
         Ok(())
@@ -516,6 +524,7 @@ impl Supervisor {
 
     fn daemon_is_done(&self) -> bool {
         self.waits.is_empty()
+            && self.saving.is_none()
             && self.journal.is_written()
             && self.control.as_ref().is_none_or(Control::is_flushed)
     }

@@ -284,6 +284,16 @@ impl Session {
         typed == Typed::Detached
     }
 
+    /// The process's three streams as its `/proc/<pid>/fd` shows them, as far as they are pipes whose other ends are open here.
+    pub(crate) fn pipes(&self) -> Vec<String> {
+        let [stdout, stderr] = &self.outputs;
+        let name = |end: &Option<Watched>| {
+            let inode = end.as_ref().filter(|_| !self.terminal).and_then(|end| rustix::fs::fstat(end).ok());
+            inode.map(|stat| format!("pipe:[{}]", stat.st_ino)).unwrap_or_default()
+        };
+        [&self.input, stdout, stderr].map(name).to_vec()
+    }
+
     /// Sets the terminal's size; `None`: there is no terminal.
     pub(crate) fn resize(&self, size: TerminalSize) -> Option<std::io::Result<()>> {
         let master = self.outputs[0].as_ref().filter(|_| self.terminal)?;

@@ -12,10 +12,12 @@ use palan_runtime::seccomp::Program;
 
 use crate::health::Health;
 use crate::journal::Event;
-use crate::launch::{self, Created, Given};
+use crate::launch::{self, Checkpoint, Created, Given};
 use crate::log::Log;
 use crate::oom::OomWatch;
-use crate::protocol::{AttachOptions, Config, Failure, FailureKind, Reply, VERSION, WaitOptions};
+use crate::protocol::{
+    AttachOptions, Config, CriuProgram, Failure, FailureKind, Reply, VERSION, WaitOptions,
+};
 use crate::requests::number;
 use crate::resolver::Resolver;
 use crate::serve::{Life, Running, Supervisor};
@@ -31,6 +33,7 @@ pub(crate) struct StartFlags {
     pub(crate) network_namespace: bool,
     pub(crate) joins: Vec<NamespaceKind>,
     pub(crate) shared_mounts: bool,
+    pub(crate) checkpoint: Option<CriuProgram>,
     pub(crate) resolver: bool,
 }
 
@@ -122,7 +125,7 @@ impl Origin {
     }
 
     /// See [`Namespaces::give`].
-    fn namespaces(&self, spec: &mut Spec) -> Result<Given, Failure> {
+    pub(crate) fn namespaces(&self, spec: &mut Spec) -> Result<Given, Failure> {
         self.namespaces.as_ref().map_or_else(|| Ok(Given::default()), |namespaces| namespaces.give(spec))
     }
 }
@@ -163,6 +166,11 @@ impl Supervisor {
             seccomp: descriptors.take_if(flags.seccomp, "the seccomp program")?.map(File::from),
             namespaces: Some(Namespaces::take(&flags, &mut descriptors)?),
         };
+        let checkpoint = flags.checkpoint.clone().map(|criu| {
+            let images = descriptors.take("the directory of the checkpoint")?;
+            Ok::<_, Failure>(Checkpoint { images, criu })
+        });
+        let checkpoint = checkpoint.transpose()?;
         let mut config = origin.config()?;
         let seccomp = origin.seccomp()?;
         let given = origin.namespaces(&mut config.spec)?;
@@ -182,7 +190,7 @@ impl Supervisor {
         if config.runtime.is_some() {
             self.adopt_orphans()?;
         }
-        let created = self.create(&config, seccomp.as_ref(), given)?;
+        let created = self.create(&config, seccomp.as_ref(), given, checkpoint)?;
         for options in attach {
             let client = descriptors.take("a client's connection")?;
             self.attach_client(client, options)?;
@@ -201,21 +209,25 @@ impl Supervisor {
         let seccomp = origin.seccomp()?;
         let given = origin.namespaces(&mut config.spec)?;
         self.stdio.renew();
-        let created = self.create(&config, seccomp.as_ref(), given)?;
+        let created = self.create(&config, seccomp.as_ref(), given, None)?;
         match self.execute(created, config, seccomp)? {
             Reply::Started { pid, .. } => Ok(pid),
             _ => Err(Failure::new(FailureKind::Other, "the start was not one")),
         }
     }
 
-    /// The process before its program is executed, with its stdio watched.
+    /// The process before its program is executed, or as a checkpoint has it, with its stdio watched.
     fn create(
         &mut self,
         config: &Config,
         seccomp: Option<&Program>,
         given: Given,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<Box<dyn Created>, Failure> {
-        let (created, ends) = launch::create(config, &self.run_dir, seccomp, given)?;
+        let (created, ends) = match checkpoint {
+            None => launch::create(config, &self.run_dir, seccomp, given)?,
+            Some(checkpoint) => launch::restore(config, &self.run_dir, given, &checkpoint)?,
+        };
         let terminal = ends.stdout.is_some() && ends.stderr.is_none();
         let input_end = if config.stdin_once && !terminal { InputEnd::Closes } else { InputEnd::Detaches };
         self.stdio.connect(ends, terminal, input_end)?;

@@ -47,6 +47,8 @@ pub(crate) enum Token {
     ResolverUpstream(u32),
     /// Whatever the relay watches.
     Relay,
+    /// What CRIU says about a checkpoint.
+    Checkpoint,
 }
 
 const KIND_SHIFT: u32 = 60;
@@ -72,6 +74,7 @@ impl Token {
             Self::ResolverClient(number) => (12, 0, number),
             Self::ResolverUpstream(number) => (13, 0, number),
             Self::Relay => (14, 0, 0),
+            Self::Checkpoint => (15, 0, 0),
         };
         kind << KIND_SHIFT | (u64::from(client) & CLIENT_MASK) << CLIENT_SHIFT | u64::from(session)
     }
@@ -96,6 +99,7 @@ impl Token {
             12 => Self::ResolverClient(session),
             13 => Self::ResolverUpstream(session),
             14 => Self::Relay,
+            15 => Self::Checkpoint,
             _ => return None,
         })
     }

@@ -237,8 +237,11 @@ fn of_command(app: &App, command: &'static Command, name: &str, words: &[String]
         return options(command.flags, current);
     }
     let Some(kind) = argument(command.usage, given.len()) else { return Answer::files() };
-    if name == "create" && kind != "IMAGE" {
+    if name == "create" && !matches!(kind, "IMAGE" | "CONTAINER") {
         return Answer::of(Vec::new());
+    }
+    if let ("CHECKPOINT", [container]) = (kind, given.as_slice()) {
+        return Answer::of(checkpoints(app, container).into_iter().map(|name| (name, "")).collect());
     }
     match objects(app, kind, name) {
         Some(mut found) => {
@@ -257,6 +260,13 @@ fn argument(usage: &'static str, index: usize) -> Option<&'static str> {
     Some(word.trim_start_matches('[').split(['[', ']', '.', '|', ':']).next().unwrap_or_default())
 }
 
+/// The checkpoints of a container.
+fn checkpoints(app: &App, container: &str) -> Vec<String> {
+    let client = app.target().ok().and_then(|target| target.client(None).ok());
+    let found = client.and_then(|client| client.list_checkpoints(container, "").ok());
+    found.unwrap_or_default().into_iter().map(|checkpoint| checkpoint.name).collect()
+}
+
 /// The objects of a kind that a command can be about; `None` if the kind is none that lives in a daemon.
 fn objects(app: &App, kind: &str, command: &str) -> Option<Vec<String>> {
     let none = Filters::new;
@@ -264,6 +274,8 @@ fn objects(app: &App, kind: &str, command: &str) -> Option<Vec<String>> {
     match kind {
         "CONTAINER" => {
             let state: &[&str] = match command {
+                // Of a checkpoint.
+                "create" => &["running"],
                 "attach" | "exec" | "kill" | "pause" | "port" | "stats" | "stop" | "top" => &["running"],
                 "start" => &["created", "exited", "dead"],
                 "unpause" => &["paused"],

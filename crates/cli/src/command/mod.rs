@@ -5,6 +5,8 @@
 
 /// Commands on builds.
 mod builder;
+/// Commands on checkpoints.
+mod checkpoint;
 /// What commands share: objects named in arguments, filters, `inspect`.
 mod common;
 /// Completion in shells.
@@ -106,6 +108,7 @@ static COMMON: &[Entry] = &[
 static GROUPS: &[Group] = &[
     builder::GROUP,
     builder::BUILDX,
+    checkpoint::GROUP,
     container::GROUP,
     context::GROUP,
     image::GROUP,
@@ -150,7 +153,7 @@ static OTHERS: &[Entry] = &[
 
 /// Docker's commands that we know of and don't have yet.
 static MISSING: &[&str] =
-    &["checkpoint", "compose", "config", "node", "plugin", "secret", "service", "stack", "swarm", "trust"];
+    &["compose", "config", "node", "plugin", "secret", "service", "stack", "swarm", "trust"];
 
 /// The flags before the command.
 #[rustfmt::skip]

@@ -5,8 +5,9 @@ use crate::filters::Filters;
 use crate::json;
 use crate::stream::JsonMessages;
 use crate::types::{
-    ContainerInspect, ContainerSummary, CreateContainerRequest, CreateContainerResponse, StatsResponse,
-    TopResponse, UpdateContainerRequest, UpdateContainerResponse, WaitResponse,
+    CheckpointCreateRequest, CheckpointSummary, ContainerInspect, ContainerSummary, CreateContainerRequest,
+    CreateContainerResponse, StatsResponse, TopResponse, UpdateContainerRequest, UpdateContainerResponse,
+    WaitResponse,
 };
 use std::io::Read;
 
@@ -134,6 +135,38 @@ impl Client {
     pub fn start_container(&self, id: &str, detach_keys: Option<&str>) -> Result<(), ClientError> {
         let query = Query::new().with_some("detachKeys", detach_keys);
         self.execute(Request::new("POST", path(id, "/start"), &query))
+    }
+
+    /// `POST /containers/{id}/start` from a checkpoint.
+    pub fn start_container_from(
+        &self,
+        id: &str,
+        checkpoint: &str,
+        directory: &str,
+    ) -> Result<(), ClientError> {
+        let query = Query::new()
+            .with_some("checkpoint", Some(checkpoint))
+            .with_some("checkpoint-dir", Some(directory));
+        self.execute(Request::new("POST", path(id, "/start"), &query))
+    }
+
+    /// `POST /containers/{id}/checkpoints`.
+    pub fn create_checkpoint(&self, id: &str, request: &CheckpointCreateRequest) -> Result<(), ClientError> {
+        self.execute(Request::new("POST", path(id, "/checkpoints"), &Query::new()).json(request))
+    }
+
+    /// `GET /containers/{id}/checkpoints`.
+    pub fn list_checkpoints(&self, id: &str, directory: &str) -> Result<Vec<CheckpointSummary>, ClientError> {
+        let query = Query::new().with_some("dir", Some(directory));
+        self.fetch(Request::new("GET", path(id, "/checkpoints"), &query))
+    }
+
+    /// `DELETE /containers/{id}/checkpoints/{checkpoint}`.
+    pub fn remove_checkpoint(&self, id: &str, checkpoint: &str, directory: &str) -> Result<(), ClientError> {
+        let query = Query::new().with_some("dir", Some(directory));
+        let mut last = "/checkpoints/".to_owned();
+        super::escape(checkpoint, b"", &mut last);
+        self.execute(Request::new("DELETE", path(id, &last), &query))
     }
 
     /// `POST /containers/{id}/update`.

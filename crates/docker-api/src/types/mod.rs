@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the fields are Docker's, described in the Engine API reference")]
 
 mod auth;
+mod checkpoint;
 mod container;
 mod create;
 mod event;
@@ -20,6 +21,7 @@ mod usage;
 mod volume;
 
 pub use auth::*;
+pub use checkpoint::*;
 pub use container::*;
 pub use create::*;
 pub use event::*;

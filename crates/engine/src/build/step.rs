@@ -338,6 +338,7 @@ impl BuildRunner<'_> {
             network_namespace: attached.netns.is_some(),
             joins: Vec::new(),
             shared_mounts: false,
+            checkpoint: None,
             resolver: attached.resolver.is_some(),
             attach: vec![protocol::AttachOptions {
                 stdin: size.is_some(),

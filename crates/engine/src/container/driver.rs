@@ -26,12 +26,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use palan_supervisor::journal::{Entry, Event as JournalEvent};
 use palan_supervisor::protocol::{
-    AttachOptions, Failure, FailureKind, Message, Reply as Answer, Request, RequestId, TerminalSize,
-    WaitOptions,
+    AttachOptions, CheckpointOptions, Failure, FailureKind, Message, Reply as Answer, Request, RequestId,
+    TerminalSize, WaitOptions,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::container::checkpoint::Checkpoint;
 use crate::container::exec::Session;
 use crate::container::index::{Handle, Reply};
 use crate::container::link::Link;
@@ -41,13 +42,15 @@ use crate::container::{Details, RemoveOptions, Status, WaitHold, logging};
 use crate::db::Change;
 use crate::engine::{Engine, blocking};
 use crate::events::{Event, ObjectKind};
-use crate::{Error, Result};
+use crate::{Class, Error, Result};
 
 /// What can be asked of a driver. The states in which each is legal stand with it.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Created, Exited. `NotModified` when Running or Restarting.
-    Start { reply: Reply<()> },
+    /// Created, Exited. `NotModified` when Running or Restarting. `from`: instead of anew.
+    Start { from: Option<Box<Checkpoint>>, reply: Reply<()> },
+    /// Running.
+    Checkpoint { options: CheckpointOptions, directory: OwnedFd, reply: Reply<()> },
     /// Any: a daemon that starts asks for what the restart policy says.
     StartByPolicy { reply: Reply<()> },
     /// Running, Paused, Restarting; answered at the end. `NotModified` otherwise. With `again` a start will follow.
@@ -210,8 +213,8 @@ impl Driver {
 
     async fn on_action(&mut self, action: Action) -> Flow {
         match action {
-            Action::Start { reply } => {
-                let outcome = Box::pin(self.start()).await;
+            Action::Start { from, reply } => {
+                let outcome = Box::pin(self.start(from)).await;
                 let failed_for_good = outcome.is_err() && self.gives_up_after_failed_start(&outcome);
                 // The caller may have gone.
                 let _ = reply.send(outcome);
@@ -222,6 +225,7 @@ impl Driver {
                 }
                 return self.after_exit().await;
             }
+            Action::Checkpoint { options, directory, reply } => self.checkpoint(options, directory, reply),
             Action::StartByPolicy { reply } => return Box::pin(self.start_by_policy(reply)).await,
             Action::Stop { signal, timeout, again, reply } => {
                 return Box::pin(self.stop(signal, timeout, again, reply)).await;
@@ -262,7 +266,7 @@ impl Driver {
         Flow::Continue
     }
 
-    async fn on_message(&mut self, message: Message) -> Flow {
+    pub(super) async fn on_message(&mut self, message: Message) -> Flow {
         match message {
             Message::Journal(entry) => return Box::pin(self.on_entry(entry)).await,
             Message::Reply { id, result } => Box::pin(self.on_reply(id, result)).await,
@@ -555,6 +559,7 @@ fn request_error(failure: Failure) -> Error {
         FailureKind::WrongState => Error::conflict(failure.message),
         FailureKind::NoSuchExec => Error::not_found(failure.message),
         FailureKind::Invalid => Error::invalid(failure.message),
+        FailureKind::Unsupported => Error::new(Class::NotImplemented, failure.message),
         _ => Error::system(failure.message),
     }
 }
@@ -564,6 +569,13 @@ pub(super) fn start_failure_text(message: &str) -> String {
     format!(
         "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: \
          unable to start container process: {message}: unknown"
+    )
+}
+
+/// The same of one that was to be restored.
+pub(super) fn restore_failure_text(message: &str) -> String {
+    format!(
+        "failed to create task for container: failed to create shim task: OCI runtime restore failed: {message}: unknown"
     )
 }
 

@@ -88,6 +88,11 @@ pub(crate) fn apply(details: &mut Details, entry: &Entry) -> Option<(Vec<Event>,
             health::end(&mut details.state);
             action = Some("pause");
         }
+        JournalEvent::Checkpoint { stops } => {
+            // Who saves it to end it wants no other run of it.
+            details.state.stopped_by_user |= *stops;
+            action = Some("checkpoint");
+        }
         JournalEvent::Resume => {
             details.state.status = Status::Running;
             action = Some("unpause");
@@ -255,6 +260,19 @@ mod tests {
         let (failed, _, turns) = check(begun().into_iter().chain([failure]));
         assert_eq!((failed.state.status, failed.state.exit_code), (Status::Exited, 3));
         assert!(failed.state.error.contains("gone") && turns.last() == Some(&Turn::End));
+    }
+
+    #[test]
+    fn a_checkpoint_is_an_event_and_may_be_the_end() {
+        let saved = |stops| check([JournalEvent::Start { pid: 7 }, JournalEvent::Checkpoint { stops }]);
+        for stops in [false, true] {
+            let (details, actions, turns) = saved(stops);
+            assert_eq!(
+                (actions, turns.last()),
+                (vec!["start".to_owned(), "checkpoint".to_owned()], Some(&Turn::None))
+            );
+            assert_eq!((details.state.status, details.state.stopped_by_user), (Status::Running, stops));
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Engine {
     pub async fn start_container(&self, name: &str) -> Result<()> {
         let handle = self.index.find(name)?;
         handle.promises_settled().await;
-        handle.ask(|reply| Action::Start { reply }).await
+        handle.ask(|reply| Action::Start { from: None, reply }).await
     }
 
     /// Stops a container: its signal, then SIGKILL. Class `NotModified` when it does not run.
@@ -76,7 +76,7 @@ impl Engine {
             Err(error) => return Err(error),
         }
         handle.promises_settled().await;
-        match handle.ask(|reply| Action::Start { reply }).await {
+        match handle.ask(|reply| Action::Start { from: None, reply }).await {
             Ok(()) => {}
             Err(error) if error.class() == Class::NotModified => {}
             Err(error) => return Err(error),

@@ -3,6 +3,7 @@
 //! A request arrives in `create`, `lifecycle`, `update`, `attach`, `wait`, `logs`, `list` or `top`.
 
 pub(crate) mod attach;
+pub(crate) mod checkpoint;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) use create::parse_platform;
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::CheckpointSpec;
 pub use copy::{CopyOptions, PathStat};
 pub use files::{Change, ChangeKind};
 pub use health::{Health, HealthResult};

@@ -170,7 +170,7 @@ impl Driver {
             Status::Restarting if self.is_to_stay_down() => (Ok(()), self.stay_down(KILL).await),
             Status::Restarting => (Ok(()), self.restart_now().await),
             _ if is_started_with_daemon(&details) && !self.is_kept_down => {
-                (self.start().await, Flow::Continue)
+                (self.start(None).await, Flow::Continue)
             }
             _ => (Ok(()), Flow::Continue),
         };
@@ -257,7 +257,7 @@ impl Driver {
             return Flow::Continue;
         }
         let details = self.details();
-        let Err((_, error)) = self.attempt(&details).await else { return Flow::Continue };
+        let Err((_, error)) = self.attempt(&details, None).await else { return Flow::Continue };
         let mut next = (*self.details()).clone();
         next.state.status = Status::Exited;
         next.state.exit_code = details.state.exit_code;

@@ -10,12 +10,17 @@ use palan_network::resolver::ResolverSockets;
 use palan_network::{Container, Relay};
 use palan_oci::runtime_spec::Spec;
 use palan_supervisor::client::{self, SpawnRequest, Spawned};
+use palan_supervisor::journal::{Entry, Event as JournalEvent};
 use palan_supervisor::protocol::{
-    self, Failure, FailureKind, HealthAction, MountSource, MountWhole, Request, RestartPolicy, RootfsConfig,
+    self, Failure, FailureKind, HealthAction, Message, MountSource, MountWhole, Request, RestartPolicy,
+    RootfsConfig,
 };
 
 use crate::cdi;
-use crate::container::driver::{Driver, Pending, short, start_failure_text, wait_options};
+use crate::container::checkpoint::Checkpoint;
+use crate::container::driver::{
+    Driver, Pending, restore_failure_text, short, start_failure_text, wait_options,
+};
 use crate::container::link::Link;
 use crate::container::namespaces::{Joined, SHARED_MEMORY};
 use crate::container::{
@@ -37,12 +42,17 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a start may take: a mount of a slow file system is part of it.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 
+/// The same of a start from a checkpoint: gigabytes of memory may have to be read.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(600);
+
 /// Exit code of a container whose start failed for a reason of ours.
 const FAILED_TO_START: i32 = 128;
 
 impl Driver {
-    /// Starts the container. When this fails, nothing of the attempt is left but the reason in its state.
-    pub(super) async fn start(&mut self) -> Result<()> {
+    /// Starts the container, from a checkpoint if one is given. When this fails, nothing of the attempt is left but the reason in its
+    /// state.
+    pub(super) async fn start(&mut self, from: Option<Box<Checkpoint>>) -> Result<()> {
+        self.await_start_of_earlier_daemon().await;
         let details = self.details();
         match details.state.status {
             Status::Created | Status::Exited => {}
@@ -65,11 +75,34 @@ impl Driver {
         // Whoever starts it begins anew.
         let details =
             Arc::new(Details { restart_count: 0, restart_delay_ms: None, ..(*self.details()).clone() });
-        match self.attempt(&details).await {
+        match self.attempt(&details, from).await {
             Ok(()) => Ok(()),
             Err((exit_code, error)) => {
                 self.record_failed_start(exit_code, &error).await;
                 Err(error)
+            }
+        }
+    }
+
+    /// A start that was under way when an earlier daemon died, and may take long from a checkpoint, comes to its end: what its supervisor
+    /// says would be lost on another start.
+    async fn await_start_of_earlier_daemon(&mut self) {
+        let is_under_way = |details: &Details| details.is_attached && !details.state.status.is_live();
+        while is_under_way(&self.details())
+            && let Some(link) = &mut self.link
+        {
+            let Ok(Ok(message)) = tokio::time::timeout(RESTORE_PATIENCE, link.receive()).await else {
+                return;
+            };
+            let has_failed =
+                matches!(&message, Message::Journal(Entry { event: JournalEvent::StartFailed { .. }, .. }));
+            // What ends the container is told after its start.
+            Box::pin(self.on_message(message)).await;
+            if has_failed {
+                let details = self.details();
+                detach_network(&self.engine, &details).await;
+                let error = Error::system(details.state.error.clone());
+                return self.record_failed_start(details.state.exit_code, &error).await;
             }
         }
     }
@@ -111,9 +144,14 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) async fn attempt(&mut self, details: &Arc<Details>) -> Result<(), (i32, Error)> {
+    pub(super) async fn attempt(
+        &mut self,
+        details: &Arc<Details>,
+        from: Option<Box<Checkpoint>>,
+    ) -> Result<(), (i32, Error)> {
         let ours = |error: Error| (FAILED_TO_START, error);
         let mut prepared = Prepared::new(&self.engine, details).map_err(ours)?;
+        prepared.checkpoint = from;
         prepared.joined = namespaces::join(&self.engine, details).map_err(ours)?;
         attach_volumes(&self.engine, details).await.map_err(ours)?;
         let started = self.attempt_with_volumes(details, prepared).await;
@@ -179,6 +217,8 @@ impl Driver {
         // Recorded before the container can run, so that a daemon that dies now finds its endpoints again.
         self.commit_details(next, Change::new().events(events)).await;
         self.engine.publish_names(networks).await;
+        let is_restored = prepared.checkpoint.is_some();
+        let patience = if is_restored { RESTORE_PATIENCE } else { START_PATIENCE };
         let (request, descriptors) = self.start_request(prepared, netns, resolver).map_err(ours)?;
         self.request(
             Request::Hello { version: protocol::VERSION, after_seq: details.journal_seq },
@@ -188,19 +228,20 @@ impl Driver {
         self.start_outcome = None;
         self.request(request, descriptors, Pending::Start);
         self.relay(&[], relays);
-        match tokio::time::timeout(START_PATIENCE, self.await_start()).await {
+        match tokio::time::timeout(patience, self.await_start()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
                 // It has cleaned up; it only has to tell its clients yet.
                 if let Some(link) = self.link.take() {
                     link.linger();
                 }
-                Err((failure.kind.exit_code(), start_error(&failure)))
+                let text = if is_restored { restore_failure_text } else { start_failure_text };
+                Err((failure.kind.exit_code(), start_error(&failure, text)))
             }
             Err(_) => Err(ours(Error::system(format!(
                 "the supervisor of container {} did not start it within {} seconds",
                 short(&details.id),
-                START_PATIENCE.as_secs()
+                patience.as_secs()
             )))),
         }
     }
@@ -219,6 +260,7 @@ impl Driver {
             network_namespace: netns.is_some(),
             joins: prepared.joined.namespaces.iter().map(|(kind, _)| *kind).collect(),
             shared_mounts: prepared.joined.mounts.is_some(),
+            checkpoint: prepared.checkpoint.as_ref().map(|checkpoint| checkpoint.criu.clone()),
             resolver: resolver.is_some(),
             attach: clients.iter().map(|(options, _)| options.clone()).collect(),
             waits: self.holds.iter().map(|(key, hold)| wait_options(*key, hold)).collect(),
@@ -227,6 +269,7 @@ impl Driver {
         descriptors.extend(netns);
         descriptors.extend(prepared.joined.namespaces.into_iter().map(|(_, namespace)| namespace));
         descriptors.extend(prepared.joined.mounts);
+        descriptors.extend(prepared.checkpoint.map(|checkpoint| checkpoint.images));
         if let Some(sockets) = resolver {
             descriptors.extend([sockets.udp, sockets.tcp]);
         }
@@ -260,6 +303,8 @@ async fn has_supervisor(run_dir: &Path) -> bool {
 pub(super) struct Prepared {
     pub(super) config: OwnedFd,
     pub(super) seccomp: Option<OwnedFd>,
+    /// Where the processes come from, if they are not made anew.
+    pub(super) checkpoint: Option<Box<Checkpoint>>,
     /// Open from before the start on, so that a container that ends meanwhile does no harm.
     joined: Joined,
 }
@@ -318,7 +363,7 @@ impl Prepared {
             restart,
         };
         let config = client::config_file(&config).context(|| "cannot hand over the configuration".into())?;
-        Ok(Self { config, seccomp, joined: Joined::default() })
+        Ok(Self { config, seccomp, checkpoint: None, joined: Joined::default() })
     }
 }
 
@@ -618,10 +663,11 @@ fn volume_events<'a>(details: &'a Details, action: &'a str) -> impl Iterator<Ite
     })
 }
 
-fn start_error(failure: &Failure) -> Error {
+fn start_error(failure: &Failure, text: fn(&str) -> String) -> Error {
     let class = match failure.kind {
         FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::Invalid => Class::InvalidParameter,
+        FailureKind::Unsupported => Class::NotImplemented,
         _ => Class::System,
     };
-    Error::new(class, start_failure_text(&failure.message))
+    Error::new(class, text(&failure.message))
 }

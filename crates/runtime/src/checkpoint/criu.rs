@@ -7,13 +7,14 @@
 //! 3. criu → we: the answer to the request.
 //! 4. We close; criu ends.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use palan_linux::process::{self, Child, ExitStatus, Program, Spawn};
+use palan_linux::signal::Signal;
 use palan_linux::socket;
 use rustix::fs::{Access, CWD, Mode, OFlags};
 
@@ -91,6 +92,9 @@ impl std::fmt::Display for Version {
 /// The first that tells its version when asked.
 const OLDEST: Version = Version(30_000);
 
+/// Where programs of the system are.
+const SYSTEM_PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A CRIU that can be used.
 #[derive(Debug)]
 pub struct Criu {
@@ -116,6 +120,23 @@ impl Criu {
         criu.version = Version(response.version.unwrap_or(0));
         criu.require(OLDEST, "a checkpoint")?;
         Ok(criu)
+    }
+
+    /// One that was found before, by another process say.
+    pub fn known(program: &Path, version: Version) -> Result<Self, CriuError> {
+        let name = || program.to_string_lossy().into_owned();
+        let path = CString::new(program.as_os_str().as_bytes()).map_err(|_| CriuError::Missing(name()))?;
+        Ok(Self { program: path, version })
+    }
+
+    /// Its path.
+    pub fn program(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.program.as_bytes()))
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// Whether it is of this version or a later one.
@@ -156,13 +177,15 @@ impl Criu {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
         });
+        // It runs tar, ip and others; who has no environment still has these.
+        let path = std::env::var_os("PATH").is_none().then(|| SYSTEM_PATH.to_owned());
         let mut descriptors = streams.to_vec();
         descriptors.push(theirs.as_fd());
         descriptors.extend(others);
         let child = process::spawn(&Spawn {
             program: Program::Path(&self.program),
             arguments: vec![c"criu".to_owned(), c"swrk".to_owned(), c"3".to_owned()],
-            environment: environment.collect(),
+            environment: environment.chain(path).collect(),
             descriptors,
             directory: c".",
             new_session: false,
@@ -201,6 +224,15 @@ pub(super) enum Said {
 impl Worker {
     pub(super) fn pid(&self) -> i32 {
         self.child.pid.as_raw_nonzero().get()
+    }
+
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn kill(&self) {
+        // It may have ended by itself.
+        let _ = process::send_signal(&self.child.pidfd, Signal::KILL);
     }
 
     pub(super) fn send(&self, request: &Request<'_>) -> Result<(), CriuError> {

@@ -39,6 +39,11 @@ pub struct External {
 impl External {
     /// What the first process `pid` of a container made from `spec` has from outside.
     pub fn new(spec: &Spec, pid: i32) -> Self {
+        Self::with_streams(spec, descriptors(pid))
+    }
+
+    /// The same, of a container whose descriptors 0 to 2 were these when it was created, as `/proc/<pid>/fd` shows them.
+    pub fn with_streams(spec: &Spec, descriptors: Vec<String>) -> Self {
         let linux = spec.linux.as_ref();
         let devices = linux.map_or(&[][..], |linux| &linux.devices).iter().map(|device| device.path.clone());
         let binds = spec.mounts.iter().filter(|mount| is_bind(mount));
@@ -50,7 +55,7 @@ impl External {
             has_cgroup_namespace: has_cgroup_namespace(spec),
             masked: linux.map(|linux| linux.masked_paths.clone()).unwrap_or_default(),
             namespaces: namespaces.filter(|namespace| !namespace.path.is_empty()).cloned().collect(),
-            descriptors: descriptors(pid),
+            descriptors,
         }
     }
 

@@ -161,6 +161,7 @@ fn make(
         home.save(&state).map_err(|failure| std::io::Error::other(failure.message))
     };
     let request = RestoreRequest {
+        streams: None,
         id,
         spec: &bundle.spec,
         bundle: &bundle.path,

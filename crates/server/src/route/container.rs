@@ -88,14 +88,22 @@ pub(crate) async fn inspect(
     ok_json(&answer)
 }
 
-pub(crate) async fn start(State(engine): Engines, Name(name): Name, headers: HeaderMap) -> ApiResult {
+pub(crate) async fn start(
+    State(engine): Engines,
+    Name(name): Name,
+    params: Params,
+    headers: HeaderMap,
+) -> ApiResult {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > 7) || headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(ApiError::invalid(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
-    engine.start_container(&name).await?;
+    match params.text("checkpoint") {
+        "" => engine.start_container(&name).await?,
+        checkpoint => engine.start_from_checkpoint(&name, checkpoint, params.text("checkpoint-dir")).await?,
+    }
     no_content()
 }
 

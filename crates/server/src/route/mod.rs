@@ -2,6 +2,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod build;
+pub(crate) mod checkpoint;
 pub(crate) mod container;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -15,8 +15,10 @@ use crate::extract::{JsonBytes, Version};
 
 type Engines = State<Arc<Engine>>;
 
-fn ping_headers() -> [(HeaderName, HeaderValue); 5] {
+fn ping_headers(engine: &Engine) -> [(HeaderName, HeaderValue); 6] {
+    let experimental = if engine.config().experimental { "true" } else { "false" };
     [
+        (HeaderName::from_static("docker-experimental"), HeaderValue::from_static(experimental)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate")),
         (header::PRAGMA, HeaderValue::from_static("no-cache")),
         (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
@@ -26,12 +28,12 @@ fn ping_headers() -> [(HeaderName, HeaderValue); 5] {
     ]
 }
 
-pub(crate) async fn ping() -> impl IntoResponse {
-    (ping_headers(), "OK")
+pub(crate) async fn ping(State(engine): Engines) -> impl IntoResponse {
+    (ping_headers(&engine), "OK")
 }
 
-pub(crate) async fn ping_head() -> impl IntoResponse {
-    ping_headers()
+pub(crate) async fn ping_head(State(engine): Engines) -> impl IntoResponse {
+    ping_headers(&engine)
 }
 
 pub(crate) async fn version(State(engine): Engines) -> ApiResult {

@@ -1,16 +1,9 @@
-//! Endpoints that Docker has and Palan does not: those of a swarm and of managed plugins, answered as by an engine without
-//! them, and those that this version lacks.
+//! Endpoints that Docker has and Palan does not: those of a swarm and of managed plugins, answered as by an engine without them.
 
-use axum::extract::Request;
 use http::StatusCode;
 
 use crate::error::{ApiError, ApiResult, ok_json};
 use crate::extract::Name;
-
-/// Names the endpoint.
-pub(crate) async fn endpoint(request: Request) -> ApiResult {
-    Err(ApiError::unsupported(&format!("{} {}", request.method(), request.uri().path())))
-}
 
 /// The text by which clients know that there is no swarm.
 pub(crate) async fn not_a_manager() -> ApiResult {

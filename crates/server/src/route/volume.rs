@@ -9,6 +9,7 @@ use palan_docker_api::types::{VolumeCreateRequest, VolumeList};
 use palan_engine::Engine;
 use palan_engine::volume::{CopySpec, VolumeSpec};
 
+use super::unsupported;
 use crate::convert;
 use crate::error::{ApiError, ApiResult, json_response, no_content, ok_json};
 use crate::extract::{JsonBytes, Name, Params};
@@ -24,7 +25,7 @@ pub(crate) async fn list(State(engine): Engines, params: Params) -> ApiResult {
 pub(crate) async fn create(State(engine): Engines, body: JsonBytes) -> ApiResult {
     let request: VolumeCreateRequest = body.decode()?;
     if request.cluster_volume_spec.is_some() {
-        return Err(ApiError::invalid("cluster volumes are not supported: there is no swarm"));
+        return unsupported::not_a_manager().await;
     }
     let spec = VolumeSpec {
         name: request.name,

@@ -17,7 +17,6 @@
 //! The kernel does not kill the container with this process, as it does with Palan's own runtime: a parent-death signal
 //! can only be asked for by the process itself. The daemon kills it, at once or when it starts.
 
-mod bundle;
 mod command;
 mod console;
 
@@ -29,14 +28,16 @@ use palan_linux::process;
 use palan_linux::signal::Signal;
 use palan_oci::runtime_spec::{Process, Resources};
 use palan_runtime::cgroup::{Cgroup, Place};
+use palan_runtime::checkpoint::Save;
 use palan_runtime::seccomp::Program;
 use rustix::process::Pid;
 
-use self::bundle::{Bundle, Paths};
 use self::command::{MAKING, Runtime, Streams};
 use self::console::ConsoleSocket;
+use super::bundle::{Bundle, Paths};
+use super::own::checkpoint::not_with;
 use super::stdio::{Pipes, terminal_size};
-use super::{Container, Created, Execed, Given};
+use super::{Container, Created, Execed, Given, Saved};
 use crate::protocol::{Config, ExecOptions, ExternalRuntime, Failure, FailureKind};
 use crate::session::Ends;
 
@@ -248,6 +249,10 @@ impl Container for External {
         let _ = palan_stdx::fs::remove_file(&file);
         let (child, ends) = made?;
         Ok(Execed { pid: child.pid, pidfd: child.pidfd, ends })
+    }
+
+    fn save(&self, _: &Saved<'_>) -> Result<Save, Failure> {
+        Err(not_with("another runtime than Palan's own"))
     }
 
     fn end(&self) {

@@ -1,5 +1,6 @@
 //! Processes made by Palan's own runtime, inside of this process.
 
+pub(super) mod checkpoint;
 mod hooked;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,12 +11,13 @@ use palan_linux::signal::Signal;
 use palan_oci::runtime_spec::{Process, Resources};
 use palan_runtime::cgroup::Cgroup;
 use palan_runtime::cgroup::Location;
+use palan_runtime::checkpoint::Save;
 use palan_runtime::seccomp::Program;
 use palan_runtime::{CreateRequest, ExecRequest, Stdio};
 
 use self::hooked::{Bundle, Hooked};
 use super::stdio::{Pipes, terminal_size};
-use super::{Container, Created, Execed, Given, sources};
+use super::{Container, Created, Execed, Given, Saved, sources};
 use crate::protocol::{Config, ExecOptions, Failure, FailureKind};
 use crate::session::Ends;
 
@@ -147,6 +149,10 @@ impl Container for palan_runtime::Container {
         })?;
         let ends = pipes.ends(execed.console_master.as_ref())?;
         Ok(Execed { pid: execed.pid, pidfd: execed.pidfd, ends })
+    }
+
+    fn save(&self, saved: &Saved<'_>) -> Result<Save, Failure> {
+        checkpoint::save(self, saved)
     }
 
     fn end(&self) {

@@ -12,6 +12,7 @@ use palan_linux::path::{PathError, RootDir};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::home::Home;
 use crate::protocol::{Failure, FailureKind, MountSource, MountWhole};
 
 /// Detached mounts of all sources, with the index of the mount each is for. `place` is a directory of ours that is empty or whose
@@ -75,23 +76,13 @@ fn open_one(source: &MountSource, place: &Path, shared: Option<&OwnedFd>) -> Res
 /// A copy of what another container has mounted at `path`. The kernel copies mounts of the caller's namespace only, so this
 /// process, which has one thread, is in the other one for the time of one call.
 fn mount_of_other(namespace: &OwnedFd, path: &Path) -> std::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |path: &str| rustix::fs::openat(CWD, path, flags, Mode::empty());
-    let (own, root, working_directory) = (namespace::open(0, Kind::Mount)?, open("/")?, open(".")?);
+    let home = Home::note()?;
     namespace::join(namespace, Kind::Mount)?;
     let inside = RootDir::open(Path::new("/")).map_err(std::io::Error::other).and_then(|root| {
         let found = root.open_path_beneath(path.strip_prefix("/").unwrap_or(path));
         clone(found.map_err(|error| error.source)?)
     });
-    // To stay there must not happen: everything that follows would be done in the other container.
-    let back = namespace::join(&own, Kind::Mount).and_then(|()| {
-        rustix::process::fchdir(&root)?;
-        rustix::process::chroot(".")?;
-        Ok(rustix::process::fchdir(&working_directory)?)
-    });
-    if back.is_err() {
-        palan_linux::process::exit_now(1);
-    }
+    home.enter();
     inside
 }
 

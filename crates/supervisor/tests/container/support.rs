@@ -293,6 +293,7 @@ impl Container {
         descriptors.extend(connections);
         self.request(
             Request::Start {
+                checkpoint: None,
                 seccomp: false,
                 network_namespace: false,
                 joins: Vec::new(),

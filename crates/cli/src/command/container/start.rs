@@ -1,6 +1,6 @@
 //! `palan start`.
 
-use palan_docker_api::client::{AttachOptions, WaitCondition};
+use palan_docker_api::client::{AttachOptions, Client, ClientError, WaitCondition};
 
 use super::super::{Arity, Command};
 use super::run::{detach_keys, finish};
@@ -24,8 +24,8 @@ pub(crate) static COMMAND: Command = Command {
 
 static FLAGS: &[Flag] = &[
     Flag::bool("attach", Some('a'), "Attach STDOUT/STDERR and forward signals"),
-    Flag::string("checkpoint", None, "Restore from this checkpoint").not_yet(),
-    Flag::string("checkpoint-dir", None, "Use a custom checkpoint storage directory").not_yet(),
+    Flag::string("checkpoint", None, "Restore from this checkpoint"),
+    Flag::string("checkpoint-dir", None, "Use a custom checkpoint storage directory"),
     Flag::string("detach-keys", None, "Override the key sequence for detaching a container"),
     Flag::bool("interactive", Some('i'), "Attach container's STDIN"),
 ];
@@ -33,7 +33,7 @@ static FLAGS: &[Flag] = &[
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let keys = detach_keys(app, flags)?;
     if !flags.bool("attach") && !flags.bool("interactive") {
-        return detached(app, &flags.args);
+        return detached(app, flags);
     }
     let [name] = flags.args.as_slice() else {
         return Err(CliError::new("you cannot start and attach multiple containers at once"));
@@ -62,7 +62,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     let removed = container.host_config.auto_remove;
     let condition = if removed { WaitCondition::Removed } else { WaitCondition::NextExit };
     let exit_code = ExitCode::register(client, id, condition)?;
-    client.start_container(id, None)?;
+    start(&client, id, flags)?;
     let policy = Policy {
         client: client.clone(),
         subject: Subject::Container(id.to_owned()),
@@ -75,8 +75,24 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     finish(session)
 }
 
-fn detached(app: &App, names: &[String]) -> Result<()> {
+/// Anew, or from the checkpoint that is named.
+fn start(client: &Client, name: &str, flags: &Parsed) -> std::result::Result<(), ClientError> {
+    match flags.string("checkpoint") {
+        "" => client.start_container(name, None),
+        checkpoint => client.start_container_from(name, checkpoint, flags.string("checkpoint-dir")),
+    }
+}
+
+fn detached(app: &App, flags: &Parsed) -> Result<()> {
+    let names = &flags.args;
     let client = app.client()?;
+    if !flags.string("checkpoint").is_empty() {
+        let [name] = names.as_slice() else {
+            return Err(CliError::new("you cannot restore multiple containers at once"));
+        };
+        // As Docker's, this prints no name.
+        return Ok(start(&client, name, flags)?);
+    }
     let mut failed = Vec::new();
     for name in names {
         match client.start_container(name, None) {

@@ -17,8 +17,7 @@ pub(crate) static COMMAND: Command = Command {
 };
 
 static FLAGS: &[Flag] = &[
-    Flag::bool("cluster", None, "Display only cluster volumes, and use cluster volume list formatting")
-        .not_yet(),
+    Flag::bool("cluster", None, "Display only cluster volumes, and use cluster volume list formatting"),
     common::filter_flag(Some('f'), "Provide filter values (e.g. \"dangling=true\")"),
     Flag::string("format", None, FORMAT_HELP),
     Flag::bool("quiet", Some('q'), "Only display volume names"),
@@ -38,18 +37,23 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
-    let quiet = flags.bool("quiet");
+    let (quiet, cluster) = (flags.bool("quiet"), flags.bool("cluster"));
     let asked = match flags.string("format") {
         "" if !quiet => app.config().text("volumesFormat"),
         asked => asked,
     };
     let format = match asked {
+        _ if cluster && !quiet => {
+            Format::new("table", "{{.Name}}\t{{.Group}}\t{{.Driver}}\t{{.Availability}}\t{{.Status}}")
+        }
         "" | "table" if quiet => Format::plain("{{.Name}}"),
         "raw" if quiet => Format::plain("name: {{.Name}}"),
         "raw" => Format::plain("name: {{.Name}}\ndriver: {{.Driver}}\n"),
         asked => Format::new(asked, "{{.Driver}}\t{{.Name}}"),
     };
     let mut volumes = app.client()?.list_volumes(&common::filters(flags))?.volumes;
+    // They are a swarm's, and there is none.
+    volumes.retain(|_| !cluster);
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     let lines: Vec<Line<'_>> = volumes.iter().map(Line).collect();
     app.streams.print(&list::render(&format, COLUMNS, &lines)?)

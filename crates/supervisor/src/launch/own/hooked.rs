@@ -15,11 +15,13 @@ use std::path::{Path, PathBuf};
 use palan_linux::signal::Signal;
 use palan_oci::runtime_spec::{Resources, Spec};
 use palan_runtime::cgroup::Cgroup;
+use palan_runtime::checkpoint::Save;
 use palan_runtime::hooks::{self, HookState};
 use palan_runtime::seccomp::Program;
 use palan_stdx::fs;
 
-use super::super::{Container, Created, Execed};
+use super::super::{Container, Created, Execed, Saved};
+use super::checkpoint::not_with;
 use crate::protocol::{ExecOptions, Failure};
 
 /// How many seconds a `poststop` hook may take that names no limit: nobody hears of the container's end before, nor does anybody
@@ -151,6 +153,10 @@ impl Container for Hooked<dyn Container> {
 
     fn exec(&self, options: &ExecOptions, seccomp: Option<&Program>) -> Result<Execed, Failure> {
         self.container.exec(options, seccomp)
+    }
+
+    fn save(&self, _: &Saved<'_>) -> Result<Save, Failure> {
+        Err(not_with("hooks"))
     }
 
     fn end(&self) {

@@ -1,4 +1,4 @@
-//! The bundle that a runtime is given: `config.json` and the root file system, in the container's run directory.
+//! The bundle that another runtime, or CRIU, is given: `config.json` and the root file system, in the container's run directory.
 //!
 //! ```text
 //! <run directory>/bundle/   config.json  rootfs/  source-<n>  pid  runtime.log  exec.json  palan-init
@@ -23,7 +23,7 @@ use palan_runtime::user::{self, ResolvedUser};
 use palan_stdx::fs;
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::super::{Given, sources};
+use super::{Given, sources};
 use crate::protocol::{Config, Failure, FailureKind, RootfsConfig};
 
 /// The directory in the run directory.
