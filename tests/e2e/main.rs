@@ -24,6 +24,7 @@ mod bad_registry;
 mod bollard_client;
 mod build;
 mod build_cli;
+mod build_sent;
 mod buildkit;
 mod cdi;
 mod clients;

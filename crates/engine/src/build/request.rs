@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use palan_builder::cancel::Cancel;
+use palan_builder::content::KnownContent;
 use palan_context::Ignore;
 use palan_linux::path::RootDir;
 use palan_oci::image_config::ImageConfig;
@@ -147,6 +149,11 @@ pub trait LentFiles: Send {
 
     /// What changes with them, while this daemon lives.
     fn identity(&self) -> Digest;
+
+    /// What is known of their content, and who is to be told of more.
+    fn known_content(&self) -> Option<Arc<dyn KnownContent>> {
+        None
+    }
 
     /// Told when files were removed: they are other files now.
     fn altered(&self);

@@ -150,7 +150,7 @@ async fn ask(app: &App, client: &Client, source: &Source, request: &Request) -> 
     let failed = |error: std::io::Error| CliError::io("prepare the build", &error);
     let (id, reference) = (session::new_id().map_err(failed)?, session::new_id().map_err(failed)?);
     let offered = services::of(app, request)?;
-    let headers = offered.headers(&id, &services::name(source), &services::shared_key(source));
+    let headers = offered.headers(&id, &services::name(source), &services::shared_key(app, source));
     let stream = connect(client, "/session", &headers).await?;
     tokio::spawn(offered.serve(stream));
     let stream = connect(client, "/grpc", &[]).await?;
