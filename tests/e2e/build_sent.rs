@@ -31,7 +31,6 @@ impl Context {
         daemon.palan(["build", "--network", "none", "-t", image, &self.0.display().to_string()])
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test starts the product as a user does")]
     fn begin(&self, daemon: &Daemon, image: &str) -> Child {
         let mut command = daemon.command();
         command.args(["build", "--network", "none", "-t", image]).arg(&self.0);
@@ -70,11 +69,11 @@ fn they_are_part_of_the_build_cache() {
     let pruned = daemon.palan(["builder", "prune", "-f", "--filter", "type=source.local"]).ok();
     assert!(pruned.stdout.contains(&name), "{pruned}");
     assert!(!pruned.stdout.contains("Total reclaimed space: 0B"), "{pruned}");
-    assert_eq!(mirrors(&daemon), [PathBuf::new(); 0]);
+    assert_eq!(mirrors(&daemon), Vec::<PathBuf>::new());
     // What the image has stays; the cache knows of it no more.
     context.build(&daemon, "app").ok();
     daemon.palan(["system", "prune", "-af"]).ok();
-    assert_eq!((listed(), mirrors(&daemon)), (String::new(), Vec::new()));
+    assert_eq!((listed(), mirrors(&daemon)), (String::new(), Vec::<PathBuf>::new()));
     let again = daemon.palan(["builder", "prune", "-af"]).ok();
     assert_eq!(again.stdout, "Total reclaimed space: 0B\n");
 }

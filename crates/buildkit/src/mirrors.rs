@@ -340,29 +340,32 @@ impl Mirrors {
 
     /// Removes a mirror by its name. Whether it was there and has gone: those in use stay.
     pub fn forget(&self, name: &str) -> io::Result<bool> {
-        match self.list()?.iter().any(|kept| kept.name == name && !kept.in_use) {
-            true => self.remove(&self.directory.join(name)),
-            false => Ok(false),
+        let is_it = |path: &PathBuf| path.file_name() == Some(OsStr::new(name));
+        let path = self.by_use()?.into_iter().map(|(_, path)| path).find(is_it);
+        match path.filter(|path| !self.is_in_use(path)) {
+            Some(path) => self.remove(&path),
+            None => Ok(false),
         }
     }
 
     /// All mirrors.
     pub fn list(&self) -> io::Result<Vec<Kept>> {
-        let kept = |(used, path): (SystemTime, PathBuf)| {
-            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
-            let known = self.known().get(name.split('.').next().unwrap_or_default()).map(Arc::clone);
-            let in_use = known.is_some_and(|mirror| {
-                let state = mirror.state();
-                state.path != path || state.lent.strong_count() > 0 || mirror.lock.try_lock().is_err()
-            });
-            Kept {
-                name,
-                size: RootDir::open(&path).map_or(0, |root| own_size(root.as_directory())),
-                used,
-                in_use,
-            }
+        let kept = |(used, path): (SystemTime, PathBuf)| Kept {
+            name: path.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned(),
+            size: RootDir::open(&path).map_or(0, |root| own_size(root.as_directory())),
+            used,
+            in_use: self.is_in_use(&path),
         };
         Ok(self.by_use()?.into_iter().map(kept).collect())
+    }
+
+    fn is_in_use(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let known = self.known().get(name.split('.').next().unwrap_or_default()).map(Arc::clone);
+        known.is_some_and(|mirror| {
+            let state = mirror.state();
+            state.path != path || state.lent.strong_count() > 0 || mirror.lock.try_lock().is_err()
+        })
     }
 
     /// Where they are, those first that were not used for longest.

@@ -341,7 +341,7 @@ impl<'a> Writer<'a> {
         let can_keep = self.options.mirror || kind == FileKind::Directory;
         let same = there.as_ref().filter(|there| can_keep && self.is_same(there, kind, mode, &stat, &name));
         if let Some(there) = same.filter(|_| kind != FileKind::Directory) {
-            self.is_there(kind, there.inode);
+            self.note(kind, there.inode);
             return Ok(());
         }
         self.received.is_changed |= same.is_none();
@@ -353,7 +353,7 @@ impl<'a> Writer<'a> {
         match kind {
             FileKind::Directory => self.enter(stat, &name),
             FileKind::Regular => {
-                self.is_there(kind, inode);
+                self.note(kind, inode);
                 let _ = self.answers.send(Packet { kind: packet::REQ, id, ..Packet::default() });
                 self.pending.insert(id, Pending { stat, file: None });
                 self.received.files += 1;
@@ -363,7 +363,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn is_there(&mut self, kind: FileKind, inode: u64) {
+    /// A file that there is.
+    fn note(&mut self, kind: FileKind, inode: u64) {
         if self.changes.is_some() && kind == FileKind::Regular {
             self.inodes.insert(inode);
         }

@@ -131,7 +131,8 @@ impl Digests {
     /// Removes the file, after the mirror.
     pub(super) fn remove(&self) -> io::Result<()> {
         let mut state = self.state();
-        state.known = None;
+        // Not what it says.
+        state.known = Some(HashMap::new());
         state.take(&self.file)?;
         (state.known, state.is_behind) = (None, false);
         Ok(())
@@ -174,8 +175,8 @@ impl Changes {
 
 impl Drop for Changes {
     fn drop(&mut self) {
-        self.digests.state().is_changing = false;
-        if !self.is_done {
+        let has_begun = std::mem::take(&mut self.digests.state().is_changing);
+        if has_begun && !self.is_done {
             // No build will.
             self.digests.settle();
         }
