@@ -56,9 +56,6 @@ const MAX_MIRRORS: usize = 32;
 /// What begins the name of what is being removed.
 const GONE: &str = "gone.";
 
-/// What ends the name of what is known of a mirror's files.
-const DIGESTS: &str = ".digests";
-
 /// What says since when the host is up.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -90,7 +87,7 @@ struct State {
 
 impl State {
     fn new(path: PathBuf) -> Self {
-        Self { digests: Arc::new(Digests::new(beside(&path))), path, lent: Weak::new() }
+        Self { digests: Arc::new(Digests::new(path.clone())), path, lent: Weak::new() }
     }
 }
 
@@ -178,7 +175,7 @@ impl Mirror {
             Some(loan) => {
                 let other = another(directory, name);
                 std::fs::DirBuilder::new().mode(0o700).create(&other)?;
-                let digests = Arc::new(digests.copy(beside(&other)));
+                let digests = Arc::new(digests.copy(other.clone()));
                 let changes = Changes::new(Arc::clone(&digests));
                 link(RootDir::open(&path)?.as_directory(), RootDir::open(&other)?.as_directory(), &changes)?;
                 drop(changes);
@@ -210,7 +207,7 @@ impl Mirrors {
             let path = directory.join(&name);
             let name = name.to_string_lossy();
             // Those with a number have taken others' places, under a daemon that is gone.
-            let is_kept = match name.strip_suffix(DIGESTS) {
+            let is_kept = match name.strip_suffix(digests::SUFFIX) {
                 Some(name) => !name.contains('.') && directory.join(name).is_dir(),
                 None => !name.contains('.'),
             };
@@ -395,13 +392,6 @@ impl Mirrors {
 /// Where a mirror is that takes the place of one.
 fn another(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.{}", NEXT.fetch_add(1, Ordering::Relaxed)))
-}
-
-/// Where what is known of a mirror's files is.
-fn beside(mirror: &Path) -> PathBuf {
-    let mut path = mirror.as_os_str().to_owned();
-    path.push(DIGESTS);
-    path.into()
 }
 
 /// A name for what is to be removed, which nothing has.

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! "palan digests 1\n"
+//! of the mirror: device, inode
 //! of each file: inode, size, seconds and nanoseconds of its time (little endian), digest of its content
 //! ```
 //!
@@ -13,16 +14,20 @@
 //! compared all the same: what somebody did there by hand is mostly noticed.
 //!
 //! **Invariant:** what is on disk is true whenever the daemon is killed. It is removed before the first file is made ([`Changes::begin`]), and
-//! written whole, under another name at first, when nobody makes any.
+//! written whole, under another name at first, when nobody makes any. A copy of the mirror has other inodes, and its own.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use palan_linux::path::{Metadata, Time};
 use palan_oci::Digest;
+
+/// What ends the file's name, after that of the mirror.
+pub(super) const SUFFIX: &str = ".digests";
 
 /// What the file begins with.
 const MAGIC: &[u8] = b"palan digests 1\n";
@@ -44,6 +49,7 @@ struct Known {
 /// What is known of the files of one mirror.
 #[derive(Debug)]
 pub struct Digests {
+    mirror: PathBuf,
     file: PathBuf,
     state: Mutex<State>,
 }
@@ -61,15 +67,15 @@ struct State {
 }
 
 impl State {
-    fn known(&mut self, file: &Path) -> &mut HashMap<u64, Known> {
-        self.known.get_or_insert_with(|| read(file).unwrap_or_default())
+    fn known(&mut self, of: &Digests) -> &mut HashMap<u64, Known> {
+        self.known.get_or_insert_with(|| of.read().unwrap_or_default())
     }
 
     /// Takes everything into memory alone.
-    fn take(&mut self, file: &Path) -> io::Result<()> {
+    fn take(&mut self, of: &Digests) -> io::Result<()> {
         if self.is_there {
-            self.known(file);
-            match std::fs::remove_file(file) {
+            self.known(of);
+            match std::fs::remove_file(&of.file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -80,17 +86,23 @@ impl State {
 }
 
 impl Digests {
-    /// What this file says.
-    pub(super) fn new(file: PathBuf) -> Self {
-        let state = State { known: None, is_there: true, is_behind: false, is_changing: false };
-        Self { file, state: Mutex::new(state) }
+    /// What was known of a mirror.
+    pub(super) fn new(mirror: PathBuf) -> Self {
+        Self::with(mirror, None)
     }
 
-    /// The same, to be kept in another file, for a mirror that has links to the files of this one.
-    pub(super) fn copy(&self, file: PathBuf) -> Self {
-        let known = self.state().known(&self.file).clone();
-        let state = State { known: Some(known), is_there: true, is_behind: true, is_changing: false };
-        Self { file, state: Mutex::new(state) }
+    /// The same, for a mirror that has links to the files of this one.
+    pub(super) fn copy(&self, mirror: PathBuf) -> Self {
+        let known = self.state().known(self).clone();
+        Self::with(mirror, Some(known))
+    }
+
+    fn with(mirror: PathBuf, known: Option<HashMap<u64, Known>>) -> Self {
+        let mut file = mirror.as_os_str().to_owned();
+        file.push(SUFFIX);
+        let is_behind = known.is_some();
+        let state = State { known, is_there: true, is_behind, is_changing: false };
+        Self { mirror, file: file.into(), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,7 +112,7 @@ impl Digests {
     /// The digest of a file's content, if it is known.
     pub fn get(&self, file: &Metadata) -> Option<Digest> {
         let mut state = self.state();
-        let known = state.known(&self.file).get(&file.inode)?;
+        let known = state.known(self).get(&file.inode)?;
         ((known.size, known.modified) == (file.size, file.modified)).then_some(known.digest)
     }
 
@@ -108,7 +120,7 @@ impl Digests {
     pub fn put(&self, file: &Metadata, digest: Digest) {
         let mut state = self.state();
         let known = Known { size: file.size, modified: file.modified, digest };
-        state.known(&self.file).insert(file.inode, known);
+        state.known(self).insert(file.inode, known);
         state.is_behind = true;
     }
 
@@ -120,7 +132,7 @@ impl Digests {
         }
         let known = state.known.take();
         if let Some(known) = known.filter(|_| state.is_behind) {
-            if let Err(error) = write(&self.file, &known) {
+            if let Err(error) = self.write(&known) {
                 // Then it is the file before this one, or none; both are true.
                 tracing::warn!(%error, "what is known of a directory that a client has sent is not kept");
             }
@@ -133,9 +145,37 @@ impl Digests {
         let mut state = self.state();
         // Not what it says.
         state.known = Some(HashMap::new());
-        state.take(&self.file)?;
+        state.take(self)?;
         (state.known, state.is_behind) = (None, false);
         Ok(())
+    }
+
+    /// What the file begins with, as long as the mirror is where it was.
+    fn head(&self) -> io::Result<Vec<u8>> {
+        let mirror = std::fs::metadata(&self.mirror)?;
+        Ok([MAGIC, &mirror.dev().to_le_bytes(), &mirror.ino().to_le_bytes()].concat())
+    }
+
+    /// Nothing where it is not what was written.
+    fn read(&self) -> Option<HashMap<u64, Known>> {
+        let mut bytes = Vec::new();
+        File::open(&self.file).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+        parse(bytes.strip_prefix(&self.head().ok()?[..])?)
+    }
+
+    fn write(&self, known: &HashMap<u64, Known>) -> io::Result<()> {
+        let new = self.file.with_extension("new");
+        let mut writer = BufWriter::new(File::create(&new)?);
+        writer.write_all(&self.head()?)?;
+        for (inode, known) in known {
+            writer.write_all(&inode.to_le_bytes())?;
+            writer.write_all(&known.size.to_le_bytes())?;
+            writer.write_all(&known.modified.seconds.to_le_bytes())?;
+            writer.write_all(&known.modified.nanoseconds.to_le_bytes())?;
+            writer.write_all(known.digest.as_bytes())?;
+        }
+        writer.into_inner()?;
+        std::fs::rename(&new, &self.file)
     }
 }
 
@@ -155,12 +195,12 @@ impl Changes {
     pub(crate) fn begin(&self) -> io::Result<()> {
         let mut state = self.digests.state();
         state.is_changing = true;
-        state.take(&self.digests.file)
+        state.take(&self.digests)
     }
 
     /// It was made: what is known of its number was said of another file.
     pub(crate) fn made(&self, inode: u64) {
-        self.digests.state().known(&self.digests.file).remove(&inode);
+        self.digests.state().known(&self.digests).remove(&inode);
     }
 
     /// All files that there are now.
@@ -168,7 +208,7 @@ impl Changes {
         self.is_done = true;
         let mut state = self.digests.state();
         if state.is_changing {
-            state.known(&self.digests.file).retain(|inode, _| inodes.contains(inode));
+            state.known(&self.digests).retain(|inode, _| inodes.contains(inode));
         }
     }
 }
@@ -183,16 +223,9 @@ impl Drop for Changes {
     }
 }
 
-/// Nothing where it is not what was written.
-fn read(file: &Path) -> Option<HashMap<u64, Known>> {
-    let mut bytes = Vec::new();
-    File::open(file).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
-    parse(&bytes)
-}
-
-/// What the bytes of a file say.
+/// What the entries of a file say.
 fn parse(bytes: &[u8]) -> Option<HashMap<u64, Known>> {
-    let (entries, rest) = bytes.strip_prefix(MAGIC)?.as_chunks::<ENTRY>();
+    let (entries, rest) = bytes.as_chunks::<ENTRY>();
     let entry = |entry: &[u8; ENTRY]| {
         let (inode, rest) = entry.split_first_chunk()?;
         let (size, rest) = rest.split_first_chunk()?;
@@ -204,21 +237,6 @@ fn parse(bytes: &[u8]) -> Option<HashMap<u64, Known>> {
         Some((u64::from_le_bytes(*inode), Known { size: u64::from_le_bytes(*size), modified, digest }))
     };
     if rest.is_empty() { entries.iter().map(entry).collect() } else { None }
-}
-
-fn write(file: &Path, known: &HashMap<u64, Known>) -> io::Result<()> {
-    let new = file.with_extension("new");
-    let mut writer = BufWriter::new(File::create(&new)?);
-    writer.write_all(MAGIC)?;
-    for (inode, known) in known {
-        writer.write_all(&inode.to_le_bytes())?;
-        writer.write_all(&known.size.to_le_bytes())?;
-        writer.write_all(&known.modified.seconds.to_le_bytes())?;
-        writer.write_all(&known.modified.nanoseconds.to_le_bytes())?;
-        writer.write_all(known.digest.as_bytes())?;
-    }
-    writer.into_inner()?;
-    std::fs::rename(&new, file)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is known survives a daemon, and nothing wrong does.
 
 use std::fs;
+use std::path::Path;
 
 use super::*;
 
@@ -18,12 +19,13 @@ impl Case {
     fn new() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let (file, kept) = (root.path().join("file"), root.path().join("m.digests"));
+        fs::create_dir(root.path().join("m")).expect("a mirror");
         fs::write(&file, "content").expect("a file");
         Self { root, file, kept }
     }
 
     fn open(&self) -> Arc<Digests> {
-        Arc::new(Digests::new(self.kept.clone()))
+        Arc::new(Digests::new(self.root.path().join("m")))
     }
 }
 
@@ -43,7 +45,10 @@ fn a_new_process_knows_what_was_known() {
         assert_eq!(digests.get(&Metadata { modified, ..file }), None);
         assert_eq!(digests.get(&Metadata { inode: file.inode + 1, ..file }), None);
     }
-    assert_eq!(fs::read_dir(case.root.path()).expect("entries").count(), 2);
+    assert_eq!(fs::read_dir(case.root.path()).expect("entries").count(), 3);
+    fs::rename(case.root.path().join("m"), case.root.path().join("other")).expect("a name");
+    fs::create_dir(case.root.path().join("m")).expect("a mirror");
+    assert_eq!(case.open().get(&file), None, "it is another's");
 }
 
 #[test]
@@ -90,7 +95,8 @@ fn whoever_takes_a_place_knows_the_same() {
     let digests = case.open();
     let file = metadata(&case.file);
     digests.put(&file, Digest::of("content"));
-    let other = digests.copy(case.root.path().join("m.2.digests"));
+    fs::create_dir(case.root.path().join("m.2")).expect("a mirror");
+    let other = digests.copy(case.root.path().join("m.2"));
     digests.remove().expect("removed");
     assert_eq!(other.get(&file), Some(Digest::of("content")));
     other.settle();
@@ -106,8 +112,11 @@ fn what_is_not_whole_says_nothing() {
     digests.settle();
     let whole = fs::read(&case.kept).expect("the file");
     for length in 0..whole.len() {
-        assert!(parse(&whole[..length]).is_none_or(|known| known.is_empty()), "{length}");
+        fs::write(&case.kept, &whole[..length]).expect("a part");
+        assert_eq!(case.open().get(&file), None, "{length}");
     }
-    let other = [&b"palan digests 2\n"[..], &whole[MAGIC.len()..]].concat();
-    assert_eq!(parse(&other), None);
+    fs::write(&case.kept, [&b"palan digests 2\n"[..], &whole[MAGIC.len()..]].concat()).expect("another");
+    assert_eq!(case.open().get(&file), None);
+    fs::write(&case.kept, &whole).expect("all of it");
+    assert_eq!(case.open().get(&file), Some(Digest::of("content")));
 }
