@@ -27,6 +27,7 @@ mod build_cache;
 mod build_cli;
 mod build_git;
 mod build_outputs;
+mod build_sent;
 mod build_shell;
 mod buildkit;
 mod cdi;

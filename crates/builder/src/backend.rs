@@ -9,6 +9,7 @@ use palan_oci::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
+use crate::content::KnownContent;
 use crate::graph::{Copy, Remote, Run};
 
 /// A root file system: its layers, the lowest first. None is an empty one.
@@ -90,6 +91,11 @@ pub trait Sources: Sync {
 
     /// What is different whenever these files are, if there is such a thing that is cheaper than a look at them.
     fn identity(&self, _name: &str) -> Result<Option<Digest>, StepError> {
+        Ok(None)
+    }
+
+    /// What is known of the content of a context's files.
+    fn known_content(&self, _name: &str) -> Result<Option<Arc<dyn KnownContent>>, StepError> {
         Ok(None)
     }
 

@@ -2,6 +2,7 @@
 //! a copy keeps. No times.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -47,6 +48,15 @@ pub enum Owners {
     Kept,
     /// Root's: the files of a context belong to nobody in the image.
     Root,
+}
+
+/// What is known of the content of files that only change with their inode, size or time of change.
+pub trait KnownContent: Send + Sync {
+    /// The digest of a file's bytes. Such a file has no extended attributes that a copy keeps.
+    fn get(&self, file: &Metadata) -> Option<Digest>;
+
+    /// Told of such a file that was read.
+    fn put(&self, file: &Metadata, digest: Digest);
 }
 
 /// What a pattern's characters mean, and `**` among them.
@@ -134,15 +144,16 @@ fn directories(root: &RootDir, path: &Path, found: &mut Vec<PathBuf>) -> Result<
 }
 
 /// A digest of what the patterns stand for, without what `exclude` leaves out of it. With [`Depth::Any`], which is what
-/// `--parents` has, the directories above count, too.
+/// `--parents` has, the directories above count, too. Files are read that are not `known`.
 pub fn digest(
     root: &RootDir,
     patterns: &[&str],
     depth: Depth,
     exclude: &Ignore,
     owners: Owners,
+    known: Option<&dyn KnownContent>,
 ) -> Result<Digest, ContentError> {
-    let mut summer = Summer { hasher: Hasher::new(), owners, buffer: vec![0; 256 * 1024] };
+    let mut summer = Summer { hasher: Hasher::new(), owners, known, buffer: vec![0; 256 * 1024] };
     for pattern in patterns {
         let paths = select(root, pattern, depth)?;
         summer.number(paths.len() as u64);
@@ -179,13 +190,14 @@ fn read(path: &Path) -> impl FnOnce(io::Error) -> ContentError + '_ {
     move |source| ContentError::Read { path: path.to_owned(), source }
 }
 
-struct Summer {
+struct Summer<'a> {
     hasher: Hasher,
     owners: Owners,
+    known: Option<&'a dyn KnownContent>,
     buffer: Vec<u8>,
 }
 
-impl Summer {
+impl Summer<'_> {
     fn number(&mut self, number: u64) {
         self.hasher.update(&number.to_be_bytes());
     }
@@ -221,11 +233,7 @@ impl Summer {
                 // The end, which no name's length is.
                 self.number(u64::MAX);
             }
-            FileKind::Regular => {
-                let mut file = root.open_file(path)?;
-                self.extended(&file, path)?;
-                self.bytes(&mut file, path)?;
-            }
+            FileKind::Regular => self.file(&metadata, path, || Ok(root.open_file(path)?))?,
             _ => {}
         }
         Ok(())
@@ -235,11 +243,7 @@ impl Summer {
         self.text(entry.path.as_os_str().as_bytes());
         self.attributes(&entry.metadata);
         match entry.metadata.kind {
-            FileKind::Regular => {
-                let mut file = entry.open()?;
-                self.extended(&file, entry.path)?;
-                self.bytes(&mut file, entry.path)?;
-            }
+            FileKind::Regular => self.file(&entry.metadata, entry.path, || Ok(entry.open()?))?,
             FileKind::Directory => {
                 let (above, name) = entry.place();
                 let directory = above.open_dir(name).map_err(read(entry.path))?;
@@ -275,18 +279,41 @@ impl Summer {
         }
     }
 
-    /// Extended attributes of a file or directory.
-    fn extended(&mut self, file: impl AsFd, path: &Path) -> Result<(), ContentError> {
+    /// Extended attributes of a file or directory; how many there are.
+    fn extended(&mut self, file: impl AsFd, path: &Path) -> Result<usize, ContentError> {
         let attributes = kept_attributes(file).map_err(read(path))?;
-        self.number(attributes.len() as u64);
+        let count = attributes.len();
+        self.number(count as u64);
         for (name, value) in attributes {
             self.text(name.as_bytes());
             self.text(&value);
         }
+        Ok(count)
+    }
+
+    /// A file's extended attributes and content.
+    fn file(
+        &mut self,
+        metadata: &Metadata,
+        path: &Path,
+        open: impl FnOnce() -> Result<File, ContentError>,
+    ) -> Result<(), ContentError> {
+        if let Some(digest) = self.known.and_then(|known| known.get(metadata)) {
+            self.number(0);
+            self.hasher.update(digest.as_bytes());
+            return Ok(());
+        }
+        let mut file = open()?;
+        let attributes = self.extended(&file, path)?;
+        let digest = self.bytes(&mut file, path)?;
+        self.hasher.update(digest.as_bytes());
+        if let Some(known) = self.known.filter(|_| attributes == 0) {
+            known.put(metadata, digest);
+        }
         Ok(())
     }
 
-    fn bytes(&mut self, file: &mut impl Read, path: &Path) -> Result<(), ContentError> {
+    fn bytes(&mut self, file: &mut impl Read, path: &Path) -> Result<Digest, ContentError> {
         let mut content = Hasher::new();
         loop {
             match file.read(&mut self.buffer) {
@@ -296,8 +323,7 @@ impl Summer {
                 Err(source) => return Err(read(path)(source)),
             }
         }
-        self.hasher.update(content.finish().as_bytes());
-        Ok(())
+        Ok(content.finish())
     }
 }
 
@@ -321,7 +347,7 @@ mod tests {
 
     fn of(root: &Path, patterns: &[&str]) -> Digest {
         let root = RootDir::open(root).expect("the root");
-        digest(&root, patterns, Depth::One, &Ignore::default(), Owners::Root).expect("a digest")
+        digest(&root, patterns, Depth::One, &Ignore::default(), Owners::Root, None).expect("a digest")
     }
 
     fn selected(root: &Path, pattern: &str) -> Vec<String> {
@@ -385,6 +411,40 @@ mod tests {
         assert_eq!(of(root.path(), &["src"]), before, "what no copy keeps does not count");
     }
 
+    /// Knows what it is told, by inode.
+    #[derive(Default)]
+    struct Memory(std::sync::Mutex<std::collections::HashMap<u64, Digest>>);
+
+    impl KnownContent for Memory {
+        fn get(&self, file: &Metadata) -> Option<Digest> {
+            self.0.lock().expect("a map").get(&file.inode).copied()
+        }
+
+        fn put(&self, file: &Metadata, digest: Digest) {
+            self.0.lock().expect("a map").insert(file.inode, digest);
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_not_read() {
+        let root = tree();
+        let with_attribute = fs::File::open(root.path().join("src/b.c")).expect("a file");
+        xattr::set(&with_attribute, "user.palan", b"1").expect("an attribute");
+        let memory = Memory::default();
+        let handle = RootDir::open(root.path()).expect("the root");
+        let of = |known: Option<&dyn KnownContent>| {
+            let patterns = ["src", "link/a.c", "top"];
+            digest(&handle, &patterns, Depth::One, &Ignore::default(), Owners::Root, known).expect("a digest")
+        };
+        let read = of(None);
+        assert_eq!(of(Some(&memory)), read);
+        assert_eq!(memory.0.lock().expect("a map").len(), 3, "not the one with an attribute");
+        fs::write(root.path().join("top"), "new").expect("a file");
+        assert_eq!(of(Some(&memory)), read);
+        memory.0.lock().expect("a map").clear();
+        assert_ne!(of(Some(&memory)), read);
+    }
+
     #[test]
     fn a_literal_path_has_no_wildcards() {
         let root = tree();
@@ -405,10 +465,10 @@ mod tests {
         assert_eq!(of(root.path(), &["src/*.c"]), before);
         let handle = RootDir::open(root.path()).expect("the root");
         let without = Ignore::parse(b"lib").expect("patterns");
-        let excluded = digest(&handle, &["src"], Depth::One, &without, Owners::Root).expect("a digest");
+        let excluded = digest(&handle, &["src"], Depth::One, &without, Owners::Root, None).expect("a digest");
         fs::write(root.path().join("src/lib/new"), "more").expect("a file");
         assert_eq!(
-            digest(&handle, &["src"], Depth::One, &without, Owners::Root).expect("a digest"),
+            digest(&handle, &["src"], Depth::One, &without, Owners::Root, None).expect("a digest"),
             excluded
         );
     }

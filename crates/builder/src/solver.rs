@@ -295,11 +295,15 @@ impl Work<'_> {
             return Ok(known);
         }
         let exclude = Ignore::parse(exclude.as_bytes()).map_err(StepError::other)?;
-        let (root, owners) = match material {
-            Material::Context(name) => (self.backend.sources.context(name)?, Owners::Root),
-            Material::Snapshot(snapshot) => (self.backend.layers.open(snapshot)?, Owners::Kept),
+        let (root, owners, known) = match material {
+            Material::Context(name) => {
+                let sources = self.backend.sources;
+                (sources.context(name)?, Owners::Root, sources.known_content(name)?)
+            }
+            Material::Snapshot(snapshot) => (self.backend.layers.open(snapshot)?, Owners::Kept, None),
         };
-        let digest = content::digest(&root, &patterns, depth, &exclude, owners).map_err(StepError::other)?;
+        let digest = content::digest(&root, &patterns, depth, &exclude, owners, known.as_deref());
+        let digest = digest.map_err(StepError::other)?;
         if let Some(asked) = asked {
             let mut digests = lock(&self.solver.digests);
             if digests.len() >= MAX_DIGESTS {

@@ -122,8 +122,8 @@ impl Fake {
         copy_into(&self.path_of(base), work.path());
         change(work.path())?;
         let root = RootDir::open(work.path()).expect("a root");
-        let digest =
-            content::digest(&root, &["."], Depth::One, &Ignore::default(), Owners::Root).expect("a digest");
+        let digest = content::digest(&root, &["."], Depth::One, &Ignore::default(), Owners::Root, None)
+            .expect("a digest");
         let snapshot = Snapshot { layers: vec![digest] };
         let path = self.path_of(&snapshot);
         if !path.exists() {

@@ -521,6 +521,7 @@ fn the_whole_system_is_pruned() {
         "/containers/prune" => Answer::json(200, r#"{"ContainersDeleted":["c1"],"SpaceReclaimed":1000}"#),
         "/networks/prune" => Answer::json(200, r#"{"NetworksDeleted":["n1"]}"#),
         "/volumes/prune" => Answer::json(200, r#"{"VolumesDeleted":null,"SpaceReclaimed":0}"#),
+        "/build/prune" => Answer::json(200, r#"{"CachesDeleted":["b1"],"SpaceReclaimed":200}"#),
         _ => Answer::json(
             200,
             r#"{"ImagesDeleted":[{"Untagged":"i:1"},{"Deleted":"sha256:1"}],"SpaceReclaimed":500}"#,
@@ -532,8 +533,8 @@ fn the_whole_system_is_pruned() {
         outcome(
             1,
             "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one \
-             container\n  - all anonymous volumes not used by at least one container\n  - all dangling images\n\n\
-             Are you sure you want to continue? [y/N] ",
+             container\n  - all anonymous volumes not used by at least one container\n  - all dangling images\n  \
+             - unused build cache\n\nAre you sure you want to continue? [y/N] ",
             "system prune has been cancelled\n"
         )
     );
@@ -544,13 +545,16 @@ fn the_whole_system_is_pruned() {
         outcome(
             0,
             "Deleted Containers:\nc1\n\nDeleted Networks:\nn1\n\nDeleted Images:\nuntagged: i:1\ndeleted: \
-             sha256:1\n\nTotal reclaimed space: 1.5kB\n",
+             sha256:1\n\nDeleted build cache objects:\nb1\n\nTotal reclaimed space: 1.7kB\n",
             ""
         )
     );
     let paths = daemon.requests();
-    assert_eq!(paths.len(), 4, "{paths:?}");
+    assert_eq!(paths.len(), 5, "{paths:?}");
     assert!(paths[3].contains("/images/prune") && paths[3].contains("false"), "{paths:?}");
+    assert!(paths[4].contains("/build/prune?all=1"), "{paths:?}");
+    run(&daemon, &["system", "prune", "-f", "--filter", "label=x"]);
+    assert_eq!(daemon.requests().len(), 8, "results of builds have no labels");
     assert_eq!(
         run(&daemon, &["system", "prune", "-f", "--volumes", "--filter", "until=1h"]).err,
         "ERROR: The \"until\" filter is not supported with \"--volumes\"\n"

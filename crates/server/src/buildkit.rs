@@ -29,12 +29,13 @@ mod exports;
 mod gateway;
 mod progress;
 mod request;
+mod sent;
 mod sessions;
 mod shell;
 mod solve;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::routing::post;
@@ -44,14 +45,15 @@ use palan_buildkit::grpc::{Call, Handled, Service, Status};
 use palan_buildkit::message::control::method;
 use palan_buildkit::message::gateway::{SolveRequest, method as bridge_method};
 use palan_buildkit::message::session::{HealthCheckRequest, HealthCheckResponse, method as session_method};
-use palan_buildkit::mirrors::Mirrors;
 use palan_engine::Engine;
+use palan_engine::build::KeptContexts;
 
-use crate::error::{ApiError, ApiResult, ok_json};
-use crate::extract::Params;
+use crate::connection::ConnectionHandle;
+use crate::error::ApiResult;
 use crate::handover::Traffic;
 use crate::hijack::Hijack;
 use progress::Builds;
+use sent::Sent;
 use sessions::Sessions;
 
 /// What all connections share.
@@ -59,50 +61,50 @@ pub(crate) struct BuildKit {
     engine: Arc<Engine>,
     sessions: Arc<Sessions>,
     builds: Builds,
-    mirrors: Mutex<Option<Arc<Mirrors>>>,
+    sent: Arc<Sent>,
     /// Results that clients know by a name, until their builds end.
     results: Mutex<HashMap<String, SolveRequest>>,
 }
 
 /// `POST /session` and `POST /grpc`.
 pub(crate) fn router(engine: Arc<Engine>) -> Router {
+    let sent = Arc::new(Sent::new(engine.config().data_root.join("build/sent")));
+    engine.keep_contexts(Arc::clone(&sent) as Arc<dyn KeptContexts>);
     let state = Arc::new(BuildKit {
         engine,
         sessions: Arc::default(),
         builds: Builds::default(),
-        mirrors: Mutex::default(),
+        sent,
         results: Mutex::default(),
     });
-    Router::new()
-        .route("/session", post(session))
-        .route("/grpc", post(grpc))
-        .route("/build/prune", post(prune))
-        .with_state(state)
+    Router::new().route("/session", post(session)).route("/grpc", post(grpc)).with_state(state)
 }
 
-/// `POST /build/prune`: what clients have sent is part of the cache.
-async fn prune(State(state): State<Arc<BuildKit>>, params: Params) -> ApiResult {
-    let pruned = crate::route::build::prune(&state.engine, params).await?;
-    state.forget_sent().await.map_err(|status| {
-        ApiError::from(palan_engine::Error::new(palan_engine::Class::System, status.to_string()))
-    })?;
-    ok_json(&pruned)
-}
-
-async fn session(State(state): State<Arc<BuildKit>>, headers: HeaderMap, hijack: Hijack) -> ApiResult {
-    let opening = state.sessions.prepare(&headers)?;
+async fn session(
+    State(state): State<Arc<BuildKit>>,
+    handle: Option<Extension<ConnectionHandle>>,
+    headers: HeaderMap,
+    hijack: Hijack,
+) -> ApiResult {
+    let opening = state.sessions.prepare(&headers, &peer(handle))?;
     let sessions = Arc::clone(&state.sessions);
     hijack.answer_h2c(&headers, move |connection| sessions.run(opening, connection))
 }
 
+/// Whose connection it is.
+fn peer(handle: Option<Extension<ConnectionHandle>>) -> Arc<str> {
+    handle.map_or_else(Arc::default, |Extension(handle)| handle.peer())
+}
+
 async fn grpc(
     State(kit): State<Arc<BuildKit>>,
+    handle: Option<Extension<ConnectionHandle>>,
     traffic: Option<Extension<Traffic>>,
     headers: HeaderMap,
     hijack: Hijack,
 ) -> ApiResult {
     let traffic = traffic.map(|Extension(traffic)| traffic).unwrap_or_default();
-    let service = Arc::new(Connected { kit, traffic });
+    let service = Arc::new(Connected { kit, traffic, peer: peer(handle) });
     hijack.answer_h2c(&headers, move |connection| async move {
         if let Err(error) = palan_buildkit::grpc::serve(connection, service).await {
             tracing::debug!("a connection of a build client ended: {error}");
@@ -115,12 +117,17 @@ async fn grpc(
 struct Connected {
     kit: Arc<BuildKit>,
     traffic: Traffic,
+    peer: Arc<str>,
 }
 
 impl Service for Connected {
     fn call(self: Arc<Self>, call: Call) -> Handled {
         let under_way = (call.method == method::SOLVE).then(|| self.traffic.begin());
-        let answered = Arc::clone(&self.kit).call(call);
+        let kit = Arc::clone(&self.kit);
+        if call.method == method::SESSION {
+            return Box::pin(kit.session(call, Arc::clone(&self.peer)));
+        }
+        let answered = kit.answer(call);
         Box::pin(async move {
             let answered = answered.await;
             drop(under_way);
@@ -130,39 +137,12 @@ impl Service for Connected {
 }
 
 impl BuildKit {
-    /// Removes what clients have sent before.
-    async fn forget_sent(&self) -> Result<(), Status> {
-        let mirrors = self.mirrors()?;
-        let cleared = tokio::task::spawn_blocking(move || mirrors.clear()).await;
-        if let Err(error) = cleared.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(%error, "directories that clients have sent could not be removed");
-        }
-        Ok(())
-    }
-
-    /// What clients have sent before.
-    fn mirrors(&self) -> Result<Arc<Mirrors>, Status> {
-        let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mirrors) = &*mirrors {
-            return Ok(Arc::clone(mirrors));
-        }
-        let directory = self.engine.config().data_root.join("build/sent");
-        let opened = Mirrors::open(directory).map_err(|error| {
-            let text = format!("cannot prepare the directory of what clients send: {error}");
-            Status::new(palan_buildkit::grpc::Code::Internal, text)
-        })?;
-        Ok(Arc::clone(mirrors.insert(Arc::new(opened))))
-    }
-}
-
-impl Service for BuildKit {
-    fn call(self: Arc<Self>, call: Call) -> Handled {
+    fn answer(self: Arc<Self>, call: Call) -> Handled {
         Box::pin(async move {
             match call.method.as_str() {
                 method::SOLVE => self.solve(call).await,
                 method::STATUS => self.status(call).await,
                 method::LIST_WORKERS => self.list_workers(call).await,
-                method::SESSION => self.session(call).await,
                 method::INFO => self.info(call).await,
                 method::DISK_USAGE => self.disk_usage(call).await,
                 method::PRUNE => self.prune(call).await,

@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use palan_oci::Digest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -186,6 +187,7 @@ pub(crate) async fn ended(end: &mut watch::Receiver<End>) {
 pub(crate) struct ConnectionHandle {
     socket: Option<Arc<OwnedFd>>,
     is_local: bool,
+    peer: Arc<str>,
 }
 
 impl ConnectionHandle {
@@ -195,7 +197,13 @@ impl ConnectionHandle {
             Stream::Tcp(tcp) => tcp.as_fd().try_clone_to_owned().ok(),
             Stream::Tls(_) => None,
         };
-        Self { socket: socket.map(Arc::new), is_local: matches!(stream, Stream::Unix(_)) }
+        let is_local = matches!(stream, Stream::Unix(_));
+        Self { socket: socket.map(Arc::new), is_local, peer: stream.peer().into() }
+    }
+
+    /// Who is at the other end: a user of this host, or who has a certificate. Of others nothing is known.
+    pub(crate) fn peer(&self) -> Arc<str> {
+        Arc::clone(&self.peer)
     }
 
     /// A descriptor to give to the supervisor of a container that is waited for; only local clients have one.
@@ -425,6 +433,21 @@ impl AsyncWrite for Connection {
 }
 
 impl Stream {
+    fn peer(&self) -> String {
+        match self {
+            Self::Unix(unix) => match rustix::net::sockopt::socket_peercred(unix) {
+                Ok(credentials) => format!("user {}", credentials.uid.as_raw()),
+                Err(_) => String::new(),
+            },
+            Self::Tls(tls) => {
+                let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+                let own = certificates.first();
+                own.map(|own| format!("certificate {}", Digest::of(own))).unwrap_or_default()
+            }
+            Self::Tcp(_) => String::new(),
+        }
+    }
+
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),

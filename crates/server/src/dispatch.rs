@@ -24,15 +24,17 @@ pub(crate) async fn dispatch(router: Router, mut request: Request) -> Response {
         Ok((version, uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(Version(version));
-            let left = Left::default();
+            let left = request.extensions_mut().remove::<Left>();
             // Whoever asked whether to send the body has not sent it.
             let is_asking = request.headers().contains_key(http::header::EXPECT);
-            let request = request.map(|body| left.watch(body));
             let mut response = match router.oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
             };
-            if !is_asking && response.status() != StatusCode::SWITCHING_PROTOCOLS && !left.drain().await {
+            let left = left.filter(|_| !is_asking && response.status() != StatusCode::SWITCHING_PROTOCOLS);
+            if let Some(left) = left
+                && !left.drain().await
+            {
                 response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
             response

@@ -31,6 +31,7 @@ use palan_docker_api::auth;
 use tokio::sync::Notify;
 
 use crate::handover::{Request, Traffic};
+use crate::unread::Left;
 
 /// The most that is kept of a request that has not arrived whole.
 const MAX_AHEAD: usize = 256 << 10;
@@ -115,8 +116,8 @@ struct State {
     resumed: Option<Vec<u8>>,
     /// The answer under way is the rest of one that another daemon began.
     is_rest: bool,
-    /// The body of the last request has not been read to its end.
-    unread_body: bool,
+    /// What of the last request's body was not read.
+    left: Left,
     /// What the last request's head was followed by so far, and how long its body is, where both are known: more than that is the next
     /// request's, which then only this daemon has.
     behind: Option<(u64, u64)>,
@@ -268,19 +269,19 @@ impl Exchange {
         traffic: &Traffic,
         request: axum::extract::Request,
     ) -> axum::extract::Request {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut state = self.lock();
         state.progress = Progress::Busy;
         let ahead = std::mem::take(&mut state.ahead);
         let resumed = state.resumed.take();
         state.is_rest = resumed.is_some();
-        state.unread_body = !body.is_end_stream();
         let behind = resumed.as_deref().map_or_else(|| behind_head(&ahead), |_| Some(ahead.len()));
         state.behind = behind.map(|count| count as u64).zip(body.size_hint().exact());
         state.request = Some(Again::of(&parts));
         state.traffic = Some(traffic.begin());
-        let body =
-            if state.unread_body { Body::new(Incoming { body, exchange: Arc::clone(self) }) } else { body };
+        state.left = Left::default();
+        let body = state.left.watch(body);
+        parts.extensions.insert(state.left.clone());
         drop(state);
         axum::extract::Request::from_parts(parts, body)
     }
@@ -367,40 +368,10 @@ impl Exchange {
         if let Some(head) = state.resumed.take() {
             return Leave::Resumed(head);
         }
-        if state.unread_body || state.has_pipelined() || state.ahead.len() > MAX_AHEAD {
+        if !state.left.is_read() || state.has_pipelined() || state.ahead.len() > MAX_AHEAD {
             return Leave::Stay;
         }
         Leave::Free(std::mem::take(&mut state.ahead))
-    }
-}
-
-/// A request's body: notes when it has been read.
-struct Incoming {
-    body: Body,
-    exchange: Arc<Exchange>,
-}
-
-impl HttpBody for Incoming {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.exchange.lock().unread_body = false;
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

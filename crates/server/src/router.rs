@@ -79,6 +79,7 @@ fn images() -> Router<Arc<Engine>> {
         .route("/distribution/{*path}", get(image::distribution).post(image::push_list))
         .route("/build", post(build::build))
         .route("/build/cancel", post(build::cancel))
+        .route("/build/prune", post(build::prune))
         .route("/images/{*path}", get(image::get).post(image::post).delete(image::remove))
 }
 

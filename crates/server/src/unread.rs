@@ -5,7 +5,7 @@
 //! answer says that the connection ends.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,20 +23,54 @@ struct Watched {
     left: Left,
 }
 
-/// Where it is found then.
+/// What is left of a request's body.
 #[derive(Clone, Default)]
-pub(crate) struct Left(Arc<Mutex<Option<Body>>>);
+pub(crate) struct Left(Arc<Mutex<Rest>>);
+
+#[derive(Default)]
+enum Rest {
+    /// It was read to its end.
+    #[default]
+    None,
+    /// Somebody reads it.
+    InHand,
+    /// Nobody reads it any more.
+    Behind(Body),
+}
+
+impl std::fmt::Debug for Left {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Left").field("is_read", &self.is_read()).finish()
+    }
+}
 
 impl Left {
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The body to be given to the handler.
     pub(crate) fn watch(&self, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+        *self.rest() = Rest::InHand;
         Body::new(Watched { body: Some(body), left: self.clone() })
+    }
+
+    /// Whether nothing of it is left.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(*self.rest(), Rest::None)
     }
 
     /// Reads what was left. Whether another request can follow.
     pub(crate) async fn drain(self) -> bool {
-        let Some(mut body) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return true;
+        let mut body = match std::mem::replace(&mut *self.rest(), Rest::InHand) {
+            Rest::Behind(body) => body,
+            other => {
+                *self.rest() = other;
+                return true;
+            }
         };
         let reading = async {
             let mut read = 0;
@@ -50,7 +84,11 @@ impl Left {
             }
             Some(())
         };
-        tokio::time::timeout(PATIENCE, reading).await.ok().flatten().is_some()
+        let is_read = tokio::time::timeout(PATIENCE, reading).await.ok().flatten().is_some();
+        if is_read {
+            *self.rest() = Rest::None;
+        }
+        is_read
     }
 }
 
@@ -62,10 +100,13 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = Pin::new(&mut *body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || body.is_end_stream() {
+            self.body = None;
+            *self.left.rest() = Rest::None;
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -79,8 +120,8 @@ impl HttpBody for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            *self.left.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        if let Some(body) = self.body.take() {
+            *self.left.rest() = Rest::Behind(body);
         }
     }
 }
@@ -114,6 +155,6 @@ mod tests {
         let left = Left::default();
         let read = axum::body::to_bytes(left.watch(Body::from("text")), 10).await.unwrap();
         assert_eq!(read, "text");
-        assert!(left.0.lock().unwrap().is_none());
+        assert!(left.is_read());
     }
 }

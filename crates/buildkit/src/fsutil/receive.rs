@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use super::{from_go, on_thread};
 use crate::grpc::{Batch, Code, Incoming, Outgoing, Status};
 use crate::message::session::{Packet, Stat, packet};
+use crate::mirrors::digests::Changes;
 
 /// The most files of a transfer.
 const MAX_FILES: usize = 1 << 22;
@@ -115,7 +116,7 @@ impl Receive {
         incoming: Incoming,
         outgoing: Outgoing,
     ) -> Result<Received, Status> {
-        self.run_holding(root, incoming, outgoing, ()).await
+        self.run_holding(root, incoming, outgoing, None, ()).await
     }
 
     /// The same. Nobody writes any more once `held` is dropped: when this future is, the thread that writes goes on for a moment.
@@ -124,13 +125,14 @@ impl Receive {
         root: RootDir,
         mut incoming: Incoming,
         outgoing: Outgoing,
+        changes: Option<Changes>,
         held: impl Send + 'static,
     ) -> Result<Received, Status> {
         let (packets_in, packets) = mpsc::channel(QUEUE);
         // Without a bound: a sender may stop taking requests until its files are taken. There are no more than files.
         let (answers, mut answers_out) = mpsc::unbounded_channel::<Packet>();
         let writing = on_thread("build-receive", move || {
-            let written = self.write(root, packets, &answers);
+            let written = self.write(root, packets, changes, &answers);
             drop(held);
             written
         });
@@ -174,16 +176,17 @@ impl Receive {
         let _ = sender.try_send(packets);
         drop(sender);
         let (answers, _kept) = mpsc::unbounded_channel();
-        self.write(root, receiver, &answers)
+        self.write(root, receiver, None, &answers)
     }
 
     fn write(
         self,
         root: RootDir,
         mut packets: mpsc::Receiver<Vec<Packet>>,
+        changes: Option<Changes>,
         answers: &mpsc::UnboundedSender<Packet>,
     ) -> Result<Received, Status> {
-        let written = Writer::new(root, self, answers).and_then(|writer| writer.run(&mut packets));
+        let written = Writer::new(root, self, changes, answers).and_then(|writer| writer.run(&mut packets));
         if let Err(status) = &written {
             let data = Bytes::from(status.to_string());
             let _ = answers.send(Packet { kind: packet::ERR, data, ..Packet::default() });
@@ -199,6 +202,9 @@ struct Writer<'a> {
     stack: Vec<Frame>,
     /// Regular files of this transfer: what hard links may lead to.
     regular: HashSet<Bytes>,
+    /// What is known of the content of files, and the inodes of those that there are.
+    changes: Option<Changes>,
+    inodes: HashSet<u64>,
     /// Files that were asked for.
     pending: HashMap<u32, Pending>,
     /// Those of them that are open, the first opened first. Some may be whole by now.
@@ -241,6 +247,7 @@ impl<'a> Writer<'a> {
     fn new(
         root: RootDir,
         options: Receive,
+        changes: Option<Changes>,
         answers: &'a mpsc::UnboundedSender<Packet>,
     ) -> Result<Self, Status> {
         let top = root.as_directory().try_clone().map_err(|error| failed(b".", &error))?;
@@ -251,6 +258,8 @@ impl<'a> Writer<'a> {
             answers,
             stack: vec![top],
             regular: HashSet::new(),
+            changes,
+            inodes: HashSet::new(),
             pending: HashMap::new(),
             open: VecDeque::new(),
             paths: 0,
@@ -268,6 +277,9 @@ impl<'a> Writer<'a> {
         loop {
             if is_all_told && self.pending.is_empty() && !is_done {
                 self.finish_directories()?;
+                if let Some(changes) = &mut self.changes {
+                    changes.end(&self.inodes);
+                }
                 let _ = self.answers.send(Packet { kind: packet::FIN, ..Packet::default() });
                 is_done = true;
             }
@@ -328,24 +340,33 @@ impl<'a> Writer<'a> {
         }
         let can_keep = self.options.mirror || kind == FileKind::Directory;
         let same = there.as_ref().filter(|there| can_keep && self.is_same(there, kind, mode, &stat, &name));
-        if same.is_some() && kind != FileKind::Directory {
+        if let Some(there) = same.filter(|_| kind != FileKind::Directory) {
+            self.note(kind, there.inode);
             return Ok(());
         }
         self.received.is_changed |= same.is_none();
         let made = self.make(&stat, &name, kind, mode, there.as_ref(), same.is_some());
-        made.map_err(|error| match error.kind() {
+        let inode = made.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => invalid(&stat.path, &error.to_string()),
             _ => failed(&stat.path, &error),
         })?;
         match kind {
             FileKind::Directory => self.enter(stat, &name),
             FileKind::Regular => {
+                self.note(kind, inode);
                 let _ = self.answers.send(Packet { kind: packet::REQ, id, ..Packet::default() });
                 self.pending.insert(id, Pending { stat, file: None });
                 self.received.files += 1;
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A file that there is.
+    fn note(&mut self, kind: FileKind, inode: u64) {
+        if self.changes.is_some() && kind == FileKind::Regular {
+            self.inodes.insert(inode);
         }
     }
 
@@ -409,6 +430,7 @@ impl<'a> Writer<'a> {
             }
     }
 
+    /// The inode, if it is a file that was made.
     fn make(
         &self,
         stat: &Stat,
@@ -417,9 +439,9 @@ impl<'a> Writer<'a> {
         mode: u32,
         there: Option<&Metadata>,
         is_same: bool,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         if is_same {
-            return Ok(());
+            return Ok(0);
         }
         let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
         let directory = &self.stack[self.stack.len() - 1].directory;
@@ -438,8 +460,16 @@ impl<'a> Writer<'a> {
             directory.remove_all(name)?;
         }
         match kind {
-            FileKind::Directory => return directory.create_dir(name, 0o700),
-            FileKind::Regular => return directory.create_file(name, 0o600).map(drop),
+            FileKind::Directory => return directory.create_dir(name, 0o700).map(|()| 0),
+            FileKind::Regular => {
+                let Some(changes) = &self.changes else {
+                    return directory.create_file(name, 0o600).map(|_| 0);
+                };
+                changes.begin()?;
+                let inode = Metadata::of(directory.create_file(name, 0o600)?)?.inode;
+                changes.made(inode);
+                return Ok(inode);
+            }
             FileKind::Symlink => directory.create_symlink(name, OsStr::from_bytes(&stat.linkname))?,
             _ => {
                 let Some(node) = node(stat) else { return refuse("a device with an impossible number") };
@@ -450,7 +480,8 @@ impl<'a> Writer<'a> {
         if kind != FileKind::Symlink {
             directory.set_mode(name, mode)?;
         }
-        directory.set_times(name, time(stat.mod_time), time(stat.mod_time))
+        directory.set_times(name, time(stat.mod_time), time(stat.mod_time))?;
+        Ok(0)
     }
 
     fn set_owner(&self, directory: &Directory, name: &OsStr, stat: &Stat) -> io::Result<()> {

@@ -5,8 +5,6 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc as sync;
 
 use palan_linux::path::RootDir;
 use palan_oci::Digest;
@@ -14,6 +12,7 @@ use palan_store::Limits;
 use palan_store::tree::{Unpacking, unpack_into};
 use tokio::sync::mpsc;
 
+use self::backlog::{CLIPPED, Heard, Sink};
 use super::progress::{Event, Output, ProgressSink, Step, Vertex};
 use super::request::{BuildClient, BuildOutcome, BuildRequest};
 use super::{BuildError, Cancel};
@@ -24,15 +23,13 @@ use crate::image::{Progress, registry_error};
 use crate::stream::{BodyReader, Items, body_pipe};
 use crate::{Error, Result};
 
-/// Lines that wait for a slow client; then events do.
+mod backlog;
+
+/// Lines that wait for a slow client; then events do ([`backlog`]).
 const BACKLOG: usize = 1024;
 
 /// What of a step's output is held while steps before it run.
 const MAX_HELD: usize = 4 << 20;
-
-/// What of the steps' output, and of what else only tells how far they are, waits for a slow client. More is left out: a step waits for
-/// nobody who looks, since other builds may be waiting for its result.
-const MAX_WAITING: usize = 4 << 20;
 
 /// Around what a step writes to its standard error; clients look for it.
 const RED: &str = "\x1b[91m";
@@ -224,55 +221,6 @@ fn failure(error: &BuildError, keyword: &str) -> ClassicLine {
     }
 }
 
-/// Passes events on to the thread that tells them.
-struct Sink {
-    sender: sync::Sender<Event>,
-    waiting: Arc<AtomicUsize>,
-}
-
-/// The other end of a [`Sink`].
-struct Heard {
-    receiver: sync::Receiver<Event>,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Sink {
-    fn new() -> (Self, Heard) {
-        let (sender, receiver) = sync::channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        (Self { sender, waiting: Arc::clone(&waiting) }, Heard { receiver, waiting })
-    }
-}
-
-impl ProgressSink for Sink {
-    fn event(&self, event: Event) {
-        let size = weight(&event);
-        if size > 0 && self.waiting.load(Ordering::Relaxed).saturating_add(size) > MAX_WAITING {
-            return;
-        }
-        self.waiting.fetch_add(size, Ordering::Relaxed);
-        // Who listened may have gone.
-        let _ = self.sender.send(event);
-    }
-}
-
-impl Heard {
-    fn next(&self) -> Option<Event> {
-        let event = self.receiver.recv().ok()?;
-        self.waiting.fetch_sub(weight(&event), Ordering::Relaxed);
-        Some(event)
-    }
-}
-
-/// The bytes of an event that may be left out; nothing for one that may not, of which a build has as many as it has steps.
-fn weight(event: &Event) -> usize {
-    match event {
-        Event::Log(log) => size_of::<Event>() + log.bytes.len(),
-        Event::Status(status) => size_of::<Event>() + status.id.len() + status.name.len(),
-        Event::Steps(_) | Event::Vertex(_) | Event::Warning(_) => 0,
-    }
-}
-
 /// What is known of a vertex.
 #[derive(Default)]
 struct Known {
@@ -280,6 +228,7 @@ struct Known {
     /// Written while steps before it were told.
     held: Vec<String>,
     held_bytes: usize,
+    is_clipped: bool,
 }
 
 /// Puts events in the order of the instructions.
@@ -348,9 +297,11 @@ impl Teller {
                     self.tell(ClassicLine::Text(text));
                 } else {
                     let known = self.known.entry(log.vertex).or_default();
-                    if known.held_bytes + text.len() <= MAX_HELD {
-                        known.held_bytes += text.len();
+                    known.held_bytes = known.held_bytes.saturating_add(text.len());
+                    if known.held_bytes <= MAX_HELD {
                         known.held.push(text);
+                    } else if !std::mem::replace(&mut known.is_clipped, true) {
+                        known.held.push(CLIPPED.to_owned());
                     }
                 }
             }
@@ -520,20 +471,6 @@ mod tests {
              Step 4/4 : RUN c\nof c\n ---> {c}\n"
         );
         assert_eq!(told(events).0, expected);
-    }
-
-    #[test]
-    fn nobody_waits_for_who_does_not_listen() {
-        let (sink, heard) = Sink::new();
-        for _ in 0..64 {
-            sink.event(log("a", &"x".repeat(1 << 20)));
-        }
-        sink.event(vertex("a", Some(""), false));
-        drop(sink);
-        let events: Vec<Event> = std::iter::from_fn(|| heard.next()).collect();
-        assert_eq!(events.len(), 4, "three MiB and the end");
-        assert!(matches!(events.last(), Some(Event::Vertex(_))));
-        assert_eq!(heard.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

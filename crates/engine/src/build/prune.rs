@@ -1,8 +1,8 @@
 //! The build cache as an object: what is in it, and removing from it.
 //!
-//! Two kinds of things are in it: results of steps (records, and the layers that they name) and directories of
-//! `RUN --mount=type=cache`. A layer that no record names is released; the store removes it unless an image or a build in
-//! progress has it.
+//! Three kinds of things are in it: results of steps (records, and the layers that they name), directories of
+//! `RUN --mount=type=cache`, and contexts that clients have sent. A layer that no record names is released; the store removes it unless
+//! an image or a build in progress has it. One that an image has is in the cache only as long as a record names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 pub struct BuildCacheRecord {
     /// Its id.
     pub id: String,
-    /// `regular`, or `exec.cachemount`.
+    /// `regular`, `exec.cachemount`, or `source.local`.
     pub kind: String,
     /// What made it.
     pub description: String,
@@ -88,6 +88,7 @@ impl Engine {
                 used: time,
             });
         }
+        records.extend(self.kept_contexts()?);
         Ok(records)
     }
 
@@ -95,6 +96,8 @@ impl Engine {
     fn layer_records(&self) -> Result<Vec<BuildCacheRecord>> {
         let entries = self.entries()?;
         let mut by_layer: BTreeMap<Digest, &Entry> = BTreeMap::new();
+        let named: BTreeSet<Digest> =
+            entries.iter().flat_map(|entry| entry.record.snapshot.layers.iter().copied()).collect();
         for entry in &entries {
             let Some(layer) = entry.record.snapshot.layers.last() else { continue };
             let newest = by_layer.entry(*layer).or_insert(entry);
@@ -119,7 +122,8 @@ impl Engine {
                 used: entry.and_then(|entry| timestamp(entry.used)),
             }
         };
-        Ok(made.into_iter().map(record).collect())
+        let is_cached = |layer: &palan_store::MadeLayer| !layer.is_in_image || named.contains(&layer.diff_id);
+        Ok(made.into_iter().filter(is_cached).map(record).collect())
     }
 
     fn entries(&self) -> Result<Vec<Entry>> {
@@ -146,6 +150,10 @@ impl Engine {
             if record.kind == "regular" {
                 if let Ok(layer) = Digest::from_hex(&record.id) {
                     layers.insert(layer);
+                }
+            } else if record.kind == super::kept::KIND {
+                if !self.remove_context(&record.id)? {
+                    continue;
                 }
             } else {
                 let list = self.builds.mounts.list()?;
@@ -200,6 +208,11 @@ impl Engine {
     }
 
     fn limit_cache_to(&self, max_bytes: u64) -> Result<()> {
+        // They are only sent again; results would have to be made again.
+        let layers: u64 =
+            self.layer_records()?.iter().map(|record| if record.shared { 0 } else { record.size }).sum();
+        let contexts = self.limit_contexts(max_bytes.saturating_sub(layers))?;
+        let max_bytes = max_bytes.saturating_sub(contexts);
         let made: BTreeMap<Digest, palan_store::MadeLayer> = self
             .store
             .made_layers()
@@ -277,7 +290,7 @@ fn age(text: &str) -> Result<Duration> {
     Ok(Duration::try_from(Timestamp::now().duration_since(moment)).unwrap_or_default())
 }
 
-fn timestamp(time: SystemTime) -> Option<Timestamp> {
+pub(super) fn timestamp(time: SystemTime) -> Option<Timestamp> {
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use palan_builder::cancel::Cancel;
+use palan_builder::content::KnownContent;
 use palan_builder::graph::Remote;
 use palan_context::Ignore;
 use palan_linux::path::RootDir;
@@ -230,6 +231,11 @@ pub trait LentFiles: Send {
 
     /// What changes with them, while this daemon lives.
     fn identity(&self) -> Digest;
+
+    /// What is known of their content, and who is to be told of more.
+    fn known_content(&self) -> Option<Arc<dyn KnownContent>> {
+        None
+    }
 
     /// Told when files were removed: they are other files now.
     fn altered(&self);

@@ -52,6 +52,8 @@ pub(crate) struct Builds {
     pub(super) mounts: Arc<CacheMounts>,
     /// When the cache was looked at last for its size.
     pub(super) limited: Mutex<Option<Instant>>,
+    /// Contexts that are kept between builds.
+    pub(super) kept: super::kept::Kept,
     directory: PathBuf,
 }
 
@@ -68,7 +70,9 @@ impl Builds {
         let cache = Cache::open(directory.join("cache")).context(failed)?;
         let mounts = Arc::new(CacheMounts::new(directory.join("mounts")));
         mounts.empty_trash().context(failed)?;
-        Ok(Self { solver: Solver::new(cache, threads()), mounts, limited: Mutex::default(), directory: work })
+        let solver = Solver::new(cache, threads());
+        let kept = super::kept::Kept::default();
+        Ok(Self { solver, mounts, limited: Mutex::default(), kept, directory: work })
     }
 }
 

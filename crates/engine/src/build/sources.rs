@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use palan_builder::backend::{Snapshot, Sources, StepError, Stream};
 use palan_builder::cancel::Cancel;
+use palan_builder::content::KnownContent;
 use palan_builder::graph::Remote;
 use palan_context::Ignore;
 use palan_linux::path::{FileKind, RootDir};
@@ -74,6 +75,13 @@ impl<'a> Contexts<'a> {
         Ok(place.and_then(|place| {
             place.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|known| known.identity)
         }))
+    }
+
+    /// What is known of the content of a context's files.
+    fn known_content(&self, name: &str) -> Option<Arc<dyn KnownContent>> {
+        let place = self.filled.lock().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone)?;
+        let known = place.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref()?.lent.as_ref()?.known_content()
     }
 
     /// The files of a context.
@@ -239,6 +247,10 @@ impl Sources for BuildSources<'_> {
 
     fn identity(&self, name: &str) -> Result<Option<Digest>, StepError> {
         self.contexts.identity(name)
+    }
+
+    fn known_content(&self, name: &str) -> Result<Option<Arc<dyn KnownContent>>, StepError> {
+        Ok(self.contexts.known_content(name))
     }
 
     fn pin(&self, remote: &Remote, cancel: &Cancel) -> Result<Digest, StepError> {

@@ -18,8 +18,8 @@ use palan_buildkit::message::session::{
 use palan_buildkit::mirrors::Lent;
 use palan_engine::build::classic::unpack_context;
 use palan_engine::build::{
-    Access, BuildClient, Cancel, ContentStore, ContextRequest, Digest, FailedStep, LentFiles, Reference,
-    RootDir, Terminal,
+    Access, BuildClient, Cancel, ContentStore, ContextRequest, Digest, FailedStep, KnownContent, LentFiles,
+    Reference, RootDir, Terminal,
 };
 use palan_engine::image::Auth;
 use palan_engine::stream::{BodyReader, body_pipe};
@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use super::gateway::unsupported;
 use super::progress::{Build, Internal};
 use super::request::ContextDirectory;
+use super::sent::Known;
 use super::sessions::Session;
 use super::{BuildKit, caches, shell, solve};
 
@@ -161,10 +162,10 @@ impl SessionClient {
         let key = match key.as_str() {
             "" => String::new(),
             _ if !follow.is_empty() => String::new(),
-            key => format!("{} {key}", directory.name),
+            key => format!("{}\n{} {key}", session.peer, directory.name),
         };
         let (internal, what) = told;
-        let mirrors = self.state.mirrors()?;
+        let mirrors = self.state.sent.mirrors().await?;
         let (received, lent) = mirrors.receive(&key, call, into, Some(internal.teller(what))).await?;
         internal.part(what, received.bytes, true);
         Ok(lent)
@@ -181,6 +182,10 @@ impl LentFiles for Files {
 
     fn identity(&self) -> Digest {
         Digest::of(self.0.stamp().to_be_bytes())
+    }
+
+    fn known_content(&self) -> Option<Arc<dyn KnownContent>> {
+        Some(Arc::new(Known(Arc::clone(self.0.digests()))))
     }
 
     fn altered(&self) {

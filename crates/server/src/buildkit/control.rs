@@ -95,7 +95,6 @@ impl BuildKit {
         let error = |error: palan_engine::Error| status(&error);
         let before = self.engine.build_cache().await.map_err(error)?;
         let pruned = self.engine.prune_build_cache(spec).await.map_err(error)?;
-        self.forget_sent().await?;
         let removed: std::collections::BTreeSet<String> = pruned.removed.into_iter().collect();
         for record in before.into_iter().filter(|record| removed.contains(&record.id)) {
             call.outgoing.send(&usage(record)).await?;

@@ -48,6 +48,8 @@ pub(super) struct Session {
     pub(super) channel: Channel,
     /// The same for the same directory.
     pub(super) shared_key: String,
+    /// Whose connection it is: what different ones send is kept apart.
+    pub(super) peer: Arc<str>,
     /// Calls that the client answers, in lower case.
     methods: HashSet<String>,
     ended: watch::Receiver<()>,
@@ -57,6 +59,7 @@ pub(super) struct Session {
 pub(super) struct Opening {
     id: String,
     shared_key: String,
+    peer: Arc<str>,
     methods: HashSet<String>,
     sessions: Arc<Sessions>,
 }
@@ -86,7 +89,7 @@ impl Sessions {
     }
 
     /// Reads the headers, and takes the id.
-    pub(super) fn prepare(self: &Arc<Self>, headers: &HeaderMap) -> ApiResult<Opening> {
+    pub(super) fn prepare(self: &Arc<Self>, headers: &HeaderMap, peer: &Arc<str>) -> ApiResult<Opening> {
         let text =
             |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let id = text(header::ID);
@@ -103,7 +106,8 @@ impl Sessions {
             return Err(ApiError::unavailable(format!("there are {MAX_SESSIONS} sessions already")));
         }
         known.insert(id.clone(), None);
-        Ok(Opening { id, shared_key: text(header::SHARED_KEY), methods, sessions: Arc::clone(self) })
+        let (shared_key, peer) = (text(header::SHARED_KEY), Arc::clone(peer));
+        Ok(Opening { id, shared_key, peer, methods, sessions: Arc::clone(self) })
     }
 
     /// Is the session, until its connection ends.
@@ -120,6 +124,7 @@ impl Sessions {
         let session = Arc::new(Session {
             channel: channel.clone(),
             shared_key: std::mem::take(&mut opening.shared_key),
+            peer: Arc::clone(&opening.peer),
             methods: std::mem::take(&mut opening.methods),
             ended,
         });
@@ -156,8 +161,8 @@ impl Sessions {
 impl BuildKit {
     /// `Control.Session`: a session whose bytes are carried in messages of another connection. buildx opens those so that several
     /// builds share.
-    pub(super) async fn session(self: Arc<Self>, call: Call) -> Result<(), Status> {
-        let opening = self.sessions.prepare(&call.metadata);
+    pub(super) async fn session(self: Arc<Self>, call: Call, peer: Arc<str>) -> Result<(), Status> {
+        let opening = self.sessions.prepare(&call.metadata, &peer);
         let opening = opening.map_err(|error| Status::new(Code::InvalidArgument, error.message()))?;
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let (mut reader, mut writer) = tokio::io::split(ours);

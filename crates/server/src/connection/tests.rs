@@ -45,6 +45,17 @@ async fn replaces_the_status_line_once() {
     assert_eq!(seen, [RAW_OK, b"\r\n", SWITCHING, b"\r\n"].concat());
 }
 
+#[tokio::test]
+async fn a_request_knows_whose_connection_it_is() {
+    let whose = |Extension(handle): Extension<ConnectionHandle>| async move { handle.peer().to_string() };
+    let (mut client, _daemon) = connect(Router::new().route("/", get(whose)));
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).await.unwrap();
+    let user = rustix::process::getuid().as_raw();
+    assert!(seen.ends_with(&format!("\r\n\r\nuser {user}")), "{seen}");
+}
+
 /// A client of a connection that a router serves; keep the daemon, its end is the connection's.
 fn connect(router: Router) -> (UnixStream, TestDaemon) {
     let (ours, theirs) = UnixStream::pair().unwrap();

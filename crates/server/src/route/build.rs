@@ -23,7 +23,7 @@ use palan_engine::{Engine, Error};
 use serde::de::DeserializeOwned;
 
 use crate::convert;
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, ok_json};
 use crate::extract::Params;
 use crate::streaming::{json_line, pipe_body, respond};
 
@@ -65,8 +65,8 @@ pub(crate) async fn build(
     Ok(respond("application/json", lines, |line| Some(encode(line))))
 }
 
-/// The half of `POST /build/prune` that the engine does.
-pub(crate) async fn prune(engine: &Engine, params: Params) -> ApiResult<BuildCachePruned> {
+/// `POST /build/prune`.
+pub(crate) async fn prune(State(engine): Engines, params: Params) -> ApiResult {
     let number = |name: &str| -> ApiResult<Option<u64>> {
         match params.number(name)? {
             None | Some(0) => Ok(None),
@@ -86,7 +86,7 @@ pub(crate) async fn prune(engine: &Engine, params: Params) -> ApiResult<BuildCac
         filters: params.filters()?,
     };
     let pruned = engine.prune_build_cache(spec).await?;
-    Ok(BuildCachePruned { caches_deleted: pruned.removed, space_reclaimed: pruned.reclaimed })
+    ok_json(&BuildCachePruned { caches_deleted: pruned.removed, space_reclaimed: pruned.reclaimed })
 }
 
 /// As in Docker it is only of use to builds that a session names; those end when their client's connection does.

@@ -11,6 +11,7 @@ use super::super::{Arity, Command, container, image, volume};
 use crate::app::App;
 use crate::error::Result;
 use crate::flags::{Flag, Parsed};
+use crate::output::human;
 use crate::output::list::{self, Column, Format, Row};
 
 pub(crate) static COMMAND: Command =
@@ -164,17 +165,47 @@ struct Record<'a>(&'a BuildCache);
 impl Row for Record<'_> {
     fn field(&self, name: &str) -> String {
         match name {
+            "ID" if self.0.in_use => format!("{}*", self.0.id),
             "ID" => self.0.id.clone(),
+            "CacheType" => self.0.kind.clone(),
             "Size" => bytes(self.0.size),
+            "CreatedSince" => since(&self.0.created_at),
+            "LastUsedSince" => self.0.last_used_at.as_deref().map(since).unwrap_or_default(),
+            "UsageCount" => self.0.usage_count.to_string(),
             "Shared" => self.0.shared.to_string(),
             _ => String::new(),
         }
     }
 }
 
+/// How long ago a time of the API was.
+fn since(time: &str) -> String {
+    let time = time.parse::<jiff::Timestamp>();
+    time.map(|time| human::ago(time.as_second(), SystemTime::now())).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_the_build_cache() {
+        let time =
+            jiff::Timestamp::now().checked_sub(jiff::SignedDuration::from_hours(3)).unwrap().to_string();
+        let cache = BuildCache {
+            id: "a".to_owned(),
+            kind: "source.local".to_owned(),
+            in_use: true,
+            created_at: time.clone(),
+            ..BuildCache::default()
+        };
+        let text = |record: &BuildCache| {
+            BUILD_CACHE.iter().map(|column| Record(record).field(column.0)).collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(text(&cache), "a*|source.local|0B|3 hours ago||0|false");
+        let cache = BuildCache { last_used_at: Some(time), in_use: false, usage_count: 2, ..cache };
+        assert_eq!(text(&cache), "a|source.local|0B|3 hours ago|3 hours ago|2|false");
+    }
 
     #[test]
     fn the_table_is_dockers() {

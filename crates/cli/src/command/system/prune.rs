@@ -2,6 +2,10 @@
 
 use std::fmt::Write as _;
 
+use palan_docker_api::client::Query;
+use palan_docker_api::filters::Filters;
+
+use super::super::builder;
 use super::super::common;
 use super::super::{Arity, Command};
 use crate::app::App;
@@ -42,7 +46,18 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
         app.streams.print(&text)?;
         total = total.saturating_add(reclaimed);
     }
+    if has_build_cache(&filters) {
+        let query = Query::new().with_flag("all", flags.bool("all"));
+        let (text, reclaimed) = builder::prune::sweep(app, &filters, query)?;
+        app.streams.print(&text)?;
+        total = total.saturating_add(reclaimed);
+    }
     app.streams.line(&common::reclaimed_text(total))
+}
+
+/// Whether the filters choose among results of builds, which have no labels.
+fn has_build_cache(filters: &Filters) -> bool {
+    !filters.contains("label") && !filters.contains("label!")
 }
 
 fn warning(flags: &Parsed) -> String {
@@ -58,6 +73,9 @@ fn warning(flags: &Parsed) -> String {
     } else {
         "  - all dangling images\n"
     });
+    if has_build_cache(&common::filters(flags)) {
+        text.push_str(if flags.bool("all") { "  - all build cache\n" } else { "  - unused build cache\n" });
+    }
     let filters = flags.list("filter");
     if !filters.is_empty() {
         text.push_str("\n  Items to be pruned will be filtered with:\n");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use palan_buildkit::session::{Credentials, Directory, Output, Services};
 use palan_linux::path::RootDir;
 use palan_oci::Digest;
+use palan_stdx::atomic_file::Durability;
 use palan_stdx::error_chain;
 
 use super::export::Destination;
@@ -79,12 +80,32 @@ pub(super) fn name(source: &Source) -> String {
 }
 
 /// A key that is the same for every build of the same directory of this host: the daemon keeps what it got and asks for what has changed.
-pub(super) fn shared_key(source: &Source) -> String {
+/// Nobody else can know it, for what the daemon does not ask for would say what it has. Without a place for the secret, nothing is kept.
+pub(super) fn shared_key(app: &App, source: &Source) -> String {
     let Context::Directory(path) = &source.context else { return String::new() };
+    let Some(secret) = secret(&app.config_directory()) else { return String::new() };
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy().into_owned();
-    Digest::of(format!("{host}\n{}", path.display())).hex().to_owned()
+    Digest::of(format!("{secret}\n{host}\n{}", path.display())).hex()
+}
+
+/// What makes the keys of this user's directories hard to guess: drawn once, and kept beside the configuration.
+fn secret(directory: &Path) -> Option<String> {
+    let directory = directory.join("palan");
+    let path = directory.join("build-id");
+    let known = || {
+        let text = palan_stdx::fs::read_to_string_if_exists(&path).ok()??;
+        let text = text.trim();
+        (text.len() >= 25 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())).then(|| text.to_owned())
+    };
+    known().or_else(|| {
+        palan_stdx::fs::create_dir_all(&directory, 0o700).ok()?;
+        let new = palan_buildkit::session::new_id().ok()?;
+        palan_stdx::atomic_file::write(&path, new.as_bytes(), 0o600, Durability::Process).ok()?;
+        // Or that of another build, which came at the same time.
+        known()
+    })
 }
 
 /// The credentials of the user.
@@ -146,7 +167,24 @@ impl Drop for Archive {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_secret_is_drawn_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = secret(directory.path()).unwrap();
+        assert_eq!(secret(directory.path()), Some(first.clone()));
+        let path = directory.path().join("palan/build-id");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "").unwrap();
+        let second = secret(directory.path()).unwrap();
+        assert_ne!(first, second, "what was left of the file was nothing");
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(secret(other.path()), Some(second));
+        assert_eq!(secret(Path::new("/dev/null")), None);
+    }
 
     #[test]
     fn an_archive_is_there_whole_or_not_at_all() {

@@ -188,7 +188,7 @@ async fn ask(
     if let Some(console) = console {
         offered = offered.shell(console);
     }
-    let headers = offered.headers(&id, &services::name(source), &services::shared_key(source));
+    let headers = offered.headers(&id, &services::name(source), &services::shared_key(app, source));
     let stream = connect(client, "/session", &headers).await?;
     tokio::spawn(offered.serve(stream));
     let stream = connect(client, "/grpc", &[]).await?;
