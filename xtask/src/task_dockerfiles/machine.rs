@@ -77,6 +77,8 @@ impl Machine {
         make.args(more);
         // They are this machine's, and containers have their own.
         make.arg("--customize-hook=rm -f \"$1/etc/hostname\" \"$1/etc/resolv.conf\"");
+        // Of the installation on this machine; the settings above keep none.
+        make.arg("--customize-hook=rm -f \"$1\"/var/cache/apt/*.bin");
         make.arg(&self.suite).arg(archive).args(&self.sources);
         check(make.stdout(std::process::Stdio::null()))
     }
