@@ -374,6 +374,36 @@ fn archives_in_bzip2_and_xz() {
     nothing_is_left(&daemon);
 }
 
+/// Measured beside BuildKit.
+#[test]
+fn what_is_made_for_a_copy_is_a_new_directory() {
+    requires!(root);
+    requires!(program "docker");
+    let daemon = daemon();
+    let context = Context::new(
+        &daemon,
+        "context",
+        "FROM bb AS a\nRUN mkdir -m 2770 /q && mkdir -m 700 /q/in && chown alice:staff /q /q/in && ln -s q /way\n\
+         FROM bb AS last\nCOPY --from=a /q /m1\nCOPY --from=a /way/ /m2/\nCOPY --from=a --chown=alice:staff /q /m3\n\
+         COPY d /n1\nCOPY --chmod=711 d /n2/n3\nCOPY --chmod=u+s f /n4/f\n\
+         RUN mkdir -m 2775 /sg && chown 0:50 /sg\nCOPY d /sg/n1\nCOPY --chown=1:2 f /sg/n2/f\nWORKDIR /sg/w\n\
+         FROM last AS linked\nRUN mkdir -p /l/in && echo > /l/one && ln /l/one /l/in/two\n\
+         FROM last\nCOPY --from=linked /l /n5\n",
+    );
+    context.file("f", "F").file("d/in/x", "X");
+    fs::set_permissions(context.path("d"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(context.path("d/in"), fs::Permissions::from_mode(0o750)).unwrap();
+    context.build(&daemon, &["-t", "t"]).ok();
+    let look = |script: &str| run(&daemon, "t", script);
+    assert_eq!(
+        look("stat -c '%n %a %u:%g' /m1 /m1/in /m2 /m3 /n1 /n1/in /n2 /n2/n3 /n4 /sg/*"),
+        "/m1 755 0:0\n/m1/in 700 1000:50\n/m2 755 0:0\n/m3 755 1000:50\n/n1 755 0:0\n/n1/in 750 0:0\n\
+         /n2 711 0:0\n/n2/n3 711 0:0\n/n4 755 0:0\n/sg/n1 2755 0:50\n/sg/n2 2755 1:2\n/sg/w 2755 0:50\n"
+    );
+    // Cron, for one, passes over files with several names. What has them within one copy keeps them.
+    assert_eq!(look("stat -c %h /n1/in/x /n5/one /n5/in/two"), "1\n2\n2\n");
+}
+
 #[test]
 fn copied_files_meet_what_is_there() {
     requires!(root);

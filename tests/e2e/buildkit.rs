@@ -275,7 +275,7 @@ fn results_go_where_they_are_wanted() {
     let context = Context::new(
         &daemon,
         "context",
-        "FROM bb AS b\nRUN mkdir /o; echo 1 > /o/f; chmod 741 /o\nFROM scratch\nCOPY --from=b /o /o\n",
+        "FROM bb AS b\nRUN mkdir -p /o/d; echo 1 > /o/f; chmod 741 /o /o/d\nFROM scratch\nCOPY --from=b /o /o\n",
     );
     let target = daemon.scratch().join("target");
     let archives = [Shared::default(), Shared::default()];
@@ -293,7 +293,8 @@ fn results_go_where_they_are_wanted() {
     let built = wait(solve(&daemon, services, "", &[], exporters));
     built.ok();
     assert_eq!(fs::read(target.join("o/f")).unwrap(), b"1\n");
-    assert_eq!(fs::metadata(target.join("o")).unwrap().permissions().mode() & 0o7777, 0o741);
+    let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("o"), mode("o/d")), (0o755, 0o741), "a destination is a new directory");
     let tar = archives[0].0.lock().unwrap().clone();
     assert!(tar.windows(3).any(|part| part == b"o/f"), "{} bytes", tar.len());
     let saved = daemon.scratch().join("saved.tar");

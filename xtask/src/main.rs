@@ -7,6 +7,7 @@ mod task_bench;
 mod task_chaos;
 mod task_demo;
 mod task_dist;
+mod task_dockerfiles;
 mod task_powercut;
 mod task_prepush;
 mod task_test;
@@ -26,6 +27,8 @@ Usage: cargo xtask TASK
   prepush           what CI runs: formatting, clippy, tidy, test
   bench [SUBJECT]   our figures beside those of every installed peer and the kernel's floor, as ratios
   tidy              the repository's own rules: module docs, crate edges, licences, unsafe
+  dockerfiles [PROJECT...]
+                    build real projects by three clients, each on an empty store; the images must be equal and must work
   dist              one static, stripped binary with the supervisor embedded: target/dist/palan
   chaos             kill the daemon again and again while clients do what they like; nothing is lost and nothing is left
   powercut          cut the power of a virtual machine whose daemon is at work, again and again; images are whole or absent
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         "bench" => task_bench::run(&rest),
         "tidy" => task_tidy::run(),
         "dist" => task_dist::run().map(|path| println!("{}", path.display())),
+        "dockerfiles" => task_dockerfiles::run(&rest),
         "vm" => return task_vm::run(&rest),
         task_vm::GUEST => task_vm::guest(),
         "chaos" => task_chaos::run(&rest),

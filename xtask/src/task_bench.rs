@@ -7,6 +7,7 @@
 
 mod builds;
 mod crowd;
+mod debian;
 mod engine;
 mod floor;
 mod images;
@@ -15,6 +16,8 @@ mod peers;
 mod report;
 mod runtime;
 mod subjects;
+
+pub(crate) use report::say;
 
 use crate::{Failure, task_dist};
 

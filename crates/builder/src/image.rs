@@ -43,10 +43,16 @@ impl Image {
         Self { config, has_cmd: false }
     }
 
-    /// On another image, whose triggers are somebody else's business.
+    /// On another image, whose triggers are somebody else's business. How that one came to be says nothing of this
+    /// one. As with BuildKit, there is always a `PATH`.
     pub fn on(base: &ImageConfig) -> Self {
         let mut config = base.clone();
         config.config.on_build.clear();
+        config.comment.clear();
+        let has_path = config.config.env.iter().any(|variable| variable.starts_with("PATH="));
+        if !has_path && config.os != "windows" {
+            config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
         Self { config, has_cmd: false }
     }
 
@@ -295,6 +301,20 @@ mod tests {
         assert!(config.volumes.contains_key("/v"));
         assert_eq!(config.cmd, Some(["sh", "-e", "c"].map(str::to_owned).to_vec()));
         assert_eq!(config.on_build, ["RUN x"]);
+    }
+
+    #[test]
+    fn of_an_imported_base_no_comment_is_left_and_a_path_is_added() {
+        let base = ImageConfig {
+            os: "linux".to_owned(),
+            author: "a".to_owned(),
+            comment: "Imported from -".to_owned(),
+            ..ImageConfig::default()
+        };
+        let config = Image::on(&base).config;
+        assert_eq!((config.comment.as_str(), config.author.as_str()), ("", "a"));
+        assert_eq!(config.config.env, [format!("PATH={DEFAULT_PATH}")]);
+        assert_eq!(Image::on(&config).config.config.env.len(), 1);
     }
 
     #[test]

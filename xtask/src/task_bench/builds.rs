@@ -27,6 +27,10 @@ struct Builder<'a> {
     build: &'static [&'static str],
     /// What empties its cache; without it, a cold build is one that uses none.
     prune: Option<&'static [&'static str]>,
+    /// The arguments that take in an archive of `save`, whose path comes last.
+    load: &'static [&'static str],
+    /// What stands before that path.
+    transport: &'static str,
 }
 
 impl Builder<'_> {
@@ -34,6 +38,11 @@ impl Builder<'_> {
         let mut command = (self.call)(self.build);
         command.args(more).args(["-q", "-t", TAG]).arg(place);
         quietly(command)
+    }
+
+    fn load(&self, archive: &Path) -> Result<(), Failure> {
+        let from = format!("{}{}", self.transport, archive.display());
+        quietly((self.call)(&[self.load, &[&from]].concat()))
     }
 
     /// Forgets what it has built.
@@ -49,6 +58,7 @@ impl Builder<'_> {
 }
 
 const PRUNE: &[&str] = &["builder", "prune", "-af"];
+const LOAD: &[&str] = &["load", "-q", "-i"];
 
 fn builders<'a>(bench: &'a Bench) -> Result<Vec<Builder<'a>>, Failure> {
     let ours = Builder {
@@ -56,6 +66,8 @@ fn builders<'a>(bench: &'a Bench) -> Result<Vec<Builder<'a>>, Failure> {
         call: Box::new(|arguments| bench.ours(arguments)),
         build: &["build"],
         prune: Some(PRUNE),
+        load: LOAD,
+        transport: "",
     };
     let mut builders = vec![ours];
     let probe = bench.directory.join("probe");
@@ -79,6 +91,8 @@ fn builders<'a>(bench: &'a Bench) -> Result<Vec<Builder<'a>>, Failure> {
                     call: Box::new(call),
                     build: &["build"],
                     prune: buildkit.then_some(PRUNE),
+                    load: LOAD,
+                    transport: "",
                 };
                 match try_it(&builder) {
                     Ok(()) => {
@@ -101,11 +115,17 @@ fn builders<'a>(bench: &'a Bench) -> Result<Vec<Builder<'a>>, Failure> {
             command.args(["--storage-driver", "overlay"]).args(arguments);
             command
         };
-        let archive = format!("docker-archive:{}", bench.directory.join("bb.tar").display());
         let build: &[&str] = &["bud", "--isolation", "chroot", "--layers"];
-        let pulled = quietly(call(&["pull", "-q", &archive])).map_err(|failure| failure.to_string());
-        let builder = Builder { name: "buildah, chroot", call: Box::new(call), build, prune: None };
-        match pulled.and_then(|()| try_it(&builder)) {
+        let builder = Builder {
+            name: "buildah, chroot",
+            call: Box::new(call),
+            build,
+            prune: None,
+            load: &["pull", "-q"],
+            transport: "docker-archive:",
+        };
+        let loaded = builder.load(&bench.directory.join("bb.tar")).map_err(|failure| failure.to_string());
+        match loaded.and_then(|()| try_it(&builder)) {
             Ok(()) => builders.push(builder),
             Err(failure) => say(&format!("buildah takes no part: {failure}"))?,
         }
@@ -120,13 +140,13 @@ fn programs(name: &str) -> Vec<PathBuf> {
 }
 
 /// What is built, and by whom.
-struct Yard<'a> {
+pub(super) struct Yard<'a> {
     builders: Vec<Builder<'a>>,
-    place: PathBuf,
+    pub(super) place: PathBuf,
 }
 
 impl<'a> Yard<'a> {
-    fn prepare(bench: &'a Bench, dockerfile: &str) -> Result<Self, Failure> {
+    pub(super) fn prepare(bench: &'a Bench, dockerfile: &str) -> Result<Self, Failure> {
         let builders = builders(bench)?;
         let place = bench.directory.join("context");
         std::fs::create_dir_all(&place)?;
@@ -134,19 +154,36 @@ impl<'a> Yard<'a> {
         Ok(Self { builders, place })
     }
 
-    fn cold(&self, report: &mut Report, title: &str, rounds: usize) -> Result<(), Failure> {
+    /// Gives every builder an image to build upon; who can't take it or can't build then takes no part.
+    pub(super) fn load(&mut self, archive: &Path) -> Result<(), Failure> {
+        let place = &self.place;
+        let mut told = Ok(());
+        self.builders.retain(|builder| {
+            let tried = builder.load(archive).and_then(|()| builder.build(place, &[]));
+            if let Err(failure) = &tried {
+                told = say(&format!("{} takes no part: {failure}", builder.name));
+            }
+            tried.is_ok()
+        });
+        if self.builders.first().is_none_or(|builder| builder.name != "palan") {
+            return Err("palan does not build it".into());
+        }
+        told
+    }
+
+    pub(super) fn cold(&self, report: &mut Report, title: &str, rounds: usize) -> Result<(), Failure> {
         let contenders = self.builders.iter().map(|builder| {
             Contender::new(builder.name, || builder.cold(&self.place)).before(|| builder.forget())
         });
         report.compare(title, rounds, contenders.collect())
     }
 
-    fn cached(&self, report: &mut Report, title: &str, rounds: usize) -> Result<(), Failure> {
+    pub(super) fn cached(&self, report: &mut Report, title: &str, rounds: usize) -> Result<(), Failure> {
         self.after(report, title, rounds, || Ok(()))
     }
 
     /// The same build again, after a change.
-    fn after(
+    pub(super) fn after(
         &self,
         report: &mut Report,
         title: &str,
@@ -161,7 +198,7 @@ impl<'a> Yard<'a> {
         report.compare(title, rounds, contenders.collect())
     }
 
-    fn end(self) -> Result<(), Failure> {
+    pub(super) fn end(self) -> Result<(), Failure> {
         self.builders.iter().try_for_each(Builder::forget)?;
         Ok(std::fs::remove_dir_all(&self.place)?)
     }

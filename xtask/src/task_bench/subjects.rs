@@ -28,6 +28,8 @@ pub(crate) const ALL: &[(&str, Subject)] = &[
     ("build-files", super::builds::files),
     ("build-big", super::builds::big),
     ("build-stages", super::builds::stages),
+    ("build-debian", super::debian::packages),
+    ("build-python", super::debian::python),
     ("network-traffic", super::network::traffic),
     ("network-many", super::network::many),
     ("engine-files", super::engine::files),

@@ -3,12 +3,14 @@
 //! A copy writes into one of two trees:
 //!
 //! - **The layer itself**, with a look at what it lies over: directories that are there already are copied up with what they are,
-//!   and no overlay is mounted. Files of a context are linked, not copied, where nothing about them changes.
+//!   and no overlay is mounted. Files are copied, and not linked to those of a context: a container would see how many names a file
+//!   has, and cron passes over tables with more than one.
 //! - **The merged tree** (an overlay over the same layer), where an archive is unpacked, which may replace anything.
 //!
 //! Rules of what meets what are BuildKit's: a directory over a directory adds to it, a file over a file or symlink replaces it,
-//! anything else is an error. Symlinks in the destination itself are followed, inside of the root; one within what is copied
-//! is never a way.
+//! anything else is an error. A directory that is made for a destination is a new one, also if the content of another goes there: it is
+//! root's or the flag's, and the kernel's rule of set-group-id holds for it. Symlinks in the destination itself are followed, inside of
+//! the root; one within what is copied is never a way.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -38,8 +40,26 @@ pub(super) struct Looks {
     pub(super) owner: Option<(u32, u32)>,
     /// `--chmod`.
     pub(super) mode: Option<Mode>,
-    /// Files may be linked to the source's: nobody writes to those any more, and they are root's.
-    pub(super) links: bool,
+}
+
+impl Looks {
+    /// What its destinations get.
+    fn destinations(&self) -> NewDirectories {
+        // As with BuildKit, an octal mode is also that of what is made on the way, and a symbolic one isn't.
+        let mode = match self.mode {
+            Some(Mode::Octal(mode)) => mode & 0o777,
+            _ => 0o755,
+        };
+        NewDirectories { owner: self.owner, mode }
+    }
+}
+
+/// What directories get that are made on the way to a destination.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewDirectories {
+    /// None: root; below a directory with set-group-id, its group.
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) mode: u32,
 }
 
 /// Why a copy failed.
@@ -88,12 +108,14 @@ pub(super) struct Copier<'a> {
     times: Vec<(PathBuf, Time, Time)>,
     /// The directory in which something was made last: mostly, the next thing is made there, too.
     last: Option<(PathBuf, Rc<Directory>)>,
+    /// Files of the directory that is copied which have several names, and where the first one went.
+    names: HashMap<(u64, u64), PathBuf>,
 }
 
 impl<'a> Copier<'a> {
     pub(super) fn new(base: Option<&'a RootDir>, target: &'a RootDir, cancel: &'a Cancel) -> Self {
         let known = HashMap::from([(PathBuf::new(), true)]);
-        Self { base, target, cancel, known, times: Vec::new(), last: None }
+        Self { base, target, cancel, known, times: Vec::new(), last: None, names: HashMap::new() }
     }
 
     /// A directory of the target that is there.
@@ -164,9 +186,9 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Makes a directory and what is missing above it, which gets `owner`; what is only below the layer is copied up. The path has no
-    /// symlinks on the way. Whether it was made anew.
-    pub(super) fn directory(&mut self, path: &Path, owner: (u32, u32)) -> Result<bool, CopyError> {
+    /// Makes a directory and what is missing above it; what is only below the layer is copied up. The path has no symlinks on the
+    /// way. Whether it was made anew.
+    pub(super) fn directory(&mut self, path: &Path, new: NewDirectories) -> Result<bool, CopyError> {
         let mut made = false;
         let mut here = PathBuf::new();
         let mut in_base = true;
@@ -177,7 +199,7 @@ impl<'a> Copier<'a> {
                 in_base = *known;
                 continue;
             }
-            in_base = self.one_directory(&above, name, &here, in_base, owner, &mut made)?;
+            in_base = self.one_directory(&above, name, &here, in_base, new, &mut made)?;
             self.known.insert(here.clone(), in_base);
         }
         let _ = in_base;
@@ -190,7 +212,7 @@ impl<'a> Copier<'a> {
         name: &OsStr,
         here: &Path,
         above_is_in_base: bool,
-        owner: (u32, u32),
+        new: NewDirectories,
         made: &mut bool,
     ) -> Result<bool, CopyError> {
         let not_one = || CopyError::NotADirectory(Path::new("/").join(here));
@@ -218,7 +240,10 @@ impl<'a> Copier<'a> {
                 Ok(true)
             }
             _ => {
-                dress(&directory, owner, 0o755).map_err(at(here))?;
+                let above = self.target.metadata(dot(above))?;
+                let inherited = above.mode & 0o2000;
+                let group = if inherited == 0 { 0 } else { above.gid };
+                dress(&directory, new.owner.unwrap_or((0, group)), new.mode | inherited).map_err(at(here))?;
                 *made = true;
                 Ok(false)
             }
@@ -234,14 +259,10 @@ impl<'a> Copier<'a> {
         exclude: &Ignore,
         looks: &Looks,
     ) -> Result<(), CopyError> {
-        let parents_owner = looks.owner.unwrap_or((0, 0));
         if placed.is_directory {
             let source = from.open_root(&placed.from)?;
-            let made = self.directory(to, parents_owner)?;
-            if made {
-                let metadata = source.metadata(".")?;
-                self.dress_directory(source.as_directory(), &metadata, to, looks)?;
-            }
+            self.directory(to, looks.destinations())?;
+            self.names.clear();
             let to = to.to_owned();
             let mut error = None;
             let walked = walk::<WalkError>(&source, exclude, &mut |entry| {
@@ -258,7 +279,7 @@ impl<'a> Copier<'a> {
         // A symlink that is named itself stands for what it leads to.
         let name = to.file_name().unwrap_or_default().to_owned();
         let parent = to.parent().unwrap_or(Path::new("")).to_owned();
-        self.directory(&parent, parents_owner)?;
+        self.directory(&parent, looks.destinations())?;
         let metadata = from.metadata(&placed.from)?;
         self.make_way(&parent, &name, to)?;
         match metadata.kind {
@@ -282,36 +303,25 @@ impl<'a> Copier<'a> {
         let (directory, own_name) = entry.place();
         let metadata = &entry.metadata;
         if metadata.is_dir() {
-            self.directory(to, looks.owner.unwrap_or((0, 0)))?;
+            self.directory(to, looks.destinations())?;
             let source = directory.open_dir(own_name).map_err(at(to))?;
             return self.dress_directory(&source, metadata, to, looks);
         }
         let name = to.file_name().unwrap_or_default();
         let parent = to.parent().unwrap_or(Path::new(""));
         if !self.known.contains_key(parent) {
-            self.directory(parent, looks.owner.unwrap_or((0, 0)))?;
-        }
-        let is_as_it_is = looks.owner.is_none_or(|owner| owner == (metadata.uid, metadata.gid))
-            && looks.mode.as_ref().is_none_or(|mode| mode.apply(metadata.mode, false) == metadata.mode);
-        if looks.links && is_as_it_is && metadata.kind == FileKind::Regular {
-            check_name(name, to)?;
-            self.check_base(parent, to)?;
-            match self.handle(parent)?.create_hard_link(name, directory, own_name) {
-                // It takes the place of something; it has more names than the file system has room for; or the target is
-                // the merged tree, which is a file system of its own.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::AlreadyExists
-                            | io::ErrorKind::TooManyLinks
-                            | io::ErrorKind::CrossesDevices
-                    ) => {}
-                other => return other.map_err(at(to)),
-            }
+            self.directory(parent, looks.destinations())?;
         }
         self.make_way(parent, name, to)?;
         if metadata.kind != FileKind::Regular {
             return self.other(directory, own_name, metadata, parent, name, looks);
+        }
+        if metadata.links > 1 {
+            let identity = (metadata.device, metadata.inode);
+            if let Some(other) = self.names.get(&identity) {
+                return Ok(self.target.create_hard_link(other, to)?);
+            }
+            self.names.insert(identity, to.to_owned());
         }
         let file = entry.open()?;
         let attributes = kept_attributes(&file).map_err(at(to))?;
@@ -341,7 +351,7 @@ impl<'a> Copier<'a> {
     }
 
     fn file(
-        &self,
+        &mut self,
         source: &File,
         metadata: &Metadata,
         attributes: &[(std::ffi::OsString, Vec<u8>)],
@@ -350,8 +360,9 @@ impl<'a> Copier<'a> {
         looks: &Looks,
     ) -> Result<(), CopyError> {
         let path = parent.join(name);
+        let directory = self.handle(parent)?;
         let copy = || -> io::Result<()> {
-            let target = self.target.open_dir(dot(parent))?.create_file(name, 0o600)?;
+            let target = directory.create_file(name, 0o600)?;
             copy_content(source, &target, metadata.size)?;
             let (uid, gid) = looks.owner.unwrap_or((metadata.uid, metadata.gid));
             own(&target, uid, gid)?;
@@ -430,7 +441,7 @@ impl<'a> Copier<'a> {
         to: &Path,
         looks: &Looks,
     ) -> Result<(), CopyError> {
-        if self.directory(to, looks.owner.unwrap_or((0, 0)))? {
+        if self.directory(to, looks.destinations())? {
             let source = from.open_root(source)?;
             let metadata = source.metadata(".")?;
             self.dress_directory(source.as_directory(), &metadata, to, looks)?;
@@ -443,7 +454,7 @@ impl<'a> Copier<'a> {
         let name = to.file_name().unwrap_or_default().to_owned();
         let parent = to.parent().unwrap_or(Path::new("")).to_owned();
         let owner = looks.owner.unwrap_or((0, 0));
-        self.directory(&parent, owner)?;
+        self.directory(&parent, looks.destinations())?;
         self.make_way(&parent, &name, to)?;
         let write = || -> io::Result<()> {
             let mut target = self.target.open_dir(dot(&parent))?.create_file(&name, 0o600)?;

@@ -14,7 +14,7 @@ use palan_oci::Digest;
 use palan_store::{Lease, Limits, NewLayer, Store};
 use palan_supervisor::runtime::user;
 
-use super::copy::{Copier, Looks};
+use super::copy::{Copier, Looks, NewDirectories};
 use super::sources::Contexts;
 
 /// The layers of one build.
@@ -131,8 +131,8 @@ impl Layers for BuildLayers<'_> {
     fn make_directory(&self, base: &Snapshot, path: &str, owner: &str) -> Result<Snapshot, StepError> {
         let below = if base.layers.is_empty() { None } else { Some(self.view(base)?) };
         let owner = match owner {
-            "" => (0, 0),
-            owner => resolve_owner(owner, below.as_ref())?,
+            "" => None,
+            owner => Some(resolve_owner(owner, below.as_ref())?),
         };
         let layer = self.begin(below.as_ref())?;
         let cancel = Cancel::new();
@@ -140,7 +140,7 @@ impl Layers for BuildLayers<'_> {
         let resolved = copier.resolve(Path::new(path))?;
         let is_there = copier.look(&resolved)?.is_some_and(|found| found.is_dir());
         if !is_there {
-            copier.directory(&resolved, owner)?;
+            copier.directory(&resolved, NewDirectories { owner, mode: 0o755 })?;
         }
         copier.finish()?;
         self.keep(base, layer, None)
@@ -221,12 +221,12 @@ impl CopyWork<'_> {
             let placed = placement::place(&one, &only, into_directory).map_err(StepError::other)?;
             for placed in placed {
                 if archives.iter().any(|(input, path)| *input == source.input && *path == placed.from) {
-                    copier.directory(&destination, self.looks.owner.unwrap_or((0, 0)))?;
+                    copier
+                        .directory(&destination, NewDirectories { owner: self.looks.owner, mode: 0o755 })?;
                     self.unpack(root, &placed, target, &destination)?;
                     continue;
                 }
-                let looks = Looks { links: self.may_link(source.input), ..self.looks.clone() };
-                let looks = self.owned(source.input, looks);
+                let looks = self.owned(source.input, self.looks.clone());
                 for (from, to) in &placed.parents {
                     let to = self.below(&destination, to);
                     copier.parent(root, from, &to, &looks)?;
@@ -261,11 +261,6 @@ impl CopyWork<'_> {
             .map_err(StepError::other)
     }
 
-    /// Files of a context that came for this build alone.
-    fn may_link(&self, input: usize) -> bool {
-        matches!(self.inputs.get(input), Some(Material::Context(name)) if self.layers.contexts.is_own(name))
-    }
-
     /// Files of a context are root's.
     fn owned(&self, input: usize, mut looks: Looks) -> Looks {
         if let Some(Material::Context(_)) = self.inputs.get(input) {
@@ -278,7 +273,7 @@ impl CopyWork<'_> {
 fn looks(copy: &Copy, base: Option<&RootDir>) -> Result<Looks, StepError> {
     let owner = copy.owner.as_deref().map(|owner| resolve_owner(owner, base)).transpose()?;
     let mode = copy.mode.as_deref().map(Mode::parse).transpose().map_err(StepError::other)?;
-    Ok(Looks { owner, mode, links: false })
+    Ok(Looks { owner, mode })
 }
 
 /// `user[:group]` in the terms of an image. A user by number has the group of that number, as BuildKit has it.

@@ -162,15 +162,6 @@ impl<'a> Contexts<'a> {
         path.ok_or_else(|| StepError::other(format!("the context {name:?} is not here")))
     }
 
-    /// Whether nobody writes to its files any more.
-    #[allow(
-        clippy::unused_self,
-        reason = "a context that is somebody else's directory would not be like that"
-    )]
-    pub(super) fn is_own(&self, _name: &str) -> bool {
-        true
-    }
-
     fn remove_ignored(&self, files: &mut Filled) -> Result<()> {
         let ignore = self.ignore.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if ignore.is_empty() {

@@ -1,0 +1,5 @@
+//! A program with a dependency.
+
+fn main() {
+    println!("{}", hex::encode("rust"));
+}
