@@ -128,8 +128,8 @@ impl<'a> Remotes<'a> {
         }
     }
 
-    /// Puts the files of a layer into an empty directory, where some may be taken away: links, since nobody writes to either.
-    pub(super) fn link(&self, files: &Snapshot, into: &RootDir, cancel: &Cancel) -> Result<(), StepError> {
+    /// Puts copies of the files of a layer into an empty directory, where some may be taken away.
+    pub(super) fn copy(&self, files: &Snapshot, into: &RootDir, cancel: &Cancel) -> Result<(), StepError> {
         let found = self.engine.store.layer_dirs(&files.layers, self.lease).map_err(StepError::other)?;
         let directories =
             found.ok_or_else(|| StepError::other("a layer that was there is gone; build again"))?;
@@ -142,8 +142,7 @@ impl<'a> Remotes<'a> {
                 parents: Vec::new(),
             };
             let mut copier = Copier::new(None, into, cancel);
-            let looks = Looks { links: true, ..Looks::default() };
-            copier.source(&from, &all, Path::new(""), &Ignore::default(), &looks)?;
+            copier.source(&from, &all, Path::new(""), &Ignore::default(), &Looks::default())?;
             copier.finish()?;
         }
         Ok(())

@@ -137,7 +137,7 @@ impl<'a> Contexts<'a> {
             let (files, was_here) = self
                 .remotes
                 .fetch(remote, pinned, &self.cancel, &|stream, bytes| telling.output(stream, bytes))?;
-            self.remotes.link(&files, into, &self.cancel)?;
+            self.remotes.copy(&files, into, &self.cancel)?;
             Ok((files.layers.first().copied().unwrap_or(pinned), was_here))
         };
         let fetched = fetched();
