@@ -94,6 +94,7 @@ impl Emulator {
             new_session: true,
             cgroup_procs: None,
             umask: 0o022,
+            bound: false,
         })
         .map_err(|error| format!("cannot start QEMU: {error}"))?;
         Ok(Self { pidfd: child.pidfd })

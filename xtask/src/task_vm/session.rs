@@ -227,6 +227,7 @@ fn start(request: &Request) -> Result<Result<(process::Child, Streams), (u8, Str
         new_session: request.terminal.is_none(),
         cgroup_procs: None,
         umask: 0o022,
+        bound: false,
     });
     Ok(match spawned {
         Ok(child) => Ok((child, streams)),
