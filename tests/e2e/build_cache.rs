@@ -127,7 +127,7 @@ fn what_one_daemon_made_another_finds_in_a_registry() {
 fn config(registry: &Registry, repository: &str, tag: &str) -> Value {
     let (_, document) = manifest(registry, repository, tag);
     let entries = document["manifests"].as_array().into_iter().flatten().chain(document.get("config"));
-    let config = entries.filter(|entry| entry["mediaType"] == CONFIG_TYPE).last().unwrap();
+    let config = entries.filter(|entry| entry["mediaType"] == CONFIG_TYPE).next_back().unwrap();
     let config = registry.blob(config["digest"].as_str().unwrap()).expect("a configuration");
     serde_json::from_slice(&config).unwrap()
 }
