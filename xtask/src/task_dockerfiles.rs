@@ -90,30 +90,25 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     }
     std::fs::remove_file(&base)?;
 
-    let by_client = std::thread::scope(|scope| {
-        let (palan, bollard, machine, projects, scratch) =
-            (&palan, &bollard, &machine, &projects, &scratch.0);
-        let archive = &archive;
-        let work = |number: usize, client: Client| {
-            let daemon = Daemon::start(palan, scratch, number)?;
-            daemon.quietly(daemon.ours(&["load", "-q", "-i"]).arg(archive))?;
-            let build = |project: &&Project| {
-                make(&daemon, client, bollard, machine, project).map_err(|failure| {
-                    format!("{}, {}: {failure}\n{}", project.name, client.name(), daemon.log())
-                })
-            };
-            projects.iter().map(build).collect::<Result<Vec<Made>, String>>().map_err(Failure::from)
+    let work = |number: usize, client: Client| -> Result<Vec<Made>, Failure> {
+        let daemon = Daemon::start(&palan, &scratch.0, number)?;
+        daemon.quietly(daemon.ours(&["load", "-q", "-i"]).arg(&archive))?;
+        let build = |project: &&Project| {
+            make(&daemon, client, &bollard, &machine, project).map_err(|failure| {
+                format!("{}, {}: {failure}\n{}", project.name, client.name(), daemon.log())
+            })
         };
-        let work = &work;
-        let workers: Vec<_> = CLIENTS
-            .iter()
-            .enumerate()
-            .map(|(number, client)| scope.spawn(move || work(number, *client)))
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|_| Err("a client's thread panicked".into())))
-            .collect::<Vec<Result<Vec<Made>, Failure>>>()
+        projects.iter().map(build).collect::<Result<Vec<Made>, String>>().map_err(Failure::from)
+    };
+    let work = &work;
+    let by_client = std::thread::scope(|scope| {
+        let clients = CLIENTS.iter().enumerate();
+        let workers: Vec<_> =
+            clients.map(|(number, client)| scope.spawn(move || work(number, *client))).collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Vec<Made>, Failure>>| {
+            worker.join().unwrap_or_else(|_| Err("a client's thread panicked".into()))
+        };
+        workers.into_iter().map(join).collect::<Vec<_>>()
     });
     let mut made = Vec::new();
     let mut failures = Vec::new();

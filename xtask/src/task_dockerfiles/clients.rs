@@ -56,7 +56,7 @@ impl Client {
                 daemon.quietly(command("tar").arg("-C").arg(directory).arg("-cf").arg(&context).arg("."))?;
                 let mut build = command(bollard);
                 build.arg(daemon.socket()).arg(&context).arg(format!("{name}:latest"));
-                daemon.quietly(build.args(settings))
+                daemon.quietly(build.args(&settings))
             }
         }
     }

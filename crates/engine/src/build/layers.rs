@@ -107,7 +107,7 @@ impl Layers for BuildLayers<'_> {
         }
         // What doesn't depend on what it is copied to doesn't look at it.
         let below = base_root.as_ref().filter(|_| !copy.link);
-        let work = CopyWork { layers: self, inputs, roots: &roots, copy, looks, cancel };
+        let work = CopyWork { inputs, roots: &roots, copy, looks, cancel };
         let into_directory = match below {
             Some(below) => placement::is_directory(below, &copy.destination).map_err(StepError::other)?,
             None => copy.destination.trim_matches('/').is_empty(),
@@ -164,7 +164,6 @@ impl BuildLayers<'_> {
 
 /// One copy.
 struct CopyWork<'a> {
-    layers: &'a BuildLayers<'a>,
     inputs: &'a [Material],
     roots: &'a [Option<RootDir>],
     copy: &'a Copy,
