@@ -201,8 +201,9 @@ fn networks_and_streams_are_connected_again() {
     };
     assert!(wait_until(PATIENCE, ask));
     let say = |word: &str| {
-        let attached = daemon.palan_with_input(["attach", "box"], format!("{word}\n").as_bytes());
-        drop(attached);
+        let id = inspect(&daemon, "box", "{{.Id}}");
+        let mut attached = attach(&daemon, &id);
+        std::io::Write::write_all(&mut attached, format!("{word}\n").as_bytes()).unwrap();
         let logged = || daemon.palan(["logs", "box"]).ok().stdout.contains(&format!("got {word}"));
         assert!(wait_until(PATIENCE, logged), "{word}");
     };
@@ -225,7 +226,7 @@ fn a_terminal_is_kept() {
     run(&daemon, "box", &["-it", "--network", "none"], "while read line; do echo got $line on $(tty); done");
     let say = |word: &str| {
         let id = inspect(&daemon, "box", "{{.Id}}");
-        let mut attached = terminal_of(&daemon, &id);
+        let mut attached = attach(&daemon, &id);
         std::io::Write::write_all(&mut attached, format!("{word}\n").as_bytes()).unwrap();
         let is_logged =
             || daemon.palan(["logs", "box"]).ok().stdout.contains(&format!("got {word} on /dev/pts/0"));
@@ -238,8 +239,8 @@ fn a_terminal_is_kept() {
     daemon.palan(["rm", "-f", "box"]).ok();
 }
 
-/// A raw connection to a container's terminal.
-fn terminal_of(daemon: &Daemon, id: &str) -> std::os::unix::net::UnixStream {
+/// A raw connection to a container's streams.
+fn attach(daemon: &Daemon, id: &str) -> std::os::unix::net::UnixStream {
     use std::io::{Read as _, Write as _};
     let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
     let head = format!(

@@ -62,7 +62,7 @@ fn run(app: &App, flags: &Parsed) -> Result<()> {
     let removed = container.host_config.auto_remove;
     let condition = if removed { WaitCondition::Removed } else { WaitCondition::NextExit };
     let exit_code = ExitCode::register(client, id, condition)?;
-    start(&client, id, flags)?;
+    start(client, id, flags)?;
     let policy = Policy {
         client: client.clone(),
         subject: Subject::Container(id.to_owned()),
@@ -91,7 +91,7 @@ fn detached(app: &App, flags: &Parsed) -> Result<()> {
             return Err(CliError::new("you cannot restore multiple containers at once"));
         };
         // As Docker's, this prints no name.
-        return Ok(start(&client, name, flags)?);
+        return Ok(start(client, name, flags)?);
     }
     let mut failed = Vec::new();
     for name in names {
