@@ -38,6 +38,8 @@ const MAX_LINKS: usize = 40;
 pub(super) struct Looks {
     /// Who owns it; none: whoever owns the source.
     pub(super) owner: Option<(u32, u32)>,
+    /// `--chown`: who owns directories that are made for it.
+    pub(super) chown: Option<(u32, u32)>,
     /// `--chmod`.
     pub(super) mode: Option<Mode>,
 }
@@ -50,7 +52,7 @@ impl Looks {
             Some(Mode::Octal(mode)) => mode & 0o777,
             _ => 0o755,
         };
-        NewDirectories { owner: self.owner, mode }
+        NewDirectories { owner: self.chown, mode }
     }
 }
 

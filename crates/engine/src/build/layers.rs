@@ -221,7 +221,7 @@ impl CopyWork<'_> {
             for placed in placed {
                 if archives.iter().any(|(input, path)| *input == source.input && *path == placed.from) {
                     copier
-                        .directory(&destination, NewDirectories { owner: self.looks.owner, mode: 0o755 })?;
+                        .directory(&destination, NewDirectories { owner: self.looks.chown, mode: 0o755 })?;
                     self.unpack(root, &placed, target, &destination)?;
                     continue;
                 }
@@ -272,7 +272,7 @@ impl CopyWork<'_> {
 fn looks(copy: &Copy, base: Option<&RootDir>) -> Result<Looks, StepError> {
     let owner = copy.owner.as_deref().map(|owner| resolve_owner(owner, base)).transpose()?;
     let mode = copy.mode.as_deref().map(Mode::parse).transpose().map_err(StepError::other)?;
-    Ok(Looks { owner, mode })
+    Ok(Looks { owner, chown: owner, mode })
 }
 
 /// `user[:group]` in the terms of an image. A user by number has the group of that number, as BuildKit has it.
