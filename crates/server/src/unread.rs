@@ -65,13 +65,13 @@ impl Left {
 
     /// Reads what was left. Whether another request can follow.
     pub(crate) async fn drain(self) -> bool {
-        let mut body = match std::mem::replace(&mut *self.rest(), Rest::InHand) {
-            Rest::Behind(body) => body,
-            other => {
-                *self.rest() = other;
-                return true;
-            }
+        let mut rest = self.rest();
+        let taken = match &*rest {
+            Rest::Behind(_) => std::mem::replace(&mut *rest, Rest::InHand),
+            Rest::None | Rest::InHand => return true,
         };
+        drop(rest);
+        let Rest::Behind(mut body) = taken else { return true };
         let reading = async {
             let mut read = 0;
             while let Some(frame) =
@@ -156,5 +156,6 @@ mod tests {
         let read = axum::body::to_bytes(left.watch(Body::from("text")), 10).await.unwrap();
         assert_eq!(read, "text");
         assert!(left.is_read());
+        assert!(left.drain().await);
     }
 }
