@@ -63,15 +63,21 @@ impl Left {
         matches!(*self.rest(), Rest::None)
     }
 
+    /// What nobody reads any more.
+    fn take(&self) -> Option<Body> {
+        let mut rest = self.rest();
+        match std::mem::replace(&mut *rest, Rest::InHand) {
+            Rest::Behind(body) => Some(body),
+            other => {
+                *rest = other;
+                None
+            }
+        }
+    }
+
     /// Reads what was left. Whether another request can follow.
     pub(crate) async fn drain(self) -> bool {
-        let mut rest = self.rest();
-        let taken = match &*rest {
-            Rest::Behind(_) => std::mem::replace(&mut *rest, Rest::InHand),
-            Rest::None | Rest::InHand => return true,
-        };
-        drop(rest);
-        let Rest::Behind(mut body) = taken else { return true };
+        let Some(mut body) = self.take() else { return true };
         let reading = async {
             let mut read = 0;
             while let Some(frame) =
