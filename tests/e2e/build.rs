@@ -85,7 +85,7 @@ fn nothing_is_left(daemon: &Daemon) {
     let work = daemon.data_root().join("build/work");
     let is_clean = || {
         let temporary = fs::read_dir(daemon.data_root().join("layers")).unwrap();
-        fs::read_dir(&work).unwrap().next().is_none()
+        fs::read_dir(&work).is_ok_and(|mut entries| entries.next().is_none())
             && temporary.flatten().all(|entry| !entry.file_name().to_string_lossy().starts_with(".tmp-"))
             && fs::read_dir(daemon.run_root().join("containers")).unwrap().next().is_none()
             && fs::read_dir(daemon.data_root().join("containers"))

@@ -126,8 +126,8 @@ fn what_one_daemon_made_another_finds_in_a_registry() {
 /// A cache's configuration.
 fn config(registry: &Registry, repository: &str, tag: &str) -> Value {
     let (_, document) = manifest(registry, repository, tag);
-    let entries = document["manifests"].as_array().into_iter().flatten().chain(document.get("config"));
-    let config = entries.filter(|entry| entry["mediaType"] == CONFIG_TYPE).next_back().unwrap();
+    let mut entries = document["manifests"].as_array().into_iter().flatten().chain(document.get("config"));
+    let config = entries.rfind(|entry| entry["mediaType"] == CONFIG_TYPE).unwrap();
     let config = registry.blob(config["digest"].as_str().unwrap()).expect("a configuration");
     serde_json::from_slice(&config).unwrap()
 }

@@ -89,7 +89,7 @@ pub fn scan(root: &RootDir, is_over: &dyn Fn() -> bool) -> Result<Found, ScanErr
         }
     }
     if let Some(path) = RPM.iter().find(|path| is_file(root, path)) {
-        return Err(ScanError::Rpm { path: *path });
+        return Err(ScanError::Rpm { path });
     }
     walk(root, is_over, &mut found.packages)?;
     found.packages.sort_unstable();

@@ -217,9 +217,12 @@ fn throughput(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Names of ways to a server, and addresses there.
+type Ways = [(&'static str, String); 3];
+
 /// Short connections a second, each with one request: medians, measured in turns as the streams are.
 fn connections(sides: &[Side<'_>], report: &mut Report) -> Result<(), Failure> {
-    let start = |side: &Side<'_>| -> Result<(String, [(&str, String); 3]), Failure> {
+    let start = |side: &Side<'_>| -> Result<(String, Ways), Failure> {
         let server =
             side.run(&["run", "-d", "-p", "18080:80", "bench/net", "nginx", "-c", "/etc/nginx.conf"])?;
         let (address, gateway) = (side.address(&server)?, side.gateway(&server)?);

@@ -162,19 +162,19 @@ fn the_longest_unused_goes() {
     assert_eq!(left, [true, false, false, false, true, true]);
 }
 
-fn metadata(sent: &Sent, name: &str) -> Metadata {
+fn look(sent: &Sent, name: &str) -> Metadata {
     RootDir::open(&sent.path).expect("a root").metadata(name).expect(name)
 }
 
 /// What a build does that reads its files.
 fn learn(sent: &Sent) {
     let digests = sent.lent.as_ref().expect("a mirror").digests();
-    ["b", "d/a"].iter().for_each(|name| digests.put(&metadata(sent, name), Digest::of(sent.read(name))));
+    ["b", "d/a"].iter().for_each(|name| digests.put(&look(sent, name), Digest::of(sent.read(name))));
 }
 
 fn known(sent: &Sent) -> [bool; 2] {
     let digests = sent.lent.as_ref().expect("a mirror").digests();
-    ["b", "d/a"].map(|name| digests.get(&metadata(sent, name)) == Some(Digest::of(sent.read(name))))
+    ["b", "d/a"].map(|name| digests.get(&look(sent, name)) == Some(Digest::of(sent.read(name))))
 }
 
 #[tokio::test]

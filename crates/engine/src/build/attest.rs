@@ -41,11 +41,14 @@ const EMPTY_CONTENT: &[u8] = b"{}";
 /// What a list of packages calls what it is about.
 const NAME: &str = "sbom";
 
+/// Name, platform and digest of an image that a build stands on.
+pub(super) type UsedImage = (String, String, Digest);
+
 /// What an image was made of.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Materials {
     /// Names, platforms and digests of images.
-    pub(super) images: Vec<(String, String, Digest)>,
+    pub(super) images: Vec<UsedImage>,
     /// Downloads and repositories: where, and what they were by which digest.
     pub(super) remotes: Vec<(String, Option<(&'static str, String)>)>,
     /// Contexts of the client's.
@@ -61,7 +64,7 @@ impl Materials {
     /// Collects them of a plan that was solved.
     pub(super) fn of(
         plan: &Plan,
-        images: Vec<(String, String, Digest)>,
+        images: Vec<UsedImage>,
         sources: &dyn Sources,
         cancel: &Cancel,
     ) -> Result<Self, StepError> {

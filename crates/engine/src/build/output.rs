@@ -13,7 +13,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new((output, socket): (&'a dyn Fn(Stream, &[u8]), UnixStream)) -> io::Result<Self> {
+    pub(super) fn new(output: &'a dyn Fn(Stream, &[u8]), socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = crate::reactor::register(socket, tokio::io::Interest::READABLE)?;
         Ok(Self { socket, frames: Frames::default(), output })

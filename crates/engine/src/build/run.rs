@@ -18,7 +18,7 @@ use palan_oci::{Descriptor, Digest, Platform};
 use palan_store::Lease;
 
 use super::assemble::{Common, assemble};
-use super::attest::{self, Materials};
+use super::attest::{self, Materials, UsedImage};
 use super::bases::known_as;
 use super::caches::CacheTarget;
 use super::caches::export::Exporting;
@@ -285,7 +285,7 @@ impl Work<'_> {
     fn about(
         &self,
         plan: &Plan,
-        images: Vec<(String, String, Digest)>,
+        images: Vec<UsedImage>,
         snapshot: &Snapshot,
         layers: &BuildLayers<'_>,
         sources: &BuildSources<'_>,
@@ -394,7 +394,7 @@ impl Work<'_> {
         platform: &Platform,
         shows_platform: bool,
         sources: &mut BuildSources<'_>,
-    ) -> Result<(Plan, Vec<(String, String, Digest)>), BuildError> {
+    ) -> Result<(Plan, Vec<UsedImage>), BuildError> {
         let request = self.request;
         let Parts { dockerfile, file, .. } = *parts;
         let host = Platform::host();

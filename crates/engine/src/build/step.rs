@@ -366,7 +366,10 @@ impl BuildRunner<'_> {
         let hello = Request::Hello { version: protocol::VERSION, after_seq: 0 };
         link.send(hello, Vec::new()).map_err(lost)?;
         link.send(request, descriptors).map_err(lost)?;
-        let mut output = output.map(Reading::new).transpose().map_err(StepError::other)?;
+        let mut output = output
+            .map(|(output, socket)| Reading::new(output, socket))
+            .transpose()
+            .map_err(StepError::other)?;
         let stop = Arc::new(Notify::new());
         let told = Arc::clone(&stop);
         let _watch = cancel.watch(move || told.notify_one());
