@@ -148,16 +148,7 @@ fn what_is_restored_is_confined_as_before() {
     requires!(kernel has_criu(), "what CRIU needs");
     let daemon = daemon();
     let volume = ["-v", "data:/data", "--tmpfs", "/scratch", "--cap-drop", "CHOWN", "-u", "1000:50"];
-    let limits = [
-        "-m",
-        "64m",
-        "--pids-limit",
-        "50",
-        "--ulimit",
-        "nofile=99:100",
-        "--security-opt",
-        "no-new-privileges",
-    ];
+    let limits = ["-m", "64m", "--pids-limit", "50", "--ulimit", "nofile=99:100"];
     run(&daemon, "box", &[&["--network", "none"], &volume[..], &limits].concat(), "sleep 1000 & sleep 1000");
     // Numbers of processes and mounts change, what they are must not.
     let look = "grep -E '^(Cap|Seccomp:|NoNewPrivs|Uid|Gid|Groups)' /proc/1/status; cat /proc/1/limits; \
@@ -175,6 +166,27 @@ fn what_is_restored_is_confined_as_before() {
     assert_eq!((limits("memory.max"), memory.trim()), (memory.clone(), "67108864"));
     assert_eq!(limits("pids.max").trim(), "50");
     assert!(daemon.leaks().iter().all(|leak| !leak.contains("criu")), "{:?}", daemon.leaks());
+}
+
+#[test]
+fn no_new_privileges_stay_or_are_a_reason_to_refuse() {
+    requires!(root);
+    requires!(kernel has_criu(), "what CRIU needs");
+    let daemon = daemon();
+    let flags = ["--network", "none", "--security-opt", "no-new-privileges"];
+    run(&daemon, "box", &flags, "sleep 1000 & sleep 1000");
+    let look = "grep NoNewPrivs /proc/1/status";
+    assert_eq!(within(&daemon, "box", look).trim(), "NoNewPrivs:\t1");
+    let made = checkpoint(&daemon, &["create", "box", "one"]);
+    if made.code == 0 {
+        daemon.palan(["start", "--checkpoint", "one", "box"]).ok();
+    } else {
+        made.fails(
+            1,
+            "does not restore no-new-privileges, which the container runs with: 3.19 or newer is needed",
+        );
+    }
+    assert_eq!(within(&daemon, "box", look).trim(), "NoNewPrivs:\t1");
 }
 
 fn inspect_cgroup(daemon: &Daemon, name: &str) -> String {

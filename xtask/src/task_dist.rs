@@ -9,17 +9,18 @@ use std::path::PathBuf;
 use crate::Failure;
 use crate::process::{cargo, check, command, host_triple, output, root};
 
-/// Flags added to those of `.cargo/config.toml`: a fixed load address, so nothing is relocated when the program starts, and no
-/// tables for unwinding, an eighth of the file, which nothing reads where a panic aborts and symbols are stripped.
-fn flags() -> String {
-    let flags = r#"["-C","relocation-model=static","-C","force-unwind-tables=no"]"#;
-    format!("target.{}.rustflags={flags}", host_triple())
+/// Flags added to those of `.cargo/config.toml`: a fixed load address, so nothing is relocated when the program starts.
+fn static_position() -> String {
+    format!("target.{}.rustflags=[\"-C\",\"relocation-model=static\"]", host_triple())
 }
 
-/// The same for what is written in C (SQLite, zstd, ring), under the name that the `cc` crate looks for.
-fn c_flags() -> (String, &'static str) {
-    let name = format!("CFLAGS_{}", host_triple().replace('-', "_"));
-    (name, "-fno-asynchronous-unwind-tables -fno-unwind-tables")
+/// Flags for the linker: no tables for unwinding, a tenth of the file. A panic aborts, and a trace of addresses without names says
+/// nothing.
+fn without_tables() -> [String; 5] {
+    let script = root().join("xtask/no-unwind.ld");
+    let argument = |text: &str| format!("link-arg=-Wl,{text}");
+    let script = argument(&format!("-T,{}", script.display()));
+    ["--".into(), "-C".into(), argument("--no-eh-frame-hdr"), "-C".into(), script]
 }
 
 /// The commit that `version` will show, where this is a checkout.
@@ -33,20 +34,20 @@ pub(crate) fn run() -> Result<PathBuf, Failure> {
     let target = root().join("target/dist-build");
     check(
         cargo()
-            .args(["build", "--locked", "--package", "palan-supervisor", "--bin", "palan-supervisor"])
-            .args(["--profile", "supervisor", "--config", &flags()])
+            .args(["rustc", "--locked", "--package", "palan-supervisor", "--bin", "palan-supervisor"])
+            .args(["--profile", "supervisor", "--config", &static_position()])
             .arg("--target-dir")
             .arg(&target)
-            .envs([c_flags()]),
+            .args(without_tables()),
     )?;
     let supervisor = target.join(host_triple()).join("supervisor/palan-supervisor");
     check(
         cargo()
-            .args(["build", "--locked", "--package", "palan", "--release", "--config", &flags()])
-            .arg("--target-dir")
+            .args(["rustc", "--locked", "--package", "palan", "--bin", "palan", "--release"])
+            .args(["--config", &static_position(), "--target-dir"])
             .arg(&target)
+            .args(without_tables())
             .env("PALAN_SUPERVISOR_ELF", &supervisor)
-            .envs([c_flags()])
             .envs(commit().map(|commit| ("PALAN_BUILD", commit))),
     )?;
     let dist = root().join("target/dist");

@@ -20,7 +20,7 @@ use crate::process::{cargo, check, command, find, output};
 const SECONDS: &str = "2";
 
 /// How often each of them.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 5;
 
 /// How an engine is called.
 type Call<'a> = dyn Fn(&[&str]) -> Command + 'a;

@@ -10,6 +10,8 @@
 //! is on its way to be made or removed.
 //!
 //! **Invariant:** images come from root alone. Whoever can write them decides what is executed, with which capabilities, and where.
+//!
+//! **Invariant:** what was confined is confined as before. What this host's CRIU does not restore is a reason to refuse, before anything ends.
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -20,13 +22,13 @@ use std::time::Duration;
 use palan_linux::path::{Directory, FileKind};
 use palan_stdx::fs;
 use palan_supervisor::protocol::{CheckpointOptions, CriuProgram, Request};
-use palan_supervisor::runtime::checkpoint::{Criu, CriuError};
+use palan_supervisor::runtime::checkpoint::{Criu, CriuError, Version};
 
 use crate::container::driver::{Action, Driver, Pending, not_running};
 use crate::container::index::Reply;
 use crate::container::start::Prepared;
 use crate::container::stop::is_restarting;
-use crate::container::{Details, Status, validate};
+use crate::container::{Details, Status, security, validate};
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
 use crate::{Class, Error, Result};
@@ -74,12 +76,13 @@ impl Engine {
         }
         let (place, name, called) =
             (self.checkpoints_of(&details, &spec.directory)?, spec.name.clone(), container.to_owned());
+        let keeps_privileges = self.keeps_privileges(&details)?;
         let found = blocking(move || {
             if place.join(&name).exists() {
                 let text = format!("checkpoint with name {name} already exists for container {called}");
                 return Err(Error::conflict(text));
             }
-            let criu = find_criu()?;
+            let criu = find_criu(keeps_privileges)?;
             fs::create_dir_all(&place, 0o700).map_err(unusable)?;
             Ok((criu, open(&place)?.into_fd()))
         });
@@ -148,13 +151,20 @@ impl Engine {
         let details = handle.details();
         let place = self.checkpoints_of(&details, directory)?;
         let (name, called) = (name.to_owned(), details.name.clone());
+        let keeps_privileges = self.keeps_privileges(&details)?;
         let from = blocking(move || {
             let images = find(&place, &name, &called)?;
             check_owner(&images, &place.join(&name))?;
-            Ok(Checkpoint { images, criu: find_criu()? })
+            Ok(Checkpoint { images, criu: find_criu(keeps_privileges)? })
         });
         let from = Some(Box::new(from.await?));
         handle.ask(|reply| Action::Start { from, reply }).await
+    }
+
+    /// Whether its processes gain no privileges by what they execute.
+    fn keeps_privileges(&self, details: &Details) -> Result<bool> {
+        let list = &details.host.security_opt;
+        Ok(security::options(list, &self.host, &self.config)?.no_new_privileges)
     }
 
     /// The directory of a container's checkpoints.
@@ -262,8 +272,20 @@ fn check_owner(images: impl AsFd, path: &Path) -> Result<()> {
     ))
 }
 
-fn find_criu() -> Result<CriuProgram> {
+/// The first CRIU that restores `no_new_privs` (prctl(2)): with an earlier one a container would have it no more afterwards.
+const KEEPS_NO_NEW_PRIVILEGES: Version = Version(31_900);
+
+/// Looks for the program, which must be able to keep what the container is confined by.
+fn find_criu(keeps_privileges: bool) -> Result<CriuProgram> {
     match Criu::find(PROGRAM) {
+        Ok(criu) if keeps_privileges && criu.version() < KEEPS_NO_NEW_PRIVILEGES => Err(Error::new(
+            Class::NotImplemented,
+            format!(
+                "CRIU {} does not restore no-new-privileges, which the container runs with: {KEEPS_NO_NEW_PRIVILEGES} or \
+                 newer is needed",
+                criu.version()
+            ),
+        )),
         Ok(criu) => Ok(CriuProgram { path: criu.program().to_owned(), version: criu.version().0 }),
         Err(CriuError::Missing(_)) => Err(Error::new(
             Class::NotImplemented,
