@@ -102,10 +102,7 @@ fn secret(config: &Path) -> Option<String> {
     known().or_else(|| {
         // A home that does not exist is not made: it is the mark of users who have none.
         for directory in [config, &directory] {
-            match palan_stdx::fs::create_dir(directory, 0o700) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
-                _ => {}
-            }
+            palan_stdx::fs::create_dir(directory, 0o700).ok()?;
         }
         let new = palan_buildkit::session::new_id().ok()?;
         palan_stdx::atomic_file::write(&path, new.as_bytes(), 0o600, Durability::Process).ok()?;
