@@ -115,7 +115,7 @@ impl Drop for Loan {
 pub struct Kept {
     /// Its name.
     pub name: String,
-    /// The bytes of files that are nowhere else: of those that layers have, too, its removal frees nothing.
+    /// The bytes that its removal frees: files that another mirror has, too, stay.
     pub size: u64,
     /// When it was used last.
     pub used: SystemTime,
@@ -412,7 +412,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     palan_linux::path::remove_tree(path).map_err(io::Error::from)
 }
 
-/// The bytes of files that have no other name. What can't be read counts nothing.
+/// The bytes of files that have no other name: two mirrors share some while one is lent. What can't be read counts nothing.
 fn own_size(directory: &Directory) -> u64 {
     let size = |entry: palan_linux::path::DirEntry| match entry.kind {
         FileKind::Directory => directory.open_dir(&entry.name).map_or(0, |below| own_size(&below)),

@@ -91,8 +91,8 @@ pub(super) fn shared_key(app: &App, source: &Source) -> String {
 }
 
 /// What makes the keys of this user's directories hard to guess: drawn once, and kept beside the configuration.
-fn secret(directory: &Path) -> Option<String> {
-    let directory = directory.join("palan");
+fn secret(config: &Path) -> Option<String> {
+    let directory = config.join("palan");
     let path = directory.join("build-id");
     let known = || {
         let text = palan_stdx::fs::read_to_string_if_exists(&path).ok()??;
@@ -100,7 +100,10 @@ fn secret(directory: &Path) -> Option<String> {
         (text.len() >= 25 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())).then(|| text.to_owned())
     };
     known().or_else(|| {
-        palan_stdx::fs::create_dir_all(&directory, 0o700).ok()?;
+        // A home that does not exist is not made: it is the mark of users who have none.
+        for directory in [config, &directory] {
+            palan_stdx::fs::create_dir(directory, 0o700).ok()?;
+        }
         let new = palan_buildkit::session::new_id().ok()?;
         palan_stdx::atomic_file::write(&path, new.as_bytes(), 0o600, Durability::Process).ok()?;
         // Or that of another build, which came at the same time.
@@ -183,6 +186,10 @@ mod tests {
         assert_ne!(first, second, "what was left of the file was nothing");
         let other = tempfile::tempdir().unwrap();
         assert_ne!(secret(other.path()), Some(second));
+        assert!(secret(&directory.path().join("new")).is_some());
+        let nobodys = directory.path().join("no-home/.docker");
+        assert_eq!(secret(&nobodys), None);
+        assert!(!directory.path().join("no-home").exists());
         assert_eq!(secret(Path::new("/dev/null")), None);
     }
 
