@@ -100,8 +100,11 @@ fn killed_with_twenty_containers_a_pull_an_attached_session_and_an_exit() {
     let code = session.wait().unwrap();
     assert_eq!(code.code(), Some(17), "{}", daemon.log());
 
-    let running = daemon.palan(["ps", "--format", "{{.Names}}"]).ok();
-    assert_eq!(running.stdout.lines().count(), 20, "{running}");
+    // The session's end came from its supervisor, which tells the new daemon, too.
+    let running = || daemon.palan(["ps", "--format", "{{.Names}}"]).ok();
+    let is_known =
+        palan_test_support::wait_until(Duration::from_secs(5), || running().stdout.lines().count() == 20);
+    assert!(is_known, "{}", running());
     let ended = daemon.palan(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "ends"]).ok();
     assert_eq!(ended.line(), "exited 42");
     assert_eq!(daemon.palan(["logs", "ends"]).ok().stdout, "bye\n");

@@ -31,10 +31,15 @@ pub(crate) async fn dispatch(router: Router, mut request: Request) -> Response {
                 Ok(response) => response,
                 Err(never) => match never {},
             };
-            let left = left.filter(|_| !is_asking && response.status() != StatusCode::SWITCHING_PROTOCOLS);
-            if let Some(left) = left
-                && !left.drain().await
-            {
+            let is_last = match left {
+                Some(left) if is_asking || response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    drop(left.answered());
+                    false
+                }
+                Some(left) => !left.drain().await,
+                None => false,
+            };
+            if is_last {
                 response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
             response

@@ -48,6 +48,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
+/// Two of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Names(pub(crate) String, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Names {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::<(String, String)>::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0.0, path.0.1)).map_err(|e| ApiError::invalid(e.body_text()))
+    }
+}
+
 /// The query parameters.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Params(Vec<(String, String)>);

@@ -36,6 +36,9 @@ enum Rest {
     InHand,
     /// Nobody reads it any more.
     Behind(Body),
+    /// The answer is ready, and it was not read to its end. It is not kept: only when it is dropped does the client learn that nobody
+    /// reads what it sends, and that there is an answer.
+    Answered,
 }
 
 impl std::fmt::Debug for Left {
@@ -63,21 +66,25 @@ impl Left {
         matches!(*self.rest(), Rest::None)
     }
 
-    /// What nobody reads any more.
-    fn take(&self) -> Option<Body> {
+    /// The answer is ready; what nobody reads any more.
+    pub(crate) fn answered(&self) -> Option<Body> {
         let mut rest = self.rest();
-        match std::mem::replace(&mut *rest, Rest::InHand) {
-            Rest::Behind(body) => Some(body),
-            other => {
-                *rest = other;
+        match std::mem::take(&mut *rest) {
+            Rest::None => None,
+            Rest::Behind(body) => {
+                *rest = Rest::Answered;
+                Some(body)
+            }
+            Rest::InHand | Rest::Answered => {
+                *rest = Rest::Answered;
                 None
             }
         }
     }
 
-    /// Reads what was left. Whether another request can follow.
+    /// Reads what was left when the answer is ready. Whether another request can follow.
     pub(crate) async fn drain(self) -> bool {
-        let Some(mut body) = self.take() else { return true };
+        let Some(mut body) = self.answered() else { return true };
         let reading = async {
             let mut read = 0;
             while let Some(frame) =
@@ -127,13 +134,18 @@ impl HttpBody for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
-            *self.left.rest() = Rest::Behind(body);
+            let mut rest = self.left.rest();
+            if !matches!(*rest, Rest::Answered) {
+                *rest = Rest::Behind(body);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
+
     use super::*;
 
     async fn rest(pieces: usize) -> bool {
@@ -154,6 +166,25 @@ mod tests {
         let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
         drop(left.watch(Body::from_stream(never)));
         assert!(!left.drain().await, "nobody waits for ever");
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_after_the_answer_is_not_kept() {
+        let is_kept = |is_asked: bool| {
+            let token = Arc::new(());
+            let held = Arc::clone(&token);
+            let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+            let left = Left::default();
+            let body = left.watch(Body::from_stream(never.inspect(move |_| drop(Arc::clone(&held)))));
+            if is_asked {
+                assert!(left.answered().is_none());
+            }
+            drop(body);
+            assert!(!left.is_read());
+            Arc::strong_count(&token) > 1
+        };
+        assert!(is_kept(false));
+        assert!(!is_kept(true));
     }
 
     #[tokio::test]

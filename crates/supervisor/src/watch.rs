@@ -99,7 +99,7 @@ impl Token {
             12 => Self::ResolverClient(session),
             13 => Self::ResolverUpstream(session),
             14 => Self::Relay,
-            15 => Self::Checkpoint,
+            15 if token == Self::Checkpoint.encode() => Self::Checkpoint,
             _ => return None,
         })
     }
@@ -220,6 +220,7 @@ mod tests {
             Token::ResolverClient(u32::MAX),
             Token::ResolverUpstream(3),
             Token::Relay,
+            Token::Checkpoint,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

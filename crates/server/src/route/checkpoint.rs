@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use http::StatusCode;
 use palan_docker_api::types::{CheckpointCreateRequest, CheckpointSummary};
@@ -10,7 +10,7 @@ use palan_engine::Engine;
 use palan_engine::container::CheckpointSpec;
 
 use crate::error::{ApiResult, no_content, ok_json};
-use crate::extract::{JsonBytes, Name, Params};
+use crate::extract::{JsonBytes, Name, Names, Params};
 
 type Engines = State<Arc<Engine>>;
 
@@ -29,7 +29,7 @@ pub(crate) async fn list(State(engine): Engines, Name(name): Name, params: Param
 
 pub(crate) async fn remove(
     State(engine): Engines,
-    Path((name, checkpoint)): Path<(String, String)>,
+    Names(name, checkpoint): Names,
     params: Params,
 ) -> ApiResult {
     engine.remove_checkpoint(&name, &checkpoint, params.text("dir")).await?;

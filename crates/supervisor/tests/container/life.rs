@@ -334,6 +334,7 @@ fn an_idle_supervisor_is_small_and_in_its_own_cgroup() {
     let stack = stack.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
     let stack: u64 = stack.split_whitespace().next().unwrap().parse().unwrap();
     assert!(stack <= 128, "{stack} KiB of stack");
-    // A debug build; the budget for the whole in a release build is checked by `cargo xtask bench`.
-    assert!(anonymous < 512, "{rollup}");
+    // A debug build, with the relocations of all that is in it; the budget for the whole in a release build is checked by
+    // `cargo xtask bench`.
+    assert!(anonymous < 768, "{rollup}");
 }
