@@ -117,19 +117,21 @@ fn descend(directory: &Path, found: &mut Vec<PathBuf>) {
 /// Interfaces whose text says that they are of the bridge, or of a network of the daemon that has it.
 fn links(bridge: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let is_of =
-        |path: &Path| std::fs::read_to_string(path.join("ifalias")).is_ok_and(|alias| alias.contains(bridge));
+    let is_of = |path: &Path| {
+        let alias = std::fs::read_to_string(path.join("ifalias")).unwrap_or_default();
+        alias.trim_end().split(':').any(|part| part == bridge)
+    };
     let found = entries.filter(|entry| is_of(&entry.path()));
     found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// `family name` of each nftables table whose name holds the bridge's.
+/// `family name` of each nftables table that is named after the bridge.
 fn tables(bridge: &str) -> Vec<String> {
     let listed = run("nft", &["list", "tables"]).unwrap_or_default();
     listed
         .lines()
         .filter_map(|line| line.strip_prefix("table "))
-        .filter(|table| table.contains(bridge))
+        .filter(|table| table.ends_with(bridge))
         .map(str::to_owned)
         .collect()
 }
