@@ -79,16 +79,7 @@ impl Work<'_> {
     fn pull(&self, reference: &Reference, platform: &Platform) -> Result<(), BuildError> {
         let auth = self.client.credentials(reference)?;
         let digest = Digest::of(format!("pull {reference} {platform}"));
-        let mut vertex = Vertex {
-            digest,
-            name: format!("[internal] load metadata for {reference}"),
-            inputs: Vec::new(),
-            started: Some(Timestamp::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            result: None,
-        };
+        let mut vertex = Vertex::begun(digest, format!("[internal] load metadata for {reference}"));
         self.progress.event(Event::Vertex(vertex.clone()));
         let request = PullRequest {
             reference: reference.clone(),

@@ -82,16 +82,7 @@ pub(super) struct Telling<'a> {
 
 impl<'a> Telling<'a> {
     pub(super) fn begin(progress: &'a dyn ProgressSink, name: String, number: usize) -> Self {
-        let vertex = Vertex {
-            digest: Digest::of(format!("{number} {name}")),
-            name,
-            inputs: Vec::new(),
-            started: Some(Timestamp::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            result: None,
-        };
+        let vertex = Vertex::begun(Digest::of(format!("{number} {name}")), name);
         progress.event(Event::Vertex(vertex.clone()));
         Self { progress, vertex }
     }

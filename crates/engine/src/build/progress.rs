@@ -59,6 +59,22 @@ pub struct Vertex {
     pub result: Option<Digest>,
 }
 
+impl Vertex {
+    /// One that depends on nothing and begins now.
+    pub(super) fn begun(digest: Digest, name: String) -> Self {
+        Self {
+            digest,
+            name,
+            inputs: Vec::new(),
+            started: Some(Timestamp::now()),
+            completed: None,
+            cached: false,
+            error: String::new(),
+            result: None,
+        }
+    }
+}
+
 /// A part of a vertex.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -148,16 +164,7 @@ impl<'a> Telling<'a> {
             }
             Remote::Http { url, .. } => format!("[context {context}] {}", redacted(url)),
         };
-        let vertex = Vertex {
-            digest: Digest::of(format!("context {context} {name}")),
-            name,
-            inputs: Vec::new(),
-            started: Some(Timestamp::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            result: None,
-        };
+        let vertex = Vertex::begun(Digest::of(format!("context {context} {name}")), name);
         progress.event(Event::Vertex(vertex.clone()));
         Self { progress, vertex }
     }
