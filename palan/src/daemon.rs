@@ -206,8 +206,8 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
 fn run(arguments: Arguments) -> Result<(), Failure> {
     // Let go of last of all: the daemon on its other side goes on when it ends.
     let mut predecessor = None;
-    // As many as there are workers; without a limit each blocking thread would get one.
-    palan_linux::memory::limit_arenas(2);
+    // Without a limit each thread would get one. All but the first grow by a page at a time, each with a system call of its own.
+    palan_linux::memory::limit_arenas(1);
     let file = read_settings(&arguments)?;
     let supervisor = supervisor_program()?;
     let mut config = EngineConfig::resolve(&file, env!("CARGO_PKG_VERSION"), supervisor)?;

@@ -62,8 +62,8 @@ impl Engine {
 
     /// The same after a daemon that [handed over](Self::hand_over).
     pub async fn start_after(config: EngineConfig, legacy: Legacy) -> Result<Arc<Self>> {
-        let (engine, containers) = blocking(move || Self::open(config)).await?;
-        restore::restore(&engine, containers, legacy).await?;
+        let (engine, remains) = blocking(move || Self::open(config)).await?;
+        restore::restore(&engine, remains, legacy).await?;
         // Only now is it known what the containers hold.
         if !engine.config.keep_compressed_layers {
             engine.store.start_compaction(crate::storage::COMPACTION_DELAY);
@@ -74,7 +74,7 @@ impl Engine {
         Ok(engine)
     }
 
-    fn open(config: EngineConfig) -> Result<(Arc<Self>, Vec<crate::container::Details>)> {
+    fn open(config: EngineConfig) -> Result<(Arc<Self>, restore::Remains)> {
         // Settings first: what can't be used leaves nothing behind.
         let seccomp = SeccompPrograms::new(&config)?;
         let registry = Registry::new(registry_config(&config)).map_err(|source| {
@@ -96,7 +96,6 @@ impl Engine {
         };
         let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
         let builds = Builds::open(&config.data_root)?;
-        // Last of what can fail, as it changes the host.
         let unique_local = AddressPool::unique_local(random_bits(&contents.daemon_id));
         let network = Manager::open(HostConfig { unique_local, ..network })
             .context(|| "cannot set up the default network".into())?;
@@ -122,7 +121,9 @@ impl Engine {
             this: this.clone(),
         });
         engine.restore_networks(contents.networks)?;
-        Ok((engine, contents.containers))
+        // The kernel tells of interfaces while the rows are still read.
+        let survey = engine.network.survey().context(|| "cannot look at the network".into())?;
+        Ok((engine, restore::Remains { containers: contents.containers.wait()?, survey }))
     }
 
     /// Whether data root and run root are nobody's: the daemon that had them has let them go. Its last threads may take a moment for it.

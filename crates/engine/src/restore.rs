@@ -2,7 +2,8 @@
 //!
 //! 1. the trash of the last daemon is emptied, directories and holds without a row are removed;
 //! 2. for each container whose run directory exists, its supervisor is looked for; the journal's entries that the database
-//!    lacks are applied by the driver (from the connection where there is one, else from the file);
+//!    lacks are applied by the driver (from the connection where there is one, else from the file). A supervisor with nothing
+//!    to tell is not woken: connections with those are made in the background, when the first clients are served already;
 //! 3. a container that should run and has neither supervisor nor entry has ended: 255 when the host was restarted since,
 //!    137 when the supervisor was killed;
 //! 4. the network gets the endpoints that are alive, and drops all others; so it goes with the file systems of volumes;
@@ -14,12 +15,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use palan_network::EndpointRecord;
-use palan_supervisor::client;
+use palan_network::{EndpointRecord, Survey};
+use palan_supervisor::client::{self, ClientError, Presence};
 use palan_supervisor::journal::Entry;
 use palan_supervisor::protocol::{self, Request};
 
-use crate::container::driver;
+use crate::container::driver::{self, Supervisor};
 use crate::container::exit::kill_cgroup;
 use crate::container::index::Handle;
 use crate::container::link::Link;
@@ -35,12 +36,23 @@ use crate::{Error, Result};
 
 /// Exit code of a container that ended with its host.
 const LOST: i32 = 255;
+/// Supervisors that are connected with at a time, between which others have their turn.
+const AT_ONCE: usize = 8;
+
+/// What another daemon has left.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    /// What the database has.
+    pub(crate) containers: Vec<Arc<Details>>,
+    /// What the kernel has.
+    pub(crate) survey: Survey,
+}
 
 /// What was found of one container.
 struct Found {
-    details: Details,
-    /// The supervisor that serves it.
-    link: Option<Link>,
+    details: Arc<Details>,
+    /// The one that serves it.
+    supervisor: Supervisor,
     /// The row differs from what the database has.
     is_changed: bool,
     /// It was to be removed at its end, which has come.
@@ -52,18 +64,38 @@ struct Found {
 impl Found {
     /// What the last daemon had no time to give to the supervisor.
     fn hand_over_ports(&mut self, engine: &Engine) {
-        let Some(link) = &mut self.link else { return };
+        if !self.is_served() {
+            return;
+        }
         for (request, descriptors) in relay::requests(&[], relay::of(engine, &self.details)) {
-            if let Err(error) = link.send(request, descriptors) {
+            let sent = self.link(engine).and_then(|link| link.send(request, descriptors).map(drop));
+            if let Err(error) = sent {
                 let error = palan_stdx::error_chain::to_string(&error);
                 tracing::warn!(container = self.details.id, error, "a port is not relayed");
             }
         }
     }
+
+    /// Whether a supervisor serves it.
+    fn is_served(&self) -> bool {
+        !matches!(self.supervisor, Supervisor::Absent)
+    }
+
+    fn link(&mut self, engine: &Engine) -> std::result::Result<&mut Link, ClientError> {
+        if !matches!(self.supervisor, Supervisor::Connected(_)) {
+            let link = Link::find(&engine.run_dir(&self.details.id), self.details.journal_seq)?;
+            self.supervisor = Supervisor::Connected(Box::new(link));
+        }
+        match &mut self.supervisor {
+            Supervisor::Connected(link) => Ok(link),
+            Supervisor::Absent | Supervisor::Found => Err(ClientError::Closed),
+        }
+    }
 }
 
-/// Restores all containers. `rows` is what the database has, `legacy` what a daemon has left that knew that it would be replaced.
-pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Legacy) -> Result<()> {
+/// Restores all containers. `legacy` is what a daemon has left that knew that it would be replaced.
+pub(crate) async fn restore(engine: &Arc<Engine>, remains: Remains, legacy: Legacy) -> Result<()> {
+    let Remains { containers: rows, survey } = remains;
     let mut early_clients: HashMap<String, Vec<_>> = HashMap::new();
     for EarlyClient { note, socket } in legacy.clients {
         early_clients.entry(note.container).or_default().push((note.options, socket));
@@ -80,9 +112,9 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Le
     let working = engine.clone();
     let (found, live) = blocking(move || {
         clean(&working, &rows.iter().map(|row| row.id.as_str()).collect())?;
-        let found: Vec<Found> = rows.into_iter().map(|row| look(&working, row)).collect();
+        let found = look_at_all(&working, rows)?;
         let live: Vec<EndpointRecord> = found.iter().flat_map(live_endpoints).collect();
-        for found in found.iter().filter(|found| found.link.is_none()) {
+        for found in found.iter().filter(|found| !found.is_served()) {
             for endpoint in found.details.endpoints.values() {
                 working.network.rest(&endpoint.network_id, &endpoint.lease);
             }
@@ -90,9 +122,9 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Le
         Ok((found, live))
     })
     .await?;
-    restore_network(engine, live).await?;
+    restore_network(engine, live, survey).await?;
     restore_volumes(engine, &found).await?;
-    let (mut over, mut to_start) = (Vec::new(), Vec::new());
+    let (mut over, mut to_start, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
     for mut found in found {
         let id = found.details.id.clone();
         found.hand_over_ports(engine);
@@ -105,17 +137,22 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Le
             continue;
         }
         if found.is_changed {
-            let change = Change::new().put_container(Arc::new(found.details.clone())).events(found.events);
+            let change = Change::new()
+                .put_container(Arc::clone(&found.details))
+                .events(std::mem::take(&mut found.events));
             engine.db.commit(change).await?;
         }
         // One whose supervisor still serves its last clients can be started, one whose start is under way must not be.
-        let is_free = found.link.is_none()
-            || found.details.state.status == Status::Exited && !found.details.is_attached;
+        let is_free =
+            !found.is_served() || found.details.state.status == Status::Exited && !found.details.is_attached;
         let starts = is_free && restart::is_to_start(&found.details);
         let (handle, inbox) = Handle::new(found.details);
         engine.index.insert(handle.clone());
         let clients = early_clients.remove(&id).unwrap_or_default();
-        driver::spawn(engine.clone(), handle.clone(), inbox, found.link, clients);
+        match found.supervisor {
+            Supervisor::Found => quiet.push((handle.clone(), inbox, clients)),
+            other => driver::spawn(engine.clone(), handle.clone(), inbox, other, clients),
+        }
         if found.is_over {
             over.push(handle);
         } else if starts {
@@ -124,7 +161,6 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Le
     }
     let networks = engine.networks.all().iter().map(|network| network.id.clone()).collect();
     engine.publish_names(networks).await;
-    crate::image::commit::thaw_forgotten(engine);
     for handle in over {
         let options = crate::container::RemoveOptions { volumes: true, ..Default::default() };
         if let Err(error) = handle.ask(|reply| driver::Action::Remove { options, reply }).await {
@@ -136,17 +172,27 @@ pub(crate) async fn restore(engine: &Arc<Engine>, rows: Vec<Details>, legacy: Le
         }
     }
     restart::start_found(engine, to_start);
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        for (number, (handle, inbox, clients)) in quiet.into_iter().enumerate() {
+            driver::spawn(engine.clone(), handle, inbox, Supervisor::Found, clients);
+            if number % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        crate::image::commit::thaw_forgotten(&engine);
+    });
     Ok(())
 }
 
 fn live_endpoints(found: &Found) -> Vec<EndpointRecord> {
-    if found.link.is_some() { endpoints::records(&found.details) } else { Vec::new() }
+    if found.is_served() { endpoints::records(&found.details) } else { Vec::new() }
 }
 
 async fn restore_volumes(engine: &Arc<Engine>, found: &[Found]) -> Result<()> {
     let live = found
         .iter()
-        .filter(|found| found.link.is_some())
+        .filter(|found| found.is_served())
         .map(|found| (found.details.id.clone(), found.details.volume_names().map(str::to_owned).collect()));
     let (engine, live): (_, Vec<(String, Vec<String>)>) = (engine.clone(), live.collect());
     blocking(move || {
@@ -156,10 +202,11 @@ async fn restore_volumes(engine: &Arc<Engine>, found: &[Found]) -> Result<()> {
     .await
 }
 
-async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>) -> Result<()> {
+async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>, survey: Survey) -> Result<()> {
     let working = engine.clone();
     blocking(move || {
-        let restored = working.network.restore(&live).context(|| "cannot restore the network".into())?;
+        let restored =
+            working.network.restore(&live, survey).context(|| "cannot restore the network".into())?;
         for (endpoint, reason) in restored.lost {
             tracing::warn!(
                 endpoint = endpoint.as_str(),
@@ -175,30 +222,39 @@ async fn restore_network(engine: &Arc<Engine>, live: Vec<EndpointRecord>) -> Res
     .await
 }
 
+/// Finds out what became of all containers. It is the kernel's work mostly: two threads halve the time.
+fn look_at_all(engine: &Engine, mut rows: Vec<Arc<Details>>) -> Result<Vec<Found>> {
+    let look_at =
+        |rows: Vec<Arc<Details>>| rows.into_iter().map(|row| look(engine, row)).collect::<Vec<Found>>();
+    let others = rows.split_off(rows.len() / 2);
+    let runtime = tokio::runtime::Handle::current();
+    let looking = |others| {
+        let _runtime = runtime.enter();
+        look_at(others)
+    };
+    std::thread::scope(|scope| {
+        let others = std::thread::Builder::new()
+            .name("palan-restore".into())
+            .spawn_scoped(scope, || looking(others))
+            .context(|| "cannot start a thread".into())?;
+        let mut found = look_at(rows);
+        let panicked = |_| Error::system("the thread that looks for containers panicked");
+        found.extend(others.join().map_err(panicked)?);
+        Ok(found)
+    })
+}
+
 /// Finds out what became of one container.
-fn look(engine: &Engine, mut details: Details) -> Found {
+fn look(engine: &Engine, mut details: Arc<Details>) -> Found {
     let run_dir = engine.run_dir(&details.id);
     let was_live = details.state.status.is_live() || details.is_attached;
-    if run_dir.exists() {
-        match connect(&run_dir, details.journal_seq) {
-            Ok(link) => {
-                return Found {
-                    details,
-                    link: Some(link),
-                    is_changed: false,
-                    is_over: false,
-                    events: Vec::new(),
-                };
-            }
-            Err(error) if was_live => {
-                tracing::info!(container = details.id, error = error.report(), "no supervisor answers");
-            }
-            Err(_) => {}
-        }
+    let supervisor = find_supervisor(&run_dir, &details, was_live);
+    if !matches!(supervisor, Supervisor::Absent) {
+        return Found { details, supervisor, is_changed: false, is_over: false, events: Vec::new() };
     }
     if !was_live {
         let is_over = details.host.auto_remove && details.state.status == Status::Exited;
-        return Found { details, link: None, is_changed: false, is_over, events: Vec::new() };
+        return Found { details, supervisor, is_changed: false, is_over, events: Vec::new() };
     }
     // A missing run directory means that the host was restarted: the run root does not survive that.
     let killed = run_dir.exists();
@@ -210,17 +266,26 @@ fn look(engine: &Engine, mut details: Details) -> Found {
     if killed {
         kill_cgroup(&details.cgroup_path);
     }
-    let events = settle(&mut details, &entries, killed);
+    let events = settle(Arc::make_mut(&mut details), &entries, killed);
     let is_over = details.host.auto_remove && !details.state.status.is_live();
-    Found { details, link: None, is_changed: true, is_over, events }
+    Found { details, supervisor, is_changed: true, is_over, events }
 }
 
-fn connect(run_dir: &std::path::Path, after_seq: u64) -> Result<Link> {
-    let connection = client::connect(run_dir).context(|| "cannot connect".into())?;
-    let mut link = Link::found(connection).context(|| "cannot watch the connection".into())?;
-    let hello = Request::Hello { version: protocol::VERSION, after_seq };
-    link.send(hello, Vec::new()).context(|| "cannot greet the supervisor".into())?;
-    Ok(link)
+fn find_supervisor(run_dir: &std::path::Path, details: &Details, was_live: bool) -> Supervisor {
+    if client::presence(run_dir, details.journal_seq) == Presence::Quiet {
+        return Supervisor::Found;
+    }
+    if run_dir.exists() {
+        match Link::find(run_dir, details.journal_seq) {
+            Ok(link) => return Supervisor::Connected(Box::new(link)),
+            Err(error) if was_live => {
+                let error = palan_stdx::error_chain::to_string(&error);
+                tracing::info!(container = details.id, error, "no supervisor answers");
+            }
+            Err(_) => {}
+        }
+    }
+    Supervisor::Absent
 }
 
 /// Brings the row of a container that has no supervisor to what it is: by the journal and, where a run has no end there, by

@@ -1,7 +1,7 @@
 //! Sealed anonymous files: data or a program that nobody can change any more, not even through `/proc/<pid>/exe`.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -11,8 +11,13 @@ pub fn sealed(name: &str, contents: &[u8]) -> io::Result<OwnedFd> {
     fill(name, MemfdFlags::empty(), |file| file.write_all(contents))
 }
 
-/// Makes a sealed, executable memfd with what `source` still has to give.
-pub fn sealed_program(name: &str, source: &mut impl Read) -> io::Result<OwnedFd> {
+/// Makes a sealed, executable memfd with a program.
+pub fn sealed_program(name: &str, program: &[u8]) -> io::Result<OwnedFd> {
+    fill(name, MemfdFlags::EXEC, |file| file.write_all(program))
+}
+
+/// Makes a sealed, executable memfd with what a file still has to give.
+pub fn sealed_copy(name: &str, source: &mut File) -> io::Result<OwnedFd> {
     fill(name, MemfdFlags::EXEC, |file| io::copy(source, file).map(drop))
 }
 
@@ -39,6 +44,8 @@ fn fill(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]

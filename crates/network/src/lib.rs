@@ -35,7 +35,7 @@ pub use attach::{Attachment, Container, EndpointRequest, Leave, Relay, Statistic
 pub use config::{AddressPlan, AddressPool, Driver, FirewallIntegration, HostConfig, NetworkConfig};
 pub use error::{AddressError, AttachError, KernelError, NetworkError, PublishError};
 pub use ipam::Usage;
-pub use manager::{Manager, Restored};
+pub use manager::{Manager, Restored, Survey};
 pub use namespace::Sandbox;
 pub use record::{EndpointId, EndpointRecord, MacAddress, PortBinding, Protocol, PublishedPort};
 pub use subnet::{Subnet, SubnetParseError};

@@ -62,6 +62,13 @@ pub struct Manager {
     _watch: Mutex<Option<Watch>>,
 }
 
+/// What the kernel had when a manager began.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Interfaces on the bridges, by network.
+    ports: HashMap<String, Vec<String>>,
+}
+
 /// What [`Manager::restore`] found.
 #[derive(Debug, Default)]
 pub struct Restored {
@@ -162,13 +169,27 @@ impl Manager {
         Ok(())
     }
 
+    /// What [`Manager::restore`] will want to know of the kernel. Call it when all networks were created; nothing is attached or detached
+    /// before the restoration.
+    pub fn survey(&self) -> Result<Survey, NetworkError> {
+        let state = lock(&self.state);
+        let mut links = lock(&self.links);
+        let mut ports = HashMap::new();
+        for (id, network) in &state.networks {
+            let Below::Bridge { bridge, .. } = &network.below else { continue };
+            let names = link::port_names(&mut links, bridge.index);
+            ports.insert(id.clone(), names.map_err(netlink("list the bridge's ports"))?);
+        }
+        Ok(Survey { ports })
+    }
+
     /// Takes back the endpoints of containers that still run: reserves their addresses and ports again, drops interfaces
     /// of ours that belong to no record, and writes the whole table in one transaction. Working endpoints are not
     /// disturbed. Call it once after all networks were created, with an empty slice if nothing runs.
-    pub fn restore(&self, live: &[EndpointRecord]) -> Result<Restored, NetworkError> {
+    pub fn restore(&self, live: &[EndpointRecord], survey: Survey) -> Result<Restored, NetworkError> {
         let mut restored = Restored::default();
         let mut state = lock(&self.state);
-        let present = self.own_interfaces(&state)?;
+        let present = self.own_interfaces(&state, live, survey)?;
         for record in live {
             if state.endpoints.contains_key(&record.endpoint_id) {
                 continue;
@@ -199,6 +220,7 @@ impl Manager {
 
     /// Removes everything: interfaces, rules in our and in other tables, the bridges. For tests and for uninstalling.
     pub fn remove_all(&self) -> Result<(), NetworkError> {
+        let survey = self.survey()?;
         let mut state = lock(&self.state);
         state.restored = false;
         self.namespaces.clear();
@@ -206,7 +228,7 @@ impl Manager {
         for bridge in &bridges {
             bridge::set_route_localnet(bridge, false)?;
         }
-        let interfaces: Vec<String> = self.own_interfaces(&state)?.into_values().collect();
+        let interfaces: Vec<String> = self.own_interfaces(&state, &[], survey)?.into_values().collect();
         {
             let mut socket = lock(&self.firewall);
             let names: Vec<&str> = bridges.iter().map(String::as_str).collect();
@@ -363,18 +385,34 @@ impl Manager {
         }
     }
 
-    /// Our interfaces on the bridges: endpoint ids and interface names.
-    fn own_interfaces(&self, state: &State) -> Result<HashMap<String, String>, KernelError> {
+    /// Our interfaces on the bridges: endpoint ids and interface names. Those with the names of live endpoints are theirs, the others are
+    /// known by their texts.
+    fn own_interfaces(
+        &self,
+        state: &State,
+        live: &[EndpointRecord],
+        mut survey: Survey,
+    ) -> Result<HashMap<String, String>, KernelError> {
+        let known: HashMap<(&str, &str), &EndpointId> = live
+            .iter()
+            .map(|record| ((&*record.network_id, &*record.host_interface), &record.endpoint_id))
+            .collect();
+        let mut links = lock(&self.links);
         let mut own = HashMap::new();
-        for network in state.networks.values() {
+        for (id, network) in &state.networks {
             let Below::Bridge { bridge, .. } = &network.below else { continue };
-            let ports = link::list(&mut lock(&self.links), Filter::Master(bridge.index))
-                .map_err(netlink("list the bridge's ports"))?;
             let prefix = endpoint::alias(&bridge.name, "");
-            let found = ports.into_iter();
-            own.extend(
-                found.filter_map(|link| Some((link.alias.strip_prefix(&prefix)?.to_owned(), link.name))),
-            );
+            for name in survey.ports.remove(id).unwrap_or_default() {
+                if let Some(endpoint) = known.get(&(id, &name)) {
+                    own.insert(endpoint.as_str().to_owned(), name);
+                    continue;
+                }
+                let found = link::get(&mut links, Target::Name(&name));
+                let found = found.map_err(netlink(format!("look at the interface {name}")))?;
+                if let Some(id) = found.and_then(|link| Some(link.alias.strip_prefix(&prefix)?.to_owned())) {
+                    own.insert(id, name);
+                }
+            }
         }
         Ok(own)
     }

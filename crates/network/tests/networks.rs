@@ -17,7 +17,7 @@ use palan_network::{
 
 fn manager() -> Arc<Manager> {
     let manager = Manager::open(HostConfig::default()).unwrap();
-    manager.restore(&[]).unwrap();
+    manager.restore(&[], manager.survey().unwrap()).unwrap();
     manager
 }
 
@@ -353,7 +353,7 @@ fn networks_come_back_after_a_loss_of_all_links() {
         assert_eq!(manager.create(made.clone()).unwrap(), made);
         manager.rest("a", &lease);
         // The daemon was killed before the other network was recorded.
-        assert_eq!(manager.restore(&[]).unwrap().orphans, ["br-z"]);
+        assert_eq!(manager.restore(&[], manager.survey().unwrap()).unwrap().orphans, ["br-z"]);
         assert!(!lab::links().iter().any(|link| link.name == "br-z"));
         let other = attach(&manager, 2, &["a"], &[]);
         assert!(

@@ -90,7 +90,7 @@ impl Engine {
         self.volumes.recorded(names.iter().map(String::as_str));
         let (handle, inbox) = Handle::new(details);
         self.index.insert(handle.clone());
-        driver::spawn(self.shared(), handle, inbox, None, Vec::new());
+        driver::spawn(self.shared(), handle, inbox, driver::Supervisor::Absent, Vec::new());
         Ok(Created { id, warnings })
     }
 }

@@ -145,17 +145,32 @@ pub(super) enum Flow {
     End,
 }
 
-/// Starts the task of a container. `link` is the connection to a supervisor that was found running; `early_clients` are those that
-/// attached while another daemon was there.
+/// The supervisor that a new task has.
+#[derive(Debug)]
+pub(crate) enum Supervisor {
+    /// None.
+    Absent,
+    /// One that runs, with which the task begins by connecting.
+    Found,
+    /// One that it is connected with.
+    Connected(Box<Link>),
+}
+
+/// Starts the task of a container. `early_clients` are those that attached while another daemon was there.
 pub(crate) fn spawn(
     engine: Arc<Engine>,
     handle: Arc<Handle>,
     inbox: mpsc::Receiver<Box<Action>>,
-    link: Option<Link>,
+    supervisor: Supervisor,
     early_clients: Vec<(AttachOptions, OwnedFd)>,
 ) {
     logging::ship::start(&engine, &handle);
     logging::compress::start(&engine, &handle);
+    let (link, connects) = match supervisor {
+        Supervisor::Absent => (None, false),
+        Supervisor::Found => (None, true),
+        Supervisor::Connected(link) => (Some(*link), false),
+    };
     let driver = Driver {
         engine,
         handle,
@@ -172,7 +187,7 @@ pub(crate) fn spawn(
         is_kept_down: false,
         restart_at: None,
     };
-    tokio::spawn(driver.run());
+    tokio::spawn(driver.run(connects));
 }
 
 enum Next {
@@ -182,7 +197,10 @@ enum Next {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    async fn run(mut self, connects: bool) {
+        if connects && Box::pin(self.connect_to_supervisor()).await == Flow::End {
+            return;
+        }
         loop {
             let next = tokio::select! {
                 biased;
@@ -204,6 +222,18 @@ impl Driver {
         }
         if let Some(link) = self.link.take().filter(|_| !self.details().state.status.is_live()) {
             link.linger();
+        }
+    }
+
+    /// The supervisor was there a moment ago.
+    async fn connect_to_supervisor(&mut self) -> Flow {
+        let run_dir = self.engine.run_dir(&self.handle.id);
+        match Link::find(&run_dir, self.details().journal_seq) {
+            Ok(link) => {
+                self.link = Some(link);
+                Flow::Continue
+            }
+            Err(error) => self.on_link_lost(&error).await,
         }
     }
 

@@ -63,14 +63,15 @@ impl Drop for Promise {
 
 impl Handle {
     /// A handle and the receiving end of its queue.
-    pub(crate) fn new(details: Details) -> (Arc<Self>, mpsc::Receiver<Box<Action>>) {
+    pub(crate) fn new(details: impl Into<Arc<Details>>) -> (Arc<Self>, mpsc::Receiver<Box<Action>>) {
         const QUEUE: usize = 16;
+        let details = details.into();
         let (actions, inbox) = mpsc::channel(QUEUE);
         let life =
             Life { status: details.state.status, exit_code: details.state.exit_code, ..Life::default() };
         let handle = Self {
             id: details.id.clone(),
-            details: RwLock::new(Arc::new(details)),
+            details: RwLock::new(details),
             life: watch::Sender::new(life),
             actions,
             next_key: AtomicU64::new(1),

@@ -1,10 +1,11 @@
 //! The connection to a container's supervisor, driven by the reactor.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
-use palan_supervisor::client::{ClientError, Connection, Spawned};
-use palan_supervisor::protocol::{Message, Request, RequestId};
+use palan_supervisor::client::{self, ClientError, Connection, Spawned};
+use palan_supervisor::protocol::{self, Message, Request, RequestId};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -19,9 +20,15 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Of a supervisor that was found again.
-    pub(crate) fn found(connection: Connection) -> std::io::Result<Self> {
-        Ok(Self { connection: register(connection, Interest::READABLE | Interest::WRITABLE)?, pidfd: None })
+    /// Connects to the supervisor that serves a run directory, which then tells what it has noted after `after_seq`. Waits for nobody:
+    /// the kernel takes a connection without the other side's doing.
+    pub(crate) fn find(run_dir: &Path, after_seq: u64) -> Result<Self, ClientError> {
+        let connection = client::connect(run_dir)?;
+        let connection = register(connection, Interest::READABLE | Interest::WRITABLE)
+            .map_err(|source| ClientError::Io { source })?;
+        let mut link = Self { connection, pidfd: None };
+        link.send(Request::Hello { version: protocol::VERSION, after_seq }, Vec::new())?;
+        Ok(link)
     }
 
     /// Of a supervisor that was spawned.

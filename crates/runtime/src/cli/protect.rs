@@ -35,7 +35,7 @@ pub(super) fn ensure() -> Result<(), Failure> {
             Err(_) if rustix::fs::access("/proc/self/exe", rustix::fs::Access::WRITE_OK).is_err() => {
                 return Ok(());
             }
-            Err(_) => memfd::sealed_program("palan", &mut std::fs::File::from(own))?,
+            Err(_) => memfd::sealed_copy("palan", &mut std::fs::File::from(own))?,
         };
         let arguments = c_strings(std::env::args_os());
         let environment = std::env::vars_os().map(|(name, value)| {
