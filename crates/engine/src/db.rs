@@ -139,24 +139,33 @@ pub(crate) struct Contents {
     pub(crate) first_start: jiff::Timestamp,
 }
 
-/// The containers' rows, which a thread reads: it takes the longest of all that a start does, and little else needs them.
+/// The containers' rows, which threads read: it takes the longest of all that a start does, and little else needs them.
 #[derive(Debug)]
-pub(crate) struct Containers(JoinHandle<Result<Vec<Arc<Details>>>>);
+pub(crate) struct Containers([JoinHandle<Result<Vec<Arc<Details>>>>; 2]);
 
 impl Containers {
-    fn read(path: PathBuf) -> Result<Self> {
-        let reading = move || {
-            let connection = open_connection(&path)?;
-            read_bodies::<Details, _>(&connection, "SELECT id, body FROM containers")
-                .context(|| cannot_read(&path))
+    fn read(path: &Path) -> Result<Self> {
+        let half = |odd: bool| {
+            let path = path.to_owned();
+            let reading = move || {
+                let connection = open_connection(&path)?;
+                let query = format!("SELECT id, body FROM containers WHERE rowid % 2 = {}", u8::from(odd));
+                read_bodies::<Details, _>(&connection, &query).context(|| cannot_read(&path))
+            };
+            spawn("palan-rows", reading)
         };
-        spawn("palan-rows", reading).map(Self)
+        Ok(Self([half(false)?, half(true)?]))
     }
 
-    /// Waits for them.
+    /// Waits for them; in the order in which they were created.
     pub(crate) fn wait(self) -> Result<Vec<Arc<Details>>> {
-        let panicked = |_| Error::system("the thread that reads the containers panicked");
-        self.0.join().map_err(panicked)?
+        let mut all = Vec::new();
+        for half in self.0 {
+            let panicked = |_| Error::system("a thread that reads the containers panicked");
+            all.extend(half.join().map_err(panicked)??);
+        }
+        all.sort_by_key(|details| details.created);
+        Ok(all)
     }
 }
 
@@ -178,7 +187,7 @@ impl Database {
         let path = data_root.join("palan.db");
         let mut connection = open_connection(&path)?;
         migrate(&mut connection, &path)?;
-        let containers = Containers::read(path.clone())?;
+        let containers = Containers::read(&path)?;
         let contents = read_all(&connection, containers).context(|| cannot_read(&path))?;
         let (jobs, queue) = mpsc::channel();
         let (subscribers, _) = broadcast::channel(SUBSCRIBER_CAP);

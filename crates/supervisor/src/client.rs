@@ -152,7 +152,7 @@ pub fn presence(run_dir: &Path, after_seq: u64) -> Presence {
     }
     let mut text = Vec::new();
     match io::Read::read_to_end(&mut file, &mut text) {
-        Ok(_) if journal::parse(&text, after_seq).is_empty() => Presence::Quiet,
+        Ok(_) if journal::last_seq(&text).is_some_and(|last| last <= after_seq) => Presence::Quiet,
         _ => Presence::Telling,
     }
 }

@@ -181,6 +181,15 @@ pub(crate) fn parse(text: &[u8], after: u64) -> Vec<Entry> {
     text.split(|byte| *byte == b'\n').filter_map(Entry::from_json).filter(|entry| entry.seq > after).collect()
 }
 
+/// The number of the last entry: 0 if there is none, and nothing if it can't be read.
+pub(crate) fn last_seq(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    let last = text.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
+    Some(Entry::from_json(last)?.seq)
+}
+
 /// Once all is committed, a file of this size is emptied: a container may see millions of exec sessions.
 const EMPTIED_FROM: u64 = 64 * 1024;
 

@@ -190,7 +190,29 @@ pub struct Endpoint {
     /// The addresses of this or the last run: the next one gets them again while nobody else needs them.
     pub lease: Vec<std::net::IpAddr>,
     /// The network's own record of the running endpoint, kept to release it.
-    pub record: Option<serde_json::Value>,
+    pub record: Option<EndpointNote>,
+}
+
+/// An [`EndpointRecord`](palan_network::EndpointRecord) as text, read when it is needed: one that this version can't read must not keep a
+/// container from being read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EndpointNote(Box<serde_json::value::RawValue>);
+
+impl EndpointNote {
+    pub(crate) fn new(record: &palan_network::EndpointRecord) -> Option<Self> {
+        serde_json::value::to_raw_value(record).ok().map(Self)
+    }
+
+    pub(crate) fn read(&self) -> Option<palan_network::EndpointRecord> {
+        serde_json::from_str(self.0.get()).ok()
+    }
+}
+
+impl PartialEq for EndpointNote {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
 }
 
 /// Ports as published now, by `port/protocol`; a declared port without binding has `None`.

@@ -242,9 +242,7 @@ fn restore_way(engine: &Engine, sandbox: &mut Sandbox, details: &mut Details, na
 fn unplug(engine: &Engine, sandbox: &mut Sandbox, details: &mut Details, name: &str) -> Result<()> {
     let before = endpoints::records(details);
     let Some(endpoint) = details.endpoints.remove(name) else { return Ok(()) };
-    if let Some(record) =
-        endpoint.record.and_then(|record| serde_json::from_value::<EndpointRecord>(record).ok())
-    {
+    if let Some(record) = endpoint.record.and_then(|record| record.read()) {
         engine
             .network
             .disconnect(sandbox, &record)

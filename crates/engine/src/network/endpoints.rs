@@ -7,7 +7,7 @@ use std::sync::Arc;
 use palan_network::{EndpointId, EndpointRecord, EndpointRequest, Manager};
 
 use crate::container::validate::{sysctl_of_interface, unsupported};
-use crate::container::{Details, Endpoint, PublishedPorts};
+use crate::container::{Details, Endpoint, EndpointNote, PublishedPorts};
 use crate::engine::Engine;
 use crate::network::{BRIDGE, Network, ports};
 use crate::spec::{EndpointSettings, HostConfig, PortBinding};
@@ -219,7 +219,7 @@ pub(crate) fn note(details: &mut Details, name: &str, record: &EndpointRecord) {
     }
     endpoint.mac_address = record.mac.map(|mac| mac.to_string()).unwrap_or_default();
     endpoint.lease = record.addresses().collect();
-    endpoint.record = serde_json::to_value(record).ok();
+    endpoint.record = EndpointNote::new(record);
     note_ports(details);
 }
 
@@ -244,8 +244,8 @@ pub(crate) fn note_ports(details: &mut Details) {
 
 /// What the network gave, in the order of the interfaces.
 pub(crate) fn records(details: &Details) -> Vec<EndpointRecord> {
-    let record = |endpoint: &Endpoint| serde_json::from_value(endpoint.record.clone()?).ok();
-    in_order(details).into_iter().filter_map(|(_, endpoint)| record(endpoint)).collect()
+    let notes = in_order(details).into_iter().filter_map(|(_, endpoint)| endpoint.record.as_ref());
+    notes.filter_map(EndpointNote::read).collect()
 }
 
 /// Takes out what only a running container has.
