@@ -384,6 +384,7 @@ fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
     let mut sink = Sink(Rc::clone(&recording));
     let told = sink.clone();
     let mut packer = Packer::new(&mut sink);
+    packer.set_private();
     packer.watch_content(Box::new(move |path, offset, length| told.expect(path, offset, length)));
     let top = root.as_directory().try_clone().map_err(palan_tar::pack::failed("open", b"/"))?;
     let entry = root_entry(&top)?;

@@ -210,6 +210,8 @@ pub struct Packer<'w> {
     links: HashMap<(u64, u64), Vec<u8>>,
     /// The time of everything.
     time: Option<Time>,
+    /// Nobody else writes to what is packed.
+    is_private: bool,
 }
 
 impl std::fmt::Debug for Packer<'_> {
@@ -221,12 +223,18 @@ impl std::fmt::Debug for Packer<'_> {
 impl<'w> Packer<'w> {
     /// Writes to `sink`.
     pub fn new(sink: &'w mut dyn Write) -> Self {
-        Self { writer: Writer::new(sink), links: HashMap::new(), time: None }
+        Self { writer: Writer::new(sink), links: HashMap::new(), time: None, is_private: false }
     }
 
     /// Gives everything that is added this time.
     pub fn set_time(&mut self, time: Time) {
         self.time = Some(time);
+    }
+
+    /// Says that nobody else writes to the directories of what is added: what was a regular file is still one when it is opened, and need
+    /// not be looked at a second time.
+    pub fn set_private(&mut self) {
+        self.is_private = true;
     }
 
     /// See [`Writer::watch_content`].
@@ -276,10 +284,6 @@ impl<'w> Packer<'w> {
             (entry.kind, entry.link) = (Kind::HardLink, first.clone());
             return self.writer.entry(&entry).map_err(TreeError::Write);
         }
-        match attributes(directory, name) {
-            Err(error) if is_gone(&error) => return Ok(()),
-            other => entry.xattrs = other.map_err(failed("read the attributes of", path))?,
-        }
         let written = match kind {
             Kind::Regular => self.file(entry, path, directory, name)?,
             _ => self.other(entry, path, directory, name)?,
@@ -299,6 +303,10 @@ impl<'w> Packer<'w> {
         directory: &Directory,
         name: &OsStr,
     ) -> Result<bool, TreeError> {
+        match attributes(directory, name) {
+            Err(error) if is_gone(&error) => return Ok(false),
+            other => entry.xattrs = other.map_err(failed("read the attributes of", path))?,
+        }
         if entry.kind == Kind::Symlink {
             match directory.read_link(name) {
                 Err(error) if is_gone(&error) => return Ok(false),
@@ -320,7 +328,13 @@ impl<'w> Packer<'w> {
         directory: &Directory,
         name: &OsStr,
     ) -> Result<bool, TreeError> {
-        let file = match directory.open_regular(name) {
+        let opened = if self.is_private {
+            let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+            directory.open(name, flags).map(|file| Some(File::from(file)))
+        } else {
+            directory.open_regular(name)
+        };
+        let file = match opened {
             Err(error) if is_gone(&error) => return Ok(false),
             // Something else took its name.
             Ok(None) => return Ok(false),
@@ -329,6 +343,7 @@ impl<'w> Packer<'w> {
         };
         let metadata = Metadata::of(&file).map_err(failed("inspect", path))?;
         entry.size = metadata.size;
+        entry.xattrs = attributes_of(&file).map_err(failed("read the attributes of", path))?;
         let segments = if metadata.blocks.saturating_mul(512) < metadata.size {
             segments(&file, metadata.size).map_err(failed("find the holes of", path))?
         } else {
@@ -371,13 +386,30 @@ impl Read for Source {
 
 /// The attributes that belong to the file and not to this host, sorted.
 fn attributes(directory: &Directory, name: &OsStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let read = |attribute: &OsStr| xattr::get_at(directory, name, attribute);
+    kept(xattr::list_at(directory, name)?, read)
+}
+
+/// The same of an open file.
+fn attributes_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let read = |attribute: &OsStr| match attribute.to_str() {
+        Some(attribute) => xattr::get(file, attribute),
+        None => Ok(None),
+    };
+    kept(xattr::list(file)?, read)
+}
+
+fn kept(
+    names: Vec<OsString>,
+    read: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut attributes = Vec::new();
-    for attribute in xattr::list_at(directory, name)? {
+    for attribute in names {
         let text = attribute.as_bytes();
         let is_of_host = text.starts_with(b"trusted.overlay.")
             || text.starts_with(b"user.overlay.")
             || (text.starts_with(b"security.") && text != b"security.capability");
-        if !is_of_host && let Some(value) = xattr::get_at(directory, name, &attribute)? {
+        if !is_of_host && let Some(value) = read(&attribute)? {
             attributes.push((text.to_vec(), value));
         }
     }

@@ -11,6 +11,9 @@
 //! anything else is an error. A directory that is made for a destination is a new one, also if the content of another goes there: it is
 //! root's or the flag's, and the kernel's rule of set-group-id holds for it. Symlinks in the destination itself are followed, inside of
 //! the root; one within what is copied is never a way.
+//!
+//! The files of a directory are copied by several threads ([`Writers`]): one walks, looks and makes directories, the others make and fill
+//! files. All of it is the kernel's work, which it does for different files at once.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -18,7 +21,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use palan_builder::backend::StepError;
 use palan_builder::cancel::Cancel;
@@ -109,7 +113,7 @@ pub(super) struct Copier<'a> {
     /// Times that directories get at the end, when nothing is made in them any more.
     times: Vec<(PathBuf, Time, Time)>,
     /// The directory in which something was made last: mostly, the next thing is made there, too.
-    last: Option<(PathBuf, Rc<Directory>)>,
+    last: Option<(PathBuf, Arc<Directory>)>,
     /// Files of the directory that is copied which have several names, and where the first one went.
     names: HashMap<(u64, u64), PathBuf>,
 }
@@ -121,14 +125,14 @@ impl<'a> Copier<'a> {
     }
 
     /// A directory of the target that is there.
-    fn handle(&mut self, path: &Path) -> Result<Rc<Directory>, CopyError> {
+    fn handle(&mut self, path: &Path) -> Result<Arc<Directory>, CopyError> {
         if let Some((open, handle)) = &self.last
             && open == path
         {
-            return Ok(Rc::clone(handle));
+            return Ok(Arc::clone(handle));
         }
-        let handle = Rc::new(self.target.open_dir(dot(path))?);
-        self.last = Some((path.to_owned(), Rc::clone(&handle)));
+        let handle = Arc::new(self.target.open_dir(dot(path))?);
+        self.last = Some((path.to_owned(), Arc::clone(&handle)));
         Ok(handle)
     }
 
@@ -265,32 +269,30 @@ impl<'a> Copier<'a> {
             let source = from.open_root(&placed.from)?;
             self.directory(to, looks.destinations())?;
             self.names.clear();
-            let to = to.to_owned();
-            let mut error = None;
-            let walked = walk::<WalkError>(&source, exclude, &mut |entry| {
-                if error.is_none() {
-                    error = self.entry(entry, &to.join(entry.path), looks).err();
-                }
-                Ok(())
+            return std::thread::scope(|scope| {
+                let mut writers = Writers::new(scope, looks);
+                let walked = walk::<CopyError>(&source, exclude, &mut |entry| {
+                    self.entry(entry, &to.join(entry.path), looks, &mut writers)
+                });
+                let written = writers.finish();
+                walked.and(written)
             });
-            if let Some(error) = error {
-                return Err(error);
-            }
-            return Ok(walked?);
         }
         // A symlink that is named itself stands for what it leads to.
         let name = to.file_name().unwrap_or_default().to_owned();
         let parent = to.parent().unwrap_or(Path::new("")).to_owned();
         self.directory(&parent, looks.destinations())?;
         let metadata = from.metadata(&placed.from)?;
-        self.make_way(&parent, &name, to)?;
         match metadata.kind {
             FileKind::Regular => {
+                check_name(&name, to)?;
+                self.check_base(&parent, to)?;
                 let file = from.open_file(&placed.from)?;
-                let attributes = kept_attributes(&file).map_err(at(to))?;
-                self.file(&file, &metadata, &attributes, &parent, &name, looks)
+                NewFile { source: file, metadata, directory: self.handle(&parent)?, path: to.to_owned() }
+                    .write(looks)
             }
             _ => {
+                self.make_way(&parent, &name, to)?;
                 let (directory, last) = from.parent_of(&placed.from)?;
                 self.other(&directory, &last, &metadata, &parent, &name, looks)
             }
@@ -298,7 +300,13 @@ impl<'a> Copier<'a> {
     }
 
     /// One entry of a directory that is copied.
-    fn entry(&mut self, entry: &Entry<'_>, to: &Path, looks: &Looks) -> Result<(), CopyError> {
+    fn entry(
+        &mut self,
+        entry: &Entry<'_>,
+        to: &Path,
+        looks: &Looks,
+        writers: &mut Writers<'_, '_>,
+    ) -> Result<(), CopyError> {
         if self.cancel.is_cancelled() {
             return Err(CopyError::Cancelled);
         }
@@ -314,20 +322,29 @@ impl<'a> Copier<'a> {
         if !self.known.contains_key(parent) {
             self.directory(parent, looks.destinations())?;
         }
-        self.make_way(parent, name, to)?;
         if metadata.kind != FileKind::Regular {
+            self.make_way(parent, name, to)?;
             return self.other(directory, own_name, metadata, parent, name, looks);
         }
+        check_name(name, to)?;
+        self.check_base(parent, to)?;
+        let file = NewFile {
+            source: entry.open()?,
+            metadata: metadata.clone(),
+            directory: self.handle(parent)?,
+            path: to.to_owned(),
+        };
         if metadata.links > 1 {
             let identity = (metadata.device, metadata.inode);
             if let Some(other) = self.names.get(&identity) {
+                self.make_way(parent, name, to)?;
                 return Ok(self.target.create_hard_link(other, to)?);
             }
+            // Its next name needs it to be there.
             self.names.insert(identity, to.to_owned());
+            return file.write(looks);
         }
-        let file = entry.open()?;
-        let attributes = kept_attributes(&file).map_err(at(to))?;
-        self.file(&file, metadata, &attributes, parent, name, looks)
+        writers.take(file)
     }
 
     /// Takes what a file is to replace out of its way, or refuses.
@@ -350,33 +367,6 @@ impl<'a> Copier<'a> {
             }
             _ => Ok(()),
         }
-    }
-
-    fn file(
-        &mut self,
-        source: &File,
-        metadata: &Metadata,
-        attributes: &[(std::ffi::OsString, Vec<u8>)],
-        parent: &Path,
-        name: &OsStr,
-        looks: &Looks,
-    ) -> Result<(), CopyError> {
-        let path = parent.join(name);
-        let directory = self.handle(parent)?;
-        let copy = || -> io::Result<()> {
-            let target = directory.create_file(name, 0o600)?;
-            copy_content(source, &target, metadata.size)?;
-            let (uid, gid) = looks.owner.unwrap_or((metadata.uid, metadata.gid));
-            own(&target, uid, gid)?;
-            for (attribute, value) in attributes {
-                let Some(attribute) = attribute.to_str() else { continue };
-                tolerate(xattr::set(&target, attribute, value))?;
-            }
-            let mode = looks.mode.as_ref().map_or(metadata.mode, |mode| mode.apply(metadata.mode, false));
-            rustix::fs::fchmod(&target, rustix::fs::Mode::from_raw_mode(mode))?;
-            Ok(rustix::fs::futimens(&target, &times(metadata.accessed, metadata.modified))?)
-        };
-        copy().map_err(at(&path))
     }
 
     /// A symlink, fifo or device.
@@ -476,6 +466,136 @@ impl<'a> Copier<'a> {
                 .map_err(|errno| at(path)(errno.into()))?;
         }
         Ok(())
+    }
+}
+
+/// A file that is to be made.
+struct NewFile {
+    source: File,
+    metadata: Metadata,
+    /// Where it is made.
+    directory: Arc<Directory>,
+    /// Its path in the target.
+    path: PathBuf,
+}
+
+impl NewFile {
+    fn write(&self, looks: &Looks) -> Result<(), CopyError> {
+        let name = self.path.file_name().unwrap_or_default();
+        let target = match self.directory.create_file(name, 0o600) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.replace(name)?,
+            other => other.map_err(at(&self.path))?,
+        };
+        self.fill(&target, looks).map_err(at(&self.path))
+    }
+
+    /// Takes what it is to replace out of its way, or refuses.
+    fn replace(&self, name: &OsStr) -> Result<File, CopyError> {
+        let found = self.directory.metadata_if_exists(name).map_err(at(&self.path))?;
+        if found.is_some_and(|found| found.is_dir()) {
+            return Err(CopyError::Directory(Path::new("/").join(&self.path)));
+        }
+        let replaced =
+            self.directory.remove_file(name).and_then(|()| self.directory.create_file(name, 0o600));
+        replaced.map_err(at(&self.path))
+    }
+
+    fn fill(&self, target: &File, looks: &Looks) -> io::Result<()> {
+        let metadata = &self.metadata;
+        copy_content(&self.source, target, metadata)?;
+        let (uid, gid) = looks.owner.unwrap_or((metadata.uid, metadata.gid));
+        own(target, uid, gid)?;
+        for (attribute, value) in kept_attributes(&self.source)? {
+            let Some(attribute) = attribute.to_str() else { continue };
+            tolerate(xattr::set(target, attribute, &value))?;
+        }
+        let mode = looks.mode.as_ref().map_or(metadata.mode, |mode| mode.apply(metadata.mode, false));
+        rustix::fs::fchmod(target, rustix::fs::Mode::from_raw_mode(mode))?;
+        Ok(rustix::fs::futimens(target, &times(metadata.accessed, metadata.modified))?)
+    }
+}
+
+/// The threads that make files.
+struct Writers<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    looks: &'env Looks,
+    /// How many files came.
+    count: usize,
+    /// None before there are enough files for it.
+    queue: Option<mpsc::SyncSender<NewFile>>,
+    threads: Vec<ScopedJoinHandle<'scope, ()>>,
+    failure: Arc<Mutex<Option<CopyError>>>,
+}
+
+impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
+    /// So many files are not worth a thread.
+    const FEW: usize = 32;
+    const MOST_THREADS: usize = 4;
+    /// Each has two open files.
+    const QUEUE: usize = 64;
+
+    fn new(scope: &'scope Scope<'scope, 'env>, looks: &'env Looks) -> Self {
+        Self { scope, looks, count: 0, queue: None, threads: Vec::new(), failure: Arc::default() }
+    }
+
+    /// Has a file made, now or soon. An error may be that of one before.
+    fn take(&mut self, file: NewFile) -> Result<(), CopyError> {
+        self.count += 1;
+        if self.count <= Self::FEW {
+            return file.write(self.looks);
+        }
+        let queue = match &self.queue {
+            Some(queue) => queue,
+            None => {
+                let queue = self.start().map_err(at(&file.path))?;
+                &*self.queue.insert(queue)
+            }
+        };
+        match queue.send(file) {
+            Ok(()) => Ok(()),
+            // They have all ended, which they do for a failure.
+            Err(_) => Err(self.failure().unwrap_or(CopyError::Cancelled)),
+        }
+    }
+
+    fn start(&mut self) -> io::Result<mpsc::SyncSender<NewFile>> {
+        let (queue, files) = mpsc::sync_channel::<NewFile>(Self::QUEUE);
+        let files = Arc::new(Mutex::new(files));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(Self::MOST_THREADS);
+        for _ in 0..threads {
+            let (files, failure, looks) = (Arc::clone(&files), Arc::clone(&self.failure), self.looks);
+            let work = move || {
+                loop {
+                    let next = files.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(file) = next else { return };
+                    if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                        return;
+                    }
+                    if let Err(error) = file.write(looks) {
+                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        return;
+                    }
+                }
+            };
+            let thread = std::thread::Builder::new().name("build-copy".into());
+            self.threads.push(thread.spawn_scoped(self.scope, work)?);
+        }
+        Ok(queue)
+    }
+
+    /// Waits until all files are there.
+    fn finish(mut self) -> Result<(), CopyError> {
+        self.queue = None;
+        for thread in std::mem::take(&mut self.threads) {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    fn failure(&self) -> Option<CopyError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
