@@ -38,8 +38,38 @@ fn runs_beside_with_its_own_streams_and_code() {
     assert!(run.code == 127 && run.stdout.contains("executable file not found in $PATH"), "{run}");
     let run = daemon.palan(["exec", "cc", "/etc/passwd"]);
     assert!(run.code == 126 && run.stdout.contains("permission denied"), "{run}");
+    let run = daemon.palan(["exec", "cc", "/etc"]);
+    assert!(run.code == 126 && run.stdout.contains("is a directory: permission denied"), "{run}");
+    let run = daemon.palan(["exec", "-w", "/nosuch", "cc", "true"]);
+    assert!(run.code == 127 && run.stdout.contains("no such file or directory"), "{run}");
+    // Who is asked for is looked up before the runtime hears of it.
+    let run = daemon.palan(["exec", "-u", "nosuch", "cc", "true"]);
+    let text = "unable to find user nosuch: no matching entries in passwd file";
+    assert!(run.code == 126 && run.stdout.starts_with(text), "{run}");
     let caps = daemon.palan(["exec", "cc", "grep", "-E", "Cap(Eff|Inh)|Seccomp:", "/proc/self/status"]).ok();
     assert_eq!(caps.stdout, "CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n");
+}
+
+/// Arguments of `ps` that we know ourselves, and others that the host's knows.
+#[test]
+fn processes_in_any_columns() {
+    requires!(root);
+    let daemon = daemon();
+    daemon.palan(["run", "-d", "--name", "cc", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
+    let table = |arguments: &[&str]| {
+        let output = daemon.palan([&["top", "cc"], arguments].concat()).ok().stdout;
+        output.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    let lines = table(&[]);
+    assert!(lines.len() == 2 && lines[0] == "UID PID PPID C STIME TTY TIME CMD", "{lines:?}");
+    assert_eq!(table(&["-o", "user,args"]), ["USER CMD", "root sleep 1000"]);
+    let lines = table(&["-eopid,user,cls"]);
+    assert!(lines.len() == 2 && lines[0] == "PID USER CLS" && lines[1].ends_with(" root TS"), "{lines:?}");
+    let lines = table(&["-ax", "-o", "pid", "-o", "comm"]);
+    assert!(lines.len() == 2 && lines[0] == "PID COMMAND" && lines[1].ends_with(" sleep"), "{lines:?}");
+    daemon.palan(["top", "cc", "-eo", "user,nice,cls"]).fails(1, "Couldn't find PID field in ps output");
+    daemon.palan(["top", "cc", "-eo", "comm=PID,cls"]).fails(1, "specifying \"comm=PID\" is not allowed");
+    daemon.palan(["top", "cc", "--nonsense"]).fails(1, "ps: error: unknown gnu long option");
 }
 
 #[test]

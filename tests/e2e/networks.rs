@@ -198,7 +198,11 @@ fn addresses_of_one_s_own() {
     create(&["--subnet", "10.240.0.1/24", "x"]).fails(1, "it should be 10.240.0.0/24");
     create(&["--subnet", "10.240.0.0/24", "--gateway", "10.241.0.1", "x"])
         .fails(1, "no matching subnet for gateway");
-    create(&["-d", "overlay", "x"]).fails(1, "plugin \"overlay\" not found");
+    create(&["-d", "overlay", "x"]).fails(1, "This node is not a swarm manager.");
+    create(&["-d", "weave", "x"]).fails(1, "plugin \"weave\" not found");
+    create(&["--ingress", "x"]).fails(1, "Ingress network can only be global scope network");
+    create(&["--scope", "swarm", "x"])
+        .fails(1, "cannot create a swarm scoped network when swarm is not active");
     create(&["-o", "nonsense=1", "x"]).fails(1, "the option \"nonsense\" of the network driver");
     create(&["-d", "macvlan", "-o", "parent=nosuchlink", "x"])
         .fails(1, "the parent interface nosuchlink doesn't exist");

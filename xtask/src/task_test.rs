@@ -31,6 +31,7 @@ const PACKAGES: &[Package] = &[
     ("libseccomp-dev", "/usr/include/seccomp.h"),
     ("mmdebstrap", "mmdebstrap"),
     ("nftables", "nft"),
+    ("procps", "ps"),
     ("python3-venv", "python3"),
     ("runc", "runc"),
     ("skopeo", "skopeo"),

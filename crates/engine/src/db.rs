@@ -4,7 +4,8 @@
 //! together with its events; so the order of commits is the order in which subscribers see events. Commits don't sync (WAL,
 //! `synchronous=NORMAL`): after a power loss the last moments may be missing, never half of a change. Checkpoints, which do
 //! sync, run on a second thread with a connection of its own: beside the commits, and to the end of the log when there have been none for
-//! a moment or the log has grown long. A daemon that was killed reads the log when it starts, at some 1 GB/s.
+//! a moment or the log has grown long. A daemon that was killed reads the log when it starts, at some 1 GB/s. The log's file keeps its
+//! blocks, and has some from the beginning: with a full disk there is room for commits in it.
 //!
 //! Space is reserved in the file `reserve`: when a commit finds the disk full, the reserve is given up and the commit tried
 //! again, so that containers can be stopped and removed with 0 bytes free. It is made again as soon as a
@@ -42,6 +43,10 @@ const CHECKPOINT_INTERVAL: u32 = 250;
 const LONG_LOG: u32 = 8192;
 /// So long nothing is committed, then the log is brought to its end.
 const QUIET: Duration = Duration::from_millis(500);
+/// Bytes that the log's file keeps.
+const KEPT_LOG: i64 = 4 << 20;
+/// Bytes that are set aside for it; some twenty commits.
+const LOG_ROOM: u64 = 512 << 10;
 
 /// What one transaction does.
 #[derive(Debug, Default)]
@@ -197,8 +202,9 @@ impl Database {
         let reserve = Reserve { path: data_root.join("reserve") };
         reserve.make();
         let checkpointer = open_connection(&path)?;
+        let log = data_root.join("palan.db-wal");
         let checkpoints =
-            spawn("palan-checkpoint", move || checkpoint_loop(&checkpointer, &woken, &reserve))?;
+            spawn("palan-checkpoint", move || checkpoint_loop(&checkpointer, &woken, &reserve, &log))?;
         let reserve = Reserve { path: data_root.join("reserve") };
         let mut writer = Writer {
             connection,
@@ -279,6 +285,7 @@ fn open_connection(path: &Path) -> Result<Connection> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.pragma_update(None, "journal_size_limit", KEPT_LOG)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         // Rows are read once, at start: a large page cache would only cost memory.
         connection.pragma_update(None, "cache_size", -256)?;
@@ -536,14 +543,22 @@ impl Reserve {
 enum Checkpoint {
     /// As far as it comes beside the commits.
     Part,
-    /// To the end of the log, which is empty then.
+    /// To the end of the log, which begins anew then.
     Whole,
 }
 
-fn checkpoint_loop(connection: &Connection, woken: &mpsc::Receiver<Checkpoint>, reserve: &Reserve) {
+fn checkpoint_loop(
+    connection: &Connection,
+    woken: &mpsc::Receiver<Checkpoint>,
+    reserve: &Reserve,
+    log: &Path,
+) {
     while let Ok(wanted) = woken.recv() {
         match checkpoint(connection, wanted) {
-            Ok(()) => reserve.make(),
+            Ok(()) => {
+                make_room(log);
+                reserve.make();
+            }
             Err(error) => {
                 tracing::warn!(%error, "a checkpoint of the database failed, the next one will catch up")
             }
@@ -551,11 +566,21 @@ fn checkpoint_loop(connection: &Connection, woken: &mpsc::Receiver<Checkpoint>, 
     }
 }
 
+/// Sets blocks aside for the log, behind its end. Without space there are none; that is no error.
+fn make_room(log: &Path) {
+    let Ok(file) = std::fs::OpenOptions::new().write(true).open(log) else { return };
+    let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+    let _ = rustix::fs::fallocate(&file, flags, 0, LOG_ROOM);
+}
+
 fn checkpoint(connection: &Connection, wanted: Checkpoint) -> rusqlite::Result<()> {
     let log: i64 = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
     if wanted == Checkpoint::Whole || log > i64::from(LONG_LOG) {
         // Commits wait for this one, but nearly all of its work is done.
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+        // The first commit that changes anything begins the log anew, whose old pages are read no more from then on.
+        let now = jiff::Timestamp::now().to_string();
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('log-begun', ?1)", [now])?;
     }
     Ok(())
 }
@@ -621,17 +646,25 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let (database, _) = Database::open(root.path()).expect("a new database");
         let log = root.path().join("palan.db-wal");
-        let length = || fs::metadata(&log).expect("there").len();
+        // Those that are read by who opens it: they have the salts of the log's head.
+        let pages = || {
+            let log = fs::read(&log).expect("there");
+            let salts = log.get(16..24).expect("a head").to_owned();
+            log[32..].chunks(24 + 4096).take_while(|frame| frame.get(8..16) == Some(&salts[..])).count()
+        };
         for round in 0..2 {
-            database.commit(Change::new().event(event("x"))).await.expect("committed");
-            assert!(length() > 0);
+            for _ in 0..10 {
+                database.commit(Change::new().event(event("x"))).await.expect("committed");
+            }
+            assert!(pages() >= 10);
             let begun = std::time::Instant::now();
-            while length() > 0 {
-                assert!(begun.elapsed() < Duration::from_secs(20), "round {round}");
+            while pages() > 1 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "round {round}: {}", pages());
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-        assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 2);
+        assert!(fs::metadata(&log).expect("there").len() > 10 * 4096, "its room is kept");
+        assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 20);
     }
 
     #[tokio::test]

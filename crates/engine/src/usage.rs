@@ -77,7 +77,7 @@ impl Engine {
             let images = ImageListQuery { containers: true, shared_size: true, ..ImageListQuery::default() };
             let list = self.list_images(images).await?;
             let engine = self.shared();
-            let total = blocking(move || Ok(engine.store.usage().map_err(store_error)?.total())).await?;
+            let total = blocking(move || Ok(engine.store.usage().map_err(store_error)?.content())).await?;
             usage.images = Some(ImagesUsage { list, total });
         }
         if query.containers {

@@ -121,6 +121,7 @@ fn unsupported_routes() -> Router<Arc<Engine>> {
     router
         .route("/swarm/init", any(unsupported::no_swarm))
         .route("/swarm/join", any(unsupported::no_swarm))
+        .route("/swarm/leave", any(unsupported::not_a_member))
         .route("/plugins", get(unsupported::plugins))
         .route("/plugins/create", any(unsupported::no_plugins))
         .route("/plugins/pull", any(unsupported::no_plugins))

@@ -38,8 +38,13 @@ pub struct Usage {
 impl Usage {
     /// All of it.
     pub fn total(&self) -> u64 {
+        self.overhead.saturating_add(self.content())
+    }
+
+    /// What would be gone without images and unfinished work.
+    pub fn content(&self) -> u64 {
         let parts = [self.blobs, self.recipes, self.layers, self.unfinished];
-        parts.iter().fold(self.overhead, |sum, part| sum.saturating_add(part.bytes))
+        parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
     }
 }
 

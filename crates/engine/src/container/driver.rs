@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::container::checkpoint::Checkpoint;
-use crate::container::exec::Session;
+use crate::container::exec::{Session, failure_code};
 use crate::container::index::{Handle, Reply};
 use crate::container::link::Link;
 use crate::container::stop::is_restarting;
@@ -359,7 +359,7 @@ impl Driver {
                     }
                     Ok(_) => Ok(()),
                     Err(failure) => {
-                        session.ended(failure.kind.exit_code());
+                        session.ended(failure_code(failure.kind, &failure.message));
                         Err(crate::container::exec::start_error(&failure))
                     }
                 };

@@ -284,9 +284,29 @@ pub(crate) fn start_error(failure: &Failure) -> Error {
     Error::new(class, start_failure_text(&failure.message))
 }
 
-/// The text of it.
+/// The text of it. Docker looks users up itself, before the runtime is asked.
 pub(crate) fn start_failure_text(message: &str) -> String {
-    format!("OCI runtime exec failed: exec failed: unable to start container process: {message}: unknown")
+    if is_about_identity(message) {
+        return message.to_owned();
+    }
+    // As Go's look-up of programs puts it.
+    let denied = if message.ends_with(": is a directory") { ": permission denied" } else { "" };
+    format!(
+        "OCI runtime exec failed: exec failed: unable to start container process: {message}{denied}: unknown"
+    )
+}
+
+/// The exit code of a session that could not be started, as Docker tells it from the text.
+pub(crate) fn failure_code(kind: FailureKind, message: &str) -> i32 {
+    match kind {
+        FailureKind::Invalid if is_about_identity(message) => 126,
+        FailureKind::Invalid if message.contains("no such file or directory") => 127,
+        other => other.exit_code(),
+    }
+}
+
+fn is_about_identity(message: &str) -> bool {
+    ["unable to find user ", "unable to find group "].iter().any(|text| message.starts_with(text))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use palan_supervisor::protocol::Request;
 use tokio::time::Instant;
 
 use crate::container::driver::{Driver, Flow, Pending, container_event, start_failure_text, timestamp};
+use crate::container::exec::failure_code;
 use crate::container::restart::KILL;
 use crate::container::{Details, State, Status, health};
 use crate::db::Change;
@@ -189,7 +190,9 @@ impl Driver {
         let (id, sessions) = (&self.handle.id, &self.engine.sessions);
         match event {
             JournalEvent::ExecStart { exec, pid } => sessions.found_running(id, exec, *pid),
-            JournalEvent::ExecFailed { exec, kind, .. } => sessions.ended(id, exec, kind.exit_code()),
+            JournalEvent::ExecFailed { exec, kind, message } => {
+                sessions.ended(id, exec, failure_code(*kind, message))
+            }
             JournalEvent::ExecExit { exec, code, .. } => sessions.ended(id, exec, *code),
             JournalEvent::Exit { .. } => sessions.container_ended(id),
             JournalEvent::LogLost { lines, reason } => {

@@ -1,15 +1,21 @@
-//! The processes of a container in the columns of `ps`. Read from the host's `/proc`: nothing of the image is executed.
+//! The processes of a container in the columns of `ps`. Read from the host's `/proc`: nothing of the image is executed. For arguments
+//! that are not known here the host's own `ps` is asked, as Docker does for all.
 
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use palan_linux::process::{self, ExitStatus, Program, Spawn};
 use palan_supervisor::runtime::cgroup::{Cgroup, Place};
 
-use crate::Result;
 use crate::container::stop::is_restarting;
-use crate::container::validate::unsupported;
 use crate::container::{Status, Top};
 use crate::engine::{Engine, blocking};
 use crate::error::Context;
+use crate::{Error, Result};
 
 const FULL: [Column; 8] = [
     Column::User,
@@ -38,7 +44,10 @@ const BSD: [Column; 11] = [
 impl Engine {
     /// The processes, in the columns of `ps` with these arguments (`-ef` when empty).
     pub async fn top(&self, name: &str, ps_arguments: &str) -> Result<Top> {
-        let columns = columns(ps_arguments)?;
+        let columns = columns(ps_arguments);
+        check_arguments(ps_arguments)?;
+        let arguments = ps_arguments.to_owned();
+        let search_path = self.config.runtimes.search_path().to_owned();
         let details = self.index.find(name)?.details();
         match details.state.status {
             Status::Running | Status::Paused => {}
@@ -52,6 +61,7 @@ impl Engine {
             let mut pids = cgroup.processes().context(|| "cannot list the processes".into())?;
             pids.sort_unstable();
             pids.dedup();
+            let Some(columns) = columns else { return by_ps(&search_path, &arguments, &pids) };
             let boot = boot_time();
             // A process that ended meanwhile has no row.
             let processes = pids.into_iter().filter_map(|pid| Process::read(pid, boot, host_memory));
@@ -91,24 +101,112 @@ enum Column {
     Elapsed,
 }
 
-/// The columns that arguments of `ps` ask for: `-ef`, `aux`, or `-o` with a list.
-fn columns(arguments: &str) -> Result<Vec<Column>> {
+/// The columns that arguments of `ps` ask for, where they are known here: `-ef`, `aux`, or `-o` with a list.
+fn columns(arguments: &str) -> Option<Vec<Column>> {
     let words: Vec<&str> = arguments.split_whitespace().collect();
-    let refused =
-        || unsupported(format!("top with the arguments {arguments:?}; use -ef, aux or -o with column names"));
     match words[..] {
-        [] | ["-ef" | "-fe" | "ef"] | ["-e", "-f"] => Ok(FULL.to_vec()),
-        ["aux" | "-aux" | "uax"] => Ok(BSD.to_vec()),
+        [] | ["-ef" | "-fe" | "ef"] | ["-e", "-f"] => Some(FULL.to_vec()),
+        ["aux" | "-aux" | "uax"] => Some(BSD.to_vec()),
         [ref options @ .., "-o" | "-eo" | "o", list]
             if options.iter().all(|word| matches!(*word, "-e" | "-A" | "ax")) =>
         {
-            list.split(',').map(|name| named(name).ok_or_else(refused)).collect()
+            list.split(',').map(named).collect()
         }
-        [list] if list.starts_with("-o") => {
-            list[2..].split(',').map(|name| named(name).ok_or_else(refused)).collect()
-        }
-        _ => Err(refused()),
+        [list] if list.starts_with("-o") => list[2..].split(',').map(named).collect(),
+        _ => None,
     }
+}
+
+/// Refuses what can't be given to a program, and another column under the title by which processes are known, as Docker does.
+fn check_arguments(arguments: &str) -> Result<()> {
+    if arguments.contains('\0') {
+        return Err(Error::invalid("invalid arguments of ps: there is a NUL in them"));
+    }
+    for word in arguments.split([',', ' ', '\t']) {
+        if let Some((name, title)) = word.split_once('=')
+            && title.starts_with("PID")
+            && name != "pid"
+        {
+            return Err(Error::invalid(format!("specifying \"{word}\" is not allowed")));
+        }
+    }
+    Ok(())
+}
+
+/// What the host's `ps` says of these processes.
+fn by_ps(search_path: &str, arguments: &str, pids: &[i32]) -> Result<Top> {
+    let program = crate::runtimes::find_program(search_path, "ps").ok_or_else(|| {
+        Error::invalid(format!(
+            "top with the arguments {arguments:?} needs the program ps on the host: install the package procps, or use -ef, aux or -o \
+             with column names"
+        ))
+    })?;
+    let numbers: Vec<String> = pids.iter().map(i32::to_string).collect();
+    // Not every choice of processes goes with the one by number.
+    let chosen = format!("{arguments} -q {}", numbers.join(","));
+    let output = match run(&program, search_path, &chosen)? {
+        Ok(output) => output,
+        Err(_) => run(&program, search_path, arguments)?
+            .map_err(|said| Error::invalid(format!("ps: {}", said.trim())))?,
+    };
+    rows_of(&output, pids)
+}
+
+/// What it printed, or what it complained of.
+fn run(program: &Path, search_path: &str, arguments: &str) -> Result<Result<String, String>> {
+    let failed = |source: std::io::Error| Error::system("cannot run ps").with_source(source);
+    let text = |text: &str| CString::new(text).map_err(|error| failed(error.into()));
+    let path = CString::new(program.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+    let words = ["ps"].into_iter().chain(arguments.split_whitespace());
+    let ((mut output, output_end), (mut errors, errors_end)) =
+        (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
+    let nothing = File::open("/dev/null").map_err(failed)?;
+    let child = process::spawn(&Spawn {
+        program: Program::Path(&path),
+        arguments: words.map(text).collect::<Result<_>>()?,
+        environment: vec![text(&format!("PATH={search_path}"))?, text("LC_ALL=C")?],
+        descriptors: vec![nothing.as_fd(), output_end.as_fd(), errors_end.as_fd()],
+        directory: c"/",
+        new_session: true,
+        cgroup_procs: None,
+        umask: 0o022,
+        bound: true,
+    })
+    .map_err(failed)?;
+    drop((output_end, errors_end));
+    let (mut printed, mut said) = (Vec::new(), Vec::new());
+    // It complains in a line, which the pipe holds.
+    let read = output.read_to_end(&mut printed).and_then(|_| errors.read_to_end(&mut said));
+    let status = process::wait(&child.pidfd).map_err(failed)?;
+    read.map_err(failed)?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(if status == ExitStatus::Exited(0) { Ok(text(printed)) } else { Err(text(said)) })
+}
+
+/// The rows of these processes, and what `ps` puts below each.
+fn rows_of(output: &str, pids: &[i32]) -> Result<Top> {
+    let mut lines = output.lines();
+    let titles: Vec<String> =
+        lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let place = titles.iter().position(|title| title == "PID");
+    let place = place.ok_or_else(|| Error::invalid("Couldn't find PID field in ps output"))?;
+    let mut processes = Vec::new();
+    let mut is_own = false;
+    for line in lines {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let Some(pid) = fields.get(place) else { continue };
+        // A thread has none of its own.
+        if *pid != "-" {
+            is_own = pid.parse().is_ok_and(|pid| pids.contains(&pid));
+        }
+        if is_own {
+            let last = titles.len() - 1;
+            let mut row: Vec<String> = fields.iter().take(last).map(|field| (*field).to_owned()).collect();
+            row.push(fields.get(last..).unwrap_or_default().join(" "));
+            processes.push(row);
+        }
+    }
+    Ok(Top { titles, processes })
 }
 
 fn named(name: &str) -> Option<Column> {
@@ -307,8 +405,23 @@ mod tests {
         assert_eq!(columns("aux").expect("known"), BSD);
         assert_eq!(columns("-o pid,cmd").expect("known"), [Column::Pid, Column::Command]);
         assert_eq!(columns("-eo pid,comm").expect("known"), [Column::Pid, Column::Name]);
-        columns("-o colour").expect_err("unknown column");
-        columns("--forest").expect_err("unsupported");
+        assert!(columns("-o colour").is_none() && columns("--forest").is_none());
+        check_arguments("-eo pid=PID,comm=X").expect("the same column");
+        let error = check_arguments("-o comm=PID2,pid").expect_err("another's title").to_string();
+        assert_eq!(error, "specifying \"comm=PID2\" is not allowed");
+    }
+
+    #[test]
+    fn rows_of_ps() {
+        let output =
+            "  PID COMMAND\n    1 init\n   17 sh -c  true\n    - thread\n   18 other\n    - thread\n";
+        let top = rows_of(output, &[17, 19]).expect("a table");
+        assert_eq!(top.titles, ["PID", "COMMAND"]);
+        assert_eq!(top.processes, [["17", "sh -c true"], ["-", "thread"]]);
+        assert_eq!(
+            rows_of("USER\nx\n", &[1]).expect_err("no PID").to_string(),
+            "Couldn't find PID field in ps output"
+        );
     }
 
     #[test]

@@ -202,6 +202,8 @@ fn network_of(spec: NetworkSpec) -> Result<Network> {
             let text = format!("only one instance of \"{driver}\" network is allowed");
             return Err(Error::new(Class::Forbidden, text));
         }
+        // Docker has it in every engine, of use in a swarm alone.
+        "overlay" => return Err(Error::new(Class::Unavailable, super::NOT_A_MANAGER)),
         other => return Err(Error::not_found(format!("plugin \"{other}\" not found"))),
     }
     if !matches!(spec.ipam_driver.as_str(), "" | "default") {
@@ -472,7 +474,8 @@ mod tests {
         );
         refused(&|spec| spec.name = " ".into(), "invalid network name (\" \")");
         refused(&|spec| spec.name = "a\nb".into(), "invalid network name (\"a\\nb\")");
-        refused(&|spec| spec.driver = "overlay".into(), "plugin \"overlay\" not found");
+        refused(&|spec| spec.driver = "overlay".into(), "This node is not a swarm manager.");
+        refused(&|spec| spec.driver = "weave".into(), "plugin \"weave\" not found");
         refused(&|spec| spec.driver = "host".into(), "only one instance of \"host\" network is allowed");
         refused(&|spec| spec.ipam[0].subnet = "10.5.0.0/33".into(), "invalid CIDR block notation");
         refused(&|spec| spec.ipam[0].subnet = "10.5.0.1/16".into(), "it should be 10.5.0.0/16");

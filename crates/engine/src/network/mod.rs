@@ -37,6 +37,9 @@ use crate::events::{Event, ObjectKind};
 use crate::spec::Filters;
 use crate::{Class, Error, Result};
 
+/// By this text clients know that there is no swarm.
+pub const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
+                                 connect this node to swarm and try again.";
 /// The name of the network that containers get which ask for none.
 pub(crate) const BRIDGE: &str = "bridge";
 const PREDEFINED: [&str; 3] = [BRIDGE, "host", "none"];

@@ -1,17 +1,24 @@
 //! Networks.
 
+use http::StatusCode;
 use palan_docker_api::types as wire;
-use palan_engine::network::{IpamConfig, NetworkDetails, NetworkMember, NetworkSpec};
+use palan_engine::network::{IpamConfig, NOT_A_MANAGER, NetworkDetails, NetworkMember, NetworkSpec};
 
 use crate::error::{ApiError, ApiResult};
 
 /// `POST /networks/create`.
 pub(crate) fn spec(request: wire::NetworkCreateRequest) -> ApiResult<NetworkSpec> {
+    // As by an engine that is in no swarm.
     if request.ingress {
-        return Err(ApiError::unsupported("the routing mesh (Ingress), which needs a swarm"));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "Ingress network can only be global scope network"));
     }
-    if !matches!(request.scope.as_str(), "" | "local") {
-        return Err(ApiError::unsupported(&format!("the scope {:?} of a network", request.scope)));
+    match request.scope.as_str() {
+        "" | "local" => {}
+        "swarm" => {
+            let message = "cannot create a swarm scoped network when swarm is not active";
+            return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+        }
+        _ => return Err(ApiError::unavailable(NOT_A_MANAGER)),
     }
     let ipam = request.ipam.unwrap_or_default();
     let config = |config: wire::IpamConfig| IpamConfig {

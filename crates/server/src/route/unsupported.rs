@@ -1,15 +1,19 @@
 //! Endpoints that Docker has and Palan does not: those of a swarm and of managed plugins, answered as by an engine without them.
 
 use http::StatusCode;
+use palan_engine::network::NOT_A_MANAGER;
 
 use crate::error::{ApiError, ApiResult, ok_json};
 use crate::extract::Name;
 
 /// The text by which clients know that there is no swarm.
 pub(crate) async fn not_a_manager() -> ApiResult {
-    let message = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this \
-                   node to swarm and try again.";
-    Err(ApiError::unavailable(message))
+    Err(ApiError::unavailable(NOT_A_MANAGER))
+}
+
+/// What only a member of a swarm can do.
+pub(crate) async fn not_a_member() -> ApiResult {
+    Err(ApiError::unavailable("This node is not part of a swarm"))
 }
 
 /// What would make a swarm or join one.
