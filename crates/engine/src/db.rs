@@ -11,15 +11,18 @@
 //! again, so that containers can be stopped and removed with 0 bytes free. It is made again as soon as a
 //! commit finds room for it.
 //!
-//! Bodies are JSON with a version of their own; columns exist only for what SQL must look at.
+//! Bodies are JSON with a version of their own; columns exist only for what SQL must look at. What is as in a container of which nothing
+//! was asked is left out of its body: that is more than half of it, for each commit to write and each start to read.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use palan_stdx::fs;
+use serde_json::Value;
+
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::{broadcast, oneshot};
 
@@ -144,33 +147,25 @@ pub(crate) struct Contents {
     pub(crate) first_start: jiff::Timestamp,
 }
 
-/// The containers' rows, which threads read: it takes the longest of all that a start does, and little else needs them.
+/// The containers' rows, which a thread reads: it takes long, and little else needs them.
 #[derive(Debug)]
-pub(crate) struct Containers([JoinHandle<Result<Vec<Arc<Details>>>>; 2]);
+pub(crate) struct Containers(JoinHandle<Result<Vec<Arc<Details>>>>);
 
 impl Containers {
     fn read(path: &Path) -> Result<Self> {
-        let half = |odd: bool| {
-            let path = path.to_owned();
-            let reading = move || {
-                let connection = open_connection(&path)?;
-                let query = format!("SELECT id, body FROM containers WHERE rowid % 2 = {}", u8::from(odd));
-                read_bodies::<Details, _>(&connection, &query).context(|| cannot_read(&path))
-            };
-            spawn("palan-rows", reading)
+        let path = path.to_owned();
+        let reading = move || {
+            let connection = open_connection(&path)?;
+            let query = "SELECT id, body FROM containers";
+            read_bodies::<Details, _>(&connection, query).context(|| cannot_read(&path))
         };
-        Ok(Self([half(false)?, half(true)?]))
+        spawn("palan-rows", reading).map(Self)
     }
 
-    /// Waits for them; in the order in which they were created.
+    /// Waits for them.
     pub(crate) fn wait(self) -> Result<Vec<Arc<Details>>> {
-        let mut all = Vec::new();
-        for half in self.0 {
-            let panicked = |_| Error::system("a thread that reads the containers panicked");
-            all.extend(half.join().map_err(panicked)??);
-        }
-        all.sort_by_key(|details| details.created);
-        Ok(all)
+        let panicked = |_| Error::system("the thread that reads the containers panicked");
+        self.0.join().map_err(panicked)?
     }
 }
 
@@ -444,7 +439,7 @@ fn carry_out(connection: &mut Connection, change: &Change) -> rusqlite::Result<V
     for operation in &change.operations {
         match operation {
             Operation::PutContainer(details) => {
-                let body = to_json(&**details)?;
+                let body = container_body(details)?;
                 transaction
                     .prepare_cached(
                         "INSERT INTO containers VALUES (?1, ?2, ?3)
@@ -490,6 +485,28 @@ fn carry_out(connection: &mut Connection, change: &Change) -> rusqlite::Result<V
 
 fn to_json<T: serde::Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn container_body(details: &Details) -> rusqlite::Result<String> {
+    static EMPTY: LazyLock<Value> =
+        LazyLock::new(|| serde_json::to_value(Details::default()).unwrap_or_default());
+    let failed = |error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+    let mut body = serde_json::to_value(details).map_err(failed)?;
+    leave_out(&mut body, &EMPTY);
+    to_json(&body)
+}
+
+/// Removes members that have the values of `empty`, which a reader puts in their places.
+fn leave_out(body: &mut Value, empty: &Value) {
+    let (Value::Object(body), Value::Object(empty)) = (body, empty) else { return };
+    body.retain(|name, value| match empty.get(name) {
+        Some(empty) if value == empty => false,
+        Some(empty) => {
+            leave_out(value, empty);
+            true
+        }
+        None => true,
+    });
 }
 
 /// Nanoseconds since the epoch; times beyond the year 2262 are cut there.
@@ -630,6 +647,25 @@ mod tests {
         assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 2);
         database.commit(Change::new().delete_container("1")).await.expect("deleted");
         database.commit(Change::new().put_container(container("2", "x"))).await.expect("the name is free");
+    }
+
+    /// Nothing, an empty list and a zero that were asked for are not what was not asked for.
+    #[test]
+    fn a_body_says_what_is_not_as_ever() {
+        let mut details = Details { id: "1".into(), name: "x".into(), ..Details::default() };
+        assert_eq!(container_body(&details).expect("text"), r#"{"id":"1","name":"x"}"#);
+        details.config.entrypoint = Some(Vec::new());
+        details.config.env = vec![String::new()];
+        details.config.labels.insert("empty".into(), String::new());
+        details.host.resources.memory_swappiness = Some(0);
+        details.host.init = Some(false);
+        details.host.masked_paths = Some(Vec::new());
+        details.host.mounts.push(crate::spec::Mount { bind: Some(Default::default()), ..Default::default() });
+        details.state.exit_code = 3;
+        details.endpoints.insert("bridge".into(), Default::default());
+        details.ports.insert("80/tcp".into(), None);
+        let body = container_body(&details).expect("text");
+        assert_eq!(serde_json::from_str::<Details>(&body).expect("readable"), details, "{body}");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The engine: one value that owns all objects. The operations stand in the modules of the objects they are about.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use palan_network::{AddressPool, FirewallIntegration, HostConfig, Manager, Subnet};
 use palan_registry::{Client as Registry, ClientConfig, Proxies};
@@ -40,8 +40,8 @@ pub struct Engine {
     pub(crate) network: Arc<Manager>,
     pub(crate) networks: Networks,
     pub(crate) registry: Registry,
-    /// What supervisors are executed from.
-    pub(crate) program: SupervisorProgram,
+    /// What supervisors are executed from; prepared when the first clients are served, or when the first supervisor is wanted.
+    program: OnceLock<SupervisorProgram>,
     pub(crate) seccomp: SeccompPrograms,
     pub(crate) index: Index,
     pub(crate) sessions: Sessions,
@@ -64,6 +64,12 @@ impl Engine {
     pub async fn start_after(config: EngineConfig, legacy: Legacy) -> Result<Arc<Self>> {
         let (engine, remains) = blocking(move || Self::open(config)).await?;
         restore::restore(&engine, remains, legacy).await?;
+        let preparing = Arc::clone(&engine);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = preparing.program() {
+                tracing::error!(error = error.report(), "no container can be started");
+            }
+        });
         // Only now is it known what the containers hold.
         if !engine.config.keep_compressed_layers {
             engine.store.start_compaction(crate::storage::COMPACTION_DELAY);
@@ -89,12 +95,6 @@ impl Engine {
         let (db, contents) = Database::open(&config.data_root)?;
         let store = Store::open(&config.data_root, palan_store::Limits::default())
             .context(|| format!("cannot open the images in {}", config.data_root.display()))?;
-        let program = match &config.supervisor {
-            SupervisorSource::Embedded(bytes) => SupervisorProgram::embedded(bytes),
-            SupervisorSource::CurrentExecutable => SupervisorProgram::current_executable(),
-            SupervisorSource::File(path) => SupervisorProgram::open(path),
-        };
-        let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
         let builds = Builds::open(&config.data_root)?;
         let unique_local = AddressPool::unique_local(random_bits(&contents.daemon_id));
         let network = Manager::open(HostConfig { unique_local, ..network })
@@ -110,7 +110,7 @@ impl Engine {
             network,
             networks: Networks::default(),
             registry,
-            program,
+            program: OnceLock::new(),
             seccomp,
             index: Index::default(),
             sessions: Sessions::default(),
@@ -124,6 +124,20 @@ impl Engine {
         // The kernel tells of interfaces while the rows are still read.
         let survey = engine.network.survey().context(|| "cannot look at the network".into())?;
         Ok((engine, restore::Remains { containers: contents.containers.wait()?, survey }))
+    }
+
+    /// What supervisors are executed from. Blocking, the first time.
+    pub(crate) fn program(&self) -> Result<&SupervisorProgram> {
+        if let Some(program) = self.program.get() {
+            return Ok(program);
+        }
+        let program = match &self.config.supervisor {
+            SupervisorSource::Embedded(bytes) => SupervisorProgram::embedded(bytes),
+            SupervisorSource::CurrentExecutable => SupervisorProgram::current_executable(),
+            SupervisorSource::File(path) => SupervisorProgram::open(path),
+        };
+        let program = program.context(|| "cannot prepare the program of the supervisors".into())?;
+        Ok(self.program.get_or_init(|| program))
     }
 
     /// Whether data root and run root are nobody's: the daemon that had them has let them go. Its last threads may take a moment for it.

@@ -586,7 +586,7 @@ pub(crate) async fn spawn_supervisor(engine: &Arc<Engine>, details: &Arc<Details
         if was_volatile {
             forget_volatile_mount(&work)?;
         }
-        let request = SpawnRequest { program: &engine.program, run_dir: &run_dir, cgroup: Some(&cgroup) };
+        let request = SpawnRequest { program: engine.program()?, run_dir: &run_dir, cgroup: Some(&cgroup) };
         client::spawn(&request).context(|| format!("cannot start container {}", short(&id)))
     })
     .await
