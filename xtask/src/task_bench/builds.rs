@@ -179,14 +179,14 @@ impl<'a> Yard<'a> {
         report.compare(title, rounds, contenders.collect())
     }
 
-    /// Builds of contexts that nobody has seen.
+    /// Builds of contexts that nobody has seen. The classic builder and buildah, which remove as many files as they make, come last.
     fn unseen(&self, report: &mut Report, title: &str, places: &[PathBuf]) -> Result<(), Failure> {
         let contenders = self.builders.iter().map(|builder| {
             let mut places = places.iter();
             Contender::new(builder.name, move || builder.cold(places.next().ok_or("too few contexts")?))
         });
         // One is for the round of warm-up.
-        report.compare(title, places.len().saturating_sub(1), contenders.collect())
+        report.compare_in_rows(title, places.len().saturating_sub(1), contenders.collect())
     }
 
     pub(super) fn cached(&self, report: &mut Report, title: &str, rounds: usize) -> Result<(), Failure> {

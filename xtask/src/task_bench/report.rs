@@ -32,6 +32,15 @@ impl<'a> Contender<'a> {
     }
 }
 
+/// Who is measured after whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// One sample of each, again and again.
+    Turns,
+    /// All samples of one, then those of the next.
+    Rows,
+}
+
 /// Everything that was measured.
 pub(crate) struct Report {
     raw: Vec<Value>,
@@ -50,12 +59,22 @@ impl Report {
         rounds: usize,
         contenders: Vec<Contender<'_>>,
     ) -> Result<(), Failure> {
-        self.measure(title, 1, rounds, contenders)
+        self.measure(title, 1, rounds, Order::Turns, contenders)
+    }
+
+    /// The same with all samples of a contender in a row, for what leaves the next one a burden that takes a minute to go.
+    pub(crate) fn compare_in_rows(
+        &mut self,
+        title: &str,
+        rounds: usize,
+        contenders: Vec<Contender<'_>>,
+    ) -> Result<(), Failure> {
+        self.measure(title, 1, rounds, Order::Rows, contenders)
     }
 
     /// One sample of each, the first: for what takes minutes to be undone.
     pub(crate) fn once(&mut self, title: &str, contenders: Vec<Contender<'_>>) -> Result<(), Failure> {
-        self.measure(title, 0, 1, contenders)
+        self.measure(title, 0, 1, Order::Turns, contenders)
     }
 
     fn measure(
@@ -63,22 +82,27 @@ impl Report {
         title: &str,
         warm_up: usize,
         rounds: usize,
+        order: Order,
         mut contenders: Vec<Contender<'_>>,
     ) -> Result<(), Failure> {
         let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
         let mut cpu = samples.clone();
-        for round in 0..warm_up + rounds {
-            for ((contender, samples), cpu) in contenders.iter_mut().zip(&mut samples).zip(&mut cpu) {
-                if let Some(before) = &mut contender.before {
-                    before()?;
-                }
-                std::thread::sleep(SETTLE);
-                let (used, begun) = (usage_of_children()?.cpu, Instant::now());
-                (contender.action)().map_err(|failure| format!("{title}, {}: {failure}", contender.name))?;
-                if round >= warm_up {
-                    samples.push(begun.elapsed());
-                    cpu.push(usage_of_children()?.cpu.saturating_sub(used));
-                }
+        let (all, every) = (warm_up + rounds, contenders.len());
+        for sample in 0..all * every {
+            let (round, which) = match order {
+                Order::Turns => (sample / every, sample % every),
+                Order::Rows => (sample % all, sample / all),
+            };
+            let contender = &mut contenders[which];
+            if let Some(before) = &mut contender.before {
+                before()?;
+            }
+            std::thread::sleep(SETTLE);
+            let (used, begun) = (usage_of_children()?.cpu, Instant::now());
+            (contender.action)().map_err(|failure| format!("{title}, {}: {failure}", contender.name))?;
+            if round >= warm_up {
+                samples[which].push(begun.elapsed());
+                cpu[which].push(usage_of_children()?.cpu.saturating_sub(used));
             }
         }
         say(&format!(
