@@ -41,6 +41,13 @@ fn serve(daemon: &Daemon, name: &str, flags: &[&str]) {
     daemon.palan(arguments).ok();
 }
 
+/// What asks such a server, which listens anew a moment after each answer.
+fn ask(host: &str, port: u16) -> String {
+    format!(
+        "n=0; until echo | nc -w 2 {host} {port} || [ $n = 50 ]; do n=$((n + 1)); sleep 0.1; done 2>/dev/null"
+    )
+}
+
 #[test]
 fn published_ports_answer_from_everywhere() {
     requires!(root);
@@ -57,12 +64,12 @@ fn published_ports_answer_from_everywhere() {
     assert_eq!(listed.line(), format!("0.0.0.0:{port}->8080/tcp, [::]:{port}->8080/tcp"));
     // From another container: by its address, and by the published port (hairpin).
     for (host, port) in [(direct.as_str(), 8080), (daemon.gateway(), port)] {
-        let script = format!("echo | nc -w 2 {host} {port}");
+        let script = ask(host, port);
         let run = daemon.palan(["run", "--rm", BUSYBOX, "sh", "-c", &script]).ok();
         assert_eq!(run.line(), "web", "{host}:{port}");
     }
     // From itself through the published port.
-    let script = format!("echo | nc -w 2 {} {port}", daemon.gateway());
+    let script = ask(daemon.gateway(), port);
     assert_eq!(daemon.palan(["exec", "web", "sh", "-c", &script]).ok().line(), "web");
     daemon.palan(["rm", "-f", "web"]).ok();
     let gone = wait_until(Duration::from_secs(2), || {
