@@ -414,19 +414,20 @@ async fn serve(
     Ok(Some(Leaving { successor, connections: handover.take(), legacy }))
 }
 
-/// How long nobody must have asked anything.
+/// How long nobody must have asked anything, and how often that is looked at.
 const IDLE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Whenever the daemon has had nothing to do for a while, lets go of the memory that it had for what it did. Most of it is code that ran
 /// once, at the start above all.
 async fn stay_small(handover: std::sync::Weak<Handover>) {
-    let (mut seen, mut is_small) = (0, false);
+    let (mut seen, mut is_small, mut since) = (0, false, Instant::now());
     loop {
-        tokio::time::sleep(IDLE).await;
+        tokio::time::sleep(LOOK).await;
         let Some(requests) = handover.upgrade().map(|handover| handover.requests()) else { return };
         if requests != std::mem::replace(&mut seen, requests) {
-            is_small = false;
-        } else if !std::mem::replace(&mut is_small, true) {
+            (is_small, since) = (false, Instant::now());
+        } else if since.elapsed() >= IDLE && !std::mem::replace(&mut is_small, true) {
             palan_linux::memory::trim();
             if let Err(error) = palan_linux::memory::release_code() {
                 tracing::debug!(%error, "the daemon's code stays mapped");

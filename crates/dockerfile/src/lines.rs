@@ -67,7 +67,9 @@ pub(crate) struct Logical {
 impl Logical {
     /// Where a part of the text stands in the file.
     pub(crate) fn span(&self, range: std::ops::Range<usize>) -> Span {
-        Span { start: self.position(range.start), end: self.position_of_end(range.end) }
+        let start = self.position(range.start);
+        let end = if range.is_empty() { start } else { self.position_of_end(range.end) };
+        Span { start, end }
     }
 
     /// Where all of it stands.
@@ -203,6 +205,13 @@ mod tests {
     fn read(text: &str) -> Vec<String> {
         let mut reader = Reader::new(text.as_bytes());
         std::iter::from_fn(|| reader.next().expect("it reads")).map(|logical| logical.text).collect()
+    }
+
+    /// Found by fuzzing: of several lines that say nothing, the end was before the beginning.
+    #[test]
+    fn nothing_has_one_place() {
+        let error = crate::parse(b"FROM a\n\\\n\\").expect_err("nothing is no instruction");
+        assert!(error.span().start <= error.span().end, "{error:?}");
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn memory(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     }
     report.figure("daemon at once after 100 runs, PSS", pss(bench.daemon_pid())?, "MiB", "none")?;
     // After half a minute without a request it lets go of code that it ran.
-    std::thread::sleep(Duration::from_secs(40));
+    std::thread::sleep(Duration::from_secs(45));
     report.figure("daemon idle after 100 runs, PSS", pss(bench.daemon_pid())?, "MiB", "15")?;
     for _ in 0..20 {
         quietly(bench.ours(&["run", "-d", "--network", "none", "bb", "sleep", "1000"]))?;
