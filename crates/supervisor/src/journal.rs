@@ -406,6 +406,24 @@ mod tests {
     }
 
     #[test]
+    fn who_writes_is_seen_from_outside() {
+        use crate::client::{Presence, presence};
+        let directory = tempfile::tempdir().unwrap();
+        let seen = |after| presence(directory.path(), after);
+        assert_eq!(seen(0), Presence::Absent);
+        let mut journal = Journal::open(directory.path()).unwrap();
+        assert_eq!(seen(0), Presence::Quiet);
+        journal.append(detach());
+        journal.append(Event::Oom);
+        assert_eq!((seen(1), seen(2), seen(3)), (Presence::Telling, Presence::Quiet, Presence::Quiet));
+        // A line that is being written may be anything.
+        journal.file.write_all(b"{\"seq\":3,\"tim").unwrap();
+        assert_eq!(seen(2), Presence::Telling);
+        journal.hand_over();
+        assert_eq!(seen(2), Presence::Absent);
+    }
+
+    #[test]
     fn events_of_a_later_version_are_kept_as_unknown() {
         let text = br#"{"seq":1,"time_ns":2,"event":{"melted":{"degrees":400}},"more":1}
 garbage
