@@ -531,7 +531,7 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
     /// So many files are not worth a thread.
     const FEW: usize = 32;
     const MOST_THREADS: usize = 4;
-    /// Each has two open files.
+    /// Each has an open file.
     const QUEUE: usize = 64;
 
     fn new(scope: &'scope Scope<'scope, 'env>, looks: &'env Looks) -> Self {
