@@ -62,6 +62,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     std::fs::remove_file(&skips).ok();
 
     let mut counts = Counts::default();
+    let mut failures = Failures::default();
     let product = ["--workspace", "--exclude", "palan-tests"];
     for (packages, threads) in [(&product[..], "2"), (&["--package", "palan-tests"][..], "4")] {
         let mut tests = cargo();
@@ -81,6 +82,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
         for line in BufReader::new(stdout).lines() {
             let line = line?;
             counts.add(&line);
+            failures.add(&line);
             println!("{line}");
         }
         counts.broken |= !child.wait()?.success();
@@ -89,6 +91,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
     let skipped = std::fs::read_to_string(&skips).unwrap_or_default();
     for line in skipped.lines() {
         println!("skipped: {line}");
+    }
+    for line in &failures.lines {
+        println!("{line}");
     }
     std::io::stdout().flush()?;
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, skipped.lines().count());
@@ -114,6 +119,32 @@ fn run_in_vm(filters: &[String]) -> Result<(), Failure> {
         machine.args(["kernels::", "checkpoint::"]);
     }
     check(machine.args(filters).env("PALAN_BIN", palan).env("RUST_TEST_THREADS", "1"))
+}
+
+/// What failed tests said, to be said again at the end: of a long output, often only that is kept.
+#[derive(Default)]
+struct Failures {
+    lines: Vec<String>,
+    /// So many more lines are of the same test.
+    left: usize,
+}
+
+impl Failures {
+    /// A panic, and what led to it; the rest of a backtrace says nothing new.
+    const LINES_OF_ONE: usize = 40;
+
+    /// Takes in a line; what a test said comes behind `---- its name stdout ----`.
+    fn add(&mut self, line: &str) {
+        if line.starts_with("---- ") && line.ends_with(" ----") {
+            self.left = Self::LINES_OF_ONE;
+        } else if line == "failures:" {
+            self.left = 0;
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            self.lines.push(line.to_owned());
+        }
+    }
 }
 
 #[derive(Default)]

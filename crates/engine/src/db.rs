@@ -679,6 +679,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_with_nothing_to_do_leaves_no_log_to_read() {
+        const EVENTS: usize = 10;
         let root = tempfile::tempdir().expect("a directory");
         let (database, _) = Database::open(root.path()).expect("a new database");
         let log = root.path().join("palan.db-wal");
@@ -689,9 +690,9 @@ mod tests {
             log[32..].chunks(24 + 4096).take_while(|frame| frame.get(8..16) == Some(&salts[..])).count()
         };
         for round in 0..2 {
-            for _ in 0..10 {
-                database.commit(Change::new().event(event("x"))).await.expect("committed");
-            }
+            // In one, after which it can't have been quiet for long enough already.
+            let change = Change::new().events((0..EVENTS).map(|_| event(&"x".repeat(4096))));
+            database.commit(change).await.expect("committed");
             assert!(pages() >= 10);
             let begun = std::time::Instant::now();
             while pages() > 1 {
@@ -700,7 +701,7 @@ mod tests {
             }
         }
         assert!(fs::metadata(&log).expect("there").len() > 10 * 4096, "its room is kept");
-        assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 20);
+        assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 2 * EVENTS);
     }
 
     #[test]
