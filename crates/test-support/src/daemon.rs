@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::leaks;
-use crate::wait_until;
+use crate::{PATIENCE, wait_until};
 
 /// What a finished command left: its output and its exit code.
 #[derive(Debug, Clone)]
@@ -204,7 +204,7 @@ impl Daemon {
 
     fn launch(&mut self, more: &[&str]) {
         self.child = Some(self.spawn(more));
-        let answered = wait_until(Duration::from_secs(20), || {
+        let answered = wait_until(Duration::from_secs(60), || {
             if let Some(child) = self.child.as_mut()
                 && let Ok(Some(status)) = child.try_wait()
             {
@@ -274,11 +274,11 @@ impl Daemon {
         let Some(mut child) = self.child.take() else { return };
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the daemon was there");
-        let ended = wait_until(Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_))));
+        let ended = wait_until(Duration::from_secs(60), || matches!(child.try_wait(), Ok(Some(_))));
         if !ended {
             child.kill().ok();
             child.wait().ok();
-            panic!("the daemon did not end within 20 s of SIGTERM:\n{}", self.log());
+            panic!("the daemon did not end within 60 s of SIGTERM:\n{}", self.log());
         }
     }
 
@@ -392,7 +392,7 @@ impl Daemon {
         let process = PathBuf::from(format!("/proc/{}", self.pid()));
         let own = std::fs::read_link(process.join("ns/net")).ok();
         let mut held = Vec::new();
-        wait_until(Duration::from_secs(5), || {
+        wait_until(PATIENCE, || {
             let descriptors = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
             let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
             let foreign = targets.filter(|target| Some(target) != own.as_ref());
@@ -454,8 +454,15 @@ impl Drop for Daemon {
             self.launch(&[]);
         }
         self.remove_containers();
-        let leases = self.leases();
-        let namespaces = self.namespaces();
+        let mut held = Vec::new();
+        if !panicking {
+            // The removal of a container may still be under way that the test did not wait for.
+            wait_until(PATIENCE, || {
+                held = self.leases();
+                held.is_empty()
+            });
+            held.extend(self.namespaces());
+        }
         let bridges = self.remove_networks();
         if panicking {
             // The test has failed already: clear away without judging.
@@ -479,10 +486,10 @@ impl Drop for Daemon {
         }
         self.terminate();
         let mut found = Vec::new();
-        wait_until(Duration::from_secs(5), || {
+        wait_until(PATIENCE, || {
             found = self.leaks();
             found.extend(bridges.iter().map(|bridge| format!("link {bridge}")));
-            found.extend(leases.iter().chain(&namespaces).cloned());
+            found.extend(held.iter().cloned());
             found.is_empty()
         });
         if !found.is_empty() {
