@@ -5,13 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use palan_test_support::daemon::Daemon;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{free_port, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
 
 /// Connects and reads all that comes, until it is what was hoped for.
 fn reads(address: &str, port: u16, expected: &str) -> bool {

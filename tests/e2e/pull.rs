@@ -5,7 +5,7 @@ use std::time::Duration;
 use palan_test_support::daemon::{Daemon, Options};
 use palan_test_support::image::{Compression, Flavour, ImageBuilder, Index, TarBuilder, noise};
 use palan_test_support::registry::{Fault, Registry};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{free_port, requires, wait_until};
 
 use crate::images::busybox;
 
@@ -251,7 +251,7 @@ pub(crate) struct DebianRegistry {
 impl DebianRegistry {
     #[expect(clippy::disallowed_methods, reason = "a peer, started as its users do")]
     pub(crate) fn start(directory: &std::path::Path) -> Self {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let root = directory.join("registry");
         std::fs::create_dir(&root).unwrap();
         let config = directory.join("registry.yml");

@@ -6,22 +6,11 @@ use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket
 use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, finish};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{free_port, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 use crate::names::Helper;
 use crate::networks::{command, daemon_on_own_host, inspect, sleeper};
-
-/// A port that is free in both families.
-fn free_port() -> u16 {
-    let free = |port: u16| {
-        TcpListener::bind(("127.0.0.1", port)).is_ok()
-            && TcpListener::bind(("::1", port)).is_ok()
-            && UdpSocket::bind(("::", port)).is_ok()
-    };
-    let mut ports = (0..100).map(|_| TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap().port());
-    ports.find(|port| free(*port)).unwrap()
-}
 
 /// A server in a container that tells each client its address and how much it has sent.
 fn peer_server(daemon: &Daemon, container: &str, listen: &str) -> Helper {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use palan_test_support::image::{TarBuilder, noise};
 use palan_test_support::registry::{Fault, Registry};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{free_port, requires, wait_until};
 
 use crate::images::{BUSYBOX, busybox, daemon};
 
@@ -173,7 +173,7 @@ fn of_a_million_lines_none_is_missing_or_doubled() {
 fn a_published_port_stays_open() {
     requires!(root);
     let mut daemon = daemon();
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     daemon
         .palan([
             "run",

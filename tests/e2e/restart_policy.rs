@@ -425,7 +425,7 @@ fn an_unhealthy_container_is_restarted() {
 fn the_network_stays() {
     requires!(root);
     let daemon = daemon();
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = palan_test_support::free_port();
     daemon.palan(["network", "create", "nn"]).ok();
     let published = format!("{port}:8080");
     let script = "echo hi | nc -l -p 8080; exit 1";

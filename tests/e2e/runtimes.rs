@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Options, Run, program};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{free_port, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon_with};
 use crate::tty::Terminal;
@@ -249,7 +249,7 @@ fn a_bridge_and_published_ports() {
     requires!(root);
     let (_directory, daemon) = runtimes();
     for runtime in [RUNC, SCRIPT] {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let publish = format!("{port}:8080");
         let script = "while :; do ip -4 -o addr show eth0 | nc -l -p 8080; done";
         let flags =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use palan_test_support::daemon::{Daemon, Options, Run};
 use palan_test_support::image::{Image, ImageBuilder, TarBuilder, noise};
 use palan_test_support::registry::Registry;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{free_port, requires, wait_until};
 use serde_json::json;
 
 use crate::images::{busybox, load};
@@ -124,11 +124,6 @@ fn fetch(port: &str) -> String {
     });
     assert!(served, "nothing is served on port {port}");
     text
-}
-
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port().to_string()
 }
 
 #[test]
@@ -326,7 +321,7 @@ fn a_chosen_port_and_a_forced_removal() {
     let (daemon, registry) = hub();
     registry.push("library/nginx", "latest", &nginx());
     for witness in both(&daemon) {
-        let port = free_port();
+        let port = free_port().to_string();
         witness.shows(&format!("run -q -d --name my-nginx -p {port}:80 nginx"), "ID\n");
         assert_eq!(fetch(&port), "It works!\n");
         witness.fails(

@@ -1,18 +1,12 @@
 //! The API over TCP with TLS and certificates of the clients, and without.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use palan_test_support::certificates;
 use palan_test_support::daemon::{Daemon, Options, Run, finish};
-use palan_test_support::requires;
+use palan_test_support::{free_port, requires};
 
 use crate::images::{BUSYBOX, daemon_with};
-
-/// A port that nobody had a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 struct Scene {
     daemon: Daemon,
