@@ -2,10 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use palan_test_support::requires;
+use palan_test_support::daemon::Daemon;
+use palan_test_support::{PATIENCE, at_rest, requires, wait_until};
 use serde_json::Value;
 
 use crate::images::{BUSYBOX, daemon};
+
+/// Waits until the script of a container has set its trap, of which it says so.
+#[track_caller]
+fn is_ready(daemon: &Daemon, name: &str) {
+    let ready = wait_until(PATIENCE, || daemon.palan(["logs", name]).ok().stdout == "ready\n");
+    assert!(ready, "{}", daemon.palan(["logs", name]));
+}
 
 #[test]
 fn create_start_wait_remove() {
@@ -28,8 +36,9 @@ fn create_start_wait_remove() {
 fn stop_kill_restart() {
     requires!(root);
     let daemon = daemon();
-    let script = "trap 'echo term; exit 5' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
     daemon.palan(["run", "-d", "--name", "polite", "--network", "none", BUSYBOX, "sh", "-c", script]).ok();
+    is_ready(&daemon, "polite");
     daemon.palan(["stop", "polite"]).ok();
     let code = daemon.palan(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "polite"]).ok();
     assert_eq!(code.line(), "exited 5");
@@ -63,7 +72,7 @@ fn stop_kill_restart() {
 fn a_stop_signal_is_honoured() {
     requires!(root);
     let daemon = daemon();
-    let script = "trap 'exit 9' USR1; while :; do sleep 0.05; done";
+    let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
     let run = [
         "run",
         "-d",
@@ -79,7 +88,7 @@ fn a_stop_signal_is_honoured() {
         script,
     ];
     daemon.palan(run).ok();
-    std::thread::sleep(Duration::from_millis(200));
+    is_ready(&daemon, "usr");
     daemon.palan(["stop", "usr"]).ok();
     assert_eq!(daemon.palan(["inspect", "-f", "{{.State.ExitCode}}", "usr"]).ok().line(), "9");
 }
@@ -112,16 +121,16 @@ fn pause_holds_everything() {
             "while :; do echo x; sleep 0.02; done",
         ])
         .ok();
+    let lines = || daemon.palan(["logs", "pp"]).ok().stdout.lines().count();
+    assert!(wait_until(PATIENCE, || lines() > 0));
     daemon.palan(["pause", "pp"]).ok();
     assert!(daemon.palan(["ps", "--format", "{{.Status}}"]).ok().line().ends_with("(Paused)"));
-    let lines = || daemon.palan(["logs", "pp"]).ok().stdout.lines().count();
-    std::thread::sleep(Duration::from_millis(100));
-    let held = lines();
+    // What was written before may still be on its way.
+    let held = at_rest(lines);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(lines(), held);
     daemon.palan(["unpause", "pp"]).ok();
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(lines() > held);
+    assert!(wait_until(PATIENCE, || lines() > held));
 }
 
 #[test]
