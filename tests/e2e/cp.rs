@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use palan_test_support::daemon::{Daemon, Run, finish};
 use palan_test_support::image::TarBuilder;
-use palan_test_support::requires;
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 
@@ -394,20 +394,19 @@ fn a_start_comes_before_a_copy() {
     copy.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut copy = copy.spawn().unwrap();
     let mut input = copy.stdin.take().unwrap();
-    let tar = TarBuilder::new().file("big", 0o644, vec![b'x'; 8 << 20]).finish();
+    let tar = TarBuilder::new().file("big", 0o644, vec![b'x'; 16 << 20]).finish();
     let feeding = std::thread::spawn(move || {
         use std::io::Write as _;
-        for piece in tar.chunks(64 << 10) {
+        // Half of it at once, and a rest that goes on for longer than all that is done meanwhile.
+        let (first, rest) = tar.split_at(tar.len() / 2);
+        for piece in std::iter::once(first).chain(rest.chunks(4 << 10)) {
             if input.write_all(piece).is_err() {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     });
-    let begun = palan_test_support::wait_until(std::time::Duration::from_secs(5), || {
-        scene.daemon.palan(["diff", "cc"]).stdout.contains("/tmp/big")
-    });
-    assert!(begun);
+    assert!(wait_until(PATIENCE, || scene.daemon.palan(["diff", "cc"]).stdout.contains("/tmp/big")));
     scene.daemon.palan(["start", "cc"]).ok();
     let mut said = String::new();
     copy.stderr.take().unwrap().read_to_string(&mut said).unwrap();

@@ -2,9 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use palan_test_support::requires;
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 
@@ -87,9 +87,8 @@ fn detached_and_many() {
     let daemon = daemon();
     daemon.palan(["run", "-d", "--name", "cc", "--network", "none", BUSYBOX, "sleep", "1000"]).ok();
     daemon.palan(["exec", "-d", "cc", "sh", "-c", "echo here > /tmp/mark"]).ok();
-    let appeared = palan_test_support::wait_until(std::time::Duration::from_secs(5), || {
-        daemon.palan(["exec", "cc", "cat", "/tmp/mark"]).stdout == "here\n"
-    });
+    let appeared =
+        wait_until(PATIENCE, || daemon.palan(["exec", "cc", "cat", "/tmp/mark"]).stdout == "here\n");
     assert!(appeared);
     std::thread::scope(|scope| {
         for number in 0..8 {
@@ -147,17 +146,24 @@ fn output_does_not_come_with_the_head() {
         socket.write_all(head.as_bytes()).unwrap();
         socket
     };
-    let mut made = String::new();
-    let command = r#"{"AttachStdout":true,"Tty":true,"Cmd":["echo","out"]}"#;
-    post("/containers/cc/exec", "Connection: close\r\n", command).read_to_string(&mut made).unwrap();
-    let id = made.split_once("\"Id\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap();
-    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
-    let mut socket = post(&format!("/exec/{id}/start"), upgrade, r#"{"Detach":false,"Tty":true}"#);
-    // The client is slow: all that was sent by now comes with the first read.
-    std::thread::sleep(Duration::from_millis(200));
-    let mut first = [0; 8192];
-    let length = socket.read(&mut first).unwrap();
-    let first = String::from_utf8_lossy(&first[..length]).into_owned();
+    let slowly = || {
+        let mut made = String::new();
+        let command = r#"{"AttachStdout":true,"Tty":true,"Cmd":["echo","out"]}"#;
+        post("/containers/cc/exec", "Connection: close\r\n", command).read_to_string(&mut made).unwrap();
+        let id = made.split_once("\"Id\":\"").and_then(|(_, rest)| rest.split('"').next()).unwrap();
+        let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+        let begun = Instant::now();
+        let mut socket = post(&format!("/exec/{id}/start"), upgrade, r#"{"Detach":false,"Tty":true}"#);
+        // The client is slow: all that was sent by now comes with the first read.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut first = [0; 8192];
+        let length = socket.read(&mut first).unwrap();
+        let first = String::from_utf8_lossy(&first[..length]).into_owned();
+        // Output waits for a client for half a second, so one that was slower has shown nothing.
+        (begun.elapsed() < Duration::from_millis(450)).then_some((socket, first))
+    };
+    let (mut socket, first) =
+        (0..20).find_map(|_| slowly()).expect("a client that is slow, but not too slow");
     assert!(first.starts_with("HTTP/1.1 101 ") && first.ends_with("\r\n\r\n"), "{first:?}");
     let mut rest = String::new();
     socket.read_to_string(&mut rest).unwrap();
