@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use palan_test_support::daemon::Daemon;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{daemon, sh};
 use crate::tty::Terminal;
@@ -30,7 +30,7 @@ fn nothing_is_left(daemon: &Daemon) {
         [names(data.join("build/work")), names(data.join("containers")), names(run.join("containers"))]
             .concat()
     };
-    assert!(wait_until(Duration::from_secs(10), || left().is_empty()), "left of a build: {:?}", left());
+    assert!(wait_until(PATIENCE, || left().is_empty()), "left of a build: {:?}", left());
 }
 
 #[test]
@@ -53,12 +53,15 @@ fn a_shell_is_where_the_step_failed_and_changes_nothing_of_the_end() {
     terminal.shows("said /here 7:8 made made 1");
     terminal.shows("30 90");
     terminal.tmux(&["resize-window", "-x", "100", "-y", "40"]);
-    std::thread::sleep(Duration::from_millis(300));
-    terminal.type_line("stty size");
-    terminal.shows("40 100");
+    let resized = wait_until(PATIENCE, || {
+        terminal.type_line("stty size");
+        std::thread::sleep(Duration::from_millis(300));
+        terminal.screen().contains("40 100")
+    });
+    assert!(resized, "{}", terminal.screen());
     // Ctrl-C is the shell's.
-    terminal.type_line("sleep 1000");
-    std::thread::sleep(Duration::from_millis(300));
+    terminal.type_line("sh -c 'echo go$((1+1)); exec sleep 1000'");
+    terminal.shows("go2");
     terminal.keys(&["C-c"]);
     terminal.type_line("echo code $?");
     terminal.shows("code 130");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use palan_test_support::daemon::Daemon;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 
@@ -58,7 +58,7 @@ impl Terminal {
     /// Waits until the shell of the host has the terminal again, and prints the code of the command before.
     #[track_caller]
     pub(crate) fn back_at_the_host(&self) {
-        let back = wait_until(Duration::from_secs(10), || {
+        let back = wait_until(PATIENCE, || {
             let screen = self.screen();
             screen.trim_end().lines().last().is_some_and(|line| line.trim_end().ends_with("host$"))
         });
@@ -69,7 +69,7 @@ impl Terminal {
 
     #[track_caller]
     pub(crate) fn shows(&self, text: &str) {
-        let shown = wait_until(Duration::from_secs(10), || self.screen().contains(text));
+        let shown = wait_until(PATIENCE, || self.screen().contains(text));
         assert!(shown, "the screen does not show {text:?}:\n{}", self.screen());
     }
 }
