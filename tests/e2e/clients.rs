@@ -1,9 +1,7 @@
 //! Programs that drive an engine for their users, unmodified: docker-compose and testcontainers.
 
-use std::time::Duration;
-
 use palan_test_support::daemon::{Daemon, finish};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::daemon;
 
@@ -55,11 +53,9 @@ fn a_project_of_docker_compose() {
     std::fs::create_dir_all(&project).unwrap();
     std::fs::write(project.join("docker-compose.yml"), PROJECT).unwrap();
     compose(&daemon, &["up", "-d"]).ok();
-    let healthy =
-        wait_until(Duration::from_secs(20), || compose(&daemon, &["ps"]).stdout.contains("(healthy)"));
+    let healthy = wait_until(PATIENCE, || compose(&daemon, &["ps"]).stdout.contains("(healthy)"));
     assert!(healthy, "{}", compose(&daemon, &["ps"]));
-    let fetched =
-        wait_until(Duration::from_secs(20), || compose(&daemon, &["logs"]).stdout.contains("from web"));
+    let fetched = wait_until(PATIENCE, || compose(&daemon, &["logs"]).stdout.contains("from web"));
     assert!(fetched, "{}", compose(&daemon, &["logs"]));
     let inside = "echo $A; ls /here; ulimit -n; grep -c /scratch /proc/mounts";
     let run = compose(&daemon, &["exec", "-T", "web", "sh", "-c", inside]).ok();

@@ -1,7 +1,7 @@
 //! What images take and what goes: lists and their filters, trees, `system df`, `prune`; and docker-py's image methods.
 
 use palan_test_support::daemon::{Daemon, finish};
-use palan_test_support::requires;
+use palan_test_support::{requires, wait_until};
 use serde_json::Value;
 
 use crate::images::{BUSYBOX, busybox, daemon, load};
@@ -98,8 +98,8 @@ fn tables_are_dockers() {
         &["ps", "-as"],
         &["diff", "work"],
     ] {
-        // Ages move on between the two.
-        let same = palan_test_support::wait_until(std::time::Duration::from_secs(5), || {
+        // Ages move on between the two: each second for the first minute, which may be too often for slow ones.
+        let same = wait_until(std::time::Duration::from_secs(90), || {
             daemon.palan(arguments).ok().stdout == daemon.docker(arguments).ok().stdout
         });
         assert!(same, "{}{}", daemon.palan(arguments), daemon.docker(arguments));

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use palan_test_support::registry::Registry;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, free_port, requires, wait_until};
 use serde_json::Value;
 
 use crate::images::{BUSYBOX, busybox, daemon};
@@ -34,12 +34,12 @@ fn the_daily_commands() {
     daemon
         .docker(["run", "--rm", "--network", "none", BUSYBOX, "nosuch"])
         .fails(127, "executable file not found");
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let serve = "while :; do echo hi | nc -l -p 8080; done";
     daemon
         .docker(["run", "-d", "--name", "web", "-p", &format!("{port}:8080"), BUSYBOX, "sh", "-c", serve])
         .ok();
-    let fetched = wait_until(Duration::from_secs(5), || {
+    let fetched = wait_until(PATIENCE, || {
         let Ok(mut stream) =
             TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(1))
         else {
@@ -149,7 +149,7 @@ fn an_attached_session_goes_on_while_the_daemon_is_away() {
     writeln!(input, "one").unwrap();
     assert_eq!(output.next().unwrap().unwrap(), "got one");
     // Output does not cross the daemon, so it may come before the CLI has the answer to its start.
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(3));
     daemon.kill();
     writeln!(input, "two").unwrap();
     assert_eq!(output.next().unwrap().unwrap(), "got two");

@@ -30,6 +30,7 @@ code, output = container.exec_run(["sh", "-c", "echo $A; exit 2"])
 assert (code, output) == (2, b"1\n"), (code, output)
 code, output = container.exec_run("sh -c 'echo out; echo err >&2'", demux=True)
 assert output == (b"out\n", b"err\n"), output
+while len(container.logs().splitlines()) < 2: time.sleep(.05)
 assert sorted(container.logs().splitlines()) == [b"one", b"two"]
 assert container.logs(stderr=False) == b"one\n"
 assert next(iter(container.logs(stream=True, follow=True)))

@@ -1,5 +1,6 @@
 """What the documentation of testcontainers shows, with the image bb."""
 
+import time
 import urllib.request
 import warnings
 
@@ -11,10 +12,23 @@ warnings.simplefilter("ignore")
 
 SERVER = "sh -c 'mkdir /w; echo page > /w/index.html; echo ready; exec httpd -f -p 80 -h /w'"
 
+
+def fetch(address):
+    """What is served there, which may begin to listen a moment after it is ready."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return urllib.request.urlopen(address).read()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 with DockerContainer("bb").with_command(SERVER).with_exposed_ports(80).with_env("A", "1") as server:
     wait_for_logs(server, "ready")
     address = f"http://{server.get_container_host_ip()}:{server.get_exposed_port(80)}/"
-    assert urllib.request.urlopen(address).read() == b"page\n"
+    assert fetch(address) == b"page\n"
     code, output = server.exec("sh -c 'echo $A'")
     assert (code, output) == (0, b"1\n"), (code, output)
 with Network() as network:
