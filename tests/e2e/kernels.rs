@@ -1,10 +1,9 @@
 //! What a kernel may lack: ipvlan, VLANs, SCTP, NFS. Where it does, these tests are left to `cargo xtask test --vm`.
 
 use std::process::Child;
-use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Run, finish};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 use crate::names::Helper;
@@ -33,7 +32,7 @@ impl Lan {
         let lan = Self { daemon: daemon.pid().to_string(), holder };
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         let there = format!("/proc/{}/ns/net", lan.holder.id());
-        assert!(wait_until(Duration::from_secs(5), || std::fs::read_link(&there).is_ok_and(|net| net != own)));
+        assert!(wait_until(PATIENCE, || std::fs::read_link(&there).is_ok_and(|net| net != own)));
         let peer = format!("ip link add eth0 type veth peer name eth0 netns {}", lan.holder.id());
         lan.on_host(&format!("{peer}; ip address add 198.51.100.1/24 dev eth0; ip link set eth0 up"));
         lan.here("ip link set lo up; ip address add 198.51.100.9/24 dev eth0; ip link set eth0 up");
@@ -89,8 +88,9 @@ fn ipvlan_in_layer_2_and_3() {
     let one = address("one", "two");
     assert!(one.starts_with("198.51.100."), "{one}");
     assert_eq!(look_up(&daemon, "other", "one"), [one.as_str()]);
-    assert!(within(&daemon, "other", "ping -c 1 -W 2 one").contains("1 packets received"));
-    assert!(lan.reaches(&one), "from the other host");
+    let answers = || within(&daemon, "other", "ping -c 1 -W 2 one").contains("1 packets received");
+    assert!(wait_until(PATIENCE, answers));
+    assert!(wait_until(PATIENCE, || lan.reaches(&one)), "from the other host");
     assert!(within(&daemon, "one", "ip route").contains("default via 198.51.100.9"));
     let mac = "ip link show eth0 | grep -o 'link/ether [0-9a-f:]*'";
     assert_eq!(within(&daemon, "one", mac), lan.on_host(mac), "the parent's own");
@@ -101,7 +101,8 @@ fn ipvlan_in_layer_2_and_3() {
     sleeper(&daemon, "one", &["--network", "three"]);
     assert!(within(&daemon, "one", "ip route").contains("default dev eth0"));
     lan.here("ip route add 203.0.113.0/24 via 198.51.100.1");
-    assert!(lan.reaches(&address("one", "three")), "by way of the parent");
+    let one = address("one", "three");
+    assert!(wait_until(PATIENCE, || lan.reaches(&one)), "by way of the parent");
     daemon.palan(["rm", "-f", "one"]).ok();
     daemon.palan(["network", "rm", "three"]).ok();
     assert_eq!(lan.on_host("ip -o link show type ipvlan"), "");
@@ -120,8 +121,9 @@ fn a_network_on_a_vlan() {
     assert!(lan.on_host("ip -d link show eth0.10").contains("vlan protocol 802.1Q id 10"));
     sleeper(&daemon, "one", &["--network", "v"]);
     let one = inspect(&daemon, "one", "{{.NetworkSettings.Networks.v.IPAddress}}");
-    assert!(lan.reaches(&one), "with the tag");
-    assert!(within(&daemon, "one", "ping -c 1 -W 2 192.0.2.9").contains("1 packets received"));
+    assert!(wait_until(PATIENCE, || lan.reaches(&one)), "with the tag");
+    let answers = || within(&daemon, "one", "ping -c 1 -W 2 192.0.2.9").contains("1 packets received");
+    assert!(wait_until(PATIENCE, answers));
     lan.here("ip link del eth0.10; ip address add 192.0.2.9/24 dev eth0");
     assert!(!lan.reaches(&one), "without");
     daemon.palan(["rm", "-f", "one"]).ok();
@@ -221,7 +223,7 @@ fn a_volume_on_nfs() {
     daemon.palan(["rm", "-f", "one"]).ok();
     assert!(mounted() && within(&daemon, "two", "cat /data/new") == "there\n");
     daemon.palan(["rm", "-f", "two"]).ok();
-    assert!(wait_until(Duration::from_secs(5), || !mounted()));
+    assert!(wait_until(PATIENCE, || !mounted()));
     daemon.palan(["volume", "rm", "shared"]).ok();
     assert!(export.join("new").exists(), "the server's files stay");
     let wrong = ["-o", "type=nfs", "-o", "device=:/", "-o", "o=addr=127.0.0.1,vers=4.2,nonsense"];
