@@ -2,7 +2,7 @@
 
 use palan_test_support::daemon::{Daemon, Options, Run};
 use palan_test_support::image::{Compression, ImageBuilder, TarBuilder, TarHeader};
-use palan_test_support::requires;
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, busybox, daemon, load};
 use crate::small_disk::SmallDisk;
@@ -76,8 +76,7 @@ fn a_full_disk_is_said_and_everything_can_still_be_removed() {
             "yes > /fill; echo full; sleep 1000",
         ])
         .ok();
-    let full = palan_test_support::wait_until(std::time::Duration::from_secs(20), || disk.free() == 0);
-    assert!(full);
+    assert!(wait_until(PATIENCE, || disk.free() == 0));
     let image =
         ImageBuilder::new().file("big", 0o644, palan_test_support::image::noise(8_000_000, 3)).build();
     let run = daemon.palan_with_input(["load"], &image.docker_archive(&["big:latest"]));
@@ -86,8 +85,7 @@ fn a_full_disk_is_said_and_everything_can_still_be_removed() {
     daemon.palan(["stop", "-t", "0", "writer"]).ok();
     daemon.palan(["rm", "writer"]).ok();
     // Its files are deleted in the background.
-    let freed = palan_test_support::wait_until(std::time::Duration::from_secs(10), || disk.free() > 1000);
-    assert!(freed);
+    assert!(wait_until(PATIENCE, || disk.free() > 1000));
     daemon.palan(["run", "--rm", "--network", "none", BUSYBOX, "echo", "again"]).ok();
     daemon.palan(["rmi", BUSYBOX]).ok();
     drop(daemon);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use palan_test_support::daemon::{Daemon, Run, finish};
 use palan_test_support::image::TarBuilder;
 use palan_test_support::registry::Registry;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::daemon;
 
@@ -93,7 +93,7 @@ fn nothing_is_left(daemon: &Daemon) {
                 .flatten()
                 .all(|entry| entry.file_name() == ".trash")
     };
-    assert!(wait_until(Duration::from_secs(10), is_clean), "something of a build is left");
+    assert!(wait_until(PATIENCE, is_clean), "something of a build is left");
 }
 
 #[test]
@@ -585,13 +585,13 @@ fn whoever_goes_ends_the_build() {
     };
     let mut client =
         daemon.docker_command().args(["build", &directory]).env("DOCKER_BUILDKIT", "0").spawn().unwrap();
-    assert!(wait_until(Duration::from_secs(20), || running(&daemon)));
+    assert!(wait_until(PATIENCE, || running(&daemon)));
     client.kill().unwrap();
     client.wait().unwrap();
     nothing_is_left(&daemon);
     let mut client =
         daemon.docker_command().args(["build", &directory]).env("DOCKER_BUILDKIT", "0").spawn().unwrap();
-    assert!(wait_until(Duration::from_secs(20), || running(&daemon)));
+    assert!(wait_until(PATIENCE, || running(&daemon)));
     daemon.kill();
     client.wait().unwrap();
     daemon.restart();

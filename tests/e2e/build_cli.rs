@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Run};
 use palan_test_support::image::TarBuilder;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{daemon, sh};
 use crate::tty::Terminal;
@@ -45,7 +45,7 @@ impl Context {
 fn nothing_is_left(daemon: &Daemon) {
     let work = daemon.data_root().join("build/work");
     let is_clean = || fs::read_dir(&work).unwrap().next().is_none();
-    assert!(wait_until(Duration::from_secs(10), is_clean), "a build's directory is left");
+    assert!(wait_until(PATIENCE, is_clean), "a build's directory is left");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_build_ends_when_asked_before_the_daemon_answers() {
     kill_process(pid, Signal::HUP).unwrap();
     let hung_up = wait_until(Duration::from_millis(500), || client.try_wait().unwrap().is_some());
     kill_process(pid, Signal::INT).unwrap();
-    let ended = wait_until(Duration::from_secs(5), || client.try_wait().unwrap().is_some());
+    let ended = wait_until(PATIENCE, || client.try_wait().unwrap().is_some());
     if !ended {
         client.kill().unwrap();
     }

@@ -5,11 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Options, Run};
 use palan_test_support::git::{GitServer, Repository, Tricks};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, free_port, requires, wait_until};
 
 use crate::images::{daemon, daemon_with};
 
@@ -23,7 +22,7 @@ fn nothing_is_left(daemon: &Daemon) {
             && layers.flatten().all(|entry| !entry.file_name().to_string_lossy().starts_with(".tmp-"))
             && programs(daemon).is_empty()
     };
-    assert!(wait_until(Duration::from_secs(10), is_clean), "something is left: {:?}", programs(daemon));
+    assert!(wait_until(PATIENCE, is_clean), "something is left: {:?}", programs(daemon));
 }
 
 /// The processes whose working directory is in the daemon's data root: those that fetch.
@@ -248,7 +247,7 @@ fn what_is_wrong_with_a_repository_is_said() {
     let scene = Scene::new(&daemon);
     let server = scene.serve();
     let url = server.url("app.git");
-    let nobody = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let nobody = format!("127.0.0.1:{}", free_port());
     for (address, text) in [
         (format!("{url}#nosuch"), "does not contain ref nosuch"),
         (format!("{url}#{}", "0".repeat(40)), "does not contain commit 0000"),
@@ -461,7 +460,7 @@ fn whoever_goes_ends_the_fetching() {
     let scene = Scene::new(&daemon);
     let server = GitServer::start(&scene.directory, Tricks { hangs: true, ..Tricks::default() });
     let url = server.url("app.git");
-    let fetching = |daemon: &Daemon| wait_until(Duration::from_secs(20), || !programs(daemon).is_empty());
+    let fetching = |daemon: &Daemon| wait_until(PATIENCE, || !programs(daemon).is_empty());
     let mut client = daemon.command().args(["build", &url]).spawn().unwrap();
     assert!(fetching(&daemon));
     client.kill().unwrap();
@@ -478,7 +477,7 @@ fn whoever_goes_ends_the_fetching() {
     assert!(fetching(&daemon));
     daemon.kill();
     client.wait().unwrap();
-    assert!(wait_until(Duration::from_secs(10), || programs(&daemon).is_empty()), "{:?}", programs(&daemon));
+    assert!(wait_until(PATIENCE, || programs(&daemon).is_empty()), "{:?}", programs(&daemon));
     daemon.restart();
     nothing_is_left(&daemon);
 }

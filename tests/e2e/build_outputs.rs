@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Run};
 use palan_test_support::registry::Registry;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 use serde_json::Value;
 
 use crate::images::daemon;
@@ -97,9 +97,9 @@ fn get(daemon: &Daemon, path: &str) -> (u16, Value) {
 fn all_is_well(daemon: &Daemon) {
     let work = daemon.data_root().join("build/work");
     let is_clean = || fs::read_dir(&work).unwrap().next().is_none();
-    assert!(wait_until(Duration::from_secs(10), is_clean), "a build's directory is left");
+    assert!(wait_until(PATIENCE, is_clean), "a build's directory is left");
     let is_sound = || daemon.palan(["system", "fsck"]).code == 0;
-    assert!(wait_until(Duration::from_secs(5), is_sound), "{}", daemon.palan(["system", "fsck"]));
+    assert!(wait_until(PATIENCE, is_sound), "{}", daemon.palan(["system", "fsck"]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Run};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::daemon;
 
@@ -112,9 +112,11 @@ fn builds_of_one_directory_have_what_each_was_sent() {
     let waits = "FROM bb AS first\nRUN echo run > /run-it; sleep 3\nFROM bb\nCOPY --from=first /run-it /\nCOPY . /c\n";
     let context = Context::new(&daemon, waits);
     let mut first = context.begin(&daemon, "app:1");
-    assert!(wait_until(Duration::from_secs(10), || !mirrors(&daemon).is_empty()));
-    let is_whole = || fs::read_to_string(mirror(&daemon).join("d/b")).is_ok_and(|text| text == "2");
-    assert!(wait_until(Duration::from_secs(10), is_whole));
+    assert!(wait_until(PATIENCE, || !mirrors(&daemon).is_empty()));
+    let says = |name: &str, text: &str| {
+        fs::read_to_string(mirror(&daemon).join(name)).is_ok_and(|content| content == text)
+    };
+    assert!(wait_until(PATIENCE, || says("a", "1") && says("d/b", "2")));
     std::thread::sleep(Duration::from_millis(300));
     context.file("a", "changed");
     context.file("Dockerfile", "FROM bb\nCOPY . /c\n");
@@ -128,7 +130,7 @@ fn builds_of_one_directory_have_what_each_was_sent() {
         assert_eq!(content(&daemon, &format!("app:{number}"), "cat /c/a /c/d/b"), "changed2", "{number}");
     }
     let is_one = || mirrors(&daemon).len() == 1;
-    assert!(wait_until(Duration::from_secs(10), is_one), "{:?}", mirrors(&daemon));
+    assert!(wait_until(PATIENCE, is_one), "{:?}", mirrors(&daemon));
 }
 
 /// A build, broken off while a file is on its way.
@@ -141,7 +143,7 @@ fn break_off(daemon: &mut Daemon, context: &Context, how: impl FnOnce(&mut Daemo
         let sizes = mirrors(daemon).into_iter().map(|mirror: PathBuf| size(&mirror.join("d/large")));
         sizes.max().unwrap_or(0) > 1 << 20
     };
-    assert!(wait_until(Duration::from_secs(20), || is_under_way(daemon)), "the transfer did not begin");
+    assert!(wait_until(PATIENCE, || is_under_way(daemon)), "the transfer did not begin");
     how(daemon, &mut client);
     let _ = client.kill();
     assert!(!client.wait().unwrap().success());

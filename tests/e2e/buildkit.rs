@@ -20,7 +20,7 @@ use palan_buildkit::session::{ContentStore, Directory, Output, Secret, Services,
 use palan_buildkit::upgrade::{UpgradeError, Upgraded, upgrade};
 use palan_test_support::daemon::Daemon;
 use palan_test_support::image::TarBuilder;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 use tokio::net::UnixStream;
 
 use crate::images::daemon;
@@ -389,11 +389,11 @@ fn a_client_that_goes_ends_its_build() {
             }
             solving
         };
-        assert!(wait_until(Duration::from_secs(10), is_running), "the step does not run");
+        assert!(wait_until(PATIENCE, is_running), "the step does not run");
         solving.abort();
     });
-    assert!(wait_until(Duration::from_secs(10), || !is_running()), "the step goes on");
-    assert!(wait_until(Duration::from_secs(10), || {
+    assert!(wait_until(PATIENCE, || !is_running()), "the step goes on");
+    assert!(wait_until(PATIENCE, || {
         fs::read_dir(daemon.data_root().join("build/work")).unwrap().next().is_none()
     }));
 }

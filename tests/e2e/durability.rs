@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use palan_test_support::daemon::{Daemon, Options, Run, finish};
 use palan_test_support::image::{Compression, Flavour, Image, ImageBuilder, TarBuilder, noise};
 use palan_test_support::registry::Registry;
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, daemon};
 use crate::small_disk::SmallDisk;
@@ -188,7 +188,7 @@ fn everything_is_killed_and_images_are_whole_or_absent() {
     daemon.palan(["rm", "work"]).ok();
     daemon.palan(["image", "prune", "-af"]).ok();
     let left = || std::fs::read_dir(daemon.data_root().join("layers")).unwrap().count();
-    assert!(wait_until(Duration::from_secs(10), || left() == 1), "only the empty layer stays");
+    assert!(wait_until(PATIENCE, || left() == 1), "only the empty layer stays");
 }
 
 /// On ext4, since its own ideas of space are others than those of a file system in memory.
@@ -233,7 +233,10 @@ fn a_full_disk_refuses_images_and_keeps_those_that_are_there() {
         // A reserve that was given up comes back with the next change.
         daemon.palan(["run", "--rm", "--network", "none", BUSYBOX, "true"]).ok();
         let reserve = disk.path().join("reserve");
-        assert!(wait_until(Duration::from_secs(10), || reserve.exists()));
+        assert!(wait_until(PATIENCE, || reserve.exists()));
+        let trash = disk.path().join("containers/.trash");
+        let is_emptied = || std::fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_none());
+        assert!(wait_until(PATIENCE, is_emptied));
         take_all_but(&disk, &ballast, megabytes << 20);
         let left = disk.free();
         let full = |run: Run| {
@@ -242,7 +245,7 @@ fn a_full_disk_refuses_images_and_keeps_those_that_are_there() {
             assert!(run.code == 1 && told, "{run}");
             assert_eq!(images(), before);
             assert!(
-                wait_until(Duration::from_secs(10), || disk.free() + 64 > left),
+                wait_until(PATIENCE, || disk.free() + 64 > left),
                 "{} of {left} blocks are free again",
                 disk.free()
             );
@@ -271,7 +274,7 @@ fn a_full_disk_refuses_images_and_keeps_those_that_are_there() {
     assert_whole(&daemon, "when all is gone");
     // Logs of the databases stay as long as they have become.
     let blocks = || empty.saturating_sub(disk.free());
-    let free = wait_until(Duration::from_secs(10), || blocks() < 1024);
+    let free = wait_until(PATIENCE, || blocks() < 1024);
     let mut list = std::process::Command::new("du");
     assert!(
         free,
