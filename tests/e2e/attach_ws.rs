@@ -111,7 +111,7 @@ fn leaving() {
     let mut socket = WebSocket::open(&daemon, query);
     socket.send(BINARY, b"hello\n");
     let mut seen = String::new();
-    while seen.matches("hello").count() < 2 {
+    while seen.matches("hello\r\n").count() < 2 {
         seen.push_str(&String::from_utf8(socket.receive().1).unwrap());
     }
     socket.send(0x89, b"ping");

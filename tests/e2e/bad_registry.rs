@@ -1,14 +1,13 @@
 //! Registries that lie, stall or attack, seen from the command line: one error, and nothing of the image stays.
 
 use std::path::Path;
-use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Options, Run};
 use palan_test_support::image::{
     Compression, Flavour, Image, ImageBuilder, Layer, TarBuilder, digest, noise,
 };
 use palan_test_support::registry::{Fault, Registry};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, requires, wait_until};
 use serde_json::{Value, json};
 
 /// A daemon that tries each layer twice and no more.
@@ -30,7 +29,7 @@ fn refused(daemon: &Daemon, run: Run, text: &str) {
     for directory in ["layers", "blobs/sha256"] {
         let directory = daemon.data_root().join(directory);
         // Of several layers others may still be on their way when the first has failed.
-        wait_until(std::time::Duration::from_secs(5), || names(&directory).is_empty());
+        wait_until(PATIENCE, || names(&directory).is_empty());
         let left = names(&directory);
         assert!(left.is_empty(), "left in {}: {left:?}", directory.display());
     }
@@ -167,7 +166,7 @@ fn a_registry_that_stalls() {
     waiting.args(["pull", &format!("{}/liar", registry.host())]);
     waiting.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut waiting = waiting.spawn().unwrap();
-    assert!(wait_until(Duration::from_secs(10), || registry.count("GET", "/blobs/") > 0));
+    assert!(wait_until(PATIENCE, || registry.count("GET", "/blobs/") > 0));
     let pid = rustix::process::Pid::from_child(&waiting);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     waiting.wait().unwrap();

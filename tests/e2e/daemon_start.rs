@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use palan_test_support::daemon::{Daemon, Options, Run, finish, program};
-use palan_test_support::requires;
+use palan_test_support::{PATIENCE, requires, wait_until};
 
 use crate::images::{BUSYBOX, busybox, daemon, load};
 
@@ -118,7 +118,7 @@ fn without_cgroups_nothing_runs() {
     for flags in [&["--network", "none"][..], &[], &["--privileged"], &["-m", "64m"]] {
         let arguments = ["run", "--rm"].iter().chain(flags).chain(&[BUSYBOX, "true"]);
         daemon.palan(arguments).fails(125, "no cgroup hierarchy is mounted; mount cgroup2 on /sys/fs/cgroup");
-        assert_eq!(daemon.palan(["ps", "-aq"]).ok().stdout, "");
+        assert!(wait_until(PATIENCE, || daemon.palan(["ps", "-aq"]).ok().stdout.is_empty()));
     }
 }
 

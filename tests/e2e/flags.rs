@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use palan_test_support::daemon::{Daemon, Options};
-use palan_test_support::requires;
+use palan_test_support::{PATIENCE, requires, wait_until};
 use serde_json::{Value, json};
 
 use crate::images::{BUSYBOX, daemon, daemon_with, sh};
@@ -39,7 +39,7 @@ fn refused_to_start(daemon: &Daemon, flags: &[&str], text: &str) {
         daemon.palan(["run", "--rm", "--network", "none"].iter().chain(flags).chain(&[BUSYBOX, "true"]));
     assert!(run.code != 0 && run.stderr.contains(text), "{run}");
     // With --rm nothing is left of it.
-    assert_eq!(daemon.palan(["ps", "-aq"]).ok().stdout, "");
+    assert!(wait_until(PATIENCE, || daemon.palan(["ps", "-aq"]).ok().stdout.is_empty()));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What Prometheus scrapes.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use palan_test_support::daemon::{Daemon, Options};
-use palan_test_support::{requires, wait_until};
+use palan_test_support::{PATIENCE, free_port, requires, wait_until};
 
 use crate::images::{BUSYBOX, busybox, load};
 
@@ -20,7 +20,7 @@ fn get(address: SocketAddr, path: &str) -> String {
 #[test]
 fn dashboards_for_docker_find_their_numbers() {
     requires!(root);
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let settings = Some(format!("\"metrics-addr\": \"{address}\""));
     let daemon = Daemon::start_with(Options { settings, ..Options::default() });
     load(&daemon, busybox(), BUSYBOX);
@@ -29,9 +29,7 @@ fn dashboards_for_docker_find_their_numbers() {
     // What failed is no action that was done.
     daemon.palan(["start", "nosuch"]).fails(1, "No such container");
     let shown = |line: &str| {
-        let found = wait_until(Duration::from_secs(5), || {
-            get(address, "/metrics").lines().any(|found| found == line)
-        });
+        let found = wait_until(PATIENCE, || get(address, "/metrics").lines().any(|found| found == line));
         assert!(found, "{line}\n{}", get(address, "/metrics"));
     };
     shown("engine_daemon_container_states_containers{state=\"running\"} 1");
