@@ -12,7 +12,7 @@ use crate::images::{BUSYBOX, daemon};
 /// Connects and reads all that comes, until it is what was hoped for.
 fn reads(address: &str, port: u16, expected: &str) -> bool {
     let address = SocketAddr::new(address.parse().unwrap(), port);
-    wait_until(Duration::from_secs(5), || {
+    wait_until(Duration::from_secs(30), || {
         let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
             return false;
         };
@@ -68,7 +68,7 @@ fn published_ports_answer_from_everywhere() {
     let script = ask(daemon.gateway(), port);
     assert_eq!(daemon.palan(["exec", "web", "sh", "-c", &script]).ok().line(), "web");
     daemon.palan(["rm", "-f", "web"]).ok();
-    let gone = wait_until(Duration::from_secs(2), || {
+    let gone = wait_until(Duration::from_secs(30), || {
         TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_millis(300))
             .is_err()
     });
@@ -86,7 +86,7 @@ fn udp_and_random_ports() {
     daemon.palan(["run", "-d", "--name", "uu", "-p", &publish, "-v", &server, BUSYBOX, "/server"]).ok();
     let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let answered = wait_until(Duration::from_secs(5), || {
+    let answered = wait_until(Duration::from_secs(30), || {
         socket.send_to(b"ping", ("127.0.0.1", port)).unwrap();
         let mut buffer = [0; 16];
         matches!(socket.recv(&mut buffer), Ok(4) if &buffer[..4] == b"ping")
@@ -128,7 +128,7 @@ fn addresses_are_given_back() {
     }
     let links =
         || std::fs::read_dir(format!("/sys/class/net/{}/brif", daemon.bridge())).map_or(0, Iterator::count);
-    assert!(wait_until(Duration::from_secs(3), || links() == 0), "{} ports left on the bridge", links());
+    assert!(wait_until(Duration::from_secs(30), || links() == 0), "{} ports left on the bridge", links());
     std::thread::scope(|scope| {
         for number in 0..10 {
             let daemon = &daemon;

@@ -118,7 +118,7 @@ fn a_pull_that_was_killed_resumes_with_ranges() {
     let mut daemon = Daemon::start();
     let registry = Registry::start();
     registry.push("big", "latest", &large(2, 8_000_000).build());
-    registry.fault_times("/blobs/", Fault::Slow(64 * 1024, Duration::from_millis(20)), 100);
+    registry.fault_times("/blobs/", Fault::Slow(64 * 1024, Duration::from_millis(100)), 100);
     let mut pulling = daemon.command();
     pulling.args(["pull", &format!("{}/big", registry.host())]).stdout(std::process::Stdio::null());
     pulling.stderr(std::process::Stdio::null());

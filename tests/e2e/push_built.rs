@@ -56,7 +56,7 @@ fn inspect(daemon: &Daemon, name: &str, format: &str) -> String {
 fn assert_sound(daemon: &Daemon) {
     // What a push does not need any more goes behind its back.
     let mut checked = daemon.palan(["system", "fsck"]);
-    wait_until(Duration::from_secs(5), || {
+    wait_until(Duration::from_secs(30), || {
         checked = daemon.palan(["system", "fsck"]);
         checked.code == 0
     });
@@ -239,8 +239,8 @@ fn a_push_that_was_killed_compresses_nothing_again() {
         daemon.restart();
         assert_sound(&daemon);
         daemon.palan(["push", &name]).ok();
-        let left = std::fs::read_dir(daemon.data_root().join("blobs/sha256/.ingest")).unwrap().count();
-        assert_eq!(left, 0, "nothing lies beside the layers");
+        let left = || std::fs::read_dir(daemon.data_root().join("blobs/sha256/.ingest")).unwrap().count();
+        assert!(wait_until(Duration::from_secs(30), || left() == 0), "{} lie beside the layers", left());
         assert_sound(&daemon);
     }
 }

@@ -103,7 +103,7 @@ fn killed_with_twenty_containers_a_pull_an_attached_session_and_an_exit() {
     // The session's end came from its supervisor, which tells the new daemon, too.
     let running = || daemon.palan(["ps", "--format", "{{.Names}}"]).ok();
     let is_known =
-        palan_test_support::wait_until(Duration::from_secs(5), || running().stdout.lines().count() == 20);
+        palan_test_support::wait_until(Duration::from_secs(30), || running().stdout.lines().count() == 20);
     assert!(is_known, "{}", running());
     let ended = daemon.palan(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "ends"]).ok();
     assert_eq!(ended.line(), "exited 42");
@@ -141,7 +141,7 @@ fn of_a_million_lines_none_is_missing_or_doubled() {
         .palan(["run", "-d", "--name", "mm", "--network", "none", BUSYBOX, "sh", "-c", "seq 1 1000000"])
         .ok();
     let mut attached = daemon.command();
-    let script = "sleep 1; seq 1 1000000";
+    let script = "sleep 4; seq 1 1000000";
     attached.args(["run", "--name", "aa", "--network", "none", BUSYBOX, "sh", "-c", script]);
     let attached = attached.stdout(Stdio::piped()).spawn().unwrap();
     let running = wait_until(Duration::from_secs(20), || {
@@ -149,7 +149,7 @@ fn of_a_million_lines_none_is_missing_or_doubled() {
     });
     assert!(running);
     // Until the CLI has the answer to its start.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_secs(2));
     for _ in 0..3 {
         daemon.kill();
         std::thread::sleep(Duration::from_millis(50));
@@ -190,7 +190,7 @@ fn a_published_port_stays_open() {
         .ok();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let answers = || {
-        wait_until(Duration::from_secs(5), || {
+        wait_until(Duration::from_secs(30), || {
             use std::io::Read;
             let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500))
             else {
@@ -219,7 +219,7 @@ fn auto_remove_happens_though_the_daemon_was_away() {
     daemon.kill();
     std::thread::sleep(Duration::from_millis(1500));
     daemon.restart();
-    let gone = wait_until(Duration::from_secs(5), || daemon.palan(["ps", "-aq"]).ok().stdout.is_empty());
+    let gone = wait_until(Duration::from_secs(30), || daemon.palan(["ps", "-aq"]).ok().stdout.is_empty());
     assert!(gone);
 }
 
@@ -233,11 +233,12 @@ fn a_killed_supervisor_takes_its_container_along() {
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
     let parent = rustix::process::Pid::from_raw(parent).unwrap();
     rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
-    let recorded = wait_until(Duration::from_secs(5), || {
+    let recorded = wait_until(Duration::from_secs(30), || {
         daemon.palan(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "oo"]).ok().line()
             == "exited 137"
     });
     assert!(recorded);
-    assert!(!std::path::Path::new(&format!("/proc/{pid}/root")).exists());
+    let root = format!("/proc/{pid}/root");
+    assert!(wait_until(Duration::from_secs(30), || !std::path::Path::new(&root).exists()));
     daemon.palan(["start", "oo"]).ok();
 }

@@ -1,6 +1,7 @@
 //! Restart policies: who is started again and when, what is seen meanwhile, and that it needs no daemon.
 
-use std::process::Stdio;
+use std::io::Read as _;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use palan_test_support::daemon::Daemon;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::images::{BUSYBOX, daemon};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Counts its runs, says so, and ends with the count as its code.
 const COUNTS: &str = "n=$(cat /n 2>/dev/null || echo 0); n=$((n+1)); echo $n > /n; echo run $n; exit $n";
@@ -38,11 +39,12 @@ fn becomes(daemon: &Daemon, name: &str, status: &str) {
     assert!(is, "{} instead of {status}\n{}", state(daemon, name), daemon.log());
 }
 
-/// Until the container is in a pause between two runs that is long enough to look around in.
+/// Until the container pauses after so many runs. The pauses double: the sixth takes 3.2 s, the eighth 12.8 s.
 #[track_caller]
-fn rests(daemon: &Daemon, name: &str) {
-    let rests =
-        wait_until(PATIENCE, || restarts(daemon, name) >= 5 && state(daemon, name)["Status"] == "restarting");
+fn rests(daemon: &Daemon, name: &str, runs: u64) {
+    let rests = wait_until(PATIENCE, || {
+        restarts(daemon, name) >= runs && state(daemon, name)["Status"] == "restarting"
+    });
     assert!(rests, "{}", state(daemon, name));
 }
 
@@ -87,7 +89,7 @@ fn a_container_that_ends_again_and_again() {
     requires!(root);
     let daemon = daemon();
     run(&daemon, "cc", &["--restart", "always"], COUNTS);
-    rests(&daemon, "cc");
+    rests(&daemon, "cc", 8);
     let count = restarts(&daemon, "cc");
     let seen = state(&daemon, "cc");
     for (field, expected) in [("Running", true), ("Restarting", true), ("Paused", false), ("Dead", false)] {
@@ -120,7 +122,7 @@ fn a_container_that_ends_again_and_again() {
 
     // Whoever starts it begins anew.
     daemon.palan(["start", "cc"]).ok();
-    assert!(restarts(&daemon, "cc") <= 2);
+    assert!(restarts(&daemon, "cc") < count);
 }
 
 #[test]
@@ -173,14 +175,17 @@ fn a_container_is_removed_when_it_has_ended_for_good() {
 
     // The same with no daemon at the end.
     let mut waiting = daemon.command();
-    let script = "test -e /n && sleep 1; echo >> /n; exit $(wc -l < /n)";
+    let script = "test -e /n && while ! test -e /go; do sleep 0.05; done; echo >> /n; exit $(wc -l < /n)";
     waiting.args(["run", "--rm", "--name", "away", "--network", "none", "--restart", "on-failure:1"]);
     waiting.args([BUSYBOX, "sh", "-c", script]).stdout(Stdio::null());
     let waiting = waiting.spawn().unwrap();
     assert!(wait_until(PATIENCE, || !daemon.palan(["ps", "-q"]).ok().stdout.is_empty()));
     assert!(wait_until(PATIENCE, || restarts(&daemon, "away") == 1));
+    becomes(&daemon, "away", "running");
+    let process = std::path::PathBuf::from(format!("/proc/{}", state(&daemon, "away")["Pid"]));
     daemon.kill();
-    std::thread::sleep(Duration::from_millis(1500));
+    std::fs::write(process.join("root/go"), "").unwrap();
+    assert!(wait_until(PATIENCE, || !process.exists()));
     daemon.restart();
     let output = waiting.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", daemon.log());
@@ -219,29 +224,25 @@ fn stopping_by_hand_ends_it() {
         assert_eq!(state(&daemon, name)["Status"], "exited", "{name}");
     }
     // A signal that is not the one to stop with is none.
-    let script = "trap 'exit 3' HUP; while :; do sleep 0.1; done";
+    let script = "trap 'exit 3' HUP; echo ready; while :; do sleep 0.1; done";
     run(&daemon, "reloaded", &["--restart", "always", "--stop-signal", "TERM"], script);
-    std::thread::sleep(Duration::from_millis(300));
+    assert!(wait_until(PATIENCE, || daemon.palan(["logs", "reloaded"]).ok().stdout == "ready\n"));
     daemon.palan(["kill", "-s", "HUP", "reloaded"]).ok();
     assert!(wait_until(PATIENCE, || restarts(&daemon, "reloaded") == 1));
     daemon.palan(["rm", "-f", "reloaded"]).ok();
 
-    // Between two runs.
-    for name in ["kk", "dd", "again"] {
+    // Between two runs; one container after the other, so that each is met early in its pause.
+    let between = |name: &str, words: &[&str]| {
         run(&daemon, name, &["--restart", "unless-stopped"], COUNTS);
-    }
-    for name in ["kk", "dd", "again"] {
-        rests(&daemon, name);
-    }
-    rests(&daemon, "kk");
-    daemon.palan(["kill", "kk"]).ok();
+        rests(&daemon, name, 6);
+        daemon.palan(words.iter().chain(&[name])).ok();
+    };
+    between("kk", &["kill"]);
     assert_eq!(state(&daemon, "kk")["Status"], "exited");
-    rests(&daemon, "dd");
-    daemon.palan(["rm", "-f", "dd"]).ok();
-    rests(&daemon, "again");
-    daemon.palan(["restart", "again"]).ok();
-    assert!(restarts(&daemon, "again") <= 2, "restarted by hand it begins anew");
-    rests(&daemon, "again");
+    between("dd", &["rm", "-f"]);
+    between("again", &["restart"]);
+    assert!(restarts(&daemon, "again") < 6, "restarted by hand it begins anew");
+    rests(&daemon, "again", 5);
 }
 
 #[test]
@@ -271,7 +272,7 @@ fn no_daemon_is_needed_and_nothing_is_lost() {
     daemon.kill();
     std::thread::sleep(Duration::from_secs(2));
     daemon.restart();
-    rests(&daemon, "cc");
+    rests(&daemon, "cc", 6);
     // Killed between two runs, where it also is when the daemon is back.
     daemon.kill();
     daemon.restart();
@@ -290,25 +291,39 @@ fn no_daemon_is_needed_and_nothing_is_lost() {
 fn waits_and_followed_logs_end_with_each_run() {
     requires!(root);
     let daemon = daemon();
-    let script = "while ! test -e /go; do sleep 0.05; done; rm /go; echo gone; exit 4";
+    let script = "echo ready; while ! test -e /go; do sleep 0.05; done; rm /go; echo gone; exit 4";
     run(&daemon, "ww", &["--restart", "always"], script);
-    let mut spawned = Vec::new();
-    for words in [&["wait", "ww"][..], &["logs", "-f", "ww"], &["attach", "ww"]] {
+    let spawn = |words: &[&str]| {
         let mut command = daemon.command();
-        spawned.push(command.args(words).stdout(Stdio::piped()).spawn().unwrap());
-    }
-    std::thread::sleep(Duration::from_millis(500));
+        command.args(words).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let rest = |mut child: Child| {
+        assert!(wait_until(PATIENCE, || child.try_wait().unwrap().is_some()), "the client does not end");
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let attach = |number: usize| {
+        let attached = spawn(&["attach", "ww"]);
+        let told = || events(&daemon, "ww").iter().filter(|event| *event == "attach").count();
+        assert!(wait_until(PATIENCE, || told() == number));
+        attached
+    };
+    let waiting = spawn(&["wait", "ww"]);
+    let mut following = spawn(&["logs", "-f", "ww"]);
+    let mut first = [0; 6];
+    following.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"ready\n");
+    let attached = attach(1);
+    // Nothing shows that somebody waits.
+    std::thread::sleep(Duration::from_secs(3));
     daemon.palan(["exec", "ww", "touch", "/go"]).ok();
-    let outputs: Vec<_> = spawned.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
-    let texts: Vec<_> = outputs.iter().map(|output| String::from_utf8_lossy(&output.stdout)).collect();
-    assert_eq!(texts, ["4\n", "gone\n", "gone\n"]);
-    becomes(&daemon, "ww", "running");
+    assert_eq!([waiting, following, attached].map(rest), ["4\n", "gone\n", "gone\n"]);
     // Who attaches to the next run sees that.
-    let mut attached = daemon.command();
-    let attached = attached.args(["attach", "ww"]).stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let logs = "ready\ngone\nready\n";
+    assert!(wait_until(PATIENCE, || daemon.palan(["logs", "ww"]).ok().stdout == logs));
+    let attached = attach(2);
     daemon.palan(["exec", "ww", "touch", "/go"]).ok();
-    assert_eq!(attached.wait_with_output().unwrap().stdout, b"gone\n");
+    assert_eq!(rest(attached), "gone\n");
 }
 
 #[test]
@@ -341,9 +356,11 @@ fn a_supervisor_that_dies_is_followed_by_another() {
     assert_eq!(told[..6], ["create", "start", "die 137", "start", "die 137", "start"]);
 
     // Between two runs, too.
-    run(&daemon, "bb", &["--restart", "always"], &format!("test -e /n || sleep 2; {COUNTS}"));
+    let script = format!("while ! test -e /go; do sleep 0.05; done; {COUNTS}");
+    run(&daemon, "bb", &["--restart", "always"], &script);
     let process = supervisor(&daemon, "bb");
-    rests(&daemon, "bb");
+    std::fs::write(format!("/proc/{}/root/go", state(&daemon, "bb")["Pid"]), "").unwrap();
+    rests(&daemon, "bb", 6);
     kill(process);
     let count = restarts(&daemon, "bb");
     assert!(wait_until(PATIENCE, || restarts(&daemon, "bb") > count), "{}", daemon.log());
@@ -409,8 +426,12 @@ fn an_unhealthy_container_is_restarted() {
     requires!(root);
     let daemon = daemon();
     let check = ["--health-cmd", "! test -e /sick", "--health-interval", "100ms", "--health-retries", "1"];
-    let flags = [&check[..], &["--health-on-failure", "restart"]].concat();
-    run(&daemon, "hh", &flags, "rm -f /sick; trap 'exit 6' TERM; while :; do sleep 0.05; done");
+    // A check that is made before the new run has come to itself does not count.
+    let start = ["--health-start-period", "30s", "--health-start-interval", "100ms"];
+    let flags = [&check[..], &start, &["--health-on-failure", "restart"]].concat();
+    let script = "trap 'exit 6' TERM; rm -f /sick; echo ready; while :; do sleep 0.05; done";
+    run(&daemon, "hh", &flags, script);
+    assert!(wait_until(PATIENCE, || daemon.palan(["logs", "hh"]).ok().stdout == "ready\n"));
     let healthy = || state(&daemon, "hh")["Health"]["Status"] == "healthy";
     assert!(wait_until(PATIENCE, healthy));
     daemon.palan(["exec", "hh", "touch", "/sick"]).ok();
@@ -435,7 +456,6 @@ fn the_network_stays() {
     let address = std::net::SocketAddr::new(gateway.line().parse().unwrap(), port);
     for run in 1..=3 {
         let answered = wait_until(PATIENCE, || {
-            use std::io::Read;
             let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500))
             else {
                 return false;
@@ -470,9 +490,10 @@ fn who_may_change_the_network_gets_a_new_one() {
     assert_eq!(events(&daemon, "nn"), ["create", "start", "die 4", "start"]);
     // With no daemon there it goes on in the old one.
     let pid = state(&daemon, "nn")["Pid"].as_i64().unwrap();
+    let log = daemon.palan(["inspect", "-f", "{{.LogPath}}", "nn"]).ok().line().to_owned();
     daemon.kill();
     std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    assert!(wait_until(PATIENCE, || std::fs::read_to_string(&log).unwrap().contains("dirty")));
     daemon.restart();
     let logs = || daemon.palan(["logs", "nn"]).ok().stdout;
     assert!(wait_until(PATIENCE, || logs() == "1\n1\ndirty\n1\n"), "{}", logs());
@@ -482,7 +503,7 @@ fn who_may_change_the_network_gets_a_new_one() {
     // Stopped while the daemon waits.
     daemon.palan(["update", "--restart", "always", "nn"]).ok();
     run(&daemon, "mm", &["--cap-add", "NET_ADMIN", "--restart", "always"], COUNTS);
-    rests(&daemon, "mm");
+    rests(&daemon, "mm", 5);
     daemon.palan(["stop", "mm"]).ok();
     assert_eq!(state(&daemon, "mm")["Status"], "exited");
 }

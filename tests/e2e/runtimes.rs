@@ -177,7 +177,7 @@ fn the_daily_commands() {
         assert_eq!(exec(&["cc", "grep", "Seccomp:", "/proc/self/status"]).ok().stdout, "Seccomp:\t2\n");
         exec(&["-d", "cc", "sh", "-c", "sleep 0.2; echo lost; echo lost >&2; echo detached > /tmp/d"]).ok();
         let is_there = || exec(&["cc", "cat", "/tmp/d"]).stdout == "detached\n";
-        assert!(wait_until(Duration::from_secs(5), is_there));
+        assert!(wait_until(Duration::from_secs(30), is_there));
         assert!(daemon.palan(["top", "cc"]).ok().stdout.contains("trap"));
 
         daemon.palan(["pause", "cc"]).ok();
@@ -202,7 +202,7 @@ fn the_daily_commands() {
         daemon.palan(["rm", "-f", "cc"]).ok();
         let left = std::fs::read_dir(daemon.run_root().join("containers"));
         let gone = || std::fs::read_dir(daemon.run_root().join("containers")).unwrap().next().is_none();
-        assert!(wait_until(Duration::from_secs(5), gone), "{left:?}");
+        assert!(wait_until(Duration::from_secs(30), gone), "{left:?}");
     }
 }
 
@@ -223,11 +223,8 @@ fn a_terminal() {
         terminal.type_line("tty; stty size");
         terminal.shows("30 90");
         terminal.tmux(&["resize-window", "-x", "100", "-y", "40"]);
-        std::thread::sleep(Duration::from_millis(300));
-        terminal.type_line("stty size");
-        terminal.shows("40 100");
-        terminal.type_line("sleep 1000");
-        std::thread::sleep(Duration::from_millis(300));
+        terminal.has_size("40 100");
+        terminal.sleeps_after("once");
         terminal.keys(&["C-c"]);
         terminal.type_line("echo code $?");
         terminal.shows("code 130");
@@ -268,7 +265,7 @@ fn a_bridge_and_published_ports() {
             stream.read_to_string(&mut text).ok();
             text.contains(&address)
         };
-        assert!(wait_until(Duration::from_secs(5), answers), "{runtime}");
+        assert!(wait_until(Duration::from_secs(30), answers), "{runtime}");
         daemon.palan(["rm", "-f", "cc"]).ok();
     }
 }
@@ -278,12 +275,17 @@ fn an_init_reaps_and_forwards() {
     requires!(root);
     let (_directory, daemon) = runtimes();
     for runtime in [RUNC, SCRIPT] {
-        let seen = sh(&daemon, runtime, &["--init"], "(sleep 0.1 &) ; sleep 0.5; ps -o pid,stat,comm");
+        let script = "(sleep 0.1 &); sleep 0.5; \
+                      for n in $(seq 50); do ps -o stat | grep -q Z || break; sleep 0.1; done; ps -o pid,stat,comm";
+        let seen = sh(&daemon, runtime, &["--init"], script);
         assert!(!seen.contains('Z'), "a zombie is left:\n{seen}");
         assert_eq!(sh(&daemon, runtime, &["--init"], "test $$ != 1 && echo not first"), "not first");
         let missing = run(&daemon, runtime, &["--rm", "--init"], &["nosuch"]);
         missing.fails(127, "palan-init: exec: \"nosuch\": executable file not found in $PATH");
-        run(&daemon, runtime, &["-d", "--name", "cc", "--init"], &["sleep", "1000"]).ok();
+        let script = ["sh", "-c", "echo ready; exec sleep 1000"];
+        run(&daemon, runtime, &["-d", "--name", "cc", "--init"], &script).ok();
+        let is_ready = || daemon.palan(["logs", "cc"]).ok().stdout == "ready\n";
+        assert!(wait_until(Duration::from_secs(30), is_ready));
         daemon.palan(["stop", "-t", "10", "cc"]).ok();
         assert_eq!(inspect(&daemon, "{{.State.ExitCode}}"), "143");
         daemon.palan(["rm", "cc"]).ok();
@@ -306,7 +308,7 @@ fn orphans_are_reaped_with_the_hosts_process_ids() {
         let path = format!("/proc/{supervisor}/task/{supervisor}/children");
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     };
-    assert!(wait_until(Duration::from_secs(5), || children() == pid), "{}", children());
+    assert!(wait_until(Duration::from_secs(30), || children() == pid), "{}", children());
     daemon.palan(["kill", "cc"]).ok();
     daemon.palan(["wait", "cc"]).ok();
     assert_eq!(inspect(&daemon, "{{.State.ExitCode}}"), "137");
@@ -339,7 +341,7 @@ fn a_killed_supervisor_takes_its_container_along() {
         let recorded = || inspect(&daemon, "{{.State.Status}} {{.State.ExitCode}}") == "exited 137";
         assert!(wait_until(Duration::from_secs(10), recorded), "{}", daemon.log());
         let gone = || !Path::new(&format!("/proc/{pid}/root")).exists();
-        assert!(wait_until(Duration::from_secs(2), gone), "{runtime}");
+        assert!(wait_until(Duration::from_secs(30), gone), "{runtime}");
         // What the runtime still thinks of the container does not stand in the way.
         daemon.palan(["start", "cc"]).ok();
         daemon.palan(["exec", "cc", "true"]).ok();
@@ -435,7 +437,7 @@ fn an_attached_session() {
     writeln!(input, "before").unwrap();
     assert_eq!(output.next().unwrap().unwrap(), "got before");
     // Until the CLI has the answer to its start.
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(2));
     daemon.kill();
     writeln!(input, "while down").unwrap();
     assert_eq!(output.next().unwrap().unwrap(), "got while down");

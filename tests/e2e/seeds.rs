@@ -111,7 +111,7 @@ fn cowsay() -> ImageBuilder {
 #[track_caller]
 fn fetch(port: &str) -> String {
     let mut text = String::new();
-    let served = wait_until(Duration::from_secs(5), || {
+    let served = wait_until(Duration::from_secs(30), || {
         text.clear();
         let address = SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
         let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {

@@ -121,12 +121,13 @@ fn streams_are_carried() {
                 BUSYBOX,
                 "sh",
                 "-c",
-                "echo one; sleep 2; echo two",
+                "echo one; while ! test -e /tmp/go; do sleep 0.05; done; sleep 2; echo two",
             ],
             None,
         )
         .ok();
         assert_eq!(run(&["exec", "-i", "cc", "cat"], Some(b"through")).ok().stdout, "through");
+        run(&["exec", "cc", "touch", "/tmp/go"], None).ok();
         assert_eq!(run(&["logs", "-f", "cc"], None).ok().stdout, "one\ntwo\n");
         let file = scene.daemon.scratch().join("f");
         std::fs::write(&file, &big).unwrap();

@@ -55,6 +55,26 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p"])
     }
 
+    /// Asks for the size until it is this one: nothing tells when a new one has arrived.
+    #[track_caller]
+    pub(crate) fn has_size(&self, size: &str) {
+        let has = wait_until(Duration::from_secs(20), || {
+            self.type_line("stty size");
+            std::thread::sleep(Duration::from_millis(300));
+            self.screen().contains(size)
+        });
+        assert!(has, "the size is not {size}:\n{}", self.screen());
+    }
+
+    /// Has the shell run `sleep 1000`, after a word that the screen does not show yet.
+    #[track_caller]
+    pub(crate) fn sleeps_after(&self, word: &str) {
+        let (first, rest) = word.split_at(1);
+        self.type_line(&format!("echo {first}''{rest}; sleep 1000"));
+        self.shows(word);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
     /// Waits until the shell of the host has the terminal again, and prints the code of the command before.
     #[track_caller]
     pub(crate) fn back_at_the_host(&self) {
@@ -107,16 +127,12 @@ fn size_resize_interrupt_job_control_and_exit_code() {
     terminal.shows("/dev/pts/0");
     terminal.shows("30 90");
     terminal.tmux(&["resize-window", "-x", "100", "-y", "40"]);
-    std::thread::sleep(Duration::from_millis(300));
-    terminal.type_line("stty size");
-    terminal.shows("40 100");
-    terminal.type_line("sleep 1000");
-    std::thread::sleep(Duration::from_millis(300));
+    terminal.has_size("40 100");
+    terminal.sleeps_after("once");
     terminal.keys(&["C-c"]);
     terminal.type_line("echo code $?");
     terminal.shows("code 130");
-    terminal.type_line("sleep 1000");
-    std::thread::sleep(Duration::from_millis(300));
+    terminal.sleeps_after("twice");
     terminal.keys(&["C-z"]);
     terminal.shows("Stopped");
     terminal.type_line("kill -9 %1; sleep 0.2; echo gone");

@@ -207,7 +207,7 @@ fn a_tmpfs_is_one_for_all_and_goes_with_the_last() {
     assert_eq!(mounted(&daemon), ["/fast/_data"]);
     daemon.palan(["volume", "rm", "fast"]).fails(1, "volume is in use");
     daemon.palan(["stop", "-t", "0", "two"]).ok();
-    assert!(wait_until(Duration::from_secs(5), || mounted(&daemon).is_empty()), "{:?}", mounted(&daemon));
+    assert!(wait_until(Duration::from_secs(30), || mounted(&daemon).is_empty()), "{:?}", mounted(&daemon));
     // A new run, a new file system.
     daemon.palan(["start", "two"]).ok();
     daemon.palan(["exec", "two", "cat", "/f/x"]).fails(1, "No such file");
@@ -333,7 +333,7 @@ fn a_killed_daemon_still_knows_who_uses_what() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     daemon.restart();
     daemon.palan(["ps"]).ok();
-    assert!(wait_until(Duration::from_secs(5), || mounted(&daemon).len() == 1));
+    assert!(wait_until(Duration::from_secs(30), || mounted(&daemon).len() == 1));
     assert_eq!(mounted(&daemon), ["/live/_data"], "what nobody uses is taken off");
     assert!(!directories(&daemon).contains(&"orphan".to_owned()));
     assert!(!daemon.data_root().join("volumes/.half").exists());
@@ -343,7 +343,7 @@ fn a_killed_daemon_still_knows_who_uses_what() {
     daemon.palan(["volume", "prune", "-a", "-f"]).ok();
     assert_eq!(directories(&daemon).len(), 4, "all are used by a container: {:?}", directories(&daemon));
     daemon.palan(["rm", "-f", "-v", "runs", "stops"]).ok();
-    assert!(wait_until(Duration::from_secs(5), || mounted(&daemon).is_empty()));
+    assert!(wait_until(Duration::from_secs(30), || mounted(&daemon).is_empty()));
     assert_eq!(directories(&daemon), ["ends", "live", "plain"]);
 }
 

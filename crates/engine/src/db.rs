@@ -689,17 +689,19 @@ mod tests {
             let salts = log.get(16..24).expect("a head").to_owned();
             log[32..].chunks(24 + 4096).take_while(|frame| frame.get(8..16) == Some(&salts[..])).count()
         };
+        let mut most = 0;
         for round in 0..2 {
-            // In one, after which it can't have been quiet for long enough already.
+            // In one, after which it can hardly have been quiet for long enough already.
             let change = Change::new().events((0..EVENTS).map(|_| event(&"x".repeat(4096))));
             database.commit(change).await.expect("committed");
-            assert!(pages() >= 10);
+            most = most.max(pages());
             let begun = std::time::Instant::now();
             while pages() > 1 {
                 assert!(begun.elapsed() < Duration::from_secs(20), "round {round}: {}", pages());
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+        assert!(most >= 10, "{most}");
         assert!(fs::metadata(&log).expect("there").len() > 10 * 4096, "its room is kept");
         assert_eq!(database.read_events(0, i64::MAX).await.expect("readable").len(), 2 * EVENTS);
     }

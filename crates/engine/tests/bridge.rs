@@ -31,7 +31,7 @@ async fn a_published_port_answers() {
     let port: u16 = published[0].host_port.parse().expect("a port");
     assert!(!details.endpoints["bridge"].ip_address.is_empty());
     let answer = tokio::task::spawn_blocking(move || {
-        for _ in 0..50 {
+        for _ in 0..500 {
             if let Some(answer) = get(port).filter(|answer| !answer.is_empty()) {
                 return Some(answer);
             }
@@ -55,7 +55,7 @@ async fn a_published_port_answers() {
     // After a restart the endpoint is still there.
     let fixture = fixture.restarted().await;
     let answer = tokio::task::spawn_blocking(move || {
-        for _ in 0..50 {
+        for _ in 0..500 {
             if let Some(answer) = get(port).filter(|answer| !answer.is_empty()) {
                 return Some(answer);
             }

@@ -17,11 +17,12 @@ async fn create_start_logs_wait_remove() {
     let Some(fixture) = fixture("create_start_logs_wait_remove").await else { return };
     let engine = &fixture.engine;
     let started = jiff::Timestamp::now();
-    let id = fixture
-        .run(script("echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $GREETING $HOSTNAME; exit 3"))
-        .await;
+    let id = fixture.run(script("echo out; echo err >&2; echo $GREETING $HOSTNAME; exit 3")).await;
     assert_eq!(fixture.exit_code(&id).await, 3);
-    assert_eq!(fixture.log(&id).await, format!("out\nerr\nhello {}\n", &id[..12]));
+    let out = LogOptions { stdout: true, ..LogOptions::default() };
+    assert_eq!(fixture.read_log(&id, out).await, format!("out\nhello {}\n", &id[..12]));
+    let err = LogOptions { stderr: true, ..LogOptions::default() };
+    assert_eq!(fixture.read_log(&id, err).await, "err\n");
     let details = engine.inspect(&id).await.expect("known");
     assert_eq!((details.state.status, details.state.exit_code, details.state.pid), (Status::Exited, 3, 0));
     assert_eq!(details.config.labels["from"], "test");
@@ -85,7 +86,7 @@ async fn failed_starts_say_why() {
 async fn stop_kill_pause_restart_rename() {
     let Some(fixture) = fixture("stop_kill_pause_restart_rename").await else { return };
     let engine = &fixture.engine;
-    let id = fixture.run(script("trap 'exit 5' TERM; while :; do sleep 0.05; done")).await;
+    let id = fixture.run(script("trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")).await;
     engine.pause(&id).await.expect("paused");
     assert_eq!(engine.inspect(&id).await.expect("known").state.status, Status::Paused);
     assert_eq!(engine.pause(&id).await.expect_err("twice").class(), Class::Conflict);
@@ -94,7 +95,12 @@ async fn stop_kill_pause_restart_rename() {
     assert_eq!(error.class(), Class::NotModified);
     engine.rename(&id, "other-name").await.expect("renamed");
     assert_eq!(engine.inspect("other-name").await.expect("found").id, id);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    within(async {
+        while fixture.log(&id).await != "ready\n" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     within(engine.stop(&id, StopOptions::default())).await.expect("stopped");
     assert_eq!(engine.inspect(&id).await.expect("known").state.exit_code, 5);
     assert_eq!(
@@ -181,7 +187,7 @@ async fn exec_sessions() {
         });
         let output = within(reading).await.expect("read");
         let mut details = engine.exec_inspect(&exec).await.expect("known");
-        for _ in 0..100 {
+        for _ in 0..3000 {
             if details.exit_code.is_some() {
                 break;
             }

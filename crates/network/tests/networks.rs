@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lab::{HOST, LAN, fetch, inside, is_closed, run, with_host};
+use lab::{HOST, IMPATIENCE, LAN, PATIENCE, fetch, inside, is_closed, run, with_host};
 use palan_network::config::{GatewayMode, MacvlanMode};
 use palan_network::{
     AddressPlan, Container, Driver, EndpointId, EndpointRecord, EndpointRequest, HostConfig, Leave, Manager,
@@ -91,10 +91,14 @@ impl Host {
 }
 
 fn ask(address: impl Into<IpAddr>, port: u16) -> String {
+    ask_within(address, port, PATIENCE)
+}
+
+fn ask_within(address: impl Into<IpAddr>, port: u16, patience: Duration) -> String {
     let address = SocketAddr::new(address.into(), port);
     let mut text = String::new();
-    if let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    if let Ok(mut stream) = TcpStream::connect_timeout(&address, patience) {
+        stream.set_read_timeout(Some(patience)).unwrap();
         let _ = std::io::Read::read_to_string(&mut stream, &mut text);
     }
     text
@@ -182,7 +186,7 @@ fn both_families() {
         assert_eq!(addresses, ["0.0.0.0", "::"]);
         let address = one.ipv6();
         assert_eq!(three.inside(move || ask(address, 80)), three.ipv6().to_string());
-        assert_eq!(two.inside(move || ask(address, 80)), "", "another bridge");
+        assert_eq!(two.inside(move || ask_within(address, 80, IMPATIENCE)), "", "another bridge");
         let gateway = one.records[0].ipv6.unwrap().gateway.unwrap().to_string();
         assert_eq!(ask(address, 80), gateway, "from the host");
         assert_eq!(inside(&lab.lan, move || ask(host, 8080)), lan.to_string(), "by its own address");

@@ -434,7 +434,7 @@ mod tests {
     fn transport(directory: Option<&std::path::Path>) -> Transport {
         let timing = crate::config::Timing {
             connect: Duration::from_secs(5),
-            stall: Duration::from_millis(500),
+            stall: Duration::from_secs(20),
             ..crate::config::Timing::default()
         };
         let certificate_directories = directory.map(std::path::Path::to_owned).into_iter().collect();

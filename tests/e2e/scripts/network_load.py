@@ -27,7 +27,7 @@ def ask():
     begun = time.monotonic()
     while not stop.is_set():
         asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        asker.settimeout(2)
+        asker.settimeout(10)
         asked += 1
         try:
             asker.sendto(question(asked), ("127.0.0.11", 53))
@@ -45,8 +45,8 @@ def stream(place):
     global echoed, broken
     host, port = place.rsplit(":", 1)
     try:
-        connection = socket.create_connection((host, int(port)), 5)
-        connection.settimeout(5)
+        connection = socket.create_connection((host, int(port)), 20)
+        connection.settimeout(20)
         count = 0
         while not stop.is_set():
             count += 1
@@ -62,7 +62,7 @@ def stream(place):
                 raise OSError("another text")
             echoed += 1
             if count == 1:
-                working.wait(10)
+                working.wait(60)
             time.sleep(0.02)
     except OSError as error:
         broken += 1
@@ -73,7 +73,7 @@ threads = [threading.Thread(target=ask)]
 threads += [threading.Thread(target=stream, args=(echoes[number % len(echoes)],)) for number in range(STREAMS)]
 for thread in threads:
     thread.start()
-working.wait(10)
+working.wait(60)
 print("ready", flush=True)
 sys.stdin.read()
 stop.set()

@@ -254,7 +254,7 @@ async fn content_is_written_and_read_by_its_digest() {
     assert_eq!(write(&halves, &digest).await, Ok(digest.clone()));
     assert_eq!(write(&halves, &digest).await, Err(Code::AlreadyExists));
     let is_empty = || std::fs::read_dir(path.join("ingest")).expect("entries").next().is_none();
-    for _ in 0..100 {
+    for _ in 0..1500 {
         if is_empty() {
             break;
         }

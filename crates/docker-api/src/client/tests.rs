@@ -6,23 +6,29 @@ use crate::types::{AuthConfig, CreateContainerRequest};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 /// Answers connections one after the other; each is a list of answers, one for each request.
 struct Server {
     path: PathBuf,
+    /// How many connections it is done with.
+    closed: Arc<AtomicU32>,
     thread: Option<JoinHandle<Vec<String>>>,
 }
 
-static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Server {
     fn start(connections: &[&[&str]]) -> (Self, Client) {
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("palan-client-{}-{number}.sock", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let script: Vec<Vec<String>> =
             connections.iter().map(|c| c.iter().map(|&a| a.to_owned()).collect()).collect();
+        let closed = Arc::new(AtomicU32::new(0));
+        let done = Arc::clone(&closed);
         let thread = std::thread::spawn(move || {
             let mut requests = Vec::new();
             for answers in script {
@@ -31,11 +37,13 @@ impl Server {
                     requests.push(read_request(&mut socket));
                     let _ = socket.write_all(answer.as_bytes());
                 }
+                drop(socket);
+                done.fetch_add(1, Ordering::Relaxed);
             }
             requests
         });
         let client = Client::new(Host::Unix(path.clone()));
-        (Self { path, thread: Some(thread) }, client)
+        (Self { path, closed, thread: Some(thread) }, client)
     }
 
     fn requests(mut self) -> Vec<String> {
@@ -108,10 +116,11 @@ fn reuses_a_connection_whose_answer_was_read() {
 fn opens_another_connection_when_the_daemon_closed() {
     let close = json("[]").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let (server, client) = Server::start(&[&[&json("[]")], &[&close], &[&json("[]")]]);
-    for _ in 0..3 {
+    for number in 1..=3 {
         client.list_containers(&ListOptions::default()).unwrap();
-        // The server closes the first connection when it accepts the next.
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        while server.closed.load(Ordering::Relaxed) < number {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
     assert_eq!(server.requests().len(), 3);
 }

@@ -194,12 +194,16 @@ mod tests {
             }
             line();
             if let Some(changed) = changed {
-                tokio::time::timeout(Duration::from_secs(5), changed).await.expect("a line");
+                tokio::time::timeout(Duration::from_secs(30), changed).await.expect("a line");
             }
             tokio::time::timeout(soon, named.as_mut()).await.expect_err("no name");
             std::fs::rename(&path, directory.path().join("log.1")).expect("moved");
-            tokio::time::timeout(Duration::from_secs(5), named).await.expect("a name");
+            tokio::time::timeout(Duration::from_secs(30), named).await.expect("a name");
+            let back = names.changed();
+            tokio::pin!(back);
+            back.as_mut().enable();
             std::fs::rename(directory.path().join("log.1"), &path).expect("moved");
+            tokio::time::timeout(Duration::from_secs(30), back).await.expect("a name");
             tokio::time::sleep(soon).await;
         }
     }

@@ -26,8 +26,8 @@ use palan_network::{
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const LAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
-const PATIENCE: Duration = Duration::from_secs(3);
-const IMPATIENCE: Duration = Duration::from_millis(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const IMPATIENCE: Duration = Duration::from_millis(300);
 
 /// Runs a test on a fresh host; `None` skips nothing: the tests need root and say so by failing.
 pub(crate) fn with_host(test: impl FnOnce(&Lab) + Send + 'static) {
@@ -341,10 +341,24 @@ pub(crate) fn ask(address: Ipv4Addr, port: u16) -> String {
 }
 
 pub(crate) fn ask_from(socket: &UdpSocket, address: Ipv4Addr, port: u16) -> String {
-    socket.set_read_timeout(Some(IMPATIENCE)).unwrap();
+    ask_times(socket, address, port, 60)
+}
+
+/// The same where nothing is expected.
+pub(crate) fn is_unanswered(socket: &UdpSocket, address: Ipv4Addr, port: u16) -> bool {
+    ask_times(socket, address, port, 3).is_empty()
+}
+
+fn ask_times(socket: &UdpSocket, address: Ipv4Addr, port: u16, times: u32) -> String {
     let mut buffer = [0; 64];
-    for _ in 0..3 {
+    // A question that was asked twice is answered twice.
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv_from(&mut buffer).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(IMPATIENCE)).unwrap();
+    for _ in 0..times {
         if socket.send_to(b"?", (address, port)).is_err() {
+            std::thread::sleep(IMPATIENCE);
             continue;
         }
         if let Ok((length, _)) = socket.recv_from(&mut buffer) {

@@ -17,7 +17,7 @@ pub(crate) fn settings() -> ClientConfig {
         certificate_directories: Vec::new(),
         timing: Timing {
             connect: Duration::from_secs(5),
-            stall: Duration::from_millis(1500),
+            stall: Duration::from_secs(20),
             attempts: 3,
             first_pause: Duration::from_millis(10),
             longest_pause: Duration::from_millis(200),
@@ -36,6 +36,13 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new() -> Self {
         Self::with(settings())
+    }
+
+    /// For servers that fall silent.
+    pub(crate) fn impatient() -> Self {
+        let mut settings = settings();
+        settings.timing.stall = Duration::from_millis(1500);
+        Self::with(settings)
     }
 
     pub(crate) fn with(config: ClientConfig) -> Self {
@@ -78,13 +85,15 @@ impl Fixture {
 
     /// The number of kept parts of transfers.
     pub(crate) fn parts(&self) -> usize {
+        self.lengths_of_parts().len()
+    }
+
+    /// How much of each is there, if anything.
+    pub(crate) fn lengths_of_parts(&self) -> Vec<u64> {
         let directory = self.root.path().join("blobs/sha256/.ingest");
-        std::fs::read_dir(directory).map_or(0, |entries| {
-            entries
-                .flatten()
-                .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
-                .count()
-        })
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let lengths = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));
+        lengths.filter(|length| *length > 0).collect()
     }
 }
 

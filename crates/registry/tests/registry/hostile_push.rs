@@ -11,7 +11,7 @@ use crate::fixture::{Fixture, noise_layer, password, sample, text};
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 async fn ready() -> (Registry, Fixture, String) {
-    let (registry, fixture) = (Registry::start(), Fixture::new());
+    let (registry, fixture) = (Registry::start(), Fixture::impatient());
     let name = format!("{}/app:1", registry.host());
     fixture.have(&sample(), &name).await;
     (registry, fixture, name)

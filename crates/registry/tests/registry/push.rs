@@ -135,7 +135,7 @@ async fn layers_of_another_repository_are_mounted() {
 async fn a_broken_upload_goes_on_where_the_registry_is() {
     let image = ImageBuilder::new().layer(noise_layer("large", 5_000_000, 3)).build();
     for fault in [Fault::CutBody(2_000_000), Fault::StallBody(2_000_000)] {
-        let (registry, fixture) = (Registry::start(), Fixture::new());
+        let (registry, fixture) = (Registry::start(), Fixture::impatient());
         let name = format!("{}/app:1", registry.host());
         fixture.have(&image, &name).await;
         registry.fault_times("PATCH", fault, 1);

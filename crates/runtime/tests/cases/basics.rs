@@ -1,5 +1,6 @@
 //! A container runs, sees what it should, and its end is seen.
 
+use std::io::Read as _;
 use std::os::fd::AsFd;
 
 use palan_linux::process as os;
@@ -8,7 +9,7 @@ use palan_runtime::cgroup::{Cgroup, Place};
 use palan_runtime::{FailureKind, Stdio};
 
 use super::exec::{Running, read_terminal};
-use crate::support::Sandbox;
+use crate::support::{Sandbox, pipe};
 
 pub(crate) fn runs_to_its_exit_code() {
     assert_eq!(Sandbox::new(&["true"]).output(), "");
@@ -161,10 +162,16 @@ pub(crate) fn init_reaps_and_forwards() {
     let (code, output) = sandbox.run().unwrap();
     assert_eq!((code, output.as_str()), (9, "2\npalan-init\n"));
 
-    let mut sandbox = Sandbox::new(&["sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.01; done"]);
+    let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut sandbox = Sandbox::new(&["sh", "-c", script]);
     sandbox.init = true;
-    let container = sandbox.start(Stdio::Null).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    let (read, write) = pipe();
+    let stdio = Stdio::Descriptors { stdin: write.as_fd(), stdout: write.as_fd(), stderr: write.as_fd() };
+    let container = sandbox.start(stdio).unwrap();
+    drop(write);
+    let mut line = [0; 6];
+    std::fs::File::from(read).read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
     os::send_signal(&container.pidfd, palan_linux::signal::Signal::TERM).unwrap();
     assert_eq!(os::wait(&container.pidfd).unwrap().code(), 5);
     container.cgroup.remove().unwrap();

@@ -203,13 +203,7 @@ pub(crate) fn the_life_of_a_container() {
     assert!(!palan.call(path, &["delete", "life"]).status.success());
     palan.text(path, &["kill", "life", "TERM"]);
     // The container's parent is whoever adopts orphans here; until it reaps it, it is a zombie and counts as stopped.
-    for _ in 0..200 {
-        if status() == "stopped" {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    assert_eq!(status(), "stopped");
+    assert!(palan_test_support::wait_until(std::time::Duration::from_secs(30), || status() == "stopped"));
     palan.text(path, &["delete", "life"]);
     assert!(!palan.call(path, &["state", "life"]).status.success());
     palan.text(path, &["delete", "--force", "life"]);

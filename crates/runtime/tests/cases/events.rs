@@ -1,5 +1,9 @@
 //! `events`, beside runc where that is installed.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::cli::Runtime;
@@ -25,15 +29,35 @@ fn stats(container: &Limited<'_>, runtime: &Runtime) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
+/// What `events` says about a container, which goes on by `/tmp/go` once it is watched.
+fn events(container: &Limited<'_>, runtime: &Runtime) -> String {
+    let mut command = runtime.command(container.path(), &["events", "--interval", "100ms", "limited"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    std::fs::write(container.sandbox.rootfs().join("tmp/go"), "").unwrap();
+    output.read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+    text
+}
+
 pub(crate) fn same_statistics_as_runc() {
     let palan = Runtime::palan();
     let Some(runc) = Runtime::runc() else { return };
     // What the figures are about has happened: time in both modes, and being held back.
     let script = "dd if=/dev/zero of=/dev/null bs=1 count=300000 2> /dev/null; sleep 1000";
     let containers = [&palan, &runc].map(|runtime| Limited::running(runtime, &["sh", "-c", script]));
-    std::thread::sleep(std::time::Duration::from_millis(800));
-    let ours = stats(&containers[0], &palan);
-    let theirs = stats(&containers[1], &runc);
+    let total = |stats: &Value| stats["data"]["cpu"]["usage"]["total"].as_u64().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let [ours, theirs] = loop {
+        std::thread::sleep(Duration::from_millis(800));
+        let figures = [stats(&containers[0], &palan), stats(&containers[1], &runc)];
+        if figures.iter().all(|stats| total(stats) > 10_000_000) {
+            break figures;
+        }
+        assert!(Instant::now() < deadline, "{figures:?}");
+    };
     let (mut our_shape, mut their_shape) = (shape(&ours), shape(&theirs));
     // On v1 we join no cpuset and no hugetlb without a need; newer versions of runc and kernels show pressure; zero is
     // not shown.
@@ -61,21 +85,20 @@ pub(crate) fn same_statistics_as_runc() {
     for limit in ["/data/memory/usage/limit", "/data/memory/swap/limit", "/data/pids/limit"] {
         assert_eq!(ours.pointer(limit), theirs.pointer(limit), "{limit}");
     }
-    let total = |stats: &Value| stats["data"]["cpu"]["usage"]["total"].as_u64().unwrap();
-    assert!(total(&ours) > 10_000_000 && total(&theirs) > 10_000_000, "{ours} {theirs}");
 }
 
 pub(crate) fn events_end_with_the_container() {
     let palan = Runtime::palan();
     // A child is killed for its hunger, then the first process goes by itself.
-    let script = "sleep 0.4; dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 0.5";
+    let script = "while ! test -e /tmp/go; do sleep 0.05; done; \
+                  dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 2";
     let container = Limited::running(&palan, &["sh", "-c", script]);
-    let text = palan.text(container.path(), &["events", "--interval", "100ms", "limited"]);
+    let text = events(&container, &palan);
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
     // v1 may tell once more before the memory is free again.
     assert!((1..=2).contains(&count("oom")), "{text}");
-    assert!(count("stats") >= 5 && count("stats") <= 40, "{text}");
+    assert!(count("stats") >= 5, "{text}");
     assert_eq!(count("oom") + count("stats"), events.len());
     assert!(events.iter().all(|event| event["id"] == "limited"));
     let output = palan.call(container.path(), &["events", "limited"]);
@@ -85,10 +108,12 @@ pub(crate) fn events_end_with_the_container() {
 
 pub(crate) fn the_last_event_is_what_killed_it() {
     let palan = Runtime::palan();
-    let script = "sleep 0.3; exec dd if=/dev/zero of=/dev/null bs=200M count=1";
+    let script = "while ! test -e /tmp/go; do sleep 0.05; done; \
+                  exec dd if=/dev/zero of=/dev/null bs=200M count=1";
     let container = Limited::running(&palan, &["sh", "-c", script]);
-    let text = palan.text(container.path(), &["events", "limited"]);
-    assert!(text.starts_with("{\"type\":\"oom\",\"id\":\"limited\"}\n"), "{text}");
+    let text = events(&container, &palan);
+    let mut others = text.lines().filter(|line| !line.starts_with("{\"type\":\"stats\","));
+    assert_eq!(others.next(), Some("{\"type\":\"oom\",\"id\":\"limited\"}"), "{text}");
     for bad in ["0", "-1s", "1", "x"] {
         let output = palan.call(container.path(), &["events", "--interval", bad, "limited"]);
         assert!(!output.status.success(), "{bad}");

@@ -8,6 +8,7 @@ use palan_linux::process as os;
 use palan_oci::runtime_spec::Process;
 use palan_runtime::seccomp::Program;
 use palan_runtime::{Container, Error, ExecRequest, FailureKind, Stdio, exec};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::support::{Sandbox, pipe};
 
@@ -121,7 +122,9 @@ pub(crate) fn ended_container() {
     let running = Running::new();
     running.container.cgroup.kill().unwrap();
     // Until it is reaped its PID and pidfd exist.
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut ends = [PollFd::new(&running.container.pidfd, PollFlags::IN)];
+    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut ends, Some(&patience)), Ok(1));
     let error = running.exec(&running.process(&["true"]), None).unwrap_err();
     assert!(matches!(error, Error::NotRunning), "{error:?}");
 }

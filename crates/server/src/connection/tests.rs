@@ -137,7 +137,7 @@ async fn a_request_that_runs_is_answered_before() {
     let router = Router::new().route(
         "/slow",
         post(|| async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             "done"
         }),
     );
@@ -352,7 +352,7 @@ async fn a_request_that_came_too_early_in_part_is_not_torn() {
     let router = Router::new().route(
         "/slow",
         post(|_: String| async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             "done"
         }),
     );

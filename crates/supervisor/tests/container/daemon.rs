@@ -164,7 +164,8 @@ fn without_descriptors_nothing_new_is_possible_and_nothing_old_is_lost() {
     let (socket, mut client) = client_socket();
     container.start(vec![(socket, all_streams(Framing::Raw))]);
     // The watch over the memory begins a little after the start.
-    std::thread::sleep(Duration::from_millis(300));
+    let descriptors = format!("/proc/{}/fd", container.supervisor.pid);
+    settled(|| std::fs::read_dir(&descriptors).unwrap().count());
     let supervisor = Pid::from_raw(container.supervisor.pid);
     let limit = |current| {
         let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;

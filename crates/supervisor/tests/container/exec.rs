@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use palan_supervisor::journal::Event;
 use palan_supervisor::protocol::{FailureKind, Framing, Reply, Request, TerminalSize};
 
-use crate::support::{Container, all_streams, client_socket, command, exec_options, is_alive, retry};
+use crate::support::{
+    Container, all_streams, client_socket, command, exec_options, is_alive, retry, settled,
+};
 
 fn sleeping() -> Container {
     let mut container = command(&["sleep", "1000"]);
@@ -121,7 +123,7 @@ fn a_session_ends_although_its_child_keeps_its_output_open() {
 fn a_child_that_keeps_the_output_open_has_two_seconds() {
     let mut container = sleeping();
     let (socket, mut client) = client_socket();
-    let mut options = exec_options("parent", &["sh", "-c", "(sleep 1; echo late; sleep 1000) & echo now"]);
+    let mut options = exec_options("parent", &["sh", "-c", "(sleep 0.1; echo late; sleep 1000) & echo now"]);
     options.attach = Some(all_streams(Framing::Multiplexed));
     let begun = Instant::now();
     container.request(Request::Exec(Box::new(options)), vec![socket]).unwrap();
@@ -183,15 +185,18 @@ fn many_sessions_leave_nothing() {
     let mut container = sleeping();
     let descriptors = format!("/proc/{}/fd", container.supervisor.pid);
     let count = || std::fs::read_dir(&descriptors).unwrap().count();
-    // The watch over the memory begins a little after the start.
-    std::thread::sleep(Duration::from_millis(300));
-    let before = count();
-    for number in 0..30 {
+    let mut exec = |name: &str| {
         let (socket, mut client) = client_socket();
-        let mut options = exec_options(&format!("e{number}"), &["echo", "x"]);
+        let mut options = exec_options(name, &["echo", "x"]);
         options.attach = Some(all_streams(Framing::Raw));
         container.request(Request::Exec(Box::new(options)), vec![socket]).unwrap();
         assert_eq!(client.rest(), b"x\n");
+    };
+    exec("first");
+    // The watch over the memory begins a little after the start.
+    let before = settled(count);
+    for number in 0..30 {
+        exec(&format!("e{number}"));
     }
     assert!(retry(|| count() == before), "{} instead of {before}", count());
     end(container);

@@ -7,7 +7,7 @@ use palan_supervisor::journal::Event;
 use palan_supervisor::protocol::{FailureKind, LogConfig, Request, State};
 
 use crate::support::{
-    PATIENCE, all_streams, client_socket, command, container, exec_options, is_alive, retry,
+    PATIENCE, all_streams, client_socket, command, container, exec_options, is_alive, retry, settled,
 };
 
 #[test]
@@ -121,16 +121,16 @@ fn a_paused_container_stands_still_and_can_be_stopped() {
     assert!(retry(|| container.log("stdout").len() > 4));
     container.request(Request::Pause, vec![]).unwrap();
     assert_eq!(container.hello(u64::MAX).state, State::Paused { pid });
-    let before = container.log("stdout");
+    // A line may have been in the pipe.
+    let before = settled(|| container.log("stdout"));
     std::thread::sleep(Duration::from_millis(200));
-    let after = container.log("stdout");
-    assert!(after.len() <= before.len() + 4, "a line may have been in the pipe");
+    assert_eq!(container.log("stdout"), before);
     let twice = container.request(Request::Pause, vec![]).unwrap_err();
     assert_eq!(twice.kind, FailureKind::WrongState);
     let exec = container.request(Request::Exec(Box::new(exec_options("e", &["true"]))), vec![]).unwrap_err();
     assert_eq!(exec.kind, FailureKind::WrongState);
     container.request(Request::Resume, vec![]).unwrap();
-    assert!(retry(|| container.log("stdout").len() > after.len() + 4));
+    assert!(retry(|| container.log("stdout").len() > before.len() + 4));
     container.request(Request::Pause, vec![]).unwrap();
     container.request(Request::Stop { signal: 15, timeout_ms: Some(60_000) }, vec![]).unwrap();
     assert_eq!(
@@ -320,8 +320,8 @@ fn an_idle_supervisor_is_small_and_in_its_own_cgroup() {
     let mut container = command(&["sleep", "1000"]);
     container.start(vec![]);
     std::thread::sleep(Duration::from_millis(1500));
-    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", container.supervisor.pid)).unwrap();
-    assert!(groups.lines().any(|line| line.ends_with("/supervisors")), "{groups}");
+    let groups = || std::fs::read_to_string(format!("/proc/{}/cgroup", container.supervisor.pid)).unwrap();
+    assert!(retry(|| groups().lines().any(|line| line.ends_with("/supervisors"))), "{}", groups());
     let begun = Instant::now();
     container.request(Request::Sync, vec![]).unwrap();
     assert!(begun.elapsed() < PATIENCE);

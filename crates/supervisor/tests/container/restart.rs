@@ -65,8 +65,8 @@ fn no_daemon_is_needed() {
 fn between_two_runs() {
     let mut container = restarted("exit 5", RestartPolicy::Always);
     container.start(vec![]);
-    // The fifth pause takes more than a second.
-    while container.exit() != exit(5, Some(1600)) {}
+    // The seventh pause takes more than six seconds.
+    while container.exit() != exit(5, Some(6400)) {}
     assert_eq!(container.reconnect(u64::MAX).state, State::Restarting);
     for request in [Request::Pause, Request::Signal { signal: 15 }] {
         let failure = container.request(request, vec![]).unwrap_err();

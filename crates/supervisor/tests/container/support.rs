@@ -212,10 +212,11 @@ impl Container {
         self.directory.path().join("rootfs")
     }
 
-    /// The text of the log's lines of one stream.
+    /// The text of the log's lines of one stream, without one that is being written.
     pub(crate) fn log(&self, stream: &str) -> String {
         let text = std::fs::read_to_string(self.directory.path().join("c-json.log")).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines = complete.map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines
             .filter(|line| line["stream"] == stream)
             .map(|line| line["log"].as_str().unwrap().to_owned())
@@ -432,15 +433,33 @@ impl Drop for Container {
     }
 }
 
-/// Tries until it works or a second has passed.
+/// Tries until it works or patience ends.
 pub(crate) fn retry(mut attempt: impl FnMut() -> bool) -> bool {
-    (0..200).any(|_| {
-        let done = attempt();
-        if !done {
-            std::thread::sleep(Duration::from_millis(5));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if attempt() {
+            return true;
         }
-        done
-    })
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What is read when it has been the same for half a second.
+pub(crate) fn settled<T: PartialEq>(read: impl Fn() -> T) -> T {
+    let mut last = read();
+    let mut since = Instant::now();
+    let settles = retry(|| {
+        let now = read();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(500)
+    });
+    assert!(settles, "it goes on changing");
+    last
 }
 
 /// Whether a process of this id exists and is no zombie.

@@ -217,10 +217,10 @@ mod tests {
 
     #[test]
     fn one_that_does_not_read_is_waited_for_once_and_told() {
-        let (sink, heard) = Sink::with_patience(Duration::from_millis(50));
+        let (sink, heard) = Sink::with_patience(Duration::from_secs(1));
         let began = Instant::now();
         (0..64).for_each(|_| sink.event(log(PIECE)));
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
         for _ in 0..3 {
             heard.next().unwrap();
         }
