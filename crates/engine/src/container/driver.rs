@@ -99,6 +99,8 @@ pub(crate) enum Action {
 pub(crate) enum Pending {
     /// The caller gets the outcome.
     Reply(Reply<()>),
+    /// The caller gets the outcome; that the container has just ended by itself is none to complain about, as in Docker.
+    Signal(Reply<()>),
     /// The caller gets the outcome of an exec start.
     Exec(Arc<Session>, Reply<()>),
     /// The new settings are recorded when they are in force.
@@ -351,6 +353,14 @@ impl Driver {
             }
             Some(Pending::Start) => self.start_outcome = Some(result.map(drop)),
             Some(Pending::Reply(reply)) => drop(reply.send(result.map(drop).map_err(request_error))),
+            Some(Pending::Signal(reply)) => {
+                let outcome = match result {
+                    Err(failure) if failure.kind == FailureKind::WrongState => Ok(()),
+                    other => other.map(drop).map_err(request_error),
+                };
+                // The caller may have gone.
+                let _ = reply.send(outcome);
+            }
             Some(Pending::Exec(session, reply)) => {
                 let outcome = match result {
                     Ok(Answer::ExecStarted { pid }) => {
@@ -392,6 +402,7 @@ impl Driver {
             match pending {
                 // The caller may have gone.
                 Pending::Reply(reply) | Pending::Exec(_, reply) => drop(reply.send(Err(failure()))),
+                Pending::Signal(reply) => drop(reply.send(Ok(()))),
                 // It will be in force with the next start.
                 Pending::Update(updating) => self.updated(*updating, Ok(())).await,
                 Pending::Start | Pending::Noted(_) | Pending::Nobody => {}
@@ -409,7 +420,9 @@ impl Driver {
         };
         match (outcome, pending) {
             (Ok(id), pending) => drop(self.pending.insert(id, pending)),
-            (Err(error), Pending::Reply(reply) | Pending::Exec(_, reply)) => drop(reply.send(Err(error))),
+            (Err(error), Pending::Reply(reply) | Pending::Signal(reply) | Pending::Exec(_, reply)) => {
+                drop(reply.send(Err(error)));
+            }
             (Err(error), Pending::Start) => {
                 let message = error.report();
                 let failure = Failure { kind: FailureKind::Other, message };

@@ -15,10 +15,10 @@ use crate::spec::Filters;
 use crate::volume::Pruned;
 use crate::{Class, Error, Result};
 
-/// Containers. `name` is a name, an id, or an unambiguous prefix of an id.
 /// How long an inspection waits for the supervisor's latest word.
-const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Containers. `name` is a name, an id, or an unambiguous prefix of an id.
 impl Engine {
     /// Starts a container. Class `NotModified` when it runs already.
     pub async fn start_container(&self, name: &str) -> Result<()> {

@@ -77,7 +77,7 @@ impl Driver {
         if details.state.status == Status::Paused && signal == SIGKILL {
             self.request(Request::Resume, Vec::new(), Pending::Nobody);
         }
-        self.request(Request::Signal { signal }, Vec::new(), Pending::Reply(reply));
+        self.request(Request::Signal { signal }, Vec::new(), Pending::Signal(reply));
         Flow::Continue
     }
 

@@ -17,7 +17,7 @@ use palan_oci::image_config::{Empty, ExecutionConfig};
 use palan_store::archive::{CommitOptions, apply_changes};
 
 use super::{event, reference_error, store_error};
-use crate::container::driver::container_event;
+use crate::container::driver::{Action, container_event};
 use crate::container::files::{check_alive, check_still_there};
 use crate::container::index::Handle;
 use crate::container::{Status, merge};
@@ -153,9 +153,11 @@ pub(crate) fn thaw_forgotten(engine: &Arc<Engine>) {
     for handle in engine.index.all().into_iter().filter(|handle| engine.note(&handle.id).exists()) {
         let engine = engine.clone();
         tokio::spawn(async move {
-            // The supervisor's word that it is frozen may still be on its way.
-            for _ in 0..50 {
-                if engine.unpause(&handle.id).await.is_ok() {
+            // The supervisor's word that it is frozen may still be on its way, and it may take its time.
+            while handle.details().state.status.is_live() {
+                let synced = handle.ask(|reply| Action::Sync { reply }).await.is_ok();
+                let is_paused = handle.details().state.status == Status::Paused;
+                if synced && (!is_paused || engine.unpause(&handle.id).await.is_ok()) {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -109,12 +109,15 @@ fn build(app: &App, flags: &Parsed, command: &[String]) -> Result<ExecCreateRequ
 /// The exit code of the process, from a daemon that may have been restarted meanwhile.
 fn exit_code(client: &Client, id: &str) -> Result<()> {
     let start = Instant::now();
+    // The daemon's first answer may take it a while; it is not older than that.
+    let mut answered = None;
     loop {
         match client.inspect_exec(id) {
             Ok(exec) => match exec.exit_code {
                 Some(0) => return Ok(()),
                 Some(code) => return Err(CliError::exit(code)),
-                None if !exec.running || start.elapsed() > AFTERMATH => return Ok(()),
+                None if !exec.running => return Ok(()),
+                None if answered.get_or_insert_with(Instant::now).elapsed() > AFTERMATH => return Ok(()),
                 None => common::pause(5),
             },
             Err(error @ ClientError::Api { .. }) => return Err(error.into()),

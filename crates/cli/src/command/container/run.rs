@@ -34,7 +34,7 @@ pub(crate) static COMMAND: Command = Command {
 };
 
 /// How long a refused container's removal may take.
-const REMOVAL: Duration = Duration::from_secs(2);
+const REMOVAL: Duration = Duration::from_secs(10);
 
 fn run(app: &App, flags: &Parsed) -> Result<()> {
     let mut request = create::build(app, flags, "run")?;
