@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use palan_linux::path::{DirEntry, Directory, FileKind, Metadata, RootDir};
-use rustix::fs::OFlags;
 
 use crate::{Ignore, Matches};
 
@@ -51,16 +50,8 @@ impl Entry<'_> {
 
     /// Opens a regular file for reading.
     pub fn open(&self) -> Result<File, WalkError> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let open = || {
-            let fd = self.directory.open(self.name, flags)?;
-            match Metadata::of(&fd)?.is_file() {
-                true => Ok(File::from(fd)),
-                // It was one a moment ago.
-                false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-            }
-        };
-        open().map_err(|source| WalkError::Read { path: self.path.to_owned(), source })
+        let opened = self.directory.open_file(self.name);
+        opened.map_err(|source| WalkError::Read { path: self.path.to_owned(), source })
     }
 
     /// Where a symlink points to, as written.

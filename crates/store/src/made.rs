@@ -19,6 +19,8 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use palan_linux::path::RootDir;
@@ -342,33 +344,131 @@ struct Recording {
     /// So many of the next bytes are content.
     content: u64,
     size: u64,
-    failure: Option<io::Error>,
 }
 
-#[derive(Clone)]
-struct Sink(Rc<RefCell<Recording>>);
-
-impl Sink {
-    fn expect(&self, path: &[u8], offset: u64, length: u64) {
-        let mut recording = self.0.borrow_mut();
-        recording.content = length;
-        recording.size = recording.size.saturating_add(length);
-        if let Err(error) = recording.instructions.range(path, offset, length) {
-            recording.failure = Some(error);
+impl Recording {
+    fn take(&mut self, chunk: &Chunk) -> io::Result<()> {
+        let mut done = 0;
+        for range in &chunk.ranges {
+            self.bytes(&chunk.bytes[done..range.at])?;
+            done = range.at;
+            self.content = range.length;
+            self.size = self.size.saturating_add(range.length);
+            self.instructions.range(&range.path, range.offset, range.length)?;
         }
+        self.bytes(&chunk.bytes[done..])
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        let content = usize::try_from(self.content).unwrap_or(usize::MAX).min(bytes.len());
+        self.content -= content as u64;
+        self.instructions.bytes(&bytes[content..])
     }
 }
 
+/// A piece of the tar, and where in it the content of files begins.
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    ranges: Vec<Range>,
+}
+
+struct Range {
+    at: usize,
+    path: Vec<u8>,
+    offset: u64,
+    length: u64,
+}
+
+/// Takes the tar down. One thread reads the files, another one hashes, from when there is enough for it.
+struct Passing {
+    chunk: Chunk,
+    hashing: Hashing,
+}
+
+enum Hashing {
+    Here(Box<Recording>),
+    Beside {
+        chunks: mpsc::SyncSender<Chunk>,
+        done: mpsc::Receiver<Chunk>,
+        thread: JoinHandle<io::Result<Box<Recording>>>,
+    },
+    Failed,
+}
+
+impl Passing {
+    const CHUNK: usize = 256 * 1024;
+    const QUEUE: usize = 4;
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.chunk.bytes.extend_from_slice(bytes);
+        if self.chunk.bytes.len() < Self::CHUNK {
+            return Ok(());
+        }
+        if matches!(self.hashing, Hashing::Here(_))
+            && let Hashing::Here(recording) = std::mem::replace(&mut self.hashing, Hashing::Failed)
+        {
+            self.hashing = Self::start(recording)?;
+        }
+        let Hashing::Beside { chunks, done, .. } = &self.hashing else { return Err(Self::ended()) };
+        let next = done.try_recv().unwrap_or_default();
+        match chunks.send(std::mem::replace(&mut self.chunk, next)) {
+            Ok(()) => Ok(()),
+            // Only an error ends it before.
+            Err(_) => self.join().map(drop),
+        }
+    }
+
+    fn start(mut recording: Box<Recording>) -> io::Result<Hashing> {
+        let (chunks, full) = mpsc::sync_channel::<Chunk>(Self::QUEUE);
+        let (emptied, done) = mpsc::channel();
+        let hash = move || {
+            for mut chunk in full {
+                recording.take(&chunk)?;
+                chunk.bytes.clear();
+                chunk.ranges.clear();
+                let _ = emptied.send(chunk);
+            }
+            Ok(recording)
+        };
+        let thread = std::thread::Builder::new().name("store-hash".into()).spawn(hash)?;
+        Ok(Hashing::Beside { chunks, done, thread })
+    }
+
+    fn expect(&mut self, path: &[u8], offset: u64, length: u64) {
+        self.chunk.ranges.push(Range { at: self.chunk.bytes.len(), path: path.to_vec(), offset, length });
+    }
+
+    fn finish(mut self) -> io::Result<Box<Recording>> {
+        let mut recording = self.join()?;
+        recording.take(&self.chunk)?;
+        Ok(recording)
+    }
+
+    /// Waits for the thread, if there is one.
+    fn join(&mut self) -> io::Result<Box<Recording>> {
+        match std::mem::replace(&mut self.hashing, Hashing::Failed) {
+            Hashing::Here(recording) => Ok(recording),
+            Hashing::Beside { chunks, thread, .. } => {
+                drop(chunks);
+                thread.join().map_err(|_| Self::ended())?
+            }
+            Hashing::Failed => Err(Self::ended()),
+        }
+    }
+
+    fn ended() -> io::Error {
+        io::Error::other("the thread that hashes ended")
+    }
+}
+
+#[derive(Clone)]
+struct Sink(Rc<RefCell<Passing>>);
+
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut recording = self.0.borrow_mut();
-        if let Some(failure) = recording.failure.take() {
-            return Err(failure);
-        }
-        recording.hasher.update(bytes);
-        let content = usize::try_from(recording.content).unwrap_or(usize::MAX).min(bytes.len());
-        recording.content -= content as u64;
-        recording.instructions.bytes(&bytes[content..])?;
+        self.0.borrow_mut().write(bytes)?;
         Ok(bytes.len())
     }
 
@@ -379,13 +479,16 @@ impl Write for Sink {
 
 fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
     let instructions = Instructions::new(Vec::new(), ZSTD_LEVEL).map_err(TreeError::Write)?;
-    let recording = Recording { hasher: Hasher::new(), instructions, content: 0, size: 0, failure: None };
-    let recording = Rc::new(RefCell::new(recording));
-    let mut sink = Sink(Rc::clone(&recording));
+    let recording = Recording { hasher: Hasher::new(), instructions, content: 0, size: 0 };
+    let passing = Passing { chunk: Chunk::default(), hashing: Hashing::Here(Box::new(recording)) };
+    let passing = Rc::new(RefCell::new(passing));
+    let mut sink = Sink(Rc::clone(&passing));
     let told = sink.clone();
     let mut packer = Packer::new(&mut sink);
     packer.set_private();
-    packer.watch_content(Box::new(move |path, offset, length| told.expect(path, offset, length)));
+    packer.watch_content(Box::new(move |path, offset, length| {
+        told.0.borrow_mut().expect(path, offset, length);
+    }));
     let top = root.as_directory().try_clone().map_err(palan_tar::pack::failed("open", b"/"))?;
     let entry = root_entry(&top)?;
     // Without a word of it, a root is like this.
@@ -406,8 +509,9 @@ fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
     packer.finish()?;
     drop(sink);
     // The packer had the only other handle.
-    let recording = Rc::into_inner(recording).ok_or_else(|| TreeError::Write(io::Error::other("busy")))?;
-    let Recording { hasher, instructions, size, .. } = recording.into_inner();
+    let passing = Rc::into_inner(passing).ok_or_else(|| TreeError::Write(io::Error::other("busy")))?;
+    let recording = passing.into_inner().finish().map_err(TreeError::Write)?;
+    let Recording { hasher, instructions, size, .. } = *recording;
     let length = hasher.length();
     let frames = instructions.finish().map_err(TreeError::Write)?;
     Ok(Hashed { digest: hasher.finish(), length, size, frames })

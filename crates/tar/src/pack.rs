@@ -14,15 +14,18 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use palan_linux::mount::is_kernel_file_system;
-use palan_linux::path::{Directory, FileKind, Metadata, PathError, RootDir, Time};
+use palan_linux::path::{DirEntry, Directory, FileKind, Metadata, PathError, RootDir, Time};
 use palan_linux::xattr;
 use rustix::fs::SeekFrom as Seek;
 use rustix::io::Errno;
 
 use crate::write::{ContentWatch, Writer};
 use crate::{Entry, Kind, Segment, lossy};
+
+mod ahead;
 
 /// Directories within directories, as many as a layer may have.
 pub const MAX_DEPTH: usize = 1024;
@@ -138,54 +141,87 @@ pub fn pack_below(
     prefix: Option<Vec<u8>>,
     is_closed: &dyn Fn(&Directory, &Directory) -> bool,
 ) -> Result<(), TreeError> {
-    let mut levels = vec![Level::open(top, prefix)?];
-    while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.pop() else {
-            levels.pop();
-            continue;
-        };
-        let path = level.below(&name);
-        let metadata = match level.directory.metadata(&name) {
+    let mut walk = Walk { levels: vec![Level::open(top, prefix)?] };
+    if packer.is_private {
+        return ahead::pack(packer, &mut walk);
+    }
+    while let Some(Item { directory, name, path, .. }) = walk.next() {
+        let metadata = match directory.metadata(&name) {
             Err(error) if is_gone(&error) => continue,
             other => other.map_err(failed("inspect", &path))?,
         };
-        packer.add(&path, &level.directory, &name, &metadata)?;
+        packer.add(&path, &directory, &name, &metadata)?;
         if !metadata.is_dir() {
             continue;
         }
-        let below = match level.directory.open_dir(&name) {
+        let below = match directory.open_dir(&name) {
             Err(error) if is_gone(&error) => continue,
             other => other.map_err(failed("open", &path))?,
         };
-        if is_closed(&level.directory, &below) {
+        if is_closed(&directory, &below) {
             continue;
         }
-        if levels.len() >= MAX_DEPTH {
+        if walk.depth() >= MAX_DEPTH {
             return Err(TreeError::Depth { path: absolute(&path) });
         }
-        levels.push(Level::open(below, Some(path))?);
+        walk.enter(below, path)?;
     }
     Ok(())
 }
 
+/// The names of a tree in the order of an archive: depth first, in a directory by their bytes.
+struct Walk {
+    levels: Vec<Level>,
+}
+
+/// One name, and what was there when its directory was listed.
+struct Item {
+    directory: Arc<Directory>,
+    name: OsString,
+    path: Vec<u8>,
+    kind: FileKind,
+}
+
+impl Walk {
+    fn next(&mut self) -> Option<Item> {
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(DirEntry { name, kind, .. }) = level.entries.pop() {
+                let (directory, path) = (Arc::clone(&level.directory), level.below(&name));
+                return Some(Item { directory, name, path, kind });
+            }
+            self.levels.pop();
+        }
+        None
+    }
+
+    /// Goes on with what is in a directory.
+    fn enter(&mut self, directory: Directory, path: Vec<u8>) -> Result<(), TreeError> {
+        self.levels.push(Level::open(directory, Some(path))?);
+        Ok(())
+    }
+
+    fn depth(&self) -> usize {
+        self.levels.len()
+    }
+}
+
 /// A directory in progress.
 struct Level {
-    directory: Directory,
+    directory: Arc<Directory>,
     /// What its names begin with, if they begin with anything but themselves.
     path: Option<Vec<u8>>,
     /// What is left, last first.
-    names: Vec<std::ffi::OsString>,
+    entries: Vec<DirEntry>,
 }
 
 impl Level {
     fn open(directory: Directory, path: Option<Vec<u8>>) -> Result<Self, TreeError> {
-        let entries = directory.entries().map_err(failed("list", path.as_deref().unwrap_or_default()))?;
-        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        names.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Self { directory, path, names })
+        let mut entries = directory.entries().map_err(failed("list", path.as_deref().unwrap_or_default()))?;
+        entries.sort_unstable_by(|a, b| b.name.cmp(&a.name));
+        Ok(Self { directory: Arc::new(directory), path, entries })
     }
 
-    fn below(&self, name: &std::ffi::OsStr) -> Vec<u8> {
+    fn below(&self, name: &OsStr) -> Vec<u8> {
         match &self.path {
             Some(path) => [path, b"/".as_slice(), name.as_encoded_bytes()].concat(),
             None => name.as_encoded_bytes().to_vec(),
@@ -232,7 +268,7 @@ impl<'w> Packer<'w> {
     }
 
     /// Says that nobody else writes to the directories of what is added: what was a regular file is still one when it is opened, and need
-    /// not be looked at a second time.
+    /// not be looked at a second time, or in its turn.
     pub fn set_private(&mut self) {
         self.is_private = true;
     }
@@ -262,6 +298,17 @@ impl<'w> Packer<'w> {
         name: &OsStr,
         metadata: &Metadata,
     ) -> Result<(), TreeError> {
+        self.entry(path, directory, name, metadata, None)
+    }
+
+    fn entry(
+        &mut self,
+        path: &[u8],
+        directory: &Directory,
+        name: &OsStr,
+        metadata: &Metadata,
+        opened: Option<Regular>,
+    ) -> Result<(), TreeError> {
         let kind = match metadata.kind {
             FileKind::Regular => Kind::Regular,
             FileKind::Directory => Kind::Directory,
@@ -284,9 +331,21 @@ impl<'w> Packer<'w> {
             (entry.kind, entry.link) = (Kind::HardLink, first.clone());
             return self.writer.entry(&entry).map_err(TreeError::Write);
         }
-        let written = match kind {
-            Kind::Regular => self.file(entry, path, directory, name)?,
-            _ => self.other(entry, path, directory, name)?,
+        let written = if kind == Kind::Regular {
+            let opened = match opened {
+                Some(file) => Some((file, metadata.clone())),
+                None => {
+                    let opened = self.open(path, directory, name)?;
+                    opened.map(|(file, metadata)| (Regular::File(file), metadata))
+                }
+            };
+            match opened {
+                Some((file, metadata)) => self.file(entry, path, file, &metadata)?,
+                None => return Ok(()),
+            }
+            true
+        } else {
+            self.other(entry, path, directory, name)?
         };
         // What went meanwhile is nothing to link to.
         if written && has_names {
@@ -320,29 +379,42 @@ impl<'w> Packer<'w> {
         Ok(true)
     }
 
-    /// Whether it was still there.
-    fn file(
-        &mut self,
-        mut entry: Entry,
+    /// Opens a regular file; none if it is gone, or something else took its name.
+    fn open(
+        &self,
         path: &[u8],
         directory: &Directory,
         name: &OsStr,
-    ) -> Result<bool, TreeError> {
+    ) -> Result<Option<(File, Metadata)>, TreeError> {
         let opened = if self.is_private {
-            let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-            directory.open(name, flags).map(|file| Some(File::from(file)))
+            directory.open(name, READING).map(|file| Some(File::from(file)))
         } else {
             directory.open_regular(name)
         };
         let file = match opened {
-            Err(error) if is_gone(&error) => return Ok(false),
-            // Something else took its name.
-            Ok(None) => return Ok(false),
-            Ok(Some(file)) => file,
-            Err(error) => return Err(failed("open", path)(error)),
+            Err(error) if is_gone(&error) => return Ok(None),
+            other => other.map_err(failed("open", path))?,
         };
+        let Some(file) = file else { return Ok(None) };
         let metadata = Metadata::of(&file).map_err(failed("inspect", path))?;
+        Ok(Some((file, metadata)))
+    }
+
+    fn file(
+        &mut self,
+        mut entry: Entry,
+        path: &[u8],
+        content: Regular,
+        metadata: &Metadata,
+    ) -> Result<(), TreeError> {
         entry.size = metadata.size;
+        let file = match content {
+            Regular::File(file) => file,
+            Regular::Bytes { bytes, xattrs } => {
+                entry.xattrs = xattrs;
+                return self.writer.file(&entry, &mut &bytes[..]).map_err(TreeError::Write);
+            }
+        };
         entry.xattrs = attributes_of(&file).map_err(failed("read the attributes of", path))?;
         let segments = if metadata.blocks.saturating_mul(512) < metadata.size {
             segments(&file, metadata.size).map_err(failed("find the holes of", path))?
@@ -363,10 +435,22 @@ impl<'w> Packer<'w> {
         };
         match (written, source.failure) {
             (Err(_), Some(failure)) => Err(failed("read", path)(failure)),
-            (written, _) => written.map(|()| true).map_err(TreeError::Write),
+            (written, _) => written.map_err(TreeError::Write),
         }
     }
 }
+
+/// Opens what is taken for a regular file.
+const READING: rustix::fs::OFlags = rustix::fs::OFlags::NONBLOCK.union(rustix::fs::OFlags::NOCTTY);
+
+/// A regular file that was opened, or read.
+enum Regular {
+    File(File),
+    Bytes { bytes: Vec<u8>, xattrs: Xattrs },
+}
+
+/// Names and values.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A file whose failures are told apart from those of the archive.
 struct Source {
@@ -385,13 +469,13 @@ impl Read for Source {
 }
 
 /// The attributes that belong to the file and not to this host, sorted.
-fn attributes(directory: &Directory, name: &OsStr) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn attributes(directory: &Directory, name: &OsStr) -> io::Result<Xattrs> {
     let read = |attribute: &OsStr| xattr::get_at(directory, name, attribute);
     kept(xattr::list_at(directory, name)?, read)
 }
 
 /// The same of an open file.
-fn attributes_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn attributes_of(file: &File) -> io::Result<Xattrs> {
     let read = |attribute: &OsStr| match attribute.to_str() {
         Some(attribute) => xattr::get(file, attribute),
         None => Ok(None),
@@ -399,10 +483,7 @@ fn attributes_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     kept(xattr::list(file)?, read)
 }
 
-fn kept(
-    names: Vec<OsString>,
-    read: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
-) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn kept(names: Vec<OsString>, read: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>) -> io::Result<Xattrs> {
     let mut attributes = Vec::new();
     for attribute in names {
         let text = attribute.as_bytes();

@@ -194,8 +194,11 @@ fn text(field: &mut [u8], value: &[u8]) {
 fn octal(field: &mut [u8], value: u64) {
     let digits = field.len() - 1;
     let most = (1u64 << (3 * digits)) - 1;
-    let value = if value > most { 0 } else { value };
-    field[..digits].copy_from_slice(format!("{value:0digits$o}").as_bytes());
+    let mut value = if value > most { 0 } else { value };
+    for digit in field[..digits].iter_mut().rev() {
+        *digit = b'0' + (value & 7) as u8;
+        value >>= 3;
+    }
     field[digits] = 0;
 }
 

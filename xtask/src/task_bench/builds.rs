@@ -201,7 +201,11 @@ impl<'a> Yard<'a> {
         rounds: usize,
         change: impl Fn() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let change = &change;
+        // Of two builds in a row the second would wait for what the first one left to be written.
+        let change = &|| {
+            rustix::fs::sync();
+            change()
+        };
         let contenders = self
             .builders
             .iter()

@@ -13,10 +13,11 @@
 //! the root; one within what is copied is never a way.
 //!
 //! The files of a directory are copied by several threads ([`Writers`]): one walks, looks and makes directories, the others make and fill
-//! files. All of it is the kernel's work, which it does for different files at once.
+//! files. All of it is the kernel's work, which it does for different files at once; for those of one directory it does not, so a thread
+//! gets what is in one together.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -287,9 +288,9 @@ impl<'a> Copier<'a> {
             FileKind::Regular => {
                 check_name(&name, to)?;
                 self.check_base(&parent, to)?;
-                let file = from.open_file(&placed.from)?;
-                NewFile { source: file, metadata, directory: self.handle(&parent)?, path: to.to_owned() }
-                    .write(looks)
+                let source = from.open_file(&placed.from)?;
+                let directory = self.handle(&parent)?;
+                write_file(&source, &metadata, &directory, &name, looks).map_err(|error| error.of(to))
             }
             _ => {
                 self.make_way(&parent, &name, to)?;
@@ -328,12 +329,6 @@ impl<'a> Copier<'a> {
         }
         check_name(name, to)?;
         self.check_base(parent, to)?;
-        let file = NewFile {
-            source: entry.open()?,
-            metadata: metadata.clone(),
-            directory: self.handle(parent)?,
-            path: to.to_owned(),
-        };
         if metadata.links > 1 {
             let identity = (metadata.device, metadata.inode);
             if let Some(other) = self.names.get(&identity) {
@@ -342,9 +337,14 @@ impl<'a> Copier<'a> {
             }
             // Its next name needs it to be there.
             self.names.insert(identity, to.to_owned());
-            return file.write(looks);
+            let (source, target) = (entry.open()?, self.handle(parent)?);
+            return write_file(&source, metadata, &target, name, looks).map_err(|error| error.of(to));
         }
-        writers.take(file)
+        if !writers.is_at(parent) {
+            let source = directory.try_clone().map_err(at(parent))?;
+            writers.enter(parent, source, self.handle(parent)?)?;
+        }
+        writers.take(name, metadata)
     }
 
     /// Takes what a file is to replace out of its way, or refuses.
@@ -469,49 +469,96 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// A file that is to be made.
-struct NewFile {
-    source: File,
-    metadata: Metadata,
-    /// Where it is made.
-    directory: Arc<Directory>,
-    /// Its path in the target.
-    path: PathBuf,
+/// Why a file was not made, whose path its caller knows.
+enum FileError {
+    /// A directory is in its way.
+    Directory,
+    Io(io::Error),
 }
 
-impl NewFile {
+impl FileError {
+    fn of(self, path: &Path) -> CopyError {
+        match self {
+            Self::Directory => CopyError::Directory(Path::new("/").join(path)),
+            Self::Io(source) => at(path)(source),
+        }
+    }
+}
+
+impl From<io::Error> for FileError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Makes a file of what another one is, in the place of one that is there.
+fn write_file(
+    source: &File,
+    metadata: &Metadata,
+    directory: &Directory,
+    name: &OsStr,
+    looks: &Looks,
+) -> Result<(), FileError> {
+    let mode = looks.mode.as_ref().map_or(metadata.mode, |mode| mode.apply(metadata.mode, false));
+    // Mostly, that's it: what is set later costs about a tenth of the copy. Nobody else gets to a layer in progress.
+    let create = || directory.create_file(name, mode & 0o777);
+    let target = match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = directory.metadata_if_exists(name)?;
+            if found.is_some_and(|found| found.is_dir()) {
+                return Err(FileError::Directory);
+            }
+            directory.remove_file(name)?;
+            create()?
+        }
+        other => other?,
+    };
+    copy_content(source, &target, metadata)?;
+    let made = Metadata::of(&target)?;
+    let owner = looks.owner.unwrap_or((metadata.uid, metadata.gid));
+    if (made.uid, made.gid) != owner {
+        own(&target, owner.0, owner.1)?;
+    }
+    let attributes = kept_attributes(source)?;
+    for (attribute, value) in &attributes {
+        let Some(attribute) = attribute.to_str() else { continue };
+        tolerate(xattr::set(&target, attribute, value))?;
+    }
+    // An access control list is an attribute that sets the mode, too.
+    if made.mode != mode || !attributes.is_empty() {
+        rustix::fs::fchmod(&target, rustix::fs::Mode::from_raw_mode(mode)).map_err(io::Error::from)?;
+    }
+    rustix::fs::futimens(&target, &times(metadata.accessed, metadata.modified)).map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// Files of one directory that are to be made.
+struct Batch {
+    source: Arc<Directory>,
+    target: Arc<Directory>,
+    /// The target's path.
+    path: PathBuf,
+    files: Vec<(OsString, Metadata)>,
+    bytes: u64,
+}
+
+impl Batch {
+    const MOST_FILES: usize = 128;
+    const MOST_BYTES: u64 = 4 << 20;
+
     fn write(&self, looks: &Looks) -> Result<(), CopyError> {
-        let name = self.path.file_name().unwrap_or_default();
-        let target = match self.directory.create_file(name, 0o600) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.replace(name)?,
-            other => other.map_err(at(&self.path))?,
-        };
-        self.fill(&target, looks).map_err(at(&self.path))
+        for (name, metadata) in &self.files {
+            let one = || {
+                let source = self.source.open_file(name)?;
+                write_file(&source, metadata, &self.target, name, looks)
+            };
+            one().map_err(|error| error.of(&self.path.join(name)))?;
+        }
+        Ok(())
     }
 
-    /// Takes what it is to replace out of its way, or refuses.
-    fn replace(&self, name: &OsStr) -> Result<File, CopyError> {
-        let found = self.directory.metadata_if_exists(name).map_err(at(&self.path))?;
-        if found.is_some_and(|found| found.is_dir()) {
-            return Err(CopyError::Directory(Path::new("/").join(&self.path)));
-        }
-        let replaced =
-            self.directory.remove_file(name).and_then(|()| self.directory.create_file(name, 0o600));
-        replaced.map_err(at(&self.path))
-    }
-
-    fn fill(&self, target: &File, looks: &Looks) -> io::Result<()> {
-        let metadata = &self.metadata;
-        copy_content(&self.source, target, metadata)?;
-        let (uid, gid) = looks.owner.unwrap_or((metadata.uid, metadata.gid));
-        own(target, uid, gid)?;
-        for (attribute, value) in kept_attributes(&self.source)? {
-            let Some(attribute) = attribute.to_str() else { continue };
-            tolerate(xattr::set(target, attribute, &value))?;
-        }
-        let mode = looks.mode.as_ref().map_or(metadata.mode, |mode| mode.apply(metadata.mode, false));
-        rustix::fs::fchmod(target, rustix::fs::Mode::from_raw_mode(mode))?;
-        Ok(rustix::fs::futimens(target, &times(metadata.accessed, metadata.modified))?)
+    fn is_full(&self) -> bool {
+        self.files.len() >= Self::MOST_FILES || self.bytes >= Self::MOST_BYTES
     }
 }
 
@@ -519,10 +566,12 @@ impl NewFile {
 struct Writers<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     looks: &'env Looks,
-    /// How many files came.
+    /// What is not given to anybody yet.
+    batch: Option<Batch>,
+    /// How many files were given.
     count: usize,
     /// None before there are enough files for it.
-    queue: Option<mpsc::SyncSender<NewFile>>,
+    queue: Option<mpsc::SyncSender<Batch>>,
     threads: Vec<ScopedJoinHandle<'scope, ()>>,
     failure: Arc<Mutex<Option<CopyError>>>,
 }
@@ -531,47 +580,82 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
     /// So many files are not worth a thread.
     const FEW: usize = 32;
     const MOST_THREADS: usize = 4;
-    /// Each has an open file.
-    const QUEUE: usize = 64;
+    /// Each has two open directories.
+    const QUEUE: usize = 8;
 
     fn new(scope: &'scope Scope<'scope, 'env>, looks: &'env Looks) -> Self {
-        Self { scope, looks, count: 0, queue: None, threads: Vec::new(), failure: Arc::default() }
+        Self {
+            scope,
+            looks,
+            batch: None,
+            count: 0,
+            queue: None,
+            threads: Vec::new(),
+            failure: Arc::default(),
+        }
+    }
+
+    /// Whether what is taken next goes there.
+    fn is_at(&self, path: &Path) -> bool {
+        self.batch.as_ref().is_some_and(|batch| batch.path == path)
+    }
+
+    /// What is taken next goes from one directory to another.
+    fn enter(&mut self, path: &Path, source: Directory, target: Arc<Directory>) -> Result<(), CopyError> {
+        let (source, path) = (Arc::new(source), path.to_owned());
+        match self.batch.replace(Batch { source, target, path, files: Vec::new(), bytes: 0 }) {
+            Some(before) => self.give(before),
+            None => Ok(()),
+        }
     }
 
     /// Has a file made, now or soon. An error may be that of one before.
-    fn take(&mut self, file: NewFile) -> Result<(), CopyError> {
-        self.count += 1;
-        if self.count <= Self::FEW {
-            return file.write(self.looks);
+    fn take(&mut self, name: &OsStr, metadata: &Metadata) -> Result<(), CopyError> {
+        let Some(batch) = &mut self.batch else { return Ok(()) };
+        batch.bytes += metadata.size;
+        batch.files.push((name.to_owned(), metadata.clone()));
+        if !batch.is_full() {
+            return Ok(());
+        }
+        let (source, target) = (Arc::clone(&batch.source), Arc::clone(&batch.target));
+        let next = Batch { source, target, path: batch.path.clone(), files: Vec::new(), bytes: 0 };
+        let full = std::mem::replace(batch, next);
+        self.give(full)
+    }
+
+    fn give(&mut self, batch: Batch) -> Result<(), CopyError> {
+        self.count += batch.files.len();
+        if self.count <= Self::FEW && self.queue.is_none() {
+            return batch.write(self.looks);
         }
         let queue = match &self.queue {
             Some(queue) => queue,
             None => {
-                let queue = self.start().map_err(at(&file.path))?;
+                let queue = self.start().map_err(at(&batch.path))?;
                 &*self.queue.insert(queue)
             }
         };
-        match queue.send(file) {
+        match queue.send(batch) {
             Ok(()) => Ok(()),
             // They have all ended, which they do for a failure.
             Err(_) => Err(self.failure().unwrap_or(CopyError::Cancelled)),
         }
     }
 
-    fn start(&mut self) -> io::Result<mpsc::SyncSender<NewFile>> {
-        let (queue, files) = mpsc::sync_channel::<NewFile>(Self::QUEUE);
-        let files = Arc::new(Mutex::new(files));
+    fn start(&mut self) -> io::Result<mpsc::SyncSender<Batch>> {
+        let (queue, batches) = mpsc::sync_channel::<Batch>(Self::QUEUE);
+        let batches = Arc::new(Mutex::new(batches));
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(Self::MOST_THREADS);
         for _ in 0..threads {
-            let (files, failure, looks) = (Arc::clone(&files), Arc::clone(&self.failure), self.looks);
+            let (batches, failure, looks) = (Arc::clone(&batches), Arc::clone(&self.failure), self.looks);
             let work = move || {
                 loop {
-                    let next = files.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(file) = next else { return };
+                    let next = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(batch) = next else { return };
                     if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
                         return;
                     }
-                    if let Err(error) = file.write(looks) {
+                    if let Err(error) = batch.write(looks) {
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         return;
                     }
@@ -585,13 +669,14 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
 
     /// Waits until all files are there.
     fn finish(mut self) -> Result<(), CopyError> {
+        let last = self.batch.take().map_or(Ok(()), |batch| self.give(batch));
         self.queue = None;
         for thread in std::mem::take(&mut self.threads) {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }
         }
-        self.failure().map_or(Ok(()), Err)
+        self.failure().map_or(last, Err)
     }
 
     fn failure(&self) -> Option<CopyError> {

@@ -70,6 +70,15 @@ impl Directory {
         Ok(Some(File::from(file)))
     }
 
+    /// Opens a regular file for reading, where nobody puts a device in its place; anything else is `EINVAL`, and a fifo does not block.
+    pub fn open_file(&self, name: &OsStr) -> io::Result<File> {
+        let fd = self.open(name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        match Metadata::of(&fd)?.is_file() {
+            true => Ok(File::from(fd)),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+
     /// Opens a subdirectory for reading; a symlink is refused.
     pub fn open_dir(&self, name: &OsStr) -> io::Result<Self> {
         Ok(Self { fd: self.open(name, OFlags::RDONLY | OFlags::DIRECTORY)? })

@@ -21,7 +21,10 @@ fn a_directory_becomes_a_layer_whose_tar_can_be_had() {
     let layer = store.new_layer().expect("begins");
     let root = layer.root();
     root.create_dir("d", 0o750).expect("creates");
-    root.write("d/file", &vec![b'x'; 300_000], 0o4755).expect("writes");
+    root.write("d/file", &vec![b'x'; 3_000_000], 0o4755).expect("writes");
+    for number in 0..300_usize {
+        root.write(format!("d/{number}"), &vec![b'y'; number * 10], 0o644).expect("writes");
+    }
     root.create_hard_link("d/file", "link").expect("links");
     root.create_symlink("/etc", "symlink").expect("links");
     root.set_xattr("d/file", OsStr::new("user.a"), b"1").expect("sets");

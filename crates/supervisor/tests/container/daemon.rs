@@ -7,7 +7,7 @@ use palan_supervisor::client;
 use palan_supervisor::journal::Event;
 use palan_supervisor::protocol::{Framing, Request, State, WaitOptions};
 
-use crate::support::{all_streams, client_socket, container, is_alive, retry};
+use crate::support::{all_streams, client_socket, container, is_alive, retry, settled};
 
 fn wait_options(key: u64) -> WaitOptions {
     WaitOptions { key, body_prefix: "{\"StatusCode\":".into(), body_suffix: "}\n".into(), for_good: false }

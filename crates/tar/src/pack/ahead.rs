@@ -1,0 +1,273 @@
+//! Small files of a private tree are read by several threads before their turn comes.
+//!
+//! ```text
+//! walk ──▶ batches, in order ──┬─▶ a reader takes one: opens, looks, reads ─▶ files in memory ─┐
+//!                              └─▶ nobody took it until its turn ──────────────────────────────┴─▶ archive, in order
+//! ```
+//!
+//! What is written does not depend on who read it. A reader opens nothing but regular files and never keeps one open; what is not small,
+//! or has holes, is left to its turn.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::Scope;
+
+use palan_linux::path::{FileKind, Metadata};
+
+use super::TreeError;
+use super::{Item, MAX_DEPTH, Packer, Regular, Walk, absolute, attributes_of, failed, is_gone};
+
+/// Names in one batch; fewer are not worth a thread.
+const BATCH: usize = 64;
+/// Batches that are on their way.
+const AHEAD: usize = 6;
+/// Bytes of a file that is read ahead: with all batches full, these are 6 MiB.
+const SMALL: u64 = 16 * 1024;
+const MOST_READERS: usize = 3;
+
+/// Writes what the walk has left.
+pub(super) fn pack(packer: &mut Packer<'_>, walk: &mut Walk) -> Result<(), TreeError> {
+    let first = batch(walk)?;
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS + 1) - 1;
+    if readers == 0 || first.len() < BATCH {
+        return in_turn(packer, walk, first);
+    }
+    std::thread::scope(|scope| {
+        let jobs = start(scope, readers).map_err(TreeError::Write)?;
+        let mut turns = VecDeque::new();
+        let mut next = first;
+        loop {
+            while !next.is_empty() && turns.len() < AHEAD {
+                let (done, files) = mpsc::sync_channel(1);
+                let job = Arc::new(Mutex::new(Some(Job { items: next, done })));
+                // Without a reader it is still there at its turn.
+                let _ = jobs.send(Arc::clone(&job));
+                turns.push_back(Turn::Open { job, files });
+                next = batch(walk)?;
+            }
+            let Some(turn) = turns.pop_front() else { return Ok(()) };
+            for (item, file) in turn.files(&mut turns)? {
+                packer.item(&item, file)?;
+            }
+        }
+    })
+}
+
+type Files = Vec<(Item, Option<Read>)>;
+
+/// A batch, in its order.
+enum Turn {
+    /// A reader has it, or will.
+    Open {
+        job: Arc<Mutex<Option<Job>>>,
+        files: mpsc::Receiver<Files>,
+    },
+    Read(Files),
+}
+
+impl Turn {
+    /// What was read of it. While a reader is busy with it, the next ones that nobody has taken are read here.
+    fn files(self, next: &mut VecDeque<Self>) -> Result<Files, TreeError> {
+        let (job, files) = match self {
+            Self::Read(files) => return Ok(files),
+            Self::Open { job, files } => (job, files),
+        };
+        if let Some(job) = take(&job) {
+            return Ok(job.items.into_iter().map(|item| (item, None)).collect());
+        }
+        for turn in next {
+            if let Ok(files) = files.try_recv() {
+                return Ok(files);
+            }
+            if let Self::Open { job, .. } = turn
+                && let Some(job) = take(job)
+            {
+                *turn = Self::Read(read_all(job.items));
+            }
+        }
+        files.recv().map_err(|_| TreeError::Write(std::io::Error::other("a thread that reads ended")))
+    }
+}
+
+fn take(job: &Mutex<Option<Job>>) -> Option<Job> {
+    job.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn read_all(items: Vec<Item>) -> Files {
+    items
+        .into_iter()
+        .map(|item| {
+            let file = read(&item);
+            (item, file)
+        })
+        .collect()
+}
+
+fn in_turn(packer: &mut Packer<'_>, walk: &mut Walk, first: Vec<Item>) -> Result<(), TreeError> {
+    let mut next = first;
+    while !next.is_empty() {
+        next.iter().try_for_each(|item| packer.item(item, None))?;
+        next = batch(walk)?;
+    }
+    Ok(())
+}
+
+/// The next names, directories with what is in them; none at the end.
+fn batch(walk: &mut Walk) -> Result<Vec<Item>, TreeError> {
+    let mut items = Vec::new();
+    while items.len() < BATCH
+        && let Some(item) = walk.next()
+    {
+        if item.kind == FileKind::Directory {
+            if walk.depth() >= MAX_DEPTH {
+                return Err(TreeError::Depth { path: absolute(&item.path) });
+            }
+            let below = item.directory.open_dir(&item.name).map_err(failed("open", &item.path))?;
+            walk.enter(below, item.path.clone())?;
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// A batch that nobody has taken.
+struct Job {
+    items: Vec<Item>,
+    done: mpsc::SyncSender<Files>,
+}
+
+/// A file that was read.
+pub(super) struct Read {
+    pub(super) metadata: Metadata,
+    pub(super) content: Regular,
+}
+
+type Jobs = mpsc::Sender<Arc<Mutex<Option<Job>>>>;
+
+fn start<'scope>(scope: &'scope Scope<'scope, '_>, readers: usize) -> std::io::Result<Jobs> {
+    let (jobs, queue) = mpsc::channel::<Arc<Mutex<Option<Job>>>>();
+    let queue = Arc::new(Mutex::new(queue));
+    for _ in 0..readers {
+        let queue = Arc::clone(&queue);
+        let work = move || {
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(job) = next else { return };
+                if let Some(Job { items, done }) = take(&job) {
+                    // Whoever waited for it may have failed.
+                    let _ = done.send(read_all(items));
+                }
+            }
+        };
+        std::thread::Builder::new().name("tar-read".into()).spawn_scoped(scope, work)?;
+    }
+    Ok(jobs)
+}
+
+/// Reads a small regular file. What fails fails again in its turn, and is told then.
+fn read(item: &Item) -> Option<Read> {
+    if item.kind != FileKind::Regular {
+        return None;
+    }
+    let mut file = File::from(item.directory.open(&item.name, super::READING).ok()?);
+    let metadata = Metadata::of(&file).ok()?;
+    if metadata.size > SMALL || metadata.blocks.saturating_mul(512) < metadata.size {
+        return None;
+    }
+    let xattrs = attributes_of(&file).ok()?;
+    let mut bytes = vec![0; usize::try_from(metadata.size).ok()?];
+    file.read_exact(&mut bytes).ok()?;
+    Some(Read { metadata, content: Regular::Bytes { bytes, xattrs } })
+}
+
+impl Packer<'_> {
+    /// Writes what the walk found.
+    fn item(&mut self, item: &Item, read: Option<Read>) -> Result<(), TreeError> {
+        let Item { directory, name, path, kind } = item;
+        if let Some(Read { metadata, content }) = read {
+            return self.entry(path, directory, name, &metadata, Some(content));
+        }
+        if *kind == FileKind::Regular {
+            // Opened before it is looked at: that is a look less.
+            let Some((file, metadata)) = self.open(path, directory, name)? else { return Ok(()) };
+            return self.entry(path, directory, name, &metadata, Some(Regular::File(file)));
+        }
+        match directory.metadata(name) {
+            Err(error) if is_gone(&error) => Ok(()),
+            other => self.add(path, directory, name, &other.map_err(failed("inspect", path))?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use palan_linux::path::RootDir;
+
+    use super::super::pack_below;
+    use super::*;
+
+    fn packed(root: &std::path::Path, is_private: bool) -> Vec<u8> {
+        let mut archive = Vec::new();
+        let mut packer = Packer::new(&mut archive);
+        if is_private {
+            packer.set_private();
+        }
+        let top = RootDir::open(root).expect("opens").as_directory().try_clone().expect("a handle");
+        pack_below(&mut packer, top, None, &|_, _| false).expect("packs");
+        packer.finish().expect("ends");
+        archive
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_what_is_read_in_turn() {
+        let root = tempfile::tempdir().expect("temporary");
+        for directory in 0..20 {
+            let path = root.path().join(format!("d{directory}/e"));
+            fs::create_dir_all(&path).expect("creates");
+            for file in 0..37 {
+                fs::write(path.join(file.to_string()), "x".repeat(file * directory)).expect("writes");
+            }
+            fs::write(path.join("big"), vec![7; 40_000]).expect("writes");
+            fs::File::create(path.join("hole")).and_then(|file| file.set_len(10_000)).expect("creates");
+            symlink("5", path.join("link")).expect("links");
+            fs::hard_link(path.join("6"), path.join("again")).expect("links");
+            fs::hard_link(path.join("big"), path.join("0big")).expect("links");
+        }
+        let one_by_one = packed(root.path(), false);
+        assert!(one_by_one.len() > 20 * 40_000);
+        for _ in 0..10 {
+            assert!(packed(root.path(), true) == one_by_one, "another archive");
+        }
+    }
+
+    #[test]
+    fn a_failure_ends_it() {
+        let root = tempfile::tempdir().expect("temporary");
+        for file in 0..1000 {
+            fs::write(root.path().join(format!("{file}")), "content").expect("writes");
+        }
+        struct Full(usize);
+        impl std::io::Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut full = Full(300_000);
+        let mut packer = Packer::new(&mut full);
+        packer.set_private();
+        let top = RootDir::open(root.path()).expect("opens").as_directory().try_clone().expect("a handle");
+        let failed = pack_below(&mut packer, top, None, &|_, _| false).expect_err("is full");
+        assert!(
+            matches!(&failed, TreeError::Write(error) if error.kind() == std::io::ErrorKind::StorageFull)
+        );
+    }
+}
