@@ -26,6 +26,22 @@ fn whole_tail_and_time_stamps() {
 }
 
 #[test]
+fn the_first_words_are_waited_for() {
+    requires!(root);
+    let daemon = daemon();
+    // A moment is not long: not each time on a busy machine.
+    let is_shown = (0..20).any(|number| {
+        let name = format!("w{number}");
+        let script = "sleep 0.1; echo hello; exec sleep 1000";
+        daemon.palan(["run", "-d", "--name", &name, "--network", "none", BUSYBOX, "sh", "-c", script]).ok();
+        let logs = daemon.palan(["logs", &name]).ok().stdout;
+        daemon.palan(["rm", "-f", &name]).ok();
+        logs == "hello\n"
+    });
+    assert!(is_shown);
+}
+
+#[test]
 fn standard_error_stays_apart() {
     requires!(root);
     let daemon = daemon();

@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -374,6 +374,13 @@ struct Chunk {
     ranges: Vec<Range>,
 }
 
+impl Chunk {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ranges.clear();
+    }
+}
+
 struct Range {
     at: usize,
     path: Vec<u8>,
@@ -381,85 +388,94 @@ struct Range {
     length: u64,
 }
 
-/// Takes the tar down. One thread reads the files, another one hashes, from when there is enough for it.
+/// Takes the tar down. From when there is enough for it, a thread hashes beside the one that reads the files, if one can be had.
 struct Passing {
     chunk: Chunk,
+    recording: Arc<Mutex<Recording>>,
     hashing: Hashing,
 }
 
 enum Hashing {
-    Here(Box<Recording>),
+    Here,
     Beside {
         chunks: mpsc::SyncSender<Chunk>,
         done: mpsc::Receiver<Chunk>,
-        thread: JoinHandle<io::Result<Box<Recording>>>,
+        thread: JoinHandle<io::Result<()>>,
     },
-    Failed,
+    Ended,
 }
 
 impl Passing {
     const CHUNK: usize = 256 * 1024;
     const QUEUE: usize = 4;
 
+    fn new(recording: Recording) -> Self {
+        let recording = Arc::new(Mutex::new(recording));
+        Self { chunk: Chunk::default(), recording, hashing: Hashing::Here }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.chunk.bytes.extend_from_slice(bytes);
         if self.chunk.bytes.len() < Self::CHUNK {
             return Ok(());
         }
-        if matches!(self.hashing, Hashing::Here(_))
-            && let Hashing::Here(recording) = std::mem::replace(&mut self.hashing, Hashing::Failed)
+        if matches!(self.hashing, Hashing::Here)
+            && let Ok(beside) = self.start()
         {
-            self.hashing = Self::start(recording)?;
+            self.hashing = beside;
         }
-        let Hashing::Beside { chunks, done, .. } = &self.hashing else { return Err(Self::ended()) };
+        let Hashing::Beside { chunks, done, .. } = &self.hashing else { return self.take_here() };
         let next = done.try_recv().unwrap_or_default();
         match chunks.send(std::mem::replace(&mut self.chunk, next)) {
             Ok(()) => Ok(()),
             // Only an error ends it before.
-            Err(_) => self.join().map(drop),
+            Err(_) => self.join(),
         }
     }
 
-    fn start(mut recording: Box<Recording>) -> io::Result<Hashing> {
+    fn start(&self) -> io::Result<Hashing> {
         let (chunks, full) = mpsc::sync_channel::<Chunk>(Self::QUEUE);
         let (emptied, done) = mpsc::channel();
+        let recording = Arc::clone(&self.recording);
         let hash = move || {
             for mut chunk in full {
-                recording.take(&chunk)?;
-                chunk.bytes.clear();
-                chunk.ranges.clear();
+                recording.lock().unwrap_or_else(PoisonError::into_inner).take(&chunk)?;
+                chunk.clear();
                 let _ = emptied.send(chunk);
             }
-            Ok(recording)
+            Ok(())
         };
         let thread = std::thread::Builder::new().name("store-hash".into()).spawn(hash)?;
         Ok(Hashing::Beside { chunks, done, thread })
+    }
+
+    fn take_here(&mut self) -> io::Result<()> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner).take(&self.chunk)?;
+        self.chunk.clear();
+        Ok(())
     }
 
     fn expect(&mut self, path: &[u8], offset: u64, length: u64) {
         self.chunk.ranges.push(Range { at: self.chunk.bytes.len(), path: path.to_vec(), offset, length });
     }
 
-    fn finish(mut self) -> io::Result<Box<Recording>> {
-        let mut recording = self.join()?;
-        recording.take(&self.chunk)?;
-        Ok(recording)
+    fn finish(mut self) -> io::Result<Recording> {
+        self.join()?;
+        self.take_here()?;
+        // The thread had the only other handle.
+        let recording = Arc::into_inner(self.recording).ok_or_else(|| io::Error::other("busy"))?;
+        Ok(recording.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits for the thread, if there is one.
-    fn join(&mut self) -> io::Result<Box<Recording>> {
-        match std::mem::replace(&mut self.hashing, Hashing::Failed) {
-            Hashing::Here(recording) => Ok(recording),
+    fn join(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.hashing, Hashing::Ended) {
+            Hashing::Here | Hashing::Ended => Ok(()),
             Hashing::Beside { chunks, thread, .. } => {
                 drop(chunks);
-                thread.join().map_err(|_| Self::ended())?
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that hashes ended")))
             }
-            Hashing::Failed => Err(Self::ended()),
         }
-    }
-
-    fn ended() -> io::Error {
-        io::Error::other("the thread that hashes ended")
     }
 }
 
@@ -480,8 +496,7 @@ impl Write for Sink {
 fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
     let instructions = Instructions::new(Vec::new(), ZSTD_LEVEL).map_err(TreeError::Write)?;
     let recording = Recording { hasher: Hasher::new(), instructions, content: 0, size: 0 };
-    let passing = Passing { chunk: Chunk::default(), hashing: Hashing::Here(Box::new(recording)) };
-    let passing = Rc::new(RefCell::new(passing));
+    let passing = Rc::new(RefCell::new(Passing::new(recording)));
     let mut sink = Sink(Rc::clone(&passing));
     let told = sink.clone();
     let mut packer = Packer::new(&mut sink);
@@ -511,7 +526,7 @@ fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
     // The packer had the only other handle.
     let passing = Rc::into_inner(passing).ok_or_else(|| TreeError::Write(io::Error::other("busy")))?;
     let recording = passing.into_inner().finish().map_err(TreeError::Write)?;
-    let Recording { hasher, instructions, size, .. } = *recording;
+    let Recording { hasher, instructions, size, .. } = recording;
     let length = hasher.length();
     let frames = instructions.finish().map_err(TreeError::Write)?;
     Ok(Hashed { digest: hasher.finish(), length, size, frames })

@@ -29,8 +29,10 @@ pub struct Usage {
     pub replaced: u64,
     /// Unpacked layers.
     pub layers: Taken,
-    /// Transfers that did not finish, unpacks in progress, and removals in progress.
+    /// Transfers that did not finish, and unpacks in progress.
     pub unfinished: Taken,
+    /// What was removed and is still being deleted.
+    pub removed: Taken,
     /// The database with its journal, and the directories between all these.
     pub overhead: u64,
 }
@@ -38,10 +40,10 @@ pub struct Usage {
 impl Usage {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.overhead.saturating_add(self.content())
+        self.overhead.saturating_add(self.removed.bytes).saturating_add(self.content())
     }
 
-    /// What would be gone without images and unfinished work.
+    /// What would be gone without images and unfinished work; what is gone already does not count.
     pub fn content(&self) -> u64 {
         let parts = [self.blobs, self.recipes, self.layers, self.unfinished];
         parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
@@ -72,6 +74,10 @@ impl Store {
             let bytes = take(&inner.layers.join(&name))?;
             match name.strip_prefix('.') {
                 Some("empty") => usage.overhead += bytes,
+                Some(name) if name.starts_with("trash-") => {
+                    usage.removed.count += 1;
+                    usage.removed.bytes += bytes;
+                }
                 Some(_) => {
                     usage.unfinished.count += 1;
                     usage.unfinished.bytes += bytes;
@@ -182,6 +188,13 @@ mod tests {
         let after = store.usage().expect("measures");
         assert_eq!(after.total(), du(&store), "{after:?}");
         assert_eq!((after.layers.count, after.recipes.count, after.blobs.count), (1, 1, 2));
+        // What is being removed takes room, but is freed as far as anybody is told.
+        let trash = store.directory.path().join("layers/.trash-x");
+        palan_stdx::fs::create_dir(&trash, 0o700).expect("creates");
+        palan_stdx::fs::write(&trash.join("big"), [1; 100_000]).expect("writes");
+        let removing = store.usage().expect("measures");
+        assert_eq!((removing.content(), removing.removed.count), (after.content(), 1));
+        assert!(removing.total() >= after.total() + 100_000);
         assert!(after.total() < before.total() && after.replaced > after.recipes.bytes);
         store.reopen();
     }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ fn is_entrance(above: &Directory, directory: &Directory) -> bool {
 }
 
 /// Writes what is in a directory, with names that begin with `prefix` and a slash, if there is one. What `is_closed` says of the
-/// directory that another is in, and of that one, is written as empty.
+/// directory that another is in, and of that one, is written as empty; of a private one, nothing is.
 pub fn pack_below(
     packer: &mut Packer<'_>,
     top: Directory,
@@ -410,8 +410,7 @@ impl<'w> Packer<'w> {
         entry.size = metadata.size;
         let file = match content {
             Regular::File(file) => file,
-            Regular::Bytes { bytes, xattrs } => {
-                entry.xattrs = xattrs;
+            Regular::Bytes(bytes) => {
                 return self.writer.file(&entry, &mut &bytes[..]).map_err(TreeError::Write);
             }
         };
@@ -446,7 +445,8 @@ const READING: rustix::fs::OFlags = rustix::fs::OFlags::NONBLOCK.union(rustix::f
 /// A regular file that was opened, or read.
 enum Regular {
     File(File),
-    Bytes { bytes: Vec<u8>, xattrs: Xattrs },
+    /// Of one without attributes.
+    Bytes(Vec<u8>),
 }
 
 /// Names and values.
@@ -483,15 +483,26 @@ fn attributes_of(file: &File) -> io::Result<Xattrs> {
     kept(xattr::list(file)?, read)
 }
 
+/// Whether it has any of them.
+fn has_attributes(file: &File) -> io::Result<bool> {
+    Ok(xattr::list(file)?.iter().any(|attribute| !is_of_host(attribute)))
+}
+
+/// Overlay's own, and the labels of security modules.
+fn is_of_host(attribute: &OsStr) -> bool {
+    let text = attribute.as_bytes();
+    text.starts_with(b"trusted.overlay.")
+        || text.starts_with(b"user.overlay.")
+        || (text.starts_with(b"security.") && text != b"security.capability")
+}
+
 fn kept(names: Vec<OsString>, read: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>) -> io::Result<Xattrs> {
     let mut attributes = Vec::new();
     for attribute in names {
-        let text = attribute.as_bytes();
-        let is_of_host = text.starts_with(b"trusted.overlay.")
-            || text.starts_with(b"user.overlay.")
-            || (text.starts_with(b"security.") && text != b"security.capability");
-        if !is_of_host && let Some(value) = read(&attribute)? {
-            attributes.push((text.to_vec(), value));
+        if !is_of_host(&attribute)
+            && let Some(value) = read(&attribute)?
+        {
+            attributes.push((attribute.into_vec(), value));
         }
     }
     attributes.sort();

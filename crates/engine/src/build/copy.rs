@@ -271,11 +271,11 @@ impl<'a> Copier<'a> {
             self.directory(to, looks.destinations())?;
             self.names.clear();
             return std::thread::scope(|scope| {
-                let mut writers = Writers::new(scope, looks);
+                let mut writers = Writers::new(scope, looks, self.cancel);
                 let walked = walk::<CopyError>(&source, exclude, &mut |entry| {
                     self.entry(entry, &to.join(entry.path), looks, &mut writers)
                 });
-                let written = writers.finish();
+                let written = writers.finish(walked.is_ok());
                 walked.and(written)
             });
         }
@@ -341,8 +341,14 @@ impl<'a> Copier<'a> {
             return write_file(&source, metadata, &target, name, looks).map_err(|error| error.of(to));
         }
         if !writers.is_at(parent) {
-            let source = directory.try_clone().map_err(at(parent))?;
-            writers.enter(parent, source, self.handle(parent)?)?;
+            writers.enter(Batch {
+                source: Arc::new(directory.try_clone().map_err(at(parent))?),
+                source_path: entry.path.parent().map(Path::to_owned).unwrap_or_default(),
+                target: self.handle(parent)?,
+                path: parent.to_owned(),
+                files: Vec::new(),
+                bytes: 0,
+            })?;
         }
         writers.take(name, metadata)
     }
@@ -535,8 +541,10 @@ fn write_file(
 /// Files of one directory that are to be made.
 struct Batch {
     source: Arc<Directory>,
+    /// Relative to what is copied.
+    source_path: PathBuf,
     target: Arc<Directory>,
-    /// The target's path.
+    /// Relative to the root.
     path: PathBuf,
     files: Vec<(OsString, Metadata)>,
     bytes: u64,
@@ -546,15 +554,29 @@ impl Batch {
     const MOST_FILES: usize = 128;
     const MOST_BYTES: u64 = 4 << 20;
 
-    fn write(&self, looks: &Looks) -> Result<(), CopyError> {
+    fn write(&self, looks: &Looks, cancel: &Cancel) -> Result<(), CopyError> {
         for (name, metadata) in &self.files {
-            let one = || {
-                let source = self.source.open_file(name)?;
-                write_file(&source, metadata, &self.target, name, looks)
-            };
-            one().map_err(|error| error.of(&self.path.join(name)))?;
+            if cancel.is_cancelled() {
+                return Err(CopyError::Cancelled);
+            }
+            let unreadable = |source| WalkError::Read { path: self.source_path.join(name), source };
+            let source = self.source.open_file(name).map_err(unreadable)?;
+            write_file(&source, metadata, &self.target, name, looks)
+                .map_err(|error| error.of(&self.path.join(name)))?;
         }
         Ok(())
+    }
+
+    /// Takes all files out, into one of their own.
+    fn split(&mut self) -> Self {
+        Self {
+            source: Arc::clone(&self.source),
+            source_path: self.source_path.clone(),
+            target: Arc::clone(&self.target),
+            path: self.path.clone(),
+            files: std::mem::take(&mut self.files),
+            bytes: std::mem::take(&mut self.bytes),
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -566,6 +588,7 @@ impl Batch {
 struct Writers<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     looks: &'env Looks,
+    cancel: &'env Cancel,
     /// What is not given to anybody yet.
     batch: Option<Batch>,
     /// How many files were given.
@@ -583,10 +606,11 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
     /// Each has two open directories.
     const QUEUE: usize = 8;
 
-    fn new(scope: &'scope Scope<'scope, 'env>, looks: &'env Looks) -> Self {
+    fn new(scope: &'scope Scope<'scope, 'env>, looks: &'env Looks, cancel: &'env Cancel) -> Self {
         Self {
             scope,
             looks,
+            cancel,
             batch: None,
             count: 0,
             queue: None,
@@ -600,10 +624,9 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
         self.batch.as_ref().is_some_and(|batch| batch.path == path)
     }
 
-    /// What is taken next goes from one directory to another.
-    fn enter(&mut self, path: &Path, source: Directory, target: Arc<Directory>) -> Result<(), CopyError> {
-        let (source, path) = (Arc::new(source), path.to_owned());
-        match self.batch.replace(Batch { source, target, path, files: Vec::new(), bytes: 0 }) {
+    /// What is taken next goes from one directory to another: into this batch, which is empty.
+    fn enter(&mut self, batch: Batch) -> Result<(), CopyError> {
+        match self.batch.replace(batch) {
             Some(before) => self.give(before),
             None => Ok(()),
         }
@@ -614,19 +637,19 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
         let Some(batch) = &mut self.batch else { return Ok(()) };
         batch.bytes += metadata.size;
         batch.files.push((name.to_owned(), metadata.clone()));
-        if !batch.is_full() {
-            return Ok(());
+        match batch.is_full() {
+            true => {
+                let full = batch.split();
+                self.give(full)
+            }
+            false => Ok(()),
         }
-        let (source, target) = (Arc::clone(&batch.source), Arc::clone(&batch.target));
-        let next = Batch { source, target, path: batch.path.clone(), files: Vec::new(), bytes: 0 };
-        let full = std::mem::replace(batch, next);
-        self.give(full)
     }
 
     fn give(&mut self, batch: Batch) -> Result<(), CopyError> {
         self.count += batch.files.len();
         if self.count <= Self::FEW && self.queue.is_none() {
-            return batch.write(self.looks);
+            return batch.write(self.looks, self.cancel);
         }
         let queue = match &self.queue {
             Some(queue) => queue,
@@ -647,7 +670,8 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
         let batches = Arc::new(Mutex::new(batches));
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(Self::MOST_THREADS);
         for _ in 0..threads {
-            let (batches, failure, looks) = (Arc::clone(&batches), Arc::clone(&self.failure), self.looks);
+            let (batches, failure) = (Arc::clone(&batches), Arc::clone(&self.failure));
+            let (looks, cancel) = (self.looks, self.cancel);
             let work = move || {
                 loop {
                     let next = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -655,20 +679,29 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
                     if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
                         return;
                     }
-                    if let Err(error) = batch.write(looks) {
+                    if let Err(error) = batch.write(looks, cancel) {
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         return;
                     }
                 }
             };
             let thread = std::thread::Builder::new().name("build-copy".into());
-            self.threads.push(thread.spawn_scoped(self.scope, work)?);
+            match thread.spawn_scoped(self.scope, work) {
+                Err(error) if self.threads.is_empty() => return Err(error),
+                // Then it is done with those that there are.
+                Err(_) => break,
+                Ok(thread) => self.threads.push(thread),
+            }
         }
         Ok(queue)
     }
 
-    /// Waits until all files are there.
-    fn finish(mut self) -> Result<(), CopyError> {
+    /// Waits until all files are there, or, if there is no use in it any more, until no more are made.
+    fn finish(mut self, is_wanted: bool) -> Result<(), CopyError> {
+        if !is_wanted {
+            self.batch = None;
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(CopyError::Cancelled);
+        }
         let last = self.batch.take().map_or(Ok(()), |batch| self.give(batch));
         self.queue = None;
         for thread in std::mem::take(&mut self.threads) {

@@ -47,7 +47,7 @@ pub(crate) struct Handle {
 }
 
 /// How long a start waits for clients that were told that they are attached. Their connections need a turn of the
-/// reactor to arrive; a client that never reads its answer must not hold the container up.
+/// reactor to arrive; a client that never reads its answer must not hold the container up. That is given up before this is.
 const PROMISE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client was told that it is attached and its connection is on the way: a start waits for it, since what the

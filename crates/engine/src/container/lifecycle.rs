@@ -213,8 +213,13 @@ impl Engine {
         {
             // The client's stream ends at the supervisor, so its end may be known to the client before it is known here.
             let sync = handle.ask(|reply| Action::Sync { reply });
-            // A supervisor that does not answer leaves what is known.
-            let _ = tokio::time::timeout(SYNC_PATIENCE, sync).await;
+            // A supervisor that has gone leaves what is known. One that is late may have an end to tell, which clients would take for success.
+            if tokio::time::timeout(SYNC_PATIENCE, sync).await.is_err() {
+                return Err(Error::system(format!(
+                    "the supervisor of container {} does not answer; try again",
+                    details.container_id
+                )));
+            }
         }
         Ok(session.details())
     }

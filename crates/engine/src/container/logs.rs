@@ -24,6 +24,9 @@ const BACKLOG: usize = 4;
 /// Pieces read in one visit of the blocking thread.
 const PIECES_AT_ONCE: usize = 4;
 
+/// How old a container is that had its chance to say something.
+const FIRST_WORDS: Duration = Duration::from_millis(250);
+
 /// Log lines as chunks that are ready to be sent.
 #[derive(Debug)]
 pub struct LogStream {
@@ -46,7 +49,26 @@ impl Engine {
     /// Reads the log.
     pub async fn logs(&self, name: &str, options: LogOptions) -> Result<LogStream> {
         let handle = self.index.find(name)?;
+        if !options.follow {
+            first_words(&handle).await;
+        }
         open(self, &handle, options).await
+    }
+}
+
+/// Waits a moment for a container that has just been started and has not said anything yet. Where a start takes its time, as Docker's does,
+/// `run -d` and then `logs` shows what a program says at once, and scripts rely on it.
+async fn first_words(handle: &Handle) {
+    loop {
+        let details = handle.details();
+        let ran = details.state.started_at.map(|started| Timestamp::now().duration_since(started));
+        let is_young = ran.is_some_and(|ran| ran.unsigned_abs() < FIRST_WORDS);
+        let is_silent = || std::fs::metadata(&details.log_path).map_or(true, |log| log.len() == 0);
+        let has_log = !details.log_path.is_empty();
+        if !is_young || !has_log || !details.state.status.has_process() || !is_silent() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

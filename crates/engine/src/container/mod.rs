@@ -455,7 +455,7 @@ pub struct ClientStream {
 
 impl ClientStream {
     /// How long a client may take for the head of its answer.
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     /// Waits until the client has read the response head, but not for long. Clients that read it through a buffer and then go on with
     /// the bare socket, as Python's `http.client` under docker-py does, lose what comes in the same read.

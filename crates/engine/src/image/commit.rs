@@ -71,11 +71,16 @@ impl Engine {
         spec: CommitSpec,
         name: Option<Reference>,
     ) -> Result<String> {
+        check_alive(&handle.details(), "commit")?;
+        let is_frozen = spec.pause && self.freeze_in_turn(handle).await?;
         let details = handle.details();
-        check_alive(&details, "commit")?;
-        let config = configuration(&spec, &details.config)?;
-        let is_frozen =
-            spec.pause && details.state.status == Status::Running && self.freeze(&details.id).await?;
+        let config = match configuration(&spec, &details.config) {
+            Err(error) if is_frozen => {
+                self.thaw(&details.id).await?;
+                return Err(error);
+            }
+            other => other?,
+        };
         let options = CommitOptions {
             name: name.clone(),
             config,
@@ -117,19 +122,38 @@ impl Engine {
 
 /// Freezing.
 impl Engine {
-    /// Freezes a container for the time of a commit; false where it has ended, or somebody else froze it.
-    async fn freeze(&self, id: &str) -> Result<bool> {
+    /// Freezes a container for the time of a commit; false where it does not run, or a user froze it. What another commit froze, perhaps one
+    /// of a daemon before this one, would go on in the middle of ours: that is waited for.
+    async fn freeze_in_turn(&self, handle: &Handle) -> Result<bool> {
+        loop {
+            if let Some(is_frozen) = self.freeze(handle).await? {
+                return Ok(is_frozen);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The same, with nothing where another commit has it frozen.
+    async fn freeze(&self, handle: &Handle) -> Result<Option<bool>> {
+        let id = &handle.id;
         let note = self.note(id);
         let what = || format!("cannot note that container {id} is frozen");
-        palan_stdx::fs::write(&note, "").context(what)?;
-        let outcome = self.pause(id).await;
-        if outcome.is_err() {
+        match palan_stdx::fs::create_new(&note, 0o600) {
+            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
+            // One that never ran has no such directory.
+            Err(_) if handle.details().state.status != Status::Running => return Ok(Some(false)),
+            other => drop(other.context(what)?),
+        }
+        let outcome = match handle.details().state.status {
+            Status::Running => self.pause(id).await.map(|()| true),
+            _ => Ok(false),
+        };
+        if !matches!(outcome, Ok(true)) {
             palan_stdx::fs::remove_file(&note).context(what)?;
         }
         match outcome {
-            Ok(()) => Ok(true),
-            Err(error) if error.class() == Class::Conflict => Ok(false),
-            Err(error) => Err(error),
+            Err(error) if error.class() == Class::Conflict => Ok(Some(false)),
+            other => other.map(Some),
         }
     }
 
@@ -154,11 +178,25 @@ pub(crate) fn thaw_forgotten(engine: &Arc<Engine>) {
         let engine = engine.clone();
         tokio::spawn(async move {
             // The supervisor's word that it is frozen may still be on its way, and it may take its time.
-            while handle.details().state.status.is_live() {
-                let synced = handle.ask(|reply| Action::Sync { reply }).await.is_ok();
-                let is_paused = handle.details().state.status == Status::Paused;
-                if synced && (!is_paused || engine.unpause(&handle.id).await.is_ok()) {
+            for attempt in 0_u32.. {
+                let synced = handle.ask(|reply| Action::Sync { reply }).await;
+                let is_gone = synced.as_ref().is_err_and(|error| error.class() == Class::NotFound);
+                if is_gone || !handle.details().state.status.is_live() {
                     break;
+                }
+                if synced.is_ok() {
+                    match handle.details().state.status {
+                        Status::Paused => match engine.unpause(&handle.id).await {
+                            Ok(()) => break,
+                            Err(error) if attempt == 50 => tracing::warn!(
+                                container = handle.id,
+                                error = error.report(),
+                                "cannot let a container go on that a commit froze; trying on"
+                            ),
+                            Err(_) => {}
+                        },
+                        _ => break,
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

@@ -124,7 +124,7 @@ impl Engine {
             }
             engine.store.remove_parts().map_err(store_error)?;
             let after = engine.store.usage().map_err(store_error)?;
-            Ok((removed, before.total().saturating_sub(after.total())))
+            Ok((removed, before.content().saturating_sub(after.content())))
         })
         .await?;
         Ok((self.announce_removed(removed).await?, freed))

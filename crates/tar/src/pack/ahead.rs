@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is written does not depend on who read it. A reader opens nothing but regular files and never keeps one open; what is not small,
-//! or has holes, is left to its turn.
+//! or has holes or attributes, is left to its turn.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,13 +17,13 @@ use std::thread::Scope;
 use palan_linux::path::{FileKind, Metadata};
 
 use super::TreeError;
-use super::{Item, MAX_DEPTH, Packer, Regular, Walk, absolute, attributes_of, failed, is_gone};
+use super::{Item, MAX_DEPTH, Packer, Regular, Walk, absolute, failed, has_attributes, is_gone};
 
 /// Names in one batch; fewer are not worth a thread.
 const BATCH: usize = 64;
 /// Batches that are on their way.
 const AHEAD: usize = 6;
-/// Bytes of a file that is read ahead: with all batches full, these are 6 MiB.
+/// Bytes of a file that is read ahead: with all batches full, these are 7 MiB.
 const SMALL: u64 = 16 * 1024;
 const MOST_READERS: usize = 3;
 
@@ -35,7 +35,7 @@ pub(super) fn pack(packer: &mut Packer<'_>, walk: &mut Walk) -> Result<(), TreeE
         return in_turn(packer, walk, first);
     }
     std::thread::scope(|scope| {
-        let jobs = start(scope, readers).map_err(TreeError::Write)?;
+        let jobs = start(scope, readers);
         let mut turns = VecDeque::new();
         let mut next = first;
         loop {
@@ -146,7 +146,7 @@ pub(super) struct Read {
 
 type Jobs = mpsc::Sender<Arc<Mutex<Option<Job>>>>;
 
-fn start<'scope>(scope: &'scope Scope<'scope, '_>, readers: usize) -> std::io::Result<Jobs> {
+fn start<'scope>(scope: &'scope Scope<'scope, '_>, readers: usize) -> Jobs {
     let (jobs, queue) = mpsc::channel::<Arc<Mutex<Option<Job>>>>();
     let queue = Arc::new(Mutex::new(queue));
     for _ in 0..readers {
@@ -161,9 +161,12 @@ fn start<'scope>(scope: &'scope Scope<'scope, '_>, readers: usize) -> std::io::R
                 }
             }
         };
-        std::thread::Builder::new().name("tar-read".into()).spawn_scoped(scope, work)?;
+        if std::thread::Builder::new().name("tar-read".into()).spawn_scoped(scope, work).is_err() {
+            // Then it is done with those that there are.
+            break;
+        }
     }
-    Ok(jobs)
+    jobs
 }
 
 /// Reads a small regular file. What fails fails again in its turn, and is told then.
@@ -176,10 +179,13 @@ fn read(item: &Item) -> Option<Read> {
     if metadata.size > SMALL || metadata.blocks.saturating_mul(512) < metadata.size {
         return None;
     }
-    let xattrs = attributes_of(&file).ok()?;
+    // They have no bound of their own.
+    if has_attributes(&file).ok()? {
+        return None;
+    }
     let mut bytes = vec![0; usize::try_from(metadata.size).ok()?];
     file.read_exact(&mut bytes).ok()?;
-    Some(Read { metadata, content: Regular::Bytes { bytes, xattrs } })
+    Some(Read { metadata, content: Regular::Bytes(bytes) })
 }
 
 impl Packer<'_> {
