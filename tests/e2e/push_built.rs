@@ -124,6 +124,48 @@ fn layers_are_compressed_and_the_image_is_the_same() {
 }
 
 #[test]
+fn a_layer_is_what_its_files_are_however_they_came() {
+    requires!(root);
+    let (daemon, other) = (daemon(), Daemon::start());
+    let context = daemon.scratch().join("files");
+    let write = |path: String, content: String| {
+        let path = context.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    for number in 0..300 {
+        write(format!("many/{}/{number}", number % 3), format!("{number}\n").repeat(number));
+    }
+    for number in 0..60 {
+        write(format!("other/{}/{number}", number % 3), format!("another {number}"));
+    }
+    write("many/big".into(), "big".repeat(20_000));
+    // The same name, and its file replaced within one step.
+    let dockerfile = format!(
+        "FROM {BUSYBOX}\nCOPY many /one/\nCOPY many other /two/\nCOPY --chmod=4710 --chown=7:8 many /three/\nCOPY many /two/\n"
+    );
+    std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let directory = context.display().to_string();
+    daemon.palan(["build", "--network", "none", "-t", "files:1", &directory]).ok();
+    assert_sound(&daemon);
+    // Whoever takes them in looks at their digests.
+    let archive = daemon.scratch().join("files.tar").display().to_string();
+    daemon.palan(["save", "-o", &archive, "files:1"]).ok();
+    other.palan(["load", "-i", &archive]).ok();
+    let seen = |daemon: &Daemon| {
+        let script = "find /one /two /three -type f | sort | xargs ls -ln; find /one /two /three -type f | sort | xargs md5sum";
+        daemon.palan(["run", "--rm", "--network", "none", "files:1", "sh", "-c", script]).ok().stdout
+    };
+    let here = seen(&daemon);
+    assert_eq!(here, seen(&other));
+    assert_eq!(
+        here.lines().filter(|line| line.starts_with("-rws--x---    1 7        8 ")).count(),
+        301,
+        "{here}"
+    );
+}
+
+#[test]
 fn what_was_not_made_here_and_archives_stay() {
     requires!(root);
     let (daemon, other) = (daemon(), Daemon::start());

@@ -173,11 +173,11 @@ impl Level {
 /// them), and by hand where that is faster.
 pub fn copy_content(source: &File, target: &File, metadata: &Metadata) -> io::Result<()> {
     let size = metadata.size;
+    if copy_small(source, target, metadata)?.is_some() {
+        return Ok(());
+    }
     if metadata.blocks.saturating_mul(512) >= size {
-        let copied = match usize::try_from(size) {
-            Ok(size) if size <= SMALL => copy_small(source, target, size)?,
-            _ => copy_range(source, target, 0, size)?,
-        };
+        let copied = copy_range(source, target, 0, size)?;
         // It became shorter meanwhile.
         return if copied < size { target.set_len(size) } else { Ok(()) };
     }
@@ -197,21 +197,25 @@ pub fn copy_content(source: &File, target: &File, metadata: &Metadata) -> io::Re
 }
 
 /// Up to here two system calls are faster than what the kernel does for one that copies.
-const SMALL: usize = 16 * 1024;
+const SMALL: u64 = 16 * 1024;
 
-/// How much was copied.
-fn copy_small(source: &File, target: &File, size: usize) -> io::Result<u64> {
+/// Copies a small file without holes into an empty one. What is in it; nothing of one that is not such a file, which is not copied.
+pub fn copy_small(source: &File, target: &File, metadata: &Metadata) -> io::Result<Option<Vec<u8>>> {
     use std::os::unix::fs::FileExt;
-    let mut buffer = [0; SMALL];
+    if metadata.size > SMALL || metadata.blocks.saturating_mul(512) < metadata.size {
+        return Ok(None);
+    }
+    let mut content = vec![0; usize::try_from(metadata.size).unwrap_or_default()];
     let mut length = 0;
-    while length < size {
-        match source.read_at(&mut buffer[length..size], length as u64)? {
+    while length < content.len() {
+        match source.read_at(&mut content[length..], length as u64)? {
             0 => break,
             read => length += read,
         }
     }
-    target.write_all_at(&buffer[..length], 0)?;
-    Ok(length as u64)
+    content.truncate(length);
+    target.write_all_at(&content, 0)?;
+    Ok(Some(content))
 }
 
 /// Up to where was copied.

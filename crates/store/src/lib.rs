@@ -54,6 +54,7 @@ pub use layer::{BeginLayer, LayerInfo, LayerRequest, LayerWriter};
 pub use lease::Lease;
 pub use made::{MadeLayer, NewLayer};
 pub use palan_tar::Limits;
+pub use palan_tar::pack::Recent;
 pub use store::Store;
 pub use usage::Usage;
 

@@ -27,7 +27,7 @@ use palan_linux::path::RootDir;
 use palan_oci::digest::Hasher;
 use palan_oci::{ChainId, Descriptor, Digest};
 use palan_stdx::fs;
-use palan_tar::pack::{Packer, pack_below, root_entry};
+use palan_tar::pack::{Packer, Recent, pack_below, root_entry};
 use rusqlite::{Connection, Transaction, params};
 
 use crate::database::recipe::RecipeRow;
@@ -59,6 +59,7 @@ pub struct NewLayer {
     path: PathBuf,
     root: RootDir,
     work: Option<PathBuf>,
+    recent: Recent,
 }
 
 impl NewLayer {
@@ -70,6 +71,11 @@ impl NewLayer {
     /// The directory's path, for an overlay's upper directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whoever fills it with small files may keep them here: they need not be read again.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// An empty directory beside it for overlay to work in; it goes with the layer.
@@ -119,14 +125,14 @@ impl Store {
     /// Begins a layer.
     pub fn new_layer(&self) -> Result<NewLayer> {
         let TemporaryLayer { path, root } = self.inner.new_layer_directory()?;
-        Ok(NewLayer { store: self.clone(), path, root, work: None })
+        Ok(NewLayer { store: self.clone(), path, root, work: None, recent: Recent::default() })
     }
 
     /// Makes a layer of what was filled. With `below`, the files that it lies over, it is an overlay's upper directory. It stays until
     /// [`Store::release_layer`]; `lease` protects it as well.
     pub fn keep_layer(&self, layer: NewLayer, below: Option<&RootDir>, lease: &Lease) -> Result<LayerInfo> {
         let root = layer.root.try_clone()?;
-        let hashed = hash(root, below).map_err(|source| Error::Making { source })?;
+        let hashed = hash(root, below, &layer.recent).map_err(|source| Error::Making { source })?;
         let Hashed { digest, length, size, frames } = hashed;
         lease.protect(digest);
         let key = layer_key(&digest);
@@ -493,14 +499,14 @@ impl Write for Sink {
     }
 }
 
-fn hash(root: RootDir, below: Option<&RootDir>) -> Result<Hashed, TreeError> {
+fn hash(root: RootDir, below: Option<&RootDir>, recent: &Recent) -> Result<Hashed, TreeError> {
     let instructions = Instructions::new(Vec::new(), ZSTD_LEVEL).map_err(TreeError::Write)?;
     let recording = Recording { hasher: Hasher::new(), instructions, content: 0, size: 0 };
     let passing = Rc::new(RefCell::new(Passing::new(recording)));
     let mut sink = Sink(Rc::clone(&passing));
     let told = sink.clone();
     let mut packer = Packer::new(&mut sink);
-    packer.set_private();
+    packer.set_private(Some(recent));
     packer.watch_content(Box::new(move |path, offset, length| {
         told.0.borrow_mut().expect(path, offset, length);
     }));

@@ -26,6 +26,9 @@ use crate::write::{ContentWatch, Writer};
 use crate::{Entry, Kind, Segment, lossy};
 
 mod ahead;
+mod recent;
+
+pub use recent::Recent;
 
 /// Directories within directories, as many as a layer may have.
 pub const MAX_DEPTH: usize = 1024;
@@ -180,14 +183,15 @@ struct Item {
     name: OsString,
     path: Vec<u8>,
     kind: FileKind,
+    inode: u64,
 }
 
 impl Walk {
     fn next(&mut self) -> Option<Item> {
         while let Some(level) = self.levels.last_mut() {
-            if let Some(DirEntry { name, kind, .. }) = level.entries.pop() {
+            if let Some(DirEntry { name, kind, inode }) = level.entries.pop() {
                 let (directory, path) = (Arc::clone(&level.directory), level.below(&name));
-                return Some(Item { directory, name, path, kind });
+                return Some(Item { directory, name, path, kind, inode });
             }
             self.levels.pop();
         }
@@ -248,6 +252,8 @@ pub struct Packer<'w> {
     time: Option<Time>,
     /// Nobody else writes to what is packed.
     is_private: bool,
+    /// What of it need not be read.
+    recent: Option<&'w Recent>,
 }
 
 impl std::fmt::Debug for Packer<'_> {
@@ -259,7 +265,7 @@ impl std::fmt::Debug for Packer<'_> {
 impl<'w> Packer<'w> {
     /// Writes to `sink`.
     pub fn new(sink: &'w mut dyn Write) -> Self {
-        Self { writer: Writer::new(sink), links: HashMap::new(), time: None, is_private: false }
+        Self { writer: Writer::new(sink), links: HashMap::new(), time: None, is_private: false, recent: None }
     }
 
     /// Gives everything that is added this time.
@@ -268,9 +274,9 @@ impl<'w> Packer<'w> {
     }
 
     /// Says that nobody else writes to the directories of what is added: what was a regular file is still one when it is opened, and need
-    /// not be looked at a second time, or in its turn.
-    pub fn set_private(&mut self) {
-        self.is_private = true;
+    /// not be looked at a second time, or in its turn. What of [`pack_below`]'s files is `recent` is not looked at.
+    pub fn set_private(&mut self, recent: Option<&'w Recent>) {
+        (self.is_private, self.recent) = (true, recent);
     }
 
     /// See [`Writer::watch_content`].
@@ -443,6 +449,7 @@ impl<'w> Packer<'w> {
 const READING: rustix::fs::OFlags = rustix::fs::OFlags::NONBLOCK.union(rustix::fs::OFlags::NOCTTY);
 
 /// A regular file that was opened, or read.
+#[derive(Debug)]
 enum Regular {
     File(File),
     /// Of one without attributes.

@@ -210,7 +210,7 @@ impl<'a> Yard<'a> {
             .builders
             .iter()
             .map(|builder| Contender::new(builder.name, || builder.build(&self.place, &[])).before(change));
-        report.compare(title, rounds, contenders.collect())
+        report.compare_in_rows(title, rounds, contenders.collect())
     }
 
     pub(super) fn end(self) -> Result<(), Failure> {

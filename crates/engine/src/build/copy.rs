@@ -31,9 +31,10 @@ use palan_builder::content::{ContentError, kept_attributes};
 use palan_builder::mode::Mode;
 use palan_builder::placement::Placed;
 use palan_context::{Entry, Ignore, WalkError, walk};
-use palan_linux::copy::copy_content;
+use palan_linux::copy::{copy_content, copy_small};
 use palan_linux::path::{Directory, FileKind, Metadata, PathError, RootDir, Time};
 use palan_linux::xattr;
+use palan_store::Recent;
 
 /// Symlinks that are followed on the way to a destination.
 const MAX_LINKS: usize = 40;
@@ -109,6 +110,8 @@ pub(super) struct Copier<'a> {
     base: Option<&'a RootDir>,
     target: &'a RootDir,
     cancel: &'a Cancel,
+    /// Where small files are kept for whoever packs the target, if nobody else writes to it.
+    recent: Option<&'a Recent>,
     /// Directories of the target that are there, and whether the base has them, too. Without symlinks on the way.
     known: HashMap<PathBuf, bool>,
     /// Times that directories get at the end, when nothing is made in them any more.
@@ -122,7 +125,21 @@ pub(super) struct Copier<'a> {
 impl<'a> Copier<'a> {
     pub(super) fn new(base: Option<&'a RootDir>, target: &'a RootDir, cancel: &'a Cancel) -> Self {
         let known = HashMap::from([(PathBuf::new(), true)]);
-        Self { base, target, cancel, known, times: Vec::new(), last: None, names: HashMap::new() }
+        Self {
+            base,
+            target,
+            cancel,
+            recent: None,
+            known,
+            times: Vec::new(),
+            last: None,
+            names: HashMap::new(),
+        }
+    }
+
+    /// Keeps small files there, which is of the layer that is the target.
+    pub(super) fn set_recent(&mut self, recent: &'a Recent) {
+        self.recent = Some(recent);
     }
 
     /// A directory of the target that is there.
@@ -271,7 +288,7 @@ impl<'a> Copier<'a> {
             self.directory(to, looks.destinations())?;
             self.names.clear();
             return std::thread::scope(|scope| {
-                let mut writers = Writers::new(scope, looks, self.cancel);
+                let mut writers = Writers::new(scope, looks, self.cancel, self.recent);
                 let walked = walk::<CopyError>(&source, exclude, &mut |entry| {
                     self.entry(entry, &to.join(entry.path), looks, &mut writers)
                 });
@@ -290,7 +307,8 @@ impl<'a> Copier<'a> {
                 self.check_base(&parent, to)?;
                 let source = from.open_file(&placed.from)?;
                 let directory = self.handle(&parent)?;
-                write_file(&source, &metadata, &directory, &name, looks).map_err(|error| error.of(to))
+                write_file(&source, &metadata, &directory, &name, looks, self.recent)
+                    .map_err(|error| error.of(to))
             }
             _ => {
                 self.make_way(&parent, &name, to)?;
@@ -338,16 +356,21 @@ impl<'a> Copier<'a> {
             // Its next name needs it to be there.
             self.names.insert(identity, to.to_owned());
             let (source, target) = (entry.open()?, self.handle(parent)?);
-            return write_file(&source, metadata, &target, name, looks).map_err(|error| error.of(to));
+            return write_file(&source, metadata, &target, name, looks, self.recent)
+                .map_err(|error| error.of(to));
         }
         if !writers.is_at(parent) {
+            let target = self.handle(parent)?;
+            let attributes = xattr::list(&*target).map_err(at(parent))?;
+            let has_default_acl = attributes.iter().any(|name| name == "system.posix_acl_default");
             writers.enter(Batch {
                 source: Arc::new(directory.try_clone().map_err(at(parent))?),
                 source_path: entry.path.parent().map(Path::to_owned).unwrap_or_default(),
-                target: self.handle(parent)?,
+                target,
                 path: parent.to_owned(),
                 files: Vec::new(),
                 bytes: 0,
+                has_default_acl,
             })?;
         }
         writers.take(name, metadata)
@@ -359,7 +382,10 @@ impl<'a> Copier<'a> {
         let is_directory = || CopyError::Directory(Path::new("/").join(to));
         match if_there(self.target.symlink_metadata(to))? {
             Some(found) if found.is_dir() => return Err(is_directory()),
-            Some(_) => self.target.open_dir(dot(parent))?.remove_file(name).map_err(at(to))?,
+            Some(_) => {
+                self.recent.iter().for_each(|recent| recent.close());
+                self.target.open_dir(dot(parent))?.remove_file(name).map_err(at(to))?;
+            }
             None => {}
         }
         self.check_base(parent, to)
@@ -504,6 +530,7 @@ fn write_file(
     directory: &Directory,
     name: &OsStr,
     looks: &Looks,
+    recent: Option<&Recent>,
 ) -> Result<(), FileError> {
     let mode = looks.mode.as_ref().map_or(metadata.mode, |mode| mode.apply(metadata.mode, false));
     // Mostly, that's it: what is set later costs about a tenth of the copy. Nobody else gets to a layer in progress.
@@ -514,12 +541,16 @@ fn write_file(
             if found.is_some_and(|found| found.is_dir()) {
                 return Err(FileError::Directory);
             }
+            recent.iter().for_each(|recent| recent.close());
             directory.remove_file(name)?;
             create()?
         }
         other => other?,
     };
-    copy_content(source, &target, metadata)?;
+    let content = copy_small(source, &target, metadata)?;
+    if content.is_none() {
+        copy_content(source, &target, metadata)?;
+    }
     let made = Metadata::of(&target)?;
     let owner = looks.owner.unwrap_or((metadata.uid, metadata.gid));
     if (made.uid, made.gid) != owner {
@@ -535,6 +566,12 @@ fn write_file(
         rustix::fs::fchmod(&target, rustix::fs::Mode::from_raw_mode(mode)).map_err(io::Error::from)?;
     }
     rustix::fs::futimens(&target, &times(metadata.accessed, metadata.modified)).map_err(io::Error::from)?;
+    if let (Some(recent), Some(content)) = (recent, content)
+        && attributes.is_empty()
+        && metadata.links == 1
+    {
+        recent.keep(Metadata::of(&target)?, content);
+    }
     Ok(())
 }
 
@@ -548,20 +585,23 @@ struct Batch {
     path: PathBuf,
     files: Vec<(OsString, Metadata)>,
     bytes: u64,
+    /// New files of the target have an access control list that nobody asked for.
+    has_default_acl: bool,
 }
 
 impl Batch {
     const MOST_FILES: usize = 128;
     const MOST_BYTES: u64 = 4 << 20;
 
-    fn write(&self, looks: &Looks, cancel: &Cancel) -> Result<(), CopyError> {
+    fn write(&self, looks: &Looks, cancel: &Cancel, recent: Option<&Recent>) -> Result<(), CopyError> {
+        let recent = recent.filter(|_| !self.has_default_acl);
         for (name, metadata) in &self.files {
             if cancel.is_cancelled() {
                 return Err(CopyError::Cancelled);
             }
             let unreadable = |source| WalkError::Read { path: self.source_path.join(name), source };
             let source = self.source.open_file(name).map_err(unreadable)?;
-            write_file(&source, metadata, &self.target, name, looks)
+            write_file(&source, metadata, &self.target, name, looks, recent)
                 .map_err(|error| error.of(&self.path.join(name)))?;
         }
         Ok(())
@@ -576,6 +616,7 @@ impl Batch {
             path: self.path.clone(),
             files: std::mem::take(&mut self.files),
             bytes: std::mem::take(&mut self.bytes),
+            has_default_acl: self.has_default_acl,
         }
     }
 
@@ -589,6 +630,7 @@ struct Writers<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     looks: &'env Looks,
     cancel: &'env Cancel,
+    recent: Option<&'env Recent>,
     /// What is not given to anybody yet.
     batch: Option<Batch>,
     /// How many files were given.
@@ -606,11 +648,17 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
     /// Each has two open directories.
     const QUEUE: usize = 8;
 
-    fn new(scope: &'scope Scope<'scope, 'env>, looks: &'env Looks, cancel: &'env Cancel) -> Self {
+    fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        looks: &'env Looks,
+        cancel: &'env Cancel,
+        recent: Option<&'env Recent>,
+    ) -> Self {
         Self {
             scope,
             looks,
             cancel,
+            recent,
             batch: None,
             count: 0,
             queue: None,
@@ -649,7 +697,7 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
     fn give(&mut self, batch: Batch) -> Result<(), CopyError> {
         self.count += batch.files.len();
         if self.count <= Self::FEW && self.queue.is_none() {
-            return batch.write(self.looks, self.cancel);
+            return batch.write(self.looks, self.cancel, self.recent);
         }
         let queue = match &self.queue {
             Some(queue) => queue,
@@ -668,10 +716,12 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
     fn start(&mut self) -> io::Result<mpsc::SyncSender<Batch>> {
         let (queue, batches) = mpsc::sync_channel::<Batch>(Self::QUEUE);
         let batches = Arc::new(Mutex::new(batches));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(Self::MOST_THREADS);
+        // One more than there are processors: each waits for the disk now and then, where new inodes lie in blocks that are not in memory.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+        let threads = threads.min(Self::MOST_THREADS);
         for _ in 0..threads {
             let (batches, failure) = (Arc::clone(&batches), Arc::clone(&self.failure));
-            let (looks, cancel) = (self.looks, self.cancel);
+            let (looks, cancel, recent) = (self.looks, self.cancel, self.recent);
             let work = move || {
                 loop {
                     let next = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -679,7 +729,7 @@ impl<'scope, 'env: 'scope> Writers<'scope, 'env> {
                     if failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
                         return;
                     }
-                    if let Err(error) = batch.write(looks, cancel) {
+                    if let Err(error) = batch.write(looks, cancel, recent) {
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                         return;
                     }

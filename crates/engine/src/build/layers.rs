@@ -11,7 +11,7 @@ use palan_context::Ignore;
 use palan_linux::mount::{OverlayOptions, overlay};
 use palan_linux::path::{FileKind, RootDir};
 use palan_oci::Digest;
-use palan_store::{Lease, Limits, NewLayer, Store};
+use palan_store::{Lease, Limits, NewLayer, Recent, Store};
 use palan_supervisor::runtime::user;
 
 use super::copy::{Copier, Looks, NewDirectories};
@@ -115,15 +115,15 @@ impl Layers for BuildLayers<'_> {
         let mut layer = self.begin(below)?;
         let archives = work.archives()?;
         if archives.is_empty() {
-            work.plain(below, layer.root(), into_directory, &archives)?;
+            work.plain(below, layer.root(), into_directory, &archives, Some(layer.recent()))?;
             return self.keep(base, layer, None);
         }
         let Some(below) = below else {
-            work.plain(None, layer.root(), into_directory, &archives)?;
+            work.plain(None, layer.root(), into_directory, &archives, None)?;
             return self.keep(base, layer, None);
         };
         let merged = self.merged(base, &mut layer)?;
-        work.plain(None, &merged, into_directory, &archives)?;
+        work.plain(None, &merged, into_directory, &archives, None)?;
         drop(merged);
         self.keep(base, layer, Some(below))
     }
@@ -205,9 +205,11 @@ impl CopyWork<'_> {
         target: &RootDir,
         into_directory: bool,
         archives: &[(usize, PathBuf)],
+        recent: Option<&Recent>,
     ) -> Result<(), StepError> {
         let exclude = Ignore::parse(self.copy.exclude.join("\n").as_bytes()).map_err(StepError::other)?;
         let mut copier = Copier::new(below, target, self.cancel);
+        recent.into_iter().for_each(|recent| copier.set_recent(recent));
         let destination = copier.resolve(Path::new(&self.copy.destination))?;
         let into_directory = into_directory || !archives.is_empty() || self.copy.destination.ends_with('/');
         // All sources at once, so that several files for one name are refused; then each with its input.
