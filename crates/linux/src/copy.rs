@@ -215,6 +215,10 @@ pub fn copy_small(source: &File, target: &File, metadata: &Metadata) -> io::Resu
     }
     content.truncate(length);
     target.write_all_at(&content, 0)?;
+    if length as u64 != metadata.size {
+        // It became shorter meanwhile.
+        target.set_len(metadata.size)?;
+    }
     Ok(Some(content))
 }
 

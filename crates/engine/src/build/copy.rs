@@ -361,8 +361,6 @@ impl<'a> Copier<'a> {
         }
         if !writers.is_at(parent) {
             let target = self.handle(parent)?;
-            let attributes = xattr::list(&*target).map_err(at(parent))?;
-            let has_default_acl = attributes.iter().any(|name| name == "system.posix_acl_default");
             writers.enter(Batch {
                 source: Arc::new(directory.try_clone().map_err(at(parent))?),
                 source_path: entry.path.parent().map(Path::to_owned).unwrap_or_default(),
@@ -370,7 +368,6 @@ impl<'a> Copier<'a> {
                 path: parent.to_owned(),
                 files: Vec::new(),
                 bytes: 0,
-                has_default_acl,
             })?;
         }
         writers.take(name, metadata)
@@ -566,9 +563,10 @@ fn write_file(
         rustix::fs::fchmod(&target, rustix::fs::Mode::from_raw_mode(mode)).map_err(io::Error::from)?;
     }
     rustix::fs::futimens(&target, &times(metadata.accessed, metadata.modified)).map_err(io::Error::from)?;
+    // Attributes may come from those of the directory, too.
     if let (Some(recent), Some(content)) = (recent, content)
-        && attributes.is_empty()
         && metadata.links == 1
+        && xattr::list(&target)?.is_empty()
     {
         recent.keep(Metadata::of(&target)?, content);
     }
@@ -585,8 +583,6 @@ struct Batch {
     path: PathBuf,
     files: Vec<(OsString, Metadata)>,
     bytes: u64,
-    /// New files of the target have an access control list that nobody asked for.
-    has_default_acl: bool,
 }
 
 impl Batch {
@@ -594,7 +590,6 @@ impl Batch {
     const MOST_BYTES: u64 = 4 << 20;
 
     fn write(&self, looks: &Looks, cancel: &Cancel, recent: Option<&Recent>) -> Result<(), CopyError> {
-        let recent = recent.filter(|_| !self.has_default_acl);
         for (name, metadata) in &self.files {
             if cancel.is_cancelled() {
                 return Err(CopyError::Cancelled);
@@ -616,7 +611,6 @@ impl Batch {
             path: self.path.clone(),
             files: std::mem::take(&mut self.files),
             bytes: std::mem::take(&mut self.bytes),
-            has_default_acl: self.has_default_acl,
         }
     }
 
@@ -814,5 +808,100 @@ fn tolerate(set: io::Result<()>) -> io::Result<()> {
             Ok(())
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use palan_linux::xattr;
+    use palan_store::{Limits, Store};
+
+    use super::*;
+
+    /// What an access control list looks like as an attribute (version 2): one user more may do everything.
+    fn acl() -> Vec<u8> {
+        let entries: [(u16, u16, u32); 5] =
+            [(1, 7, u32::MAX), (2, 7, 1000), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 5, u32::MAX)];
+        let mut bytes = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(permissions.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The digest of a layer into which these directories and files were copied, one after the other.
+    fn copied(store: &Store, from: &RootDir, sources: &[(&str, &str)], has_acl: bool, keeps: bool) -> String {
+        let lease = store.lease();
+        let layer = store.new_layer().expect("begins");
+        layer.root().create_dir("to", 0o755).expect("creates");
+        if has_acl {
+            layer.root().set_xattr("to", OsStr::new("system.posix_acl_default"), &acl()).expect("sets");
+        }
+        let cancel = Cancel::default();
+        let mut copier = Copier::new(None, layer.root(), &cancel);
+        if keeps {
+            copier.set_recent(layer.recent());
+        }
+        for (source, to) in sources {
+            let is_directory = from.metadata(source).expect("is there").is_dir();
+            let placed = Placed {
+                from: source.into(),
+                to: Path::new("/").join(to),
+                is_directory,
+                parents: Vec::new(),
+            };
+            copier
+                .source(from, &placed, Path::new(to), &Ignore::default(), &Looks::default())
+                .expect("copies");
+        }
+        copier.finish().expect("ends");
+        // Made anew, its time is now.
+        layer.root().set_times("to", Time::default(), Time::default()).expect("sets");
+        store.keep_layer(layer, None, &lease).expect("keeps").diff_id.to_string()
+    }
+
+    #[test]
+    fn what_is_kept_in_memory_is_what_is_on_the_disk() {
+        let root = tempfile::tempdir().expect("temporary");
+        let store = Store::open(root.path(), Limits::default()).expect("opens");
+        let files = tempfile::tempdir().expect("temporary");
+        for directory in ["a/sub", "b/sub"] {
+            fs::create_dir_all(files.path().join(directory)).expect("creates");
+            for number in 0..200 {
+                let name = files.path().join(directory).join(number.to_string());
+                fs::write(name, format!("{directory} {number}").repeat(number)).expect("writes");
+            }
+        }
+        let from = RootDir::open(files.path()).expect("opens");
+        from.set_mode("a/sub/7", 0o4711).expect("sets");
+        from.create_hard_link("a/sub/8", "a/sub/eight").expect("links");
+        let acl_of = |path: &str| {
+            let handle = from.open_dir(path).expect("opens");
+            xattr::set(&handle, "system.posix_acl_default", &acl()).expect("sets");
+        };
+        let all: [&[(&str, &str)]; 4] = [
+            &[("a", "to")],
+            &[("a/sub/3", "to/3"), ("a/sub/9", "to/9")],
+            &[("a", "to"), ("b", "to")],
+            &[("a/sub/3", "to/sub/4"), ("b", "to")],
+        ];
+        for with_acl_below in [false, true] {
+            if with_acl_below {
+                acl_of("b/sub");
+            }
+            for has_acl in [false, true] {
+                for sources in all {
+                    let [kept, read] =
+                        [true, false].map(|keeps| copied(&store, &from, sources, has_acl, keeps));
+                    assert_eq!(kept, read, "{sources:?} {has_acl} {with_acl_below}");
+                }
+            }
+        }
+        let problems = store.check(false).expect("checks").problems;
+        assert!(problems.is_empty(), "{problems:?}");
     }
 }

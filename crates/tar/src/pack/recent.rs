@@ -1,6 +1,7 @@
 //! Small files whose content is still in memory when their tree is packed: it need not be read again.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palan_linux::path::Metadata;
@@ -24,19 +25,27 @@ struct Files {
     is_closed: bool,
 }
 
-impl Recent {
-    /// Bytes of all files, beyond which no more are kept.
-    const MOST: usize = 32 << 20;
-    /// What a file takes besides its content.
-    const EACH: usize = 256;
+/// Bytes of all files that are kept in this process.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
+/// Beyond this no more are kept, for however many trees.
+const MOST: usize = 64 << 20;
+
+/// What a file takes besides its content, in a table that has just grown.
+const EACH: usize = 512;
+
+impl Recent {
     /// Keeps a file without attributes, unless there are too many already.
     pub fn keep(&self, metadata: Metadata, content: Vec<u8>) {
-        let mut files = self.files();
-        let bytes = content.len() + Self::EACH;
         let has_holes = metadata.blocks.saturating_mul(512) < metadata.size;
         let is_whole = content.len() as u64 == metadata.size && !has_holes;
-        if files.is_closed || !is_whole || metadata.links != 1 || files.bytes + bytes > Self::MOST {
+        let mut files = self.files();
+        if files.is_closed || !is_whole || metadata.links != 1 {
+            return;
+        }
+        let bytes = content.len() + EACH;
+        if KEPT.fetch_add(bytes, Ordering::Relaxed) + bytes > MOST {
+            KEPT.fetch_sub(bytes, Ordering::Relaxed);
             return;
         }
         files.bytes += bytes;
@@ -45,7 +54,8 @@ impl Recent {
 
     /// Keeps nothing, from now on and of before: a file is taken out of the tree.
     pub fn close(&self) {
-        *self.files() = Files { is_closed: true, ..Files::default() };
+        let closed = Files { by_inode: HashMap::new(), bytes: 0, is_closed: true };
+        *self.files() = closed;
     }
 
     /// Gives up the file with this inode.
@@ -56,5 +66,11 @@ impl Recent {
 
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
