@@ -202,6 +202,37 @@ fn a_running_container_is_frozen_meanwhile() {
 }
 
 /// A daemon that is killed within a commit leaves no container frozen.
+/// Each is of one moment: while one is made, the container does not go on for the other.
+#[test]
+fn several_commits_at_once_are_whole() {
+    requires!(root);
+    let daemon = daemon();
+    // Both files always say the same, but for the moment in between.
+    let script = "n=0; while :; do n=$((n + 1)); echo $n > /one; echo $n > /two; done";
+    daemon.palan(["run", "-d", "--name", "both", "--network", "none", BUSYBOX, "sh", "-c", script]).ok();
+    assert!(wait_until(PATIENCE, || daemon.palan(["diff", "both"]).ok().stdout.contains("A /two")));
+    let images: Vec<String> = (0..6).map(|number| format!("both:{number}")).collect();
+    std::thread::scope(|scope| {
+        for image in &images {
+            scope.spawn(|| daemon.palan(["commit", "both", image]).ok());
+        }
+    });
+    assert_eq!(daemon.palan(["inspect", "-f", "{{.State.Status}}", "both"]).ok().line(), "running");
+    for image in &images {
+        let said =
+            daemon.palan(["run", "--rm", "--network", "none", image, "cat", "/one", "/two"]).ok().stdout;
+        let numbers: Vec<u64> = said.lines().map(|line| line.parse().unwrap_or_default()).collect();
+        // Frozen before, between or within the two writes.
+        let is_one_moment = match numbers[..] {
+            [one, two] => one == two || one == two + 1 || one == 0,
+            [one] => one > 0,
+            _ => false,
+        };
+        assert!(is_one_moment, "{image}: {said:?}");
+    }
+    daemon.palan(["rm", "-f", "both"]).ok();
+}
+
 #[test]
 fn a_killed_daemon_leaves_nothing_frozen() {
     requires!(root);

@@ -434,8 +434,8 @@ impl Passing {
         let next = done.try_recv().unwrap_or_default();
         match chunks.send(std::mem::replace(&mut self.chunk, next)) {
             Ok(()) => Ok(()),
-            // Only an error ends it before.
-            Err(_) => self.join(),
+            // Only an error ends it before, and what was sent is lost.
+            Err(_) => self.join().and_then(|()| Err(io::Error::other("the thread that hashes ended"))),
         }
     }
 

@@ -72,15 +72,9 @@ impl Engine {
         name: Option<Reference>,
     ) -> Result<String> {
         check_alive(&handle.details(), "commit")?;
+        let config = configuration(&spec, &handle.details().config)?;
         let is_frozen = spec.pause && self.freeze_in_turn(handle).await?;
         let details = handle.details();
-        let config = match configuration(&spec, &details.config) {
-            Err(error) if is_frozen => {
-                self.thaw(&details.id).await?;
-                return Err(error);
-            }
-            other => other?,
-        };
         let options = CommitOptions {
             name: name.clone(),
             config,
