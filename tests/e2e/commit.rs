@@ -224,7 +224,7 @@ fn several_commits_at_once_are_whole() {
         let numbers: Vec<u64> = said.lines().map(|line| line.parse().unwrap_or_default()).collect();
         // Frozen before, between or within the two writes.
         let is_one_moment = match numbers[..] {
-            [one, two] => one == two || one == two + 1 || one == 0,
+            [one, two] => one > 0 && (one == two || one == two + 1),
             [one] => one > 0,
             _ => false,
         };
