@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! nothing ──copy──▶ .palan-copy (may be half) ──rename──▶ .palan-copied (is whole) ──entry by entry──▶ in the volume
+//!                       ▲                                       │
+//!                       └── rename: what is left is removed ────┘
 //! ```
 //!
 //! The copy is made beside the volume's content, in a directory that containers don't see (in the volume itself where that is a file
@@ -88,8 +90,14 @@ impl Fill {
 
     fn move_in(&self) -> std::result::Result<(), PathError> {
         let copied = self.workshop.open_root(COPIED)?;
-        let subpath = copied.read_link(TARGET)?;
-        if let Ok(target) = self.target(&subpath) {
+        let subpath = match copied.read_link(TARGET) {
+            // It had been moved in, and was being removed under this name, as it once was.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        if let Some(subpath) = subpath
+            && let Ok(target) = self.target(&subpath)
+        {
             let failed =
                 |source| PathError { action: "move into the volume", path: PathBuf::from(CONTENT), source };
             let content = copied.open_dir(CONTENT)?;
@@ -102,7 +110,9 @@ impl Fill {
             }
             copy_directory_attributes(&content, &target).map_err(failed)?;
         }
-        self.workshop.remove_all(COPIED)
+        // Half of it would look like one that is not moved in yet.
+        self.workshop.rename(COPIED, COPYING)?;
+        self.workshop.remove_all(COPYING)
     }
 }
 
@@ -111,5 +121,78 @@ fn remove_if_there(root: &RootDir, name: &str) -> std::result::Result<(), PathEr
         Ok(_) => root.remove_all(name),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is beside the content of a volume, and in it.
+    fn left(fill: &Fill) -> (Vec<String>, Vec<String>) {
+        let names = |root: &RootDir| {
+            let entries = root.read_dir(".").expect("lists").into_iter();
+            let mut names: Vec<_> = entries.map(|entry| entry.name.to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        (names(&fill.workshop), names(&fill.volume))
+    }
+
+    #[test]
+    fn whatever_a_kill_has_left_is_settled() {
+        type Leave = fn(&Fill);
+        let cases: [(&str, Leave, &[&str]); 5] = [
+            ("half a copy", |fill| fill.workshop.rename(COPIED, COPYING).expect("renames"), &[]),
+            ("a whole one", |_| {}, &["1", "2"]),
+            (
+                "moved in by half",
+                |fill| {
+                    let content = fill.workshop.open_dir(Path::new(COPIED).join(CONTENT)).expect("opens");
+                    let one = std::ffi::OsStr::new("1");
+                    content.rename_new(one, fill.volume.as_directory(), one).expect("renames");
+                },
+                &["1", "2"],
+            ),
+            (
+                "removed by half",
+                |fill| {
+                    fill.move_in().expect("moves");
+                    fill.workshop.create_dir(COPYING, 0o700).expect("creates");
+                    fill.workshop.create_dir(Path::new(COPYING).join(CONTENT), 0o700).expect("creates");
+                },
+                &["1", "2"],
+            ),
+            (
+                "removed by half under its old name",
+                |fill| {
+                    fill.move_in().expect("moves");
+                    fill.workshop.create_dir(COPIED, 0o700).expect("creates");
+                    fill.workshop.create_dir(Path::new(COPIED).join(CONTENT), 0o700).expect("creates");
+                },
+                &["1", "2"],
+            ),
+        ];
+        for (case, leave, expected) in cases {
+            let directory = tempfile::tempdir().expect("temporary");
+            let data = directory.path().join("_data");
+            std::fs::create_dir(&data).expect("creates");
+            let fill = Fill::open(&data, false).expect("opens");
+            let image = tempfile::tempdir().expect("temporary");
+            for name in ["1", "2"] {
+                std::fs::write(image.path().join(name), name).expect("writes");
+            }
+            let image = RootDir::open(image.path()).expect("opens");
+            fill.copy(&image, Path::new("/"), Path::new("")).expect("copies");
+            leave(&fill);
+            fill.settle().expect(case);
+            assert_eq!(
+                left(&fill),
+                (vec!["_data".to_owned()], expected.iter().map(|name| (*name).to_owned()).collect()),
+                "{case}"
+            );
+            fill.copy_up(&image, Path::new("/"), Path::new("")).expect(case);
+            assert_eq!(left(&fill).1, ["1", "2"], "{case}");
+        }
     }
 }
