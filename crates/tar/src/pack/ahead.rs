@@ -5,8 +5,8 @@
 //!                              └─▶ nobody took it until its turn ──────────────────────────────┴─▶ archive, in order
 //! ```
 //!
-//! What is in memory already ([`Recent`]) is taken from there. What is written does not depend on who read it. A reader opens nothing but regular files and never keeps one open; what is not small,
-//! or has holes or attributes, is left to its turn.
+//! What is in memory already ([`Recent`]) is taken from there. What is written does not depend on who read it. A reader opens nothing but
+//! regular files and never keeps one open; what is not small, or has holes or attributes, is left to its turn.
 
 use std::collections::VecDeque;
 use std::fs::File;
